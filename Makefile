@@ -1,0 +1,84 @@
+# Every target does its own set-up inside the checkout; `make demo` and `make test` work in any order.
+#
+#   make demo     a drafted answer of the default model, compared with plain decoding
+#   make test     check + the whole test suite
+#   make check    ruff and mypy
+#   make bench    our drafts against our plain decoding (MODEL= PROMPTS= LIMIT= TOKENS= ARGS= say otherwise)
+#   make compare  the same model file and prompts in llama.cpp and here, side by side
+#   make docs     write the help texts in README.md and docs/ anew
+#   make clean    forget builds and environments
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+# A package index for torch, where the default one would bring a build with CUDA.
+TORCH_INDEX ?=
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+NATIVE := CMakeLists.txt $(wildcard native/*.cpp native/*.h native/*.hpp native/kernels/*.cpp \
+	native/kernels/*.h native/kernels/*.hpp native/kernels/*.inc)
+
+DEMO_PROMPT := Copy this paragraph and correct its three spelling mistakes: The harbour was quiet in the mornig. \
+	Two boats lay at the pier, and a gull walked up and down the rail as if it owned the place. Nobody had \
+	payed for the berth since spring, and the harbour master had stopped asking. In the afternoon the wind \
+	turned, the boats turned with it, and the gull walked on, undistrubed.
+DEMO_TOKENS ?= 128
+MODEL ?= smollm2-135m-instruct
+PROMPTS ?=
+LIMIT ?= 10
+TOKENS ?= 128
+ARGS ?=
+MEASURED := --model "$(MODEL)" --limit $(LIMIT) --max-tokens $(TOKENS) $(if $(PROMPTS),--prompts "$(PROMPTS)") $(ARGS)
+
+.PHONY: demo test check bench compare docs clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.runtime
+	@$(BIN)/outpace generate "$(DEMO_PROMPT)" --draft ngram --max-tokens $(DEMO_TOKENS) --compare
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev $(VENV)/.runtime
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.runtime
+	$(BIN)/outpace bench --draft ngram $(MEASURED)
+
+compare: $(VENV)/.runtime benchmarks/.venv/.ready
+	$(BIN)/python benchmarks/side_by_side.py $(MEASURED)
+
+docs: $(VENV)/.dev $(VENV)/.runtime
+	$(BIN)/python -m tests.test_docs
+
+clean:
+	rm -rf $(VENV) benchmarks/.venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# --- environments: a stamp is newer than all that went into it ---------------------------------------------
+
+$(VENV)/.created:
+	$(if $(PYTHON),,$(error Python 3.11 or newer is needed; name it with PYTHON=/path/to/python))
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.tools: $(VENV)/.created constraints.txt
+	$(PIP) cmake ninja nanobind scikit-build-core
+	@touch $@
+
+# The package, editable, with its native module: all that running it needs, and no torch.
+$(VENV)/.runtime: $(VENV)/.tools pyproject.toml $(NATIVE)
+	$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.runtime
+	$(PIP) --no-build-isolation $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable ".[dev]"
+	@touch $@
+
+# llama.cpp lives in its own environment: the comparison must not change what we depend on.
+benchmarks/.venv/.ready: benchmarks/requirements.txt
+	$(PYTHON) -m venv benchmarks/.venv
+	benchmarks/.venv/bin/python -m pip --disable-pip-version-check install --quiet \
+		--requirement benchmarks/requirements.txt
+	@touch $@

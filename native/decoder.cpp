@@ -1,0 +1,345 @@
+#include "decoder.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <initializer_list>
+#include <stdexcept>
+
+namespace outpace {
+namespace {
+
+int padded(int n) { return (n + kGroup - 1) / kGroup * kGroup; }
+
+}  // namespace
+
+uint8_t* Buffer::bytes(size_t count) {
+  if (count > size_) {
+    std::free(data_);
+    size_ = (count + count / 4 + 4095) / 4096 * 4096;
+    data_ = static_cast<uint8_t*>(std::aligned_alloc(4096, size_));
+    if (!data_) {
+      size_ = 0;
+      throw std::bad_alloc();
+    }
+    std::memset(data_, 0, size_);
+  }
+  return data_;
+}
+
+Buffer::~Buffer() { std::free(data_); }
+
+Decoder::Decoder(Config config, Weights weights, int num_threads, bool half_cache, int64_t cache_positions)
+    : config_(std::move(config)),
+      weights_(std::move(weights)),
+      kernels_(select_kernels()),
+      threads_(num_threads),
+      cache_((int)weights_.layers.size(), config_.num_kv_heads, config_.head_dim, half_cache, cache_positions),
+      width_(padded(config_.hidden_size)),
+      q_width_(padded(config_.num_heads * config_.head_dim)),
+      kv_width_(padded(config_.num_kv_heads * config_.head_dim)),
+      ffn_width_(padded(config_.intermediate_size)),
+      next_unit_(weights_.layers.size()) {
+  for (int t = 0; t < num_threads; t++) {
+    activations_.push_back(std::make_unique<Buffer>());
+    scratch_.push_back(std::make_unique<Buffer>());
+    scores_.push_back(std::make_unique<Buffer>());
+  }
+  const size_t angles = config_.rope_inv_freq.size() * config_.context_length * (size_t)(config_.head_dim / 2);
+  rope_cos_.reset(new float[angles]);
+  rope_sin_.reset(new float[angles]);
+}
+
+void Decoder::fill_rope(int positions) {
+  if (positions <= rope_filled_) return;
+  positions = std::min(config_.context_length, (positions + 255) / 256 * 256);
+  const int half = config_.head_dim / 2;
+  for (size_t table = 0; table < config_.rope_inv_freq.size(); table++)
+    for (int p = rope_filled_; p < positions; p++)
+      for (int i = 0; i < half; i++) {
+        const size_t at = (table * config_.context_length + p) * half + i;
+        const float angle = (float)p * config_.rope_inv_freq[table][i];
+        rope_cos_[at] = (float)std::cos((double)angle) * config_.rope_scale[table];
+        rope_sin_[at] = (float)std::sin((double)angle) * config_.rope_scale[table];
+      }
+  rope_filled_ = positions;
+}
+
+// Checks everything that comes from outside before anything is changed.
+void Decoder::plan(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens, const int32_t* parents) {
+  const int total = starts.back();
+  const auto refuse = [this](const std::string& what) {
+    nodes_ = 0;  // the plan is half written: nothing can be kept or asked of it
+    rows_.clear();
+    throw std::invalid_argument(what);
+  };
+  if (total < 1 || total > kMaxNodes) refuse("a call scores 1 to " + std::to_string(kMaxNodes) + " nodes, not " + std::to_string(total));
+  rows_.clear();
+  for (auto* v : {&depths_, &positions_, &row_of_}) v->resize(total);
+  for (size_t r = 0; r < rows.size(); r++) {
+    const int start = starts[r], n = starts[r + 1] - start, length = cache_.length(rows[r]);
+    if (n < 1) refuse("every row needs at least one node");
+    for (size_t other = 0; other < r; other++)
+      if (rows[other] == rows[r]) refuse("row " + std::to_string(rows[r]) + " stands twice in one call");
+    bool chain = true;
+    for (int j = 0; j < n; j++) {
+      const int i = start + j, parent = parents[i], token = tokens[i];
+      if (j == 0 ? parent != -1 : parent < 0 || parent >= j) refuse("a parent has to stand before its child");
+      if (token < 0 || token >= config_.vocab_size)
+        refuse("token " + std::to_string(token) + " is outside the vocabulary of " + std::to_string(config_.vocab_size));
+      chain = chain && parent == j - 1;
+      row_of_[i] = (int32_t)r;
+      depths_[i] = j ? depths_[start + parent] + 1 : 0;
+      positions_[i] = length + depths_[i];
+      if (positions_[i] >= config_.context_length)
+        refuse("position " + std::to_string(positions_[i]) + " is outside the context of " + std::to_string(config_.context_length));
+    }
+    rows_.push_back({rows[r], start, n, length, chain});
+  }
+  nodes_ = 0;
+  for (const RowPlan& p : rows_) cache_.reserve(p.row, p.nodes);
+  tokens_.assign(tokens, tokens + total);
+  parents_.assign(parents, parents + total);
+  nodes_ = total;
+}
+
+void Decoder::score(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens, const int32_t* parents,
+                    const std::vector<int>& taps) {
+  std::lock_guard guard(lock_);
+  for (int tap : taps)
+    if (tap < 0 || tap >= (int)weights_.layers.size()) throw std::invalid_argument("no layer " + std::to_string(tap) + " to tap");
+  plan(rows, starts, tokens, parents);
+  taps_ = taps;
+  fill_rope(*std::max_element(positions_.begin(), positions_.end()) + 1);
+  const size_t n = (size_t)nodes_;
+  x_.floats(n * width_);
+  normed_.floats(n * width_);
+  hidden_.floats(n * width_);
+  q_.floats(n * q_width_);
+  k_.floats(n * kv_width_);
+  v_.floats(n * kv_width_);
+  attended_.floats(n * q_width_);
+  gate_.floats(n * ffn_width_);
+  up_.floats(n * ffn_width_);
+  if (!taps.empty()) tapped_.floats(taps.size() * n * width_);
+  int longest = 0;
+  for (const RowPlan& p : rows_) longest = std::max(longest, p.length + p.nodes);
+  const int widest = std::max({width_, q_width_, ffn_width_});
+  for (int t = 0; t < threads_.count(); t++) {
+    if (t == 0 || n <= kBlock) activations_[t]->bytes(n * widest / kGroup * (kQuantGroupBytes + kFloatGroupBytes) + 64);
+    scratch_[t]->floats(n * (size_t)width_);
+    scores_[t]->floats((size_t)(kMaxQueries + 1) * padded(longest + 16));
+  }
+  for (auto& unit : next_unit_) unit.store(0, std::memory_order_relaxed);
+  threads_.run([this](int t) {
+    embed(t);
+    threads_.barrier();
+    for (int l = 0; l < (int)weights_.layers.size(); l++) run_layer(t, l);
+    const Range mine = share(nodes_, t);
+    for (int i = mine.begin; i < mine.end; i++)
+      kernels_.rms_norm(x_.floats(0) + (size_t)i * width_, weights_.final_norm.data(), config_.hidden_size, width_, config_.rms_eps,
+                        hidden_.floats(0) + (size_t)i * width_);
+  });
+}
+
+void Decoder::embed(int thread) {
+  const Range mine = share(nodes_, thread);
+  for (int i = mine.begin; i < mine.end; i++) {
+    float* x = x_.floats(0) + (size_t)i * width_;
+    unpack_row(weights_.embed, tokens_[i], x);
+    if (config_.embedding_scale != 1.0f)
+      for (int d = 0; d < width_; d++) x[d] *= config_.embedding_scale;
+  }
+}
+
+Decoder::Input Decoder::prepare(int thread, const float* x, int stride, int dim, int tokens, const std::vector<float>* norm,
+                                std::initializer_list<const Matrix*> readers) {
+  const int groups = stride / kGroup;
+  // Few tokens: every thread prepares all for itself, cheaper than fetching them from another core's cache. Many:
+  // whole blocks each, so that no two threads write to one cache line.
+  const bool alone = tokens <= kBlock;
+  bool quantised = false, floats = false;
+  for (const Matrix* m : readers) (is_float(m->kind) ? floats : quantised) = true;
+  uint8_t* buffer = activations_[alone ? thread : 0]->bytes(0);
+  uint8_t* float_buffer = buffer + (quantised ? (kernels_.activation_bytes(true, groups, tokens) + 63) / 64 * 64 : 0);
+  Range mine = share((tokens + kBlock - 1) / kBlock, thread);
+  mine = alone ? Range{0, tokens} : Range{mine.begin * kBlock, std::min(mine.end * kBlock, tokens)};
+  float* row = scratch_[thread]->floats(0);
+  for (int i = mine.begin; i < mine.end; i++) {
+    const float* in = x + (size_t)i * stride;
+    if (norm) {
+      kernels_.rms_norm(in, norm->data(), dim, stride, config_.rms_eps, row);
+      in = row;
+    }
+    const int block = i / kBlock * kBlock, m = std::min(kBlock, tokens - block);
+    if (quantised) kernels_.quantise(in, groups, buffer + kernels_.activation_bytes(true, groups, block), m, i - block);
+    if (floats) kernels_.interleave(in, groups, float_buffer + kernels_.activation_bytes(false, groups, block), m, i - block);
+  }
+  if (!alone) threads_.barrier();
+  return {buffer, float_buffer};
+}
+
+void Decoder::multiply(const Matrix& w, const Input& in, int tokens, float* out, int stride, const std::vector<float>& bias,
+                       bool accumulate, Range tiles) const {
+  if (tiles.begin >= tiles.end) return;
+  const Product product{&w, is_float(w.kind) ? in.floats : in.quantised, tokens, out, stride, bias.empty() ? nullptr : bias.data(), accumulate};
+  kernels_.product(product, tiles.begin, tiles.end);
+}
+
+// Head by head, a key/value head before the query heads that it serves: the lanes of 16 positions share cache lines, so
+// two threads should not write to one head.
+void Decoder::rotate_and_store(int thread, int layer) {
+  const Layer& w = weights_.layers[layer];
+  const int dim = config_.head_dim, group = config_.num_heads / config_.num_kv_heads;
+  const size_t table = (size_t)config_.layer_rope[layer] * config_.context_length;
+  const Range mine = share(config_.num_kv_heads * (group + 1) * nodes_, thread);
+  for (int u = mine.begin; u < mine.end; u++) {
+    const int i = u % nodes_, head = u / nodes_ / (group + 1), member = u / nodes_ % (group + 1) - 1;
+    const float* cos = rope_cos_.get() + (table + positions_[i]) * (dim / 2);
+    const float* sin = rope_sin_.get() + (table + positions_[i]) * (dim / 2);
+    const bool is_key = member < 0;
+    float* x = is_key ? k_.floats(0) + (size_t)i * kv_width_ + head * dim : q_.floats(0) + (size_t)i * q_width_ + (head * group + member) * dim;
+    const std::vector<float>& norm = is_key ? w.k_norm : w.q_norm;
+    if (!norm.empty()) kernels_.rms_norm(x, norm.data(), dim, dim, config_.rms_eps, x);
+    kernels_.rope(x, cos, sin, dim, is_key ? 1.0f : config_.attention_scale);
+    if (!is_key) continue;
+    const RowPlan& row = rows_[row_of_[i]];
+    const int slot = row.length + i - row.start;
+    uint8_t* page = cache_.layer(layer) + cache_.pages(row.row)[slot / 16] * cache_.page_bytes();
+    kernels_.store_key_value(x, v_.floats(0) + (size_t)i * kv_width_ + head * dim, page, head * cache_.head_bytes(), slot % 16, dim, cache_.half());
+  }
+}
+
+// Units of work: one key/value head of one row and a few of its queries, taken from a shared counter.
+void Decoder::attend(int thread, int layer) {
+  const int dim = config_.head_dim, kv_heads = config_.num_kv_heads, group = config_.num_heads / kv_heads;
+  int queries = kMaxQueries, units;
+  for (;; queries /= 2) {
+    units = 0;
+    for (const RowPlan& r : rows_) units += kv_heads * ((r.nodes * group + queries - 1) / queries);
+    if (queries == 1 || units >= 3 * threads_.count()) break;
+  }
+  for (;;) {
+    int u = next_unit_[layer].fetch_add(1, std::memory_order_relaxed);
+    if (u >= units) return;
+    size_t r = 0;
+    int blocks = 0;
+    for (;; r++) {
+      blocks = (rows_[r].nodes * group + queries - 1) / queries;
+      if (u < kv_heads * blocks) break;
+      u -= kv_heads * blocks;
+    }
+    const RowPlan& row = rows_[r];
+    const int head = u / blocks, first = u % blocks * queries, count = std::min(queries, row.nodes * group - first);
+    const float* query[kMaxQueries];
+    float* out[kMaxQueries];
+    int32_t node[kMaxQueries];
+    for (int i = 0; i < count; i++) {
+      node[i] = (first + i) / group;
+      const size_t at = (size_t)(row.start + node[i]) * q_width_ + (head * group + (first + i) % group) * dim;
+      query[i] = q_.floats(0) + at;
+      out[i] = attended_.floats(0) + at;
+    }
+    kernels_.attention({.pages = cache_.layer(layer), .page_table = cache_.pages(row.row), .page_bytes = cache_.page_bytes(),
+                        .head_offset = (size_t)head * cache_.head_bytes(), .head_dim = dim, .length = row.length, .nodes = row.nodes,
+                        .window = config_.layer_window[layer], .half = cache_.half(), .parents = parents_.data() + row.start,
+                        .depths = depths_.data() + row.start, .chain = row.chain, .num_queries = count, .query = query, .out = out,
+                        .node = node, .scores = scores_[thread]->floats(0), .score_stride = padded(row.length + row.nodes + 16)});
+  }
+}
+
+void Decoder::run_layer(int t, int layer) {
+  const Layer& w = weights_.layers[layer];
+  const int n = nodes_;
+  const std::vector<float> none;
+  float *x = x_.floats(0), *normed = normed_.floats(0);
+  const auto add = [&](const Matrix& m, const Input& in, const std::vector<float>& post) {
+    if (post.empty()) {
+      multiply(m, in, n, x, width_, none, true, share(m.tiles, t));
+      threads_.barrier();
+      return;
+    }
+    multiply(m, in, n, normed, width_, none, false, share(m.tiles, t));
+    threads_.barrier();
+    const Range mine = share(n, t);
+    for (int i = mine.begin; i < mine.end; i++)
+      kernels_.add_rms_norm(normed + (size_t)i * width_, post.data(), config_.hidden_size, width_, config_.rms_eps, x + (size_t)i * width_);
+    threads_.barrier();
+  };
+
+  const Input in = prepare(t, x, width_, config_.hidden_size, n, &w.attn_norm, {&w.q, &w.k, &w.v});
+  const Range mine = share(w.q.tiles + w.k.tiles + w.v.tiles, t);
+  const auto part = [&](const Matrix& m, int offset) {
+    return Range{std::clamp(mine.begin - offset, 0, m.tiles), std::clamp(mine.end - offset, 0, m.tiles)};
+  };
+  multiply(w.q, in, n, q_.floats(0), q_width_, w.q_bias, false, part(w.q, 0));
+  multiply(w.k, in, n, k_.floats(0), kv_width_, w.k_bias, false, part(w.k, w.q.tiles));
+  multiply(w.v, in, n, v_.floats(0), kv_width_, w.v_bias, false, part(w.v, w.q.tiles + w.k.tiles));
+  threads_.barrier();
+  rotate_and_store(t, layer);
+  threads_.barrier();
+  attend(t, layer);
+  threads_.barrier();
+  add(w.o, prepare(t, attended_.floats(0), q_width_, 0, n, nullptr, {&w.o}), w.post_attn_norm);
+
+  const Input ffn = prepare(t, x, width_, config_.hidden_size, n, &w.ffn_norm, {&w.gate, &w.up});
+  const Range tiles = share(w.gate.tiles, t);
+  multiply(w.gate, ffn, n, gate_.floats(0), ffn_width_, none, false, tiles);
+  multiply(w.up, ffn, n, up_.floats(0), ffn_width_, none, false, tiles);
+  for (int i = 0; i < n; i++) {
+    const size_t at = (size_t)i * ffn_width_ + (size_t)kTile * tiles.begin;
+    kernels_.gated(config_.activation, gate_.floats(0) + at, up_.floats(0) + at, kTile * (tiles.end - tiles.begin));
+  }
+  threads_.barrier();
+  add(w.down, prepare(t, gate_.floats(0), ffn_width_, 0, n, nullptr, {&w.down}), w.post_ffn_norm);
+
+  for (size_t i = 0; i < taps_.size(); i++)
+    if (taps_[i] == layer) {
+      const Range part_of = share(n, t);
+      std::memcpy(tapped_.floats(0) + (i * n + part_of.begin) * width_, x + (size_t)part_of.begin * width_,
+                  sizeof(float) * (size_t)(part_of.end - part_of.begin) * width_);
+      threads_.barrier();
+    }
+}
+
+int Decoder::open() {
+  std::lock_guard guard(lock_);
+  return cache_.open();
+}
+
+int Decoder::fork(int row) {
+  std::lock_guard guard(lock_);
+  return cache_.fork(row);
+}
+
+void Decoder::close(int row) {
+  std::lock_guard guard(lock_);
+  cache_.close(row);
+}
+
+int Decoder::length(int row) {
+  std::lock_guard guard(lock_);
+  return cache_.length(row);
+}
+
+int64_t Decoder::cache_bytes() {
+  std::lock_guard guard(lock_);
+  return cache_.used_bytes();
+}
+
+void Decoder::keep(int row, const std::vector<int>& path) {
+  std::lock_guard guard(lock_);
+  const auto plan = std::find_if(rows_.begin(), rows_.end(), [&](const RowPlan& r) { return r.row == row; });
+  if (plan == rows_.end() || cache_.length(row) != plan->length)
+    throw std::invalid_argument("row " + std::to_string(row) + " has no scored tree to keep a path of");
+  std::vector<int> nodes{0};
+  for (int node : path) {
+    if (node <= 0 || node >= plan->nodes || parents_[plan->start + node] != nodes.back())
+      throw std::invalid_argument("a path has to descend from the root, child by child");
+    nodes.push_back(node);
+  }
+  cache_.keep(kernels_, row, nodes);
+}
+
+}  // namespace outpace

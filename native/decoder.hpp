@@ -1,0 +1,152 @@
+// The decoder-only transformer: scores trees of tokens for several rows in one call and chooses the next tokens.
+//
+// One call of score() runs all layers for all nodes; choose() and logits() then apply the output matrix to the nodes
+// asked for, so that logits exist only where somebody wants them.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "cache.hpp"
+#include "kernels/kernels.hpp"
+#include "threads.hpp"
+
+namespace outpace {
+
+struct Config {
+  int vocab_size, hidden_size, num_heads, num_kv_heads, head_dim, intermediate_size, context_length;
+  float rms_eps, attention_scale, embedding_scale;
+  Activation activation;
+  std::vector<std::vector<float>> rope_inv_freq;  // [tables][head_dim / 2]
+  std::vector<float> rope_scale;                  // [tables]
+  std::vector<int> layer_rope, layer_window;      // [layers]
+};
+
+// Vectors are padded with zeros to a multiple of 32; empty means absent.
+struct Layer {
+  Matrix q, k, v, o, gate, up, down;
+  std::vector<float> attn_norm, q_bias, k_bias, v_bias, q_norm, k_norm, post_attn_norm, ffn_norm, post_ffn_norm;
+};
+
+struct Weights {
+  Matrix embed, output;
+  std::vector<float> final_norm;
+  std::vector<Layer> layers;
+};
+
+struct Sampling {
+  float temperature;
+  int top_k;
+  float top_p, min_p;
+  uint64_t seed;
+};
+
+// One choice: after which node, for which absolute position, with which changes of the logits.
+struct Pick {
+  int node, position;
+  const Sampling* sampling;
+  const int32_t* edit_tokens;
+  const float* edit_values;
+  int num_edits;
+};
+
+// Buffers that only grow, aligned to cache lines.
+class Buffer {
+ public:
+  uint8_t* bytes(size_t count);
+  float* floats(size_t count) { return reinterpret_cast<float*>(bytes(count * sizeof(float))); }
+  ~Buffer();
+  Buffer() = default;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+ private:
+  uint8_t* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+class Decoder {
+ public:
+  static constexpr int kMaxNodes = 1024;  // of one call, all rows together
+
+  Decoder(Config config, Weights weights, int num_threads, bool half_cache, int64_t cache_positions);
+
+  // rows[r] takes the nodes starts[r] ... starts[r+1]-1; parents are node numbers within the row, -1 for node 0.
+  // taps: layers whose output is kept for hidden().
+  void score(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens, const int32_t* parents,
+             const std::vector<int>& taps);
+  void choose(const std::vector<Pick>& picks, int32_t* out);
+  void logits(const std::vector<int>& nodes, float* out);
+  // After score(): the residual stream behind a tapped layer, or behind the final norm (tap = -1). [nodes][hidden]
+  void hidden(int tap, float* out) const;
+  void keep(int row, const std::vector<int>& path);
+
+  int open();
+  int fork(int row);
+  void close(int row);
+  int length(int row);
+  int64_t cache_bytes();
+  const Config& config() const { return config_; }
+  int nodes() const { return nodes_; }
+  int depth(int node) const;
+  int threads() const { return threads_.count(); }
+  const char* isa() const { return kernels_.name; }
+
+ private:
+  struct RowPlan {
+    int row, start, nodes, length;
+    bool chain;
+  };
+  struct Range {
+    int begin, end;
+  };
+  void plan(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens, const int32_t* parents);
+  void fill_rope(int positions);
+  void embed(int thread);
+  void run_layer(int thread, int layer);
+  void attend(int thread, int layer);
+  void rotate_and_store(int thread, int layer);
+  Range share(int total, int thread) const { return {(int)((int64_t)total * thread / threads_.count()), (int)((int64_t)total * (thread + 1) / threads_.count())}; }
+
+  // Activations of x [tokens][stride] in the forms that the matrices read, normalised first where norm is given.
+  struct Input {
+    const uint8_t* quantised;
+    const uint8_t* floats;
+  };
+  Input prepare(int thread, const float* x, int stride, int dim, int tokens, const std::vector<float>* norm,
+                std::initializer_list<const Matrix*> readers);
+  Input collect(int thread, const std::vector<int>& nodes);
+  void choose_some(const Pick* picks, int count, int32_t* out);
+  void reserve_output(int nodes, int full);
+  void multiply(const Matrix& w, const Input& in, int tokens, float* out, int stride, const std::vector<float>& bias,
+                bool accumulate, Range tiles) const;
+
+  const Config config_;
+  const Weights weights_;
+  const Kernels& kernels_;
+  Threads threads_;
+  Cache cache_;
+  std::mutex lock_;
+  int width_, q_width_, kv_width_, ffn_width_;  // padded to multiples of 32
+
+  int nodes_ = 0;
+  std::vector<RowPlan> rows_;
+  std::vector<int32_t> tokens_, parents_, depths_, positions_, row_of_;
+  std::vector<int> taps_, chosen_, whole_, place_;
+  std::vector<Noise> noises_;
+  std::vector<Best> best_;
+  std::vector<std::atomic<int>> next_unit_;  // one counter per layer
+  Buffer x_, normed_, q_, k_, v_, attended_, gate_, up_, hidden_, tapped_, full_, spare_, picked_;
+  std::vector<std::unique_ptr<Buffer>> activations_, scratch_, scores_;  // per thread
+  std::unique_ptr<float[]> rope_cos_, rope_sin_;                           // [tables][context][head_dim / 2]
+  int rope_filled_ = 0;
+};
+
+// One row of a packed matrix as floats. out: [cols padded to 32]
+void unpack_row(const Matrix& w, int row, float* out);
+size_t packed_tile_bytes(Kind kind, int groups);
+
+}  // namespace outpace

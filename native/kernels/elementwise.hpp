@@ -1,0 +1,93 @@
+// Norms, rotary embedding, gated activations and the quantisation of activations, for any instruction set.
+#pragma once
+#include "kernels.hpp"
+#include "math.hpp"
+
+namespace outpace::OUTPACE_ISA {
+namespace {
+
+size_t activation_bytes(bool quantised, int groups, int tokens) {
+  return (quantised ? kQuantGroupBytes : kFloatGroupBytes) * (size_t)groups * (size_t)tokens;
+}
+
+// One token into its place in a block: symmetric 8 bit, one scale per group of 32.
+void quantise(const float* x, int groups, uint8_t* block, int m, int index) {
+  for (int g = 0; g < groups; g++, x += kGroup) {
+    uint8_t* record = block + (size_t)g * kQuantGroupBytes * m;
+    const F low = load(x), high = load(x + 16);
+    const float largest = hmax(max(abs(low), abs(high)));
+    const F inverse = set1(largest > 0 ? 127.0f / largest : 0.0f);
+    const F a = round(low * inverse), b = round(high * inverse);
+    int8_t* q = (int8_t*)record + kGroup * index;
+    store_i8(q, to_int(a));
+    store_i8(q + 16, to_int(b));
+    float* scale = (float*)(record + kGroup * m);
+    const float s = largest / 127.0f, sum_low = hsum(a), sum_high = hsum(b), sum = sum_low + sum_high;
+    scale[index] = s;
+    scale[m + index] = s * sum;
+    scale[2 * m + index] = sum;
+    scale[3 * m + index] = sum_low;
+    scale[4 * m + index] = sum_high;
+  }
+}
+
+void interleave(const float* x, int groups, uint8_t* block, int m, int index) {
+  float* out = (float*)block + index;
+  for (int k = 0; k < groups * kGroup; k++) out[(size_t)k * m] = x[k];
+}
+
+inline float root_mean_square_inverse(const float* x, int dim, int padded, float eps) {
+  F sum = zero();
+  for (int i = 0; i < padded; i += 16) {
+    const F v = load(x + i);
+    sum = fma(v, v, sum);
+  }
+  return 1.0f / __builtin_sqrtf(hsum(sum) / (float)dim + eps);
+}
+
+// x, weight and out hold zeros behind dim up to padded, a multiple of 16.
+void rms_norm(const float* x, const float* weight, int dim, int padded, float eps, float* out) {
+  const F r = set1(root_mean_square_inverse(x, dim, padded, eps));
+  for (int i = 0; i < padded; i += 16) store(out + i, load(x + i) * r * load(weight + i));
+}
+
+// residual += norm(x): the norms behind attention and feed-forward of Gemma 3.
+void add_rms_norm(const float* x, const float* weight, int dim, int padded, float eps, float* residual) {
+  const F r = set1(root_mean_square_inverse(x, dim, padded, eps));
+  for (int i = 0; i < padded; i += 16) store(residual + i, load(residual + i) + load(x + i) * r * load(weight + i));
+}
+
+// gate = activation(gate) * up; tanh(u) is written as 2 / (1 + exp(-2u)) - 1.
+void gated(Activation kind, float* gate, const float* up, int n) {
+  const F one = set1(1.0f);
+  for (int i = 0; i < n; i += 16) {
+    const F x = load(gate + i);
+    F u = x;
+    if (kind == Activation::gelu_tanh) {
+      const F cubic = x * x * x;
+      u = set1(1.5957691216f) * fma(set1(0.044715f), cubic, x);
+    }
+    const F sigmoid = one / (one + exp(zero() - u));
+    store(gate + i, x * sigmoid * load(up + i));
+  }
+}
+
+// Rotates the pairs (i, i + head_dim / 2) and multiplies by scale. cos and sin: [head_dim / 2].
+void rope(float* x, const float* cos, const float* sin, int head_dim, float scale) {
+  const int half = head_dim / 2;
+  int i = 0;
+  const F s = set1(scale);
+  for (; i + 16 <= half; i += 16) {
+    const F a = load(x + i), b = load(x + half + i), c = load(cos + i), d = load(sin + i);
+    store(x + i, (a * c - b * d) * s);
+    store(x + half + i, (b * c + a * d) * s);
+  }
+  for (; i < half; i++) {
+    const float a = x[i], b = x[half + i];
+    x[i] = (a * cos[i] - b * sin[i]) * scale;
+    x[half + i] = (b * cos[i] + a * sin[i]) * scale;
+  }
+}
+
+}  // namespace
+}  // namespace outpace::OUTPACE_ISA

@@ -1,0 +1,13 @@
+#define OUTPACE_ISA avx2
+#define OUTPACE_TILE_GROUPS "tile_avx2.hpp"
+#include "simd_avx2.hpp"
+#include "table.hpp"
+
+namespace outpace {
+
+const Kernels* kernels_avx2() {
+  static constexpr Kernels kernels = avx2::table("avx2");
+  return &kernels;
+}
+
+}  // namespace outpace

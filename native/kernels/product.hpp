@@ -1,0 +1,139 @@
+// Block product: outputs of a range of tiles for all tokens of a call. The weights of a tile are read from memory
+// once and serve every block of 16 tokens from the first-level cache.
+//
+// Each instruction set supplies tile_groups<KIND, M>(...), which adds one tile's groups for M tokens to acc[M].
+#pragma once
+#include "kernels.hpp"
+
+namespace outpace::OUTPACE_ISA {
+namespace {
+
+template <Kind K> struct Traits {
+  static constexpr bool has_min = K == Kind::q4m || K == Kind::q5m;
+  static constexpr bool halves = K == Kind::q6s;  // two scales a group
+  static constexpr int planes = K == Kind::q6s ? 2 : (K == Kind::q5m || K == Kind::q5s) ? 1 : 0;
+  static constexpr float offset = K == Kind::q8s ? 128.0f : K == Kind::q6s ? 32.0f : K == Kind::q5s ? 16.0f : 8.0f;
+  static constexpr int quant_bytes = kFormats[(int)K].quant_bytes;
+  static constexpr int scale_bytes = kFormats[(int)K].scale_bytes;
+};
+
+// Where the activations of tokens first ... first + M - 1 of a block of m tokens lie, by group.
+struct Tokens {
+  const uint8_t* block;
+  int m, first;
+  const int8_t* quants(int g) const { return (const int8_t*)(block + (size_t)g * kQuantGroupBytes * m) + kGroup * first; }
+  const float* numbers(int g, int which) const {
+    return (const float*)(block + ((size_t)g * kQuantGroupBytes + kGroup) * m) + which * m + first;
+  }
+  const float* floats(int k) const { return (const float*)block + (size_t)k * m + first; }
+};
+enum { kScale, kScaleSum, kSum, kSumLow, kSumHigh };
+
+// acc += (dot - offset * sum) * d * scale, or dot * d * scale + min * scale * sum; the first bracket is exact.
+template <Kind K> inline F scaled(F acc, F dot, F d, F low, const Tokens& t, int g, int m) {
+  if constexpr (Traits<K>::has_min) {
+    acc = fma(dot * d, set1(t.numbers(g, kScale)[m]), acc);
+    return fma(low, set1(t.numbers(g, kScaleSum)[m]), acc);
+  } else {
+    const F centred = fma(set1(-Traits<K>::offset), set1(t.numbers(g, kSum)[m]), dot);
+    return fma(centred * d, set1(t.numbers(g, kScale)[m]), acc);
+  }
+}
+inline F scaled_halves(F acc, F low, F high, F d_low, F d_high, const Tokens& t, int g, int m) {
+  const F scale = set1(t.numbers(g, kScale)[m]), offset = set1(-Traits<Kind::q6s>::offset);
+  acc = fma(fma(offset, set1(t.numbers(g, kSumLow)[m]), low) * d_low, scale, acc);
+  return fma(fma(offset, set1(t.numbers(g, kSumHigh)[m]), high) * d_high, scale, acc);
+}
+
+}  // namespace
+}  // namespace outpace::OUTPACE_ISA
+
+#include OUTPACE_TILE_GROUPS
+
+namespace outpace::OUTPACE_ISA {
+namespace {
+
+template <Kind K> inline F load_weight(const uint8_t* tile, int k) {
+  if constexpr (K == Kind::f32) return load((const float*)tile + 16 * k);
+  else if constexpr (K == Kind::bf16) return load_bf16((const uint16_t*)tile + 16 * k);
+  else return load_f16((const uint16_t*)tile + 16 * k);
+}
+
+inline void finish(const Product& p, int token, int tile, F acc) {
+  float* out = p.out + (size_t)token * p.stride + kTile * tile;
+  if (p.bias) acc = acc + load(p.bias + kTile * tile);
+  if (p.accumulate) acc = acc + load(out);
+  store(out, acc);
+}
+
+// Tiles begin ... end-1 for M tokens of one block, N tiles side by side (float kinds: hides the latency of fma).
+template <Kind K, int M, int N> void run(const Product& p, int begin, int end, Tokens tokens, int token) {
+  const Matrix& w = *p.matrix;
+  for (int tile = begin; tile < end; tile += N) {
+    const uint8_t* data = w.data + (size_t)tile * w.tile_bytes;
+    F acc[N][M];
+    for (int n = 0; n < N; n++)
+      for (int m = 0; m < M; m++) acc[n][m] = zero();
+    if constexpr (is_float(K)) {
+      for (int k = 0; k < w.groups * kGroup; k++) {
+        const float* x = tokens.floats(k);
+        for (int n = 0; n < N; n++) {
+          const F weight = load_weight<K>(data + n * w.tile_bytes, k);
+          for (int m = 0; m < M; m++) acc[n][m] = fma(weight, set1(x[m]), acc[n][m]);
+        }
+      }
+    } else {
+      static_assert(N == 1);
+      tile_groups<K, M>(data, data + w.scale_offset, w.groups, tokens, acc[0]);
+    }
+    for (int n = 0; n < N; n++)
+      for (int m = 0; m < M; m++) finish(p, token + m, tile + n, acc[n][m]);
+  }
+}
+
+// Runs M, M - 1, ... tokens at once, whichever fits the rest of the block.
+template <Kind K, int M> void dispatch(const Product& p, int begin, int end, Tokens tokens, int token, int left) {
+  if (left >= M) {
+    if constexpr (is_float(K)) {
+      constexpr int N = M <= 2 ? 4 : 1;
+      const int even = begin + (end - begin) / N * N;
+      run<K, M, N>(p, begin, even, tokens, token);
+      run<K, M, 1>(p, even, end, tokens, token);
+    } else {
+      run<K, M, 1>(p, begin, end, tokens, token);
+    }
+    tokens.first += M;
+    if (left > M) dispatch<K, M>(p, begin, end, tokens, token + M, left - M);
+  } else if constexpr (M > 1) {
+    dispatch<K, M - 1>(p, begin, end, tokens, token, left);
+  }
+}
+
+template <Kind K> void product_of(const Product& p, int begin, int end) {
+  constexpr int most = is_float(K) ? (kRegisters >= 32 ? 8 : 4) : kMostTokens;
+  const size_t group_bytes = is_float(K) ? kFloatGroupBytes : kQuantGroupBytes;
+  const size_t block_bytes = group_bytes * (size_t)p.matrix->groups * kBlock;
+  if (p.tokens <= kBlock) return dispatch<K, most>(p, begin, end, {p.activations, p.tokens, 0}, 0, p.tokens);
+  for (int tile = begin; tile < end; tile++)
+    for (int token = 0; token < p.tokens; token += kBlock) {
+      const int m = p.tokens - token < kBlock ? p.tokens - token : kBlock;
+      dispatch<K, most>(p, tile, tile + 1, {p.activations + block_bytes * (size_t)(token / kBlock), m, 0}, token, m);
+    }
+}
+
+void product(const Product& p, int begin, int end) {
+  switch (p.matrix->kind) {
+    case Kind::q4m: return product_of<Kind::q4m>(p, begin, end);
+    case Kind::q4s: return product_of<Kind::q4s>(p, begin, end);
+    case Kind::q5m: return product_of<Kind::q5m>(p, begin, end);
+    case Kind::q5s: return product_of<Kind::q5s>(p, begin, end);
+    case Kind::q6s: return product_of<Kind::q6s>(p, begin, end);
+    case Kind::q8s: return product_of<Kind::q8s>(p, begin, end);
+    case Kind::f32: return product_of<Kind::f32>(p, begin, end);
+    case Kind::bf16: return product_of<Kind::bf16>(p, begin, end);
+    case Kind::f16: return product_of<Kind::f16>(p, begin, end);
+  }
+}
+
+}  // namespace
+}  // namespace outpace::OUTPACE_ISA

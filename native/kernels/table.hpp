@@ -1,0 +1,17 @@
+// Included once per instruction set: the table of its functions.
+#pragma once
+#include "attention_kernel.hpp"
+#include "elementwise.hpp"
+#include "product.hpp"
+#include "sampler_kernel.hpp"
+
+namespace outpace::OUTPACE_ISA {
+namespace {
+
+constexpr Kernels table(const char* name) {
+  return {name, activation_bytes, quantise, interleave, product, rms_norm, add_rms_norm, gated, rope,
+          store_key_value, move_key_value, attention, best_of, choose_filtered};
+}
+
+}  // namespace
+}  // namespace outpace::OUTPACE_ISA

@@ -1,0 +1,156 @@
+// The output matrix and the choices made from its logits.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+
+#include "decoder.hpp"
+
+namespace outpace {
+namespace {
+
+constexpr int kStrip = 8;        // tiles whose logits are looked at while they are in the first-level cache
+constexpr int kNodesAtOnce = 64;
+
+uint64_t splitmix64(uint64_t z) {
+  z += 0x9E3779B97F4A7C15ull;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+  return z ^ (z >> 31);
+}
+
+Noise noise_of(const Sampling& s, int position) {
+  if (s.temperature <= 0) return {};
+  const uint64_t key = splitmix64(splitmix64(s.seed) ^ (uint64_t)position);
+  return {true, std::min(1.0f / s.temperature, 1e6f), (uint32_t)key, (uint32_t)(key >> 32)};
+}
+
+const std::vector<float> kNoBias;
+
+constexpr Best kNone{-std::numeric_limits<float>::infinity(), std::numeric_limits<int32_t>::max()};
+
+}  // namespace
+
+int Decoder::depth(int node) const {
+  if (node < 0 || node >= nodes_) throw std::invalid_argument("no node " + std::to_string(node) + " in the last call");
+  return depths_[node];
+}
+
+// The final hidden states of some nodes, one behind the other, as the output matrix reads them.
+Decoder::Input Decoder::collect(int thread, const std::vector<int>& nodes) {
+  const int n = (int)nodes.size();
+  const Range mine = share(n, thread);
+  for (int i = mine.begin; i < mine.end; i++)
+    std::memcpy(picked_.floats(0) + (size_t)i * width_, hidden_.floats(0) + (size_t)nodes[i] * width_, sizeof(float) * width_);
+  threads_.barrier();
+  return prepare(thread, picked_.floats(0), width_, config_.hidden_size, n, nullptr, {&weights_.output});
+}
+
+void Decoder::reserve_output(int nodes, int full) {
+  const size_t stride = (size_t)weights_.output.tiles * kTile;
+  picked_.floats((size_t)nodes * width_);
+  for (auto& s : scratch_) s->floats(std::max((size_t)nodes * kStrip * kTile, (size_t)width_));
+  for (auto& a : activations_) a->bytes((size_t)nodes * width_ / kGroup * (kQuantGroupBytes + kFloatGroupBytes) + 64);
+  full_.floats(full * stride);
+  spare_.floats(full ? threads_.count() * stride : 0);
+}
+
+void Decoder::choose(const std::vector<Pick>& picks, int32_t* out) {
+  std::lock_guard guard(lock_);
+  for (const Pick& p : picks) {
+    if (p.node < 0 || p.node >= nodes_) throw std::invalid_argument("no node " + std::to_string(p.node) + " in the last call");
+    for (int e = 0; e < p.num_edits; e++)
+      if (p.edit_tokens[e] < 0 || p.edit_tokens[e] >= config_.vocab_size) throw std::invalid_argument("an edit names a token outside the vocabulary");
+  }
+  for (size_t begin = 0; begin < picks.size(); begin += kNodesAtOnce)
+    choose_some(picks.data() + begin, (int)std::min<size_t>(kNodesAtOnce, picks.size() - begin), out + begin);
+}
+
+void Decoder::choose_some(const Pick* picks, int n, int32_t* out) {
+  const Matrix& w = weights_.output;
+  const int vocab = config_.vocab_size, num_threads = threads_.count();
+  const size_t stride = (size_t)w.tiles * kTile;
+  chosen_.clear();
+  noises_.clear();
+  whole_.clear();  // picks that need all their logits at once
+  place_.assign(n, -1);
+  best_.assign((size_t)n * num_threads, kNone);
+  for (int i = 0; i < n; i++) {
+    const Sampling& s = *picks[i].sampling;
+    chosen_.push_back(picks[i].node);
+    noises_.push_back(noise_of(s, picks[i].position));
+    if (!picks[i].num_edits && !(s.temperature > 0 && (s.top_k > 0 || s.top_p < 1 || s.min_p > 0))) continue;
+    place_[i] = (int)whole_.size();
+    whole_.push_back(i);
+  }
+  reserve_output(n, (int)whole_.size());
+  threads_.run([&](int t) {
+    const Input in = collect(t, chosen_);
+    float* strip = scratch_[t]->floats(0);
+    const Range mine = share(w.tiles, t);
+    for (int tile = mine.begin; tile < mine.end; tile += kStrip) {
+      const int tiles = std::min(kStrip, mine.end - tile), first = tile * kTile, count = std::min(tiles * kTile, vocab - first);
+      Matrix part = w;
+      part.data += (size_t)tile * w.tile_bytes;
+      multiply(part, in, n, strip, kStrip * kTile, kNoBias, false, {0, tiles});
+      for (int i = 0; i < n; i++) {
+        float* logits = strip + (size_t)i * kStrip * kTile;
+        if (place_[i] < 0) kernels_.best_of(logits, first, count, noises_[i], best_[(size_t)t * n + i]);
+        else std::memcpy(full_.floats(0) + place_[i] * stride + first, logits, sizeof(float) * (size_t)tiles * kTile);
+      }
+    }
+    threads_.barrier();
+    for (size_t f = (size_t)t; f < whole_.size(); f += num_threads) {
+      const int i = whole_[f];
+      const Pick& p = picks[i];
+      const Sampling& s = *p.sampling;
+      float* logits = full_.floats(0) + f * stride;
+      for (int e = 0; e < p.num_edits; e++) logits[p.edit_tokens[e]] += p.edit_values[e];
+      Best& b = best_[i];  // the other threads' entries stay kNone
+      if (s.temperature > 0)
+        b.token = kernels_.choose_filtered(logits, vocab, noises_[i], s.top_k, s.top_p, s.min_p, spare_.floats(0) + t * stride);
+      else
+        kernels_.best_of(logits, 0, vocab, noises_[i], b);
+    }
+  });
+  for (int i = 0; i < n; i++) {
+    Best b = best_[i];
+    for (int t = 1; t < num_threads && place_[i] < 0; t++) {
+      const Best& other = best_[(size_t)t * n + i];
+      if (other.value > b.value || (other.value == b.value && other.token < b.token)) b = other;
+    }
+    out[i] = b.token < vocab ? b.token : 0;  // no finite logit at all
+  }
+}
+
+void Decoder::logits(const std::vector<int>& nodes, float* out) {
+  std::lock_guard guard(lock_);
+  const Matrix& w = weights_.output;
+  const int stride = w.tiles * kTile;
+  for (int node : nodes)
+    if (node < 0 || node >= nodes_) throw std::invalid_argument("no node " + std::to_string(node) + " in the last call");
+  for (size_t begin = 0; begin < nodes.size(); begin += kNodesAtOnce) {
+    chosen_.assign(nodes.begin() + begin, nodes.begin() + std::min(nodes.size(), begin + kNodesAtOnce));
+    const int n = (int)chosen_.size();
+    reserve_output(n, n);
+    threads_.run([&](int t) {
+      multiply(w, collect(t, chosen_), n, full_.floats(0), stride, kNoBias, false, share(w.tiles, t));
+    });
+    for (int i = 0; i < n; i++)
+      std::memcpy(out + (begin + i) * config_.vocab_size, full_.floats(0) + (size_t)i * stride, sizeof(float) * config_.vocab_size);
+  }
+}
+
+void Decoder::hidden(int tap, float* out) const {
+  const float* from = const_cast<Buffer&>(hidden_).floats(0);
+  if (tap >= 0) {
+    const auto at = std::find(taps_.begin(), taps_.end(), tap);
+    if (at == taps_.end()) throw std::invalid_argument("layer " + std::to_string(tap) + " was not tapped in the last call");
+    from = const_cast<Buffer&>(tapped_).floats(0) + (size_t)(at - taps_.begin()) * nodes_ * width_;
+  }
+  for (int i = 0; i < nodes_; i++)
+    std::memcpy(out + (size_t)i * config_.hidden_size, from + (size_t)i * width_, sizeof(float) * config_.hidden_size);
+}
+
+}  // namespace outpace

@@ -1,0 +1,47 @@
+// A persistent pool of threads that run one function together, with a barrier between its phases.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <thread>
+#include <vector>
+
+namespace outpace {
+
+class Threads {
+ public:
+  explicit Threads(int count);
+  ~Threads();
+  Threads(const Threads&) = delete;
+  Threads& operator=(const Threads&) = delete;
+
+  int count() const { return count_; }
+
+  // Calls fn(thread) on every thread, the caller being thread 0; returns when all have returned.
+  template <class Fn> void run(Fn&& fn) {
+    start([](void* context, int thread) { (*static_cast<Fn*>(context))(thread); }, &fn);
+    fn(0);
+    barrier();
+  }
+
+  // Every thread of the running function has to come here before any goes on.
+  void barrier();
+
+ private:
+  using Call = void (*)(void* context, int thread);
+  void start(Call call, void* context);
+  void work(int thread);
+
+  const int count_;
+  std::vector<std::thread> workers_;
+  Call call_ = nullptr;
+  void* context_ = nullptr;
+  bool stop_ = false;
+  alignas(64) std::atomic<uint32_t> epoch_{0};
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<uint32_t> phase_{0};
+};
+
+// Bytes per second of a plain read of num_bytes of memory by num_threads threads, the best of a few passes.
+double read_bandwidth(int num_threads, size_t num_bytes);
+
+}  // namespace outpace

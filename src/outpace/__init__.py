@@ -1,0 +1,57 @@
+"""Outpace: same seed, same text, sooner. Drafts are scored in parallel and kept only where the model agrees.
+
+model = outpace.load("smollm2-135m-instruct")
+print(model.generate("Explain tides.").text)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from outpace.api import Generation, Model, Stream, load
+    from outpace.core.contracts import Ask, Drafter, Rule, Scores, Step, Target, Verdict
+    from outpace.core.errors import OutpaceError
+    from outpace.core.sampling import Sampling
+    from outpace.core.tree import TokenTree
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Ask",
+    "Drafter",
+    "Generation",
+    "Model",
+    "OutpaceError",
+    "Rule",
+    "Sampling",
+    "Scores",
+    "Step",
+    "Stream",
+    "Target",
+    "TokenTree",
+    "Verdict",
+    "load",
+]
+
+_MODULES = {
+    **dict.fromkeys(("Generation", "Model", "Stream", "load"), "outpace.api"),
+    **dict.fromkeys(
+        ("Ask", "Drafter", "Rule", "Scores", "Step", "Target", "Verdict"), "outpace.core.contracts"
+    ),
+    "OutpaceError": "outpace.core.errors",
+    "Sampling": "outpace.core.sampling",
+    "TokenTree": "outpace.core.tree",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use: `import outpace` costs next to nothing.
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,1 @@
+"""Measuring: prompts in, one JSON record per generation out, tables from records alone."""

@@ -1,0 +1,30 @@
+"""How fast memory can be read, and how much of that one call of a model uses.
+
+At one token per call a model does little more than read its weights once. Bytes of weights over the time of
+the call, divided by what a plain read of memory reaches on the same threads, say how much is left to win.
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from outpace.api import Model
+
+# Far beyond any cache that a processor of today has, yet small enough for a machine with little memory.
+READ_BYTES = 512 * 2**20
+
+
+def read_bandwidth(threads: int, *, num_bytes: int = READ_BYTES, repeats: int = 5) -> float:
+    """Bytes per second that `threads` threads reach in reading memory; the median of `repeats`."""
+    import outpace._native as native
+
+    return statistics.median(native.read_bandwidth(threads, num_bytes) for _ in range(repeats))
+
+
+def weight_bytes(model: Model) -> int:
+    """Bytes of weights that a call reads: all, save an embedding table that is not the output matrix too."""
+    tensors = model.weights.tensors
+    tied = "output" not in tensors
+    return sum(tensor.nbytes for name, tensor in tensors.items() if tied or name != "embed")

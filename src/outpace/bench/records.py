@@ -1,0 +1,131 @@
+"""The record of one generation, and files of them: JSON lines, the only thing that tables and plots read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from outpace.core.errors import OutpaceError
+
+if TYPE_CHECKING:
+    from outpace.api import Generation
+
+Record = dict[str, Any]
+
+# What makes two records the same measurement: a file that already holds it is not measured again.
+KEY = ("model", "draft", "sampling", "max_tokens", "threads", "prompt_id", "category", "prompt_digest")
+
+
+def generation_record(
+    generation: Generation,
+    *,
+    model: str,
+    draft: str,
+    sampling: Mapping[str, Any],
+    identical_to_plain: bool | None = None,
+) -> Record:
+    """One generation as a JSON object; times in seconds, tokens_per_s of the decode phase.
+
+    `identical_to_plain` is None where nobody decoded plainly to compare.
+    """
+    stats = generation.stats
+    return {
+        "model": model,
+        "draft": draft,
+        "sampling": dict(sampling),
+        "prompt_tokens": generation.prompt_tokens,
+        "completion_tokens": stats.completion_tokens,
+        "wall_s": stats.wall_s,
+        "tokens_per_s": stats.tokens_per_s,
+        "target_calls": stats.target_calls,
+        "mean_accepted_length": stats.mean_accepted_length,
+        "draft_s": stats.draft_s,
+        "score_s": stats.score_s,
+        "exactness": generation.exactness,
+        "identical_to_plain": identical_to_plain,
+        "text": generation.text,
+        "token_ids": list(generation.token_ids),
+        "finish_reason": generation.finish_reason,
+        "num_drafted": stats.num_drafted,
+        "num_accepted": stats.num_accepted,
+        "prefill_s": stats.prefill_s,
+        "time_to_first_token_s": stats.time_to_first_token_s,
+    }
+
+
+def record_key(record: Mapping[str, Any]) -> str:
+    """The measurement that a bench record is of, as one comparable text."""
+    return json.dumps([record.get(name) for name in KEY], sort_keys=True)
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """The records of a file. A last line that a killed run left half written is passed over."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise OutpaceError(f"cannot read the records in {path}: {reason}") from error
+    whole, _, _ = text.rpartition("\n")
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise OutpaceError(f"{path}, line {number}: not a JSON record") from error
+        if not isinstance(record, dict):
+            raise OutpaceError(f"{path}, line {number}: not a JSON record")
+        yield record
+
+
+class RecordFile:
+    """A JSONL file that is only ever appended to, one whole line at a time, and remembers what it holds.
+
+    Opening it cuts off a half-written last line. `None` as path keeps records in memory only.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._fd: int | None = None
+        self._known: dict[str, Record] = {}
+
+    def __enter__(self) -> RecordFile:
+        if self._path is None:
+            return self
+        if self._path.exists():
+            self._known = {record_key(record): record for record in read_records(self._path)}
+        try:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise OutpaceError(f"cannot write records to {self._path}: {error.strerror}") from error
+        data = self._path.read_bytes()
+        if data and not data.endswith(b"\n"):
+            os.ftruncate(self._fd, data.rfind(b"\n") + 1)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def find(self, record: Mapping[str, Any]) -> Record | None:
+        """The record that the file holds of the same measurement, if it does."""
+        return self._known.get(record_key(record))
+
+    def append(self, record: Record) -> None:
+        """Add a record; it is on the file system when this returns."""
+        self._known[record_key(record)] = record
+        if self._fd is None:
+            return
+        line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        try:
+            # One write call: a reader, or a run that is killed here, never leaves two lines mixed.
+            written = os.write(self._fd, line)
+        except OSError as error:
+            raise OutpaceError(f"cannot write records to {self._path}: {error.strerror}") from error
+        if written != len(line):
+            raise OutpaceError(f"cannot write records to {self._path}: no space left")

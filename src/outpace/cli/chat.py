@@ -1,0 +1,84 @@
+"""`outpace chat`: a conversation in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from outpace.cli import options, render
+from outpace.core.errors import PromptTooLong
+
+HELP = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C cuts an answer short"
+
+
+def chat(
+    model: options.Model = options.DEFAULT_MODEL,
+    draft: Annotated[str, typer.Option("--draft", metavar="METHOD", help=options.DRAFT_HELP)] = "ngram",
+    max_tokens: options.MaxTokens = 512,
+    temperature: options.Temperature = 0.0,
+    top_k: options.TopK = 0,
+    top_p: options.TopP = 1.0,
+    min_p: options.MinP = 0.0,
+    seed: options.Seed = 0,
+    system: Annotated[
+        str | None, typer.Option("--system", metavar="TEXT", help="The system message of the conversation.")
+    ] = None,
+    threads: options.Threads = None,
+) -> int:
+    """Talk with a model. Standard input may be a pipe: one line is one turn."""
+    request: dict[str, Any] = {
+        "draft": draft,
+        "max_tokens": max_tokens,
+        **options.sampling_options(temperature, top_k, top_p, min_p, seed),
+    }
+    options.check_draft(draft)
+    loaded = render.load_model(model, threads=threads)
+    interactive = sys.stdin.isatty()
+    if interactive:
+        import readline  # noqa: F401 - gives input() its line editing and history
+
+        render.note(f"{model}. {HELP}.")
+    opening = [{"role": "system", "content": system}] if system else []
+    messages = list(opening)
+    while (line := _read_turn(interactive)) is not None:
+        if not line.strip():
+            continue
+        if line.strip() == "/quit":
+            break
+        if line.strip() == "/reset":
+            messages = list(opening)
+            continue
+        if line.startswith("/"):
+            render.note(HELP)
+            continue
+        messages.append({"role": "user", "content": line})
+        answer: list[str] = []
+        try:
+            stream = loaded.stream(messages, **request)
+            with render.StreamedText() as out:
+                for piece in stream:
+                    answer.append(piece)
+                    out.write(piece)
+        except KeyboardInterrupt:
+            if not interactive:
+                raise
+        except PromptTooLong as error:
+            messages.pop()
+            render.print_error(f"{error}; /reset starts a new conversation")
+            continue
+        else:
+            if interactive and sys.stderr.isatty():
+                render.note(f"[{render.figures(stream.result)}]")
+        messages.append({"role": "assistant", "content": "".join(answer)})
+    return 0
+
+
+def _read_turn(interactive: bool) -> str | None:
+    try:
+        return input("> " if interactive else "")
+    except EOFError:
+        if interactive:
+            print()
+        return None

@@ -1,0 +1,116 @@
+"""`outpace generate`: one answer, streamed; on request compared with plain decoding or as one JSON record."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from outpace.cli import options, render
+from outpace.core.errors import OutpaceError
+
+if TYPE_CHECKING:
+    from outpace.api import Generation, Model
+
+
+def generate(
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT|-", help="The prompt; - reads it from standard input.")
+    ] = None,
+    model: options.Model = options.DEFAULT_MODEL,
+    draft: Annotated[str, typer.Option("--draft", metavar="METHOD", help=options.DRAFT_HELP)] = "ngram",
+    max_tokens: options.MaxTokens = 128,
+    temperature: options.Temperature = 0.0,
+    top_k: options.TopK = 0,
+    top_p: options.TopP = 1.0,
+    min_p: options.MinP = 0.0,
+    seed: options.Seed = 0,
+    system: Annotated[
+        str | None,
+        typer.Option("--system", metavar="TEXT", help="The system message of the model's chat template."),
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the prompt as it is, without a chat template.")
+    ] = False,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option("--stop", metavar="TEXT", help="Stop before this text; may be repeated."),
+    ] = None,
+    threads: options.Threads = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON record and nothing else.")] = False,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare", help="Decode plainly too; print both speeds and whether the tokens are identical."
+        ),
+    ] = False,
+) -> int:
+    """Generate text."""
+    text = read_prompt(prompt)
+    sampling = options.sampling_options(temperature, top_k, top_p, min_p, seed)
+    options.check_draft(draft)
+    request: dict[str, Any] = {
+        "max_tokens": max_tokens,
+        "system": system,
+        "raw": raw,
+        "stop": tuple(stop or ()),
+        **sampling,
+    }
+    loaded = render.load_model(model, threads=threads)
+    if as_json:
+        generation = loaded.generate(text, draft=draft, **request)
+    else:
+        generation = _show(loaded, text, draft, request)
+    plain = loaded.generate(text, draft="none", **request) if compare else None
+    identical = None if plain is None else generation.token_ids == plain.token_ids
+    if as_json:
+        from outpace.bench.records import generation_record
+
+        record = generation_record(
+            generation, model=model, draft=draft, sampling=sampling, identical_to_plain=identical
+        )
+        if plain is not None:
+            record["plain_tokens_per_s"] = plain.stats.tokens_per_s
+        print(json.dumps(record, ensure_ascii=False))
+    elif plain is not None:
+        print(_comparison(generation, plain, draft))
+    elif sys.stderr.isatty():
+        render.note(f"[{render.figures(generation)}]")
+    return 1 if identical is False and generation.exactness == "identical" else 0
+
+
+def read_prompt(prompt: str | None) -> str:
+    """The prompt of the command line, or standard input for `-` and for no prompt in a pipe."""
+    if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
+        try:
+            return sys.stdin.read()
+        except UnicodeDecodeError as error:
+            raise OutpaceError("the prompt on standard input is not UTF-8 text") from error
+    if prompt is None:
+        raise OutpaceError('a prompt is needed: outpace generate "TEXT", or - to read standard input')
+    return prompt
+
+
+def _show(model: Model, text: str, draft: str, request: dict[str, Any]) -> Generation:
+    stream = model.stream(text, draft=draft, **request)
+    with render.StreamedText() as out:
+        for piece in stream:
+            out.write(piece)
+    return stream.result
+
+
+def _comparison(generation: Generation, plain: Generation, draft: str) -> str:
+    speed, plain_speed = generation.stats.tokens_per_s, plain.stats.tokens_per_s
+    ratio = f" ({speed / plain_speed:.2f} times)" if plain_speed > 0 else ""
+    width = max(len(draft), len("plain"))
+    identical = "yes" if generation.token_ids == plain.token_ids else "no"
+    return "\n".join(
+        [
+            "",
+            f"{'plain'.ljust(width)}  {render.figures(plain)}",
+            f"{draft.ljust(width)}  {render.figures(generation)}{ratio}",
+            f"identical: {identical}",
+        ]
+    )

@@ -1,0 +1,59 @@
+"""Options that several commands share, with the one text that each has in every `--help`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", metavar="MODEL", help="Short name, .gguf file, Hugging Face folder or hub id."
+    ),
+]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", metavar="N", help="The most tokens to generate.")]
+Temperature = Annotated[
+    float, typer.Option("--temperature", metavar="T", help="0 takes the likeliest token.")
+]
+TopK = Annotated[
+    int, typer.Option("--top-k", metavar="K", help="Choose among the K likeliest tokens; 0 for all.")
+]
+TopP = Annotated[
+    float, typer.Option("--top-p", metavar="P", help="Choose among the likeliest tokens that make up mass P.")
+]
+MinP = Annotated[
+    float,
+    typer.Option(
+        "--min-p", metavar="P", help="Leave out tokens below P times the likeliest one's probability."
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="S", help="Same seed, same text.")]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", metavar="N", help="Threads to compute with; the physical cores if left out."),
+]
+DRAFT_HELP = "How to draft: none, or METHOD:option=value,... such as ngram:max_n=3,length=6."
+
+
+def sampling_options(
+    temperature: float, top_k: int, top_p: float, min_p: float, seed: int
+) -> Mapping[str, Any]:
+    """The sampling options as keyword arguments of the library; raises OutpaceError for values out of range.
+
+    Checked here, before a model is loaded, so that a slip costs no waiting.
+    """
+    from outpace.core.sampling import Sampling
+
+    Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
+    return {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+
+
+def check_draft(spec: str) -> None:
+    """Raise OutpaceError for a draft method or option that does not exist; also before a model is loaded."""
+    from outpace.drafters import DRAFTERS
+
+    DRAFTERS.parse(spec)

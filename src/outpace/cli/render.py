@@ -1,0 +1,106 @@
+"""What the commands print: text as it streams, a line of figures, progress bars where there is a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from outpace.api import Generation, Model
+    from outpace.formats.packed import Progress
+
+
+class StreamedText:
+    """Text that is printed piece by piece on standard output and leaves the cursor on a clean line."""
+
+    def __init__(self) -> None:
+        self._open_line = False
+
+    def __enter__(self) -> StreamedText:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # A reader that went away wants no more of it.
+        if self._open_line and kind is not BrokenPipeError:
+            self.write("\n")
+
+    def write(self, piece: str) -> None:
+        """Print a piece at once."""
+        if piece:
+            # First of all: an interrupt may come between any two of these lines.
+            self._open_line = not piece.endswith("\n")
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+
+
+def note(message: str) -> None:
+    """A line for whoever is watching: on standard error, so that standard output stays what was asked for."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def print_error(message: str) -> None:
+    """The one line that a failure gets."""
+    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+
+
+def figures(generation: Generation) -> str:
+    """One generation's speed in a line."""
+    stats = generation.stats
+    return (
+        f"{stats.completion_tokens} tokens, {stats.tokens_per_s:.1f} tokens/s, "
+        f"{stats.mean_accepted_length:.2f} tokens per call, "
+        f"first token after {stats.time_to_first_token_s:.2f} s"
+    )
+
+
+def load_model(source: str, *, threads: int | None) -> Model:
+    """outpace.load, with a bar for what takes long: fetching and packing."""
+    import outpace
+
+    with progress_bar() as progress:
+        return outpace.load(source, threads=threads, progress=progress)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress | None]:
+    """A callback `(done, total, label)` that draws bars on standard error; None where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with _Bars() as bars:
+        yield bars.update
+
+
+class _Bars:
+    """One bar per label. rich is imported when the first one is drawn: most starts draw none."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f} %"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> _Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def update(self, done: int, total: int, label: str) -> None:
+        if not self._tasks:
+            self._progress.start()
+        if label not in self._tasks:
+            self._tasks[label] = self._progress.add_task(label, total=total or None)
+        self._progress.update(self._tasks[label], completed=done, total=total or None)

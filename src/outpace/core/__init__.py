@@ -1,0 +1,1 @@
+"""The vocabulary of the package: trees, sampling, contracts, registries, statistics. Imports numpy alone."""

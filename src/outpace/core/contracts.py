@@ -1,0 +1,261 @@
+"""The contracts: Target, Drafter, TreePolicy, Rule, and what passes between them.
+
+One loop (`decode/step.py`) uses them: propose, score, judge, keep, observe. Everything is plural (rows,
+trees, states) except Rule and TreePolicy, which see one row. State is a value that is passed; nothing hides
+on `self`. Shapes: N nodes of a tree, V vocabulary, D width of a hidden state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outpace.core.sampling import Edit, Sampling, edited, warp
+from outpace.core.tree import TokenTree
+
+Exactness = Literal["identical", "distribution", "lossy"]
+"""From the strongest promise to the weakest: token for token what plain decoding gives for the same seed; the
+same law on another path; neither."""
+
+Editor = Callable[[TokenTree], Sequence[Edit | None]]
+"""Penalties, grammars, bans: what to add to the logits after each node, given the path to the node."""
+
+
+def weakest(*promises: Exactness) -> Exactness:
+    """The promise that is left when several parts make these."""
+    return max(promises, key=get_args(Exactness).index)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What the loop wants for one row: where a proposal starts, and what it may cost and look like.
+
+    root      the last committed token; the proposed tree's node 0 must carry it.
+    position  the root's absolute position, which is also the number of the row's cached tokens.
+    sampling  how the target will choose; a drafter that knows its own law adds the same noise.
+    budget    at most so many drafted nodes (the root is free). What goes beyond is cut off, the first nodes
+    stay.
+    depth     at most so many levels below the root: as many as could still be kept.
+    edits     the row's logit edits, or None.
+    """
+
+    root: int
+    position: int
+    sampling: Sampling
+    budget: int
+    depth: int
+    edits: Editor | None = None
+
+
+class Scores(Protocol):
+    """The target's answer to one call: every row of the call, N_r nodes for row r.
+
+    Valid until the next `prefill` or `score` of the same target; `keep`, `fork` and `free` do not touch it.
+    Computed where the logits live; they move only when somebody asks.
+    """
+
+    def choose(
+        self,
+        samplings: Sequence[Sampling],
+        positions: Sequence[int],
+        edits: Sequence[Sequence[Edit | None] | None] | None = None,
+    ) -> list[list[int]]:
+        """The target's own choice after every node, as Python ints, one list per row.
+
+        `positions` are those of the rows' roots: the choice after a node has the noise of position + depth
+        + 1. `edits`, per row and node, are added to the raw logits first.
+        """
+
+    def logits(self, row: int, nodes: Sequence[int]) -> NDArray[np.float32]:
+        """f32[n, V]: raw logits (no edits, no temperature) after these nodes; the caller's own copy."""
+
+    def law(self, row: int, node: int, sampling: Sampling) -> NDArray[np.floating]:
+        """[V]: the law of the choice after a node, without edits; the caller's own copy."""
+
+    def top(self, row: int, node: int, k: int) -> tuple[NDArray[np.integer], NDArray[np.floating]]:
+        """([k] ids, [k] raw logits) of the likeliest tokens after a node: best first, lower id on ties."""
+
+    def hidden(self, tap: str) -> NDArray[np.float32]:
+        """f32[sum of N_r, D]: hidden states at a tap, rows after one another."""
+
+
+class RowScores:
+    """One row's view of a call's scores, edits applied: all that a rule or a drafter sees of them."""
+
+    __slots__ = ("_call", "_row")
+
+    def __init__(self, call: ScoredCall, row: int) -> None:
+        self._call = call
+        self._row = row
+
+    @property
+    def choices(self) -> list[int]:
+        """The target's own choice after every node. A call's first reader computes those of all its rows."""
+        return self._call.choices()[self._row]
+
+    def logits(self, nodes: Sequence[int]) -> NDArray[np.float32]:
+        """f32[n, V]: raw logits after these nodes, without edits."""
+        return self._call.scores.logits(self._row, nodes)
+
+    def law(self, node: int, sampling: Sampling) -> NDArray[np.floating]:
+        """[V]: the law of the target's choice after a node, edits included."""
+        edits = self._call.edits[self._row]
+        if edits is None or edits[node] is None:
+            return self._call.scores.law(self._row, node, sampling)
+        return warp(edited(self.logits([node])[0], edits[node]), sampling)
+
+    def top(self, node: int, k: int) -> tuple[NDArray[np.integer], NDArray[np.floating]]:
+        """([k] ids, [k] raw logits) of the likeliest tokens after a node, without edits."""
+        return self._call.scores.top(self._row, node, k)
+
+    def hidden(self, tap: str) -> NDArray[np.float32]:
+        """f32[N, D]: hidden states of this row's nodes at a tap."""
+        start = sum(tree.num_nodes for tree in self._call.trees[: self._row])
+        return self._call.scores.hidden(tap)[start : start + self._call.trees[self._row].num_nodes]
+
+
+class ScoredCall:
+    """A call's scores together with what its choices depend on, so that one `choose` serves all rows.
+
+    This is the one place where logit edits enter.
+    """
+
+    __slots__ = ("_choices", "asks", "edits", "scores", "trees")
+
+    def __init__(self, scores: Scores, trees: Sequence[TokenTree], asks: Sequence[Ask]) -> None:
+        self.scores = scores
+        self.trees = trees
+        self.asks = asks
+        self.edits = [ask.edits and ask.edits(tree) for tree, ask in zip(trees, asks, strict=True)]
+        self._choices: list[list[int]] | None = None
+
+    def choices(self) -> list[list[int]]:
+        """Per row, the target's choice after every node."""
+        if self._choices is None:
+            samplings = [ask.sampling for ask in self.asks]
+            positions = [ask.position for ask in self.asks]
+            edits = None if all(row is None for row in self.edits) else self.edits
+            self._choices = self.scores.choose(samplings, positions, edits)
+        return self._choices
+
+    def rows(self) -> list[RowScores]:
+        """A view for each row."""
+        return [RowScores(self, row) for row in range(len(self.trees))]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A rule's judgement: `path` are the ids of the nodes kept after the root, `token` is the one more."""
+
+    path: Sequence[int]
+    token: int
+    exactness: Exactness
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of one row: all that a drafter may learn from. `scores` dies with the target's next call."""
+
+    tree: TokenTree
+    scores: RowScores
+    verdict: Verdict
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens that the step commits: the kept drafts and the one more."""
+        tokens = self.tree.token_list
+        return [*[tokens[node] for node in self.verdict.path], self.verdict.token]
+
+
+class Target(Protocol):
+    """The model whose output must be reproduced, with a cache of rows.
+
+    A row is the place of one sequence. It holds the keys and values of `length(row)` tokens; the root of
+    the next tree sits at that position. Rows belong to whoever got them from `prefill` or `fork` until they
+    give them to `free`. Between `score` and `keep` a row also holds the scored nodes; the next `score`
+    forgets those not kept.
+    """
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are 0 to vocab_size - 1."""
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens that a row can hold, scored nodes included."""
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Tokens that end a text."""
+
+    @property
+    def exactness(self) -> Exactness:
+        """What `score` promises: "identical" if a node's logits ignore its companions in the call."""
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[list[int], Scores]:
+        """Cache the prompts in new rows. The scores have one node per prompt: its last token."""
+
+    def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> Scores:
+        """Run every node of every tree in one call; nothing is committed."""
+
+    def keep(self, rows: Sequence[int], paths: Sequence[Sequence[int]]) -> None:
+        """Commit the roots of the last `score` of these rows and the given nodes after them."""
+
+    def fork(self, row: int) -> int:
+        """A new row with the same cached tokens."""
+
+    def free(self, rows: Sequence[int]) -> None:
+        """Give rows back."""
+
+    def length(self, row: int) -> int:
+        """How many tokens the row has cached."""
+
+
+class Drafter(Protocol):
+    """Proposes continuations. Can never change the output of an exact rule, only the speed.
+
+    A state belongs to the caller and goes through `start`, then any number of `observe` and `propose`, then
+    `stop`. Methods may change the state they are given in place and return it. The prompt's own call is a
+    step too: after `start` comes an `observe` of a root-only tree on the prompt's last token, whose verdict
+    is the first new token.
+    """
+
+    def start(self, prompt: Sequence[int], scores: RowScores) -> Any:
+        """The state for a new row. `scores` has one node: the prompt's last token."""
+
+    def propose(self, states: Sequence[Any], asks: Sequence[Ask]) -> list[TokenTree]:
+        """A tree on ask.root for each row. A root-only tree is a valid answer."""
+
+    def observe(self, states: Sequence[Any], steps: Sequence[Step]) -> list[Any]:
+        """The states after these steps, one step for each row."""
+
+    def stop(self, state: Any) -> None:
+        """Give back what the state holds."""
+
+
+class TreePolicy(Protocol):
+    """Where a model-based drafter spends its budget; knows no model."""
+
+    def grow(self, tree: TokenTree, logq: NDArray[np.float32]) -> TokenTree:
+        """The tree with children added to its frontier, whose log-probabilities are f32[frontier, V].
+
+        The tree itself, if it has grown enough.
+        """
+
+    def prune(self, tree: TokenTree, budget: int) -> TokenTree:
+        """The tree with at most `budget` drafted nodes."""
+
+
+class Rule(Protocol):
+    """Looks at a tree and the target's scores of one row and returns what to commit. Pure."""
+
+    @property
+    def exactness(self) -> Exactness:
+        """What the rule promises for a target that is "identical"."""
+
+    def judge(self, tree: TokenTree, scores: RowScores, sampling: Sampling, position: int) -> Verdict:
+        """`position` is the absolute position of the root; randomness is a pure function of the arguments."""

@@ -1,0 +1,101 @@
+"""Names to objects: `name:key=value,key=value` makes a drafter, rule or target, imported when asked for.
+
+A registry is a literal table of lazy paths plus an entry-point group, so nothing is imported to be listed.
+An object's options are its constructor's keyword-only parameters that hold an int, float, bool or str; all
+else that a constructor needs (a target, a tokenizer) comes from the caller as context.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from typing import Any, Union, get_args, get_origin
+
+from outpace.core.errors import OutpaceError
+
+_ACCEPTED = {bool: "true, false", int: "whole numbers", float: "numbers", str: "texts"}
+_BOOLS = {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}
+
+
+class Registry:
+    """The names of one kind of thing.
+
+    kind    what an error message calls it: "drafter".
+    table   name -> "module:attribute".
+    group   entry-point group in which other packages add names; a name of the table wins.
+    """
+
+    def __init__(self, kind: str, table: Mapping[str, str], group: str) -> None:
+        self.kind = kind
+        self._table = dict(table)
+        self._group = group
+
+    def names(self) -> list[str]:
+        """All names, those of other packages included, sorted."""
+        return sorted({*self._table, *(point.name for point in entry_points(group=self._group))})
+
+    def factory(self, name: str) -> Callable[..., Any]:
+        """The class or function behind a name. An unknown name is an OutpaceError that lists the others."""
+        if name in self._table:
+            module, _, attribute = self._table[name].partition(":")
+            return getattr(importlib.import_module(module), attribute)
+        for point in entry_points(group=self._group, name=name):
+            return point.load()
+        raise OutpaceError(f"unknown {self.kind} {name!r}, accepted are {', '.join(self.names())}")
+
+    def options(self, name: str) -> dict[str, inspect.Parameter]:
+        """The options of a name, each with its type (`annotation`) and default."""
+        parameters = inspect.signature(self.factory(name), eval_str=True).parameters.values()
+        return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and _option_type(p.annotation)}
+
+    def parse(self, spec: str) -> tuple[str, dict[str, Any]]:
+        """`ngram:max_n=3,length=6` -> ("ngram", {"max_n": 3, "length": 6})."""
+        name, _, rest = spec.partition(":")
+        name, given = name.strip(), {}
+        accepted = self.options(name)
+        for item in filter(None, (part.strip() for part in rest.split(","))):
+            key, equals, text = (part.strip() for part in item.partition("="))
+            if not equals:
+                raise OutpaceError(f"{self.kind} option {item!r} is not of the form key=value")
+            if key not in accepted:
+                names = ", ".join(accepted) or "none"
+                raise OutpaceError(f"{self.kind} {name!r} has no option {key!r}, accepted are {names}")
+            given[key] = self._value(name, key, text, accepted[key].annotation)
+        return name, given
+
+    def format(self, name: str, options: Mapping[str, Any]) -> str:
+        """The spec that `parse` reads back as this name and these options."""
+        listed = ",".join(f"{key}={_text(value)}" for key, value in options.items())
+        return f"{name}:{listed}" if listed else name
+
+    def create(self, spec: str, **context: Any) -> Any:
+        """The object that a spec describes. Of `context`, it gets what its constructor names."""
+        name, options = self.parse(spec)
+        factory = self.factory(name)
+        accepted = inspect.signature(factory).parameters
+        return factory(**options, **{key: value for key, value in context.items() if key in accepted})
+
+    def _value(self, name: str, key: str, text: str, annotation: Any) -> Any:
+        kind, optional = _option_type(annotation), type(None) in get_args(annotation)
+        if optional and text.lower() == "none":
+            return None
+        try:
+            return _BOOLS[text.lower()] if kind is bool else kind(text)
+        except (ValueError, KeyError):
+            accepted = _ACCEPTED[kind] + (", none" if optional else "")
+            raise OutpaceError(f"{self.kind} {name!r} has {key}={text!r}, accepted are {accepted}") from None
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def _option_type(annotation: Any) -> Any:
+    """int, float, bool or str where an annotation is that or that or None; else None."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+        annotation = kinds[0] if len(kinds) == 1 else None
+    return annotation if annotation in _ACCEPTED else None

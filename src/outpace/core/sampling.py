@@ -1,0 +1,134 @@
+"""Sampling as argmax with noise: the target's choice is a pure function of (logits, sampling, position).
+
+choice = argmax over the surviving tokens of logits / temperature + gumbel(seed, position, token). With
+Gumbel noise the argmax has exactly the softmax law (Gumbel 1954; Maddison, Tarlow & Minka 2014,
+arXiv:1411.0030), and because the noise is a hash of (seed, position, token) the choice after a prefix does
+not depend on who asks for it, when, or in which block. Greedy is the same argmax with zero noise.
+
+Filters, in this order: temperature; top_k; top_p on the renormalised rest; min_p relative to the most
+likely token. Tokens rank by probability, ties by the lower id. This file is the numpy twin of the native
+sampler.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from outpace.core.errors import OutpaceError
+
+Edit = tuple[NDArray[np.integer], NDArray[np.floating]]  # token ids i32[n], f32[n] added to their raw logits
+
+_U64 = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the target chooses a token. The default is greedy decoding.
+
+    temperature  >= 0; 0 takes the most likely token and leaves the filters and the seed without effect.
+    top_k        keep the k most likely tokens; 0 is off.
+    top_p        keep a token while the tokens ranked ahead of it weigh less than top_p in all; 1.0 is off.
+    min_p        keep a token of at least min_p times the largest probability; 0.0 is off.
+    seed         the noise's seed, 0 to 2**64 - 1.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise OutpaceError(f"temperature is {self.temperature}, accepted are finite numbers >= 0")
+        if self.top_k != int(self.top_k) or self.top_k < 0:
+            raise OutpaceError(f"top_k is {self.top_k}, accepted are whole numbers >= 0 (0 is off)")
+        if not 0 < self.top_p <= 1:
+            raise OutpaceError(f"top_p is {self.top_p}, accepted are 0 < top_p <= 1 (1 is off)")
+        if not 0 <= self.min_p <= 1:
+            raise OutpaceError(f"min_p is {self.min_p}, accepted are 0 <= min_p <= 1 (0 is off)")
+        if self.seed != int(self.seed) or not 0 <= self.seed <= _U64:
+            raise OutpaceError(f"seed is {self.seed}, accepted are whole numbers from 0 to 2**64 - 1")
+
+
+def gumbel(seed: int, position: int, tokens: ArrayLike) -> NDArray[np.float64]:
+    """f64[n]: the noise of these token ids at an absolute position of the sequence."""
+    key = _splitmix64(_splitmix64(seed & _U64) ^ (position & _U64))
+    hashed = _mix32(np.asarray(tokens).astype(np.uint32) ^ np.uint32(key & 0xFFFFFFFF))
+    hashed = _mix32(hashed + np.uint32(key >> 32))
+    uniform = (hashed.astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-32)
+    # Exponential noise from log1p keeps full precision where it is small: there lie the tokens that win.
+    exponential = -np.log1p(-np.minimum(uniform, np.float32(1 - 2.0**-24)).astype(np.float64))
+    return -np.log(exponential)
+
+
+def survivors(logits: ArrayLike, sampling: Sampling) -> NDArray[np.int64]:
+    """Ids of the tokens that the filters leave, ascending. logits: f32[V]; -inf never survives."""
+    if sampling.temperature == 0:
+        return np.argmax(np.asarray(logits), keepdims=True)
+    scaled = _scaled(logits, sampling.temperature)
+    if sampling.top_k == 0 and sampling.top_p == 1 and sampling.min_p == 0:
+        return np.flatnonzero(scaled > -np.inf)
+    ranked = np.argsort(-scaled, kind="stable")
+    ranked = ranked[scaled[ranked] > -np.inf]
+    if sampling.top_k:
+        ranked = ranked[: sampling.top_k]
+    weight = np.exp(scaled[ranked])
+    if sampling.top_p < 1:
+        ahead = np.cumsum(weight) - weight
+        ranked = ranked[ahead < sampling.top_p * weight.sum()]
+    return np.sort(ranked[weight[: len(ranked)] >= sampling.min_p])
+
+
+def warp(logits: ArrayLike, sampling: Sampling) -> NDArray[np.float64]:
+    """f64[V]: the law of `choose` over all seeds, from logits f32[V]. One-hot at temperature 0."""
+    kept = survivors(logits, sampling)
+    law = np.zeros(np.shape(logits))
+    law[kept] = np.exp(_scaled(logits, sampling.temperature)[kept]) if len(kept) > 1 else 1.0
+    return law / law.sum()
+
+
+def choose(logits: ArrayLike, sampling: Sampling, positions: Sequence[int]) -> list[int]:
+    """The choice from each row of logits f32[N, V], for the tokens at these absolute positions."""
+    choices = []
+    for row, position in zip(np.asarray(logits), positions, strict=True):
+        kept = survivors(row, sampling)
+        if len(kept) > 1:
+            noisy = _scaled(row, sampling.temperature)[kept] + gumbel(sampling.seed, position, kept)
+            kept = kept[np.argmax(noisy, keepdims=True)]
+        choices.append(int(kept[0]))
+    return choices
+
+
+def edited(logits: NDArray[np.floating], edit: Edit | None) -> NDArray[np.floating]:
+    """Raw logits [V] with the edit's additions; the argument itself where there is no edit."""
+    if edit is None:
+        return logits
+    logits = logits.copy()
+    np.add.at(logits, np.asarray(edit[0]), edit[1])
+    return logits
+
+
+def _scaled(logits: ArrayLike, temperature: float) -> NDArray[np.float64]:
+    """Logits over temperature, shifted so that the largest is 0: no temperature overflows."""
+    logits = np.asarray(logits, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        return (logits - logits.max()) / temperature
+
+
+def _splitmix64(z: int) -> int:
+    z = (z + 0x9E3779B97F4A7C15) & _U64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _U64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _U64
+    return z ^ (z >> 31)
+
+
+def _mix32(x: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
+    return x ^ (x >> np.uint32(16))

@@ -1,0 +1,57 @@
+"""What a generation counts and times; no printing. Times are seconds of time.perf_counter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from outpace.core.contracts import Step
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """draft_s: propose and observe; score_s: the target's call, its choices and the verdict."""
+
+    draft_s: float
+    score_s: float
+
+
+@dataclass(slots=True)
+class GenerationStats:
+    """One generation. The prompt's own call gives the first token; every later token comes from a step.
+
+    target_calls   calls that scored a tree; the prompt's own call is not counted.
+    num_drafted    drafted tokens that the target scored.
+    num_accepted   those of them that became output (a draft kept but cut off by a stop is not counted).
+    wall_s         from the request to its last token, without the time that the reader of a stream held it.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    target_calls: int = 0
+    num_drafted: int = 0
+    num_accepted: int = 0
+    prefill_s: float = 0.0
+    draft_s: float = 0.0
+    score_s: float = 0.0
+    wall_s: float = 0.0
+    time_to_first_token_s: float = 0.0
+
+    @property
+    def mean_accepted_length(self) -> float:
+        """Tokens per scoring call, the bonus token counted; 1.0 in plain decoding and without any call."""
+        return (self.completion_tokens - 1) / self.target_calls if self.target_calls else 1.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Decoding speed: tokens after the first per second after the first; 0.0 if there was only one."""
+        decode_s = self.wall_s - self.time_to_first_token_s
+        return (self.completion_tokens - 1) / decode_s if self.target_calls and decode_s > 0 else 0.0
+
+    def add(self, step: Step, num_used: int, times: StepTimes) -> None:
+        """Count a step of which the first `num_used` tokens became output."""
+        self.target_calls += 1
+        self.completion_tokens += num_used
+        self.num_drafted += step.tree.num_nodes - 1
+        self.num_accepted += min(len(step.verdict.path), num_used)
+        self.draft_s += times.draft_s
+        self.score_s += times.score_s

@@ -1,0 +1,1 @@
+"""The loop body that library, command line, server and benchmark all run."""

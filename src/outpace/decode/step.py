@@ -1,0 +1,44 @@
+"""One step of decoding for any number of rows: propose, score, judge, keep, observe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any
+
+from outpace.core.contracts import Ask, Drafter, Rule, ScoredCall, Step, Target
+from outpace.core.stats import StepTimes
+
+
+def step(
+    target: Target,
+    drafter: Drafter,
+    rule: Rule,
+    rows: Sequence[int],
+    states: Sequence[Any],
+    asks: Sequence[Ask],
+) -> tuple[list[Step], list[Any], StepTimes]:
+    """Commit one token or more to every row (its `Step.tokens`); returns steps, new states and times."""
+    began = perf_counter()
+    vocab_size = target.vocab_size
+    trees = [
+        tree.fit(ask.root, vocab_size=vocab_size, budget=ask.budget, depth=ask.depth)
+        for tree, ask in zip(drafter.propose(states, asks), asks, strict=True)
+    ]
+    proposed = perf_counter()
+    scored = ScoredCall(target.score(rows, trees), trees, asks)
+    steps = judge(rule, scored)
+    judged = perf_counter()
+    target.keep(rows, [step.verdict.path for step in steps])
+    kept = perf_counter()
+    states = drafter.observe(states, steps)
+    observed = perf_counter()
+    return steps, states, StepTimes(draft_s=proposed - began + observed - kept, score_s=judged - proposed)
+
+
+def judge(rule: Rule, scored: ScoredCall) -> list[Step]:
+    """The rule's verdict on every row of a call."""
+    return [
+        Step(tree, scores, rule.judge(tree, scores, ask.sampling, ask.position))
+        for tree, scores, ask in zip(scored.trees, scored.rows(), scored.asks, strict=True)
+    ]

@@ -1,0 +1,26 @@
+"""Plain decoding: propose nothing, so that every step is one token of the target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from outpace.core.contracts import Ask, RowScores, Step
+from outpace.core.tree import TokenTree
+
+
+class NoDraft:
+    """The baseline that every drafter is compared with."""
+
+    def start(self, prompt: Sequence[int], scores: RowScores) -> None:
+        """There is nothing to remember."""
+
+    def propose(self, states: Sequence[None], asks: Sequence[Ask]) -> list[TokenTree]:
+        """A root-only tree for each row."""
+        return [TokenTree.root(ask.root) for ask in asks]
+
+    def observe(self, states: Sequence[None], steps: Sequence[Step]) -> list[None]:
+        """There is nothing to learn."""
+        return list(states)
+
+    def stop(self, state: None) -> None:
+        """There is nothing to give back."""

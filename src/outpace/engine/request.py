@@ -1,0 +1,66 @@
+"""One request and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from outpace.core.contracts import Exactness, Target
+from outpace.core.errors import OutpaceError, PromptTooLong
+from outpace.core.sampling import Edit, Sampling
+from outpace.core.stats import GenerationStats
+from outpace.core.tree import TokenTree
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to generate.
+
+    prompt      token ids, one or more.
+    sampling    how the target chooses.
+    max_tokens  the most tokens to generate; the context may end a text earlier.
+    eos_ids     tokens that end the text; None for the target's own.
+    budget      the most drafted nodes in a step.
+    edits       (all tokens up to the tree's root, tree) -> what to add to the logits after each node.
+    """
+
+    prompt: Sequence[int]
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int = 128
+    eos_ids: frozenset[int] | None = None
+    budget: int = 63
+    edits: Callable[[Sequence[int], TokenTree], Sequence[Edit | None]] | None = None
+
+    def check(self, target: Target) -> None:
+        """Raise an OutpaceError if this target cannot serve the request."""
+        if self.max_tokens < 1:
+            raise OutpaceError(f"max_tokens is {self.max_tokens}, accepted are whole numbers >= 1")
+        if not self.prompt:
+            raise OutpaceError("the prompt is empty, accepted are prompts of 1 token or more")
+        if len(self.prompt) > target.context_length:
+            raise PromptTooLong(
+                f"the prompt has {len(self.prompt)} tokens, the context holds {target.context_length}"
+            )
+        if min(self.prompt) < 0 or max(self.prompt) >= target.vocab_size:
+            raise OutpaceError(f"the prompt has token ids outside 0 to {target.vocab_size - 1}")
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What came out.
+
+    text           without the stop string or the end token.
+    token_ids      with the end token, or with the token that completed the stop string; nothing after it.
+    finish_reason  "stop": an end token or a stop string; "length": max_tokens, or the context is full.
+    exactness      what target and rule promise together.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    stats: GenerationStats
+    prompt_tokens: int
+    exactness: Exactness

@@ -1,0 +1,118 @@
+"""ModelConfig: everything about a decoder model that its weights do not say.
+
+Architectures differ by configuration alone: rotary tables and windows per layer, the activation, two scales.
+Which layers have query/key norms, biases or norms after their blocks is told by which tensors exist.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from outpace.core.errors import FormatError
+
+ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gemma3")
+ACTIVATIONS = ("silu", "gelu_tanh")
+_LIMITS = {
+    "vocab_size": 1 << 24,
+    "hidden_size": 1 << 17,
+    "num_layers": 1 << 12,
+    "num_heads": 1 << 12,
+    "num_kv_heads": 1 << 12,
+    "head_dim": 512,
+    "intermediate_size": 1 << 20,
+    "context_length": 1 << 30,
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelConfig:
+    """The shape of a model. Raises FormatError for values that no model of these architectures can have.
+
+    Rotary embeddings turn the pairs (i, i + head_dim / 2) by position * inv_freq[i]; cosine and sine are
+    multiplied by the table's scale. `layer_rope` names the table of each layer. `layer_window[i]` is 0 for
+    full attention, else W: position p sees the positions above p - W.
+    """
+
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    context_length: int
+    rms_eps: float
+    activation: str
+    attention_scale: float
+    embedding_scale: float
+    rope_inv_freq: tuple[np.ndarray, ...]  # f32[head_dim / 2] each
+    rope_scale: tuple[float, ...]
+    layer_rope: tuple[int, ...]
+    layer_window: tuple[int, ...]
+    tie_embeddings: bool
+
+    def __post_init__(self) -> None:
+        for name, limit in _LIMITS.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
+                raise FormatError(f"{name} is {value!r}; accepted: 1 to {limit}")
+        if self.architecture not in ARCHITECTURES:
+            raise unknown_architecture(self.architecture)
+        if self.activation not in ACTIVATIONS:
+            raise FormatError(
+                f"activation {self.activation!r} is not known; accepted: {', '.join(ACTIVATIONS)}"
+            )
+        if self.head_dim % 2:
+            raise FormatError(f"head_dim is {self.head_dim}; rotary embeddings need an even number")
+        if self.num_heads % self.num_kv_heads:
+            raise FormatError(
+                f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
+            )
+        for name in ("rms_eps", "attention_scale", "embedding_scale"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise FormatError(f"{name} is {value!r}; accepted: a positive number")
+        self._check_rope()
+        if len(self.layer_window) != self.num_layers or min(self.layer_window) < 0:
+            raise FormatError("layer_window needs one number, 0 or more, per layer")
+
+    def _check_rope(self) -> None:
+        if len(self.rope_scale) != len(self.rope_inv_freq) or not self.rope_scale:
+            raise FormatError("rope_scale and rope_inv_freq need one entry per rotary table")
+        for table, scale in zip(self.rope_inv_freq, self.rope_scale, strict=True):
+            if table.shape != (self.head_dim // 2,) or table.dtype != np.float32:
+                raise FormatError(f"a rotary table has shape {table.shape}, expected ({self.head_dim // 2},)")
+            if not (np.isfinite(table).all() and math.isfinite(scale)):
+                raise FormatError("a rotary table holds numbers that are not finite")
+        if len(self.layer_rope) != self.num_layers or not all(
+            0 <= i < len(self.rope_scale) for i in self.layer_rope
+        ):
+            raise FormatError("layer_rope needs one table index per layer")
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; `from_json` gives back the same configuration to the last bit."""
+        fields = asdict(self)
+        fields["rope_inv_freq"] = [table.tolist() for table in self.rope_inv_freq]
+        return fields
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> ModelConfig:
+        """The inverse of `to_json`; FormatError where the object is not one of its results."""
+        try:
+            values = dict(fields)
+            values["rope_inv_freq"] = tuple(np.array(table, np.float32) for table in values["rope_inv_freq"])
+            for name in ("rope_scale", "layer_rope", "layer_window"):
+                values[name] = tuple(values[name])
+            return cls(**values)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise FormatError(f"not a model configuration: {error}") from None
+
+
+def unknown_architecture(name: object) -> FormatError:
+    """The refusal of an architecture, with the accepted ones."""
+    return FormatError(f"architecture {name!r:.60} is not supported; accepted: {', '.join(ARCHITECTURES)}")

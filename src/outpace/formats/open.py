@@ -1,0 +1,149 @@
+"""From a name or a path to a model that is ready to run.
+
+The source is read once. What comes out of it (packed weights, configuration, tokenizer, chat template) is
+kept in one file of the cache folder, named after the source's identity, and every later start reads only
+that file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from outpace.core.errors import FormatError, OutpaceError
+from outpace.formats.chat import ChatTemplate
+from outpace.formats.config import ModelConfig
+from outpace.formats.packed import PACKING_VERSION, PackedFile, Progress, write_packed
+from outpace.formats.tokenizer import Tokenizer
+
+_FOLDER_PATTERNS = ("*.safetensors", "*.json", "*.jinja")  # what a packed model is made of
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that is ready to run. `source` is the file or folder it was packed from."""
+
+    config: ModelConfig
+    weights: PackedFile
+    tokenizer: Tokenizer
+    chat: ChatTemplate | None
+    source: Path
+
+    def close(self) -> None:
+        """Closes the packed file."""
+        self.weights.close()
+
+
+def open_model(
+    source: str | Path, *, quantize: str | None = None, progress: Progress | None = None
+) -> LoadedModel:
+    """Opens a .gguf file, a Hugging Face folder or a name of the catalog.
+
+    `quantize` ("q8" or "q4") packs float matrices in 8 or 4 bit; quantised ones stay as they are.
+    `progress(done, total, label)` follows a download and the packing of a source that is new. OutpaceError
+    for everything that is wrong with the source, the options or the cache folder.
+    """
+    path = _locate(source, progress)
+    cached = packed_path(path, quantize=quantize)
+    try:
+        return _open_packed(cached, path)
+    except FormatError:  # not there yet, or damaged
+        pass
+    try:
+        _pack(path, cached, quantize, progress)
+    except FormatError as error:
+        if str(path) in str(error):
+            raise
+        raise FormatError(f"{path}: {error}") from error
+    return _open_packed(cached, path)
+
+
+def packed_path(source: Path, *, quantize: str | None = None) -> Path:
+    """Where the packed form of a .gguf file or folder is kept: the source's identity is in the name."""
+    resolved = source.resolve()
+    files = [resolved]
+    if resolved.is_dir():
+        files = sorted(f for pattern in _FOLDER_PATTERNS for f in resolved.glob(pattern))
+    identity: list[Any] = [PACKING_VERSION, quantize, str(resolved)]
+    try:
+        for file in files:
+            status = file.stat()
+            identity.append((file.name, status.st_size, status.st_mtime_ns))
+    except OSError as error:
+        raise OutpaceError(f"cannot read {source}: {error.strerror or error}") from error
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+    return cache_folder() / "packed" / f"{key[:32]}.outpace"
+
+
+def cache_folder() -> Path:
+    """$OUTPACE_CACHE, else `outpace` in the user's cache folder ($XDG_CACHE_HOME, else ~/.cache)."""
+    own = os.environ.get("OUTPACE_CACHE")
+    if own:
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "outpace"
+
+
+def _locate(source: str | Path, progress: Progress | None) -> Path:
+    path = Path(os.path.expanduser(source))
+    if not os.path.exists(path):
+        if isinstance(source, Path) or path.suffix == ".gguf" or source.startswith((".", "/", "~")):
+            raise OutpaceError(f"there is no file or folder {source}")
+        from outpace.formats import catalog
+
+        path = catalog.resolve(source, progress=progress)
+    if path.is_dir() and not (path / "config.json").exists():
+        files = sorted(path.glob("*.gguf"))
+        if len(files) != 1:
+            raise FormatError(
+                f"{path} has no config.json and {len(files)} .gguf files; expected one of either"
+            )
+        return files[0]
+    return path
+
+
+def _open_packed(cached: Path, source: Path) -> LoadedModel:
+    weights = PackedFile(cached)
+    tokenizer, chat = weights.section("tokenizer"), weights.section("chat")
+    if tokenizer is None:
+        raise FormatError(f"{cached} holds no tokenizer")
+    try:
+        template = None if chat is None else ChatTemplate(**json.loads(chat))
+    except (TypeError, ValueError):  # written for another version's fields
+        raise FormatError(f"{cached} holds no readable chat template") from None
+    return LoadedModel(weights.config, weights, Tokenizer.from_json(tokenizer.decode()), template, source)
+
+
+def _pack(path: Path, cached: Path, quantize: str | None, progress: Progress | None) -> None:
+    # These are only needed once per source, and a start should not wait for them.
+    from outpace.formats.config_gguf import config_from_gguf
+    from outpace.formats.config_hf import config_from_hf
+    from outpace.formats.gguf import GGUFFile
+    from outpace.formats.safetensors import FolderWeights, json_file
+    from outpace.formats.weights import plan_gguf, plan_hf
+
+    source: GGUFFile | FolderWeights
+    if path.is_dir():
+        config = config_from_hf(json_file(path / "config.json"))
+        source = FolderWeights(path)
+        tensors = plan_hf(source, config, quantize=quantize)
+        tokenizer, chat = Tokenizer.from_folder(path), ChatTemplate.from_folder(path)
+    else:
+        source = GGUFFile(path)
+        config = config_from_gguf(source.metadata, source)
+        tensors = plan_gguf(source, config, quantize=quantize)
+        tokenizer, chat = Tokenizer.from_gguf(source.metadata), ChatTemplate.from_gguf(source.metadata)
+    sections = {"tokenizer": tokenizer.to_json().encode()}
+    if chat is not None:
+        sections["chat"] = json.dumps(asdict(chat)).encode()
+    write_packed(
+        cached,
+        config=config,
+        tensors=tensors,
+        sections=sections,
+        source={"path": str(path), "quantize": quantize},
+        progress=progress,
+    )

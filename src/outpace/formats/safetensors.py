@@ -1,0 +1,118 @@
+"""The weights of a Hugging Face folder: model.safetensors, or an index and its shards, every field checked.
+
+Reference: https://huggingface.co/docs/safetensors (u64 length, JSON header, data). Files are memory-mapped;
+nothing but the headers is read until a tensor is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from outpace.core.errors import FormatError
+from outpace.formats.raw import MappedFile, RawTensor
+
+_ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+_MAX_HEADER_BYTES = 100_000_000
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+class FolderWeights:
+    """The tensors of a Hugging Face folder: `.tensors` (name -> RawTensor), `.rows(tensor)`, `.files`.
+
+    Raises FormatError, naming the file and the fault, for a folder without readable weights. Tensors of
+    types that are not read are listed too: some models carry integer buffers that nobody needs.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        folder = Path(folder)
+        self.tensors: dict[str, RawTensor] = {}
+        self._holders: dict[str, MappedFile] = {}
+        index = folder / _INDEX
+        if (folder / _SINGLE).is_file():
+            self.files = [folder / _SINGLE]
+        elif index.is_file():
+            self.files = _shards(index)
+        else:
+            patterns = ("*.bin", "*.safetensors", "*.pth")
+            others = sorted(file.name for pattern in patterns for file in folder.glob(pattern))
+            found = f"; found {', '.join(others[:3])}" if others else ""
+            raise FormatError(f"{folder} has no weights: expected {_SINGLE} or {_INDEX}{found}")
+        for path in self.files:
+            file = MappedFile(path, kind="safetensors", minimum_bytes=10)
+            for tensor in _read_header(path, file.data):
+                if tensor.name in self.tensors:
+                    raise FormatError(f"{path}: tensor {tensor.name!r} is in another file too")
+                self.tensors[tensor.name] = tensor
+                self._holders[tensor.name] = file
+
+    def rows(self, tensor: RawTensor) -> np.ndarray:
+        """The tensor's bytes as u8[rows, bytes per row], a read-only view of the file."""
+        return self._holders[tensor.name].rows(tensor)
+
+    def release(self) -> None:
+        """Gives back the memory of what has been read."""
+        for file in set(self._holders.values()):
+            file.release()
+
+
+def json_file(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; FormatError where there is none."""
+    try:
+        return _json_object(path.read_bytes(), str(path))
+    except OSError as error:
+        raise FormatError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _json_object(text: bytes, what: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{what} is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise FormatError(f"{what} does not hold a JSON object")
+    return value
+
+
+def _shards(index: Path) -> list[Path]:
+    weight_map = json_file(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise FormatError(f"{index} has no weight_map")
+    names = set()
+    for name in weight_map.values():
+        if not isinstance(name, str) or Path(name).name != name or not (index.parent / name).is_file():
+            raise FormatError(f"{index} names the file {name!r}, which is not in the folder")
+        names.add(name)
+    return [index.parent / name for name in sorted(names)]
+
+
+def _read_header(path: Path, data: np.ndarray) -> list[RawTensor]:
+    (length,) = struct.unpack("<Q", bytes(data[:8]))
+    if length > min(len(data) - 8, _MAX_HEADER_BYTES):
+        raise FormatError(f"{path}: truncated or corrupt file: a header of {length} bytes does not fit")
+    header = _json_object(bytes(data[8 : 8 + length]), f"the header of {path}")
+    header.pop("__metadata__", None)
+    return [_checked(path, name, entry, 8 + length, len(data)) for name, entry in header.items()]
+
+
+def _checked(path: Path, name: str, entry: object, start: int, size: int) -> RawTensor:
+    """The header's entry of one tensor, its place checked against the file."""
+    fields = entry if isinstance(entry, dict) else {}
+    dtype, shape, places = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not (isinstance(dtype, str) and _whole_numbers(shape) and _whole_numbers(places) and len(places) == 2):
+        raise FormatError(f"{path}: damaged header: tensor {name!r}")
+    begin, end = places
+    if not begin <= end <= size - start:
+        raise FormatError(f"{path}: truncated file: tensor {name!r} ends at byte {start + end} of {size}")
+    if dtype in _ITEM_BYTES and math.prod(shape) * _ITEM_BYTES[dtype] != end - begin:
+        raise FormatError(f"{path}: tensor {name!r} of shape {shape} does not fill its {end - begin} bytes")
+    return RawTensor(name, tuple(shape), dtype, start + begin, end - begin)
+
+
+def _whole_numbers(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 62 for n in value) and len(value) <= 8

@@ -1,0 +1,259 @@
+"""The CPU target: decoder-only transformers on our own block kernels (`native/`).
+
+Bit-exact by construction: a token's logits depend on its own prefix alone, not on the tree around it, on its
+companions in the call or on the chunks of the prompt. The instruction set is chosen at run time; the environment
+variable OUTPACE_ISA forces one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outpace.core.contracts import Exactness
+from outpace.core.errors import OutpaceError, PromptTooLong
+from outpace.core.sampling import Edit, Sampling, warp
+from outpace.core.tree import TokenTree
+
+if TYPE_CHECKING:
+    from outpace.formats.config import ModelConfig
+    from outpace.formats.packed import PackedFile
+
+PREFILL_CHUNK = 256  # tokens of a prompt that share one pass over the weights
+DEFAULT_CACHE_ROWS = 4  # so many rows of full context fit; the memory is used only as rows grow
+CACHE_TYPES = ("f16", "f32")
+
+
+class NativeTarget:
+    """A packed model in memory, with its rows of keys and values.
+
+    threads         default: the physical cores that this process may use.
+    context_length  caps the model's own; positions beyond it are refused.
+    kv              type of the cached keys and values, "f16" or "f32".
+    cache_tokens    tokens that all rows together may hold; address space is reserved, memory used as they come.
+    taps            layers (0 = first) whose output `Scores.hidden` should offer as "0", "1", ...
+    """
+
+    exactness: Exactness = "identical"
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: PackedFile,
+        *,
+        eos_ids: frozenset[int] = frozenset(),
+        threads: int | None = None,
+        context_length: int | None = None,
+        kv: Literal["f16", "f32"] = "f16",
+        cache_tokens: int | None = None,
+        taps: Sequence[int] = (),
+    ) -> None:
+        # Loading it costs a moment, and whoever only lists targets has no need of it.
+        from outpace import _native
+
+        if kv not in CACHE_TYPES:
+            raise OutpaceError(f"kv is {kv!r}, accepted are {', '.join(CACHE_TYPES)}")
+        if threads is not None and not 1 <= threads <= 1024:
+            raise OutpaceError(f"threads is {threads}, accepted are 1 to 1024")
+        if context_length is not None and not 1 <= context_length <= config.context_length:
+            raise OutpaceError(
+                f"context_length is {context_length}, accepted are 1 to {config.context_length}"
+            )
+        self.config = config
+        self.weights = weights
+        self.vocab_size = config.vocab_size
+        self.context_length = context_length or config.context_length
+        self.eos_ids = eos_ids
+        self.taps = list(taps)
+        fields = {
+            name: getattr(config, name)
+            for name in config.__slots__
+            if name not in ("architecture", "tie_embeddings")
+        }
+        fields |= {
+            "context_length": self.context_length,
+            "rope_inv_freq": [table.tolist() for table in config.rope_inv_freq],
+        }
+        tensors = {name: (t.kind, t.rows, t.cols, t.offset, t.nbytes) for name, t in weights.tensors.items()}
+        try:
+            self._decoder = _native.Decoder(
+                fields,
+                tensors,
+                weights.buffer,
+                threads or physical_cores(),
+                kv == "f16",
+                max(16, cache_tokens or self.context_length * DEFAULT_CACHE_ROWS),
+            )
+        except ValueError as error:
+            raise OutpaceError(str(error)) from None
+        self.max_nodes: int = _native.Decoder.max_nodes
+        self._call = 0  # number of the last native call: older scores have been overwritten
+
+    @property
+    def isa(self) -> str:
+        """The instruction set in use: "avx512", "avx2" or "portable"."""
+        return self._decoder.isa
+
+    @property
+    def threads(self) -> int:
+        """How many threads compute."""
+        return self._decoder.num_threads
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the pages of keys and values that rows hold now."""
+        return self._decoder.cache_bytes
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[list[int], NativeScores]:
+        """Cache the prompts in new rows; the scores have one node per prompt, its last token.
+
+        Raises PromptTooLong for a prompt that does not fit, OutpaceError for an empty one. Interrupted, it leaves
+        no row behind.
+        """
+        for prompt in prompts:
+            if not prompt:
+                raise OutpaceError("a prompt needs at least one token")
+            if len(prompt) > self.context_length:
+                raise PromptTooLong(
+                    f"the prompt has {len(prompt)} tokens, the context holds {self.context_length}"
+                )
+        # The last chunks of all prompts go in one call, so that their scores can be asked for together.
+        last = max(1, min(PREFILL_CHUNK, self.max_nodes // len(prompts)))
+        rows: list[int] = []
+        try:
+            for prompt in prompts:
+                row = self._decoder.open()
+                rows.append(row)
+                at = 0
+                while len(prompt) - at > last:
+                    chunk = prompt[at : min(at + PREFILL_CHUNK, len(prompt) - 1)]
+                    self._append([row], [chunk])
+                    at += len(chunk)
+            tails = [prompt[self._decoder.length(row) :] for row, prompt in zip(rows, prompts, strict=True)]
+            ends = np.cumsum([len(tail) for tail in tails])
+            self._append(rows, tails)
+        except BaseException:
+            self.free(rows)
+            raise
+        return rows, NativeScores(self, [(int(end) - 1, 1) for end in ends])
+
+    def _append(self, rows: list[int], chunks: Sequence[Sequence[int]]) -> None:
+        self._score(rows, [TokenTree.chain(chunk[0], chunk[1:]) for chunk in chunks])
+        for row, chunk in zip(rows, chunks, strict=True):
+            self._decoder.keep(row, list(range(1, len(chunk))))
+
+    def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> NativeScores:
+        """Run every node of every tree in one call; nothing is committed."""
+        return NativeScores(self, self._score(rows, trees))
+
+    def _score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> list[tuple[int, int]]:
+        starts, places = [0], []
+        tokens: list[int] = []
+        parents: list[int] = []
+        for tree in trees:
+            tokens += tree.token_list
+            parents += tree.parents.tolist()
+            places.append((starts[-1], tree.num_nodes))
+            starts.append(len(tokens))
+        self._call += 1
+        try:
+            self._decoder.score(list(rows), starts, tokens, parents, self.taps)
+        except RuntimeError as error:  # the arena of keys and values is full
+            raise OutpaceError(str(error)) from None
+        return places
+
+    def keep(self, rows: Sequence[int], paths: Sequence[Sequence[int]]) -> None:
+        """Commit the roots of the last `score` of these rows and the given nodes after them."""
+        for row, path in zip(rows, paths, strict=True):
+            self._decoder.keep(row, list(path))
+
+    def fork(self, row: int) -> int:
+        """A new row with the same cached tokens; full pages are shared."""
+        return self._decoder.fork(row)
+
+    def free(self, rows: Sequence[int]) -> None:
+        """Give rows back."""
+        for row in rows:
+            self._decoder.close(row)
+
+    def length(self, row: int) -> int:
+        """How many tokens the row has cached."""
+        return self._decoder.length(row)
+
+
+class NativeScores:
+    """Scores of one call; the logits are made, node by node, only when somebody asks for them."""
+
+    __slots__ = ("_call", "_places", "_target")
+
+    def __init__(self, target: NativeTarget, places: list[tuple[int, int]]) -> None:
+        self._target = target
+        self._places = places  # per row: first node of the call, number of nodes
+        self._call = target._call
+
+    def _decoder(self):  # type: ignore[no-untyped-def]  # of the untyped module _native
+        assert self._call == self._target._call, "these scores were overwritten by a later call of the target"
+        return self._target._decoder
+
+    def choose(
+        self,
+        samplings: Sequence[Sampling],
+        positions: Sequence[int],
+        edits: Sequence[Sequence[Edit | None] | None] | None = None,
+    ) -> list[list[int]]:
+        """The target's own choice after every node (see `contracts.Scores`)."""
+        rows = [
+            (first, count, position, s.temperature, s.top_k, s.top_p, s.min_p, s.seed)
+            for (first, count), position, s in zip(self._places, positions, samplings, strict=True)
+        ]
+        if edits is None:
+            return self._decoder().choose(rows)
+        listed = [
+            [([], []) if e is None else (np.asarray(e[0]).tolist(), np.asarray(e[1]).tolist()) for e in row]
+            if row is not None
+            else [([], [])] * count
+            for row, (_, count) in zip(edits, self._places, strict=True)
+        ]
+        return self._decoder().choose(rows, listed)
+
+    def logits(self, row: int, nodes: Sequence[int]) -> NDArray[np.float32]:
+        """f32[n, V]: raw logits after these nodes."""
+        first, count = self._places[row]
+        assert all(0 <= node < count for node in nodes), "a node that the tree does not have"
+        return self._decoder().logits([first + node for node in nodes])
+
+    def law(self, row: int, node: int, sampling: Sampling) -> NDArray[np.float64]:
+        """f64[V]: the law of the choice after a node."""
+        return warp(self.logits(row, [node])[0], sampling)
+
+    def top(self, row: int, node: int, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """([k] ids, [k] raw logits): best first, lower id on ties."""
+        logits = self.logits(row, [node])[0]
+        ids = np.argsort(-logits, kind="stable")[:k]
+        return ids, logits[ids]
+
+    def hidden(self, tap: str) -> NDArray[np.float32]:
+        """f32[N, D]: "final" (behind the last norm) or a tapped layer's number; rows after one another."""
+        accepted = ["final", *map(str, self._target.taps)]
+        if tap not in accepted:
+            raise OutpaceError(f"unknown tap {tap!r}, accepted are {', '.join(accepted)}")
+        every = self._decoder().hidden(-1 if tap == "final" else int(tap))
+        return np.concatenate([every[first : first + count] for first, count in self._places])
+
+
+def physical_cores() -> int:
+    """Physical cores that this process may run on: hyper-threads share the units that our kernels fill."""
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    cores = set()
+    for cpu in usable:
+        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+        try:
+            cores.add(((topology / "physical_package_id").read_text(), (topology / "core_id").read_text()))
+        except OSError:
+            cores.add(("", str(cpu)))
+    return len(cores)

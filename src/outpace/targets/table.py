@@ -1,0 +1,186 @@
+"""A Markov table as a target: the law of every output is known exactly, so it is the oracle of the tests.
+
+The logits of the next token are a look-up by the last `order` tokens. A row's cache is its list of tokens,
+so a node scored after the wrong prefix, or a path kept wrongly, shows in the law.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outpace.core import sampling as sampling_
+from outpace.core.contracts import Exactness
+from outpace.core.errors import OutpaceError, PromptTooLong
+from outpace.core.sampling import Edit, Sampling, edited, warp
+from outpace.core.tree import TokenTree
+
+
+class TableTarget:
+    """Logits from a table f32[V, ..., V]: the last axis is the next token, the others those before it.
+
+    A text shorter than the order is read as if tokens 0 stood before it.
+    """
+
+    exactness: Exactness = "identical"
+
+    def __init__(
+        self,
+        logits: NDArray[np.floating],
+        *,
+        eos_ids: frozenset[int] = frozenset(),
+        context_length: int = 4096,
+    ) -> None:
+        self.table = np.asarray(logits, dtype=np.float32)
+        self.vocab_size = self.table.shape[-1]
+        self.order = self.table.ndim - 1
+        self.context_length = context_length
+        self.eos_ids = eos_ids
+        self._rows: dict[int, list[int]] = {}
+        self._scored: dict[int, TokenTree] = {}
+        self._ids = itertools.count()
+        if self.order < 1 or set(self.table.shape) != {self.vocab_size}:
+            raise OutpaceError(f"a table needs two or more axes of one length, got shape {self.table.shape}")
+
+    @classmethod
+    def random(
+        cls,
+        *,
+        vocab_size: int = 12,
+        order: int = 2,
+        spread: float = 1.5,
+        seed: int = 0,
+        eos_ids: frozenset[int] = frozenset(),
+        context_length: int = 4096,
+    ) -> TableTarget:
+        """Normal logits of standard deviation `spread`: a larger one makes the text more predictable."""
+        shape = (vocab_size,) * (order + 1)
+        logits = np.random.default_rng(seed).normal(scale=spread, size=shape)
+        return cls(logits, eos_ids=eos_ids, context_length=context_length)
+
+    def after(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """f32[V]: the logits of the token after these."""
+        context = [0] * self.order + list(tokens[-self.order :])
+        logits: NDArray[np.float32] = self.table[tuple(context[-self.order :])]
+        return logits
+
+    def law_of(self, prompt: Sequence[int], length: int, sampling: Sampling) -> dict[tuple[int, ...], float]:
+        """The exact law of the first `length` tokens after a prompt, those of probability 0 left out."""
+        laws: dict[tuple[int, ...], float] = {(): 1.0}
+        for _ in range(length):
+            laws = {
+                (*tokens, token): mass * p
+                for tokens, mass in laws.items()
+                for token, p in enumerate(warp(self.after([*prompt, *tokens]), sampling).tolist())
+                if p > 0
+            }
+        return laws
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[list[int], TableScores]:
+        """Cache the prompts in new rows. The scores have one node per prompt: its last token."""
+        for prompt in prompts:
+            if not prompt:
+                raise OutpaceError("the prompt is empty, accepted are prompts of 1 token or more")
+            if len(prompt) > self.context_length:
+                raise PromptTooLong(
+                    f"the prompt has {len(prompt)} tokens, the context holds {self.context_length}"
+                )
+            self._check_tokens(prompt)
+        rows = list(itertools.islice(self._ids, len(prompts)))
+        self._rows.update(zip(rows, map(list, prompts), strict=True))
+        roots = [TokenTree.root(prompt[-1]) for prompt in prompts]
+        return rows, TableScores(roots, [self.after(prompt)[None] for prompt in prompts])
+
+    def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> TableScores:
+        """Look up every node of every tree; nothing is committed."""
+        assert len(set(rows)) == len(rows) == len(trees), "one tree for each of different rows"
+        logits = []
+        for row, tree in zip(rows, trees, strict=True):
+            cached, tokens = self._rows[row], tree.token_list
+            if len(cached) + tree.num_nodes > self.context_length:
+                raise OutpaceError(
+                    f"the row holds {len(cached)} tokens and {tree.num_nodes} were to be scored, "
+                    f"the context holds {self.context_length}"
+                )
+            self._check_tokens(tokens)
+            texts = [[*cached, *(tokens[i] for i in tree.path_to(node))] for node in range(tree.num_nodes)]
+            logits.append(np.stack([self.after(text) for text in texts]))
+        self._scored = dict(zip(rows, trees, strict=True))
+        return TableScores(list(trees), logits)
+
+    def keep(self, rows: Sequence[int], paths: Sequence[Sequence[int]]) -> None:
+        """Commit the roots of the last `score` of these rows and the given nodes after them."""
+        for row, path in zip(rows, paths, strict=True):
+            tree = self._scored.pop(row)
+            assert not path or tree.path_to(path[-1])[1:] == list(path), "a path leads down from the root"
+            self._rows[row] += [tree.token_list[node] for node in (0, *path)]
+
+    def fork(self, row: int) -> int:
+        """A new row with the same cached tokens."""
+        copy = next(self._ids)
+        self._rows[copy] = list(self._rows[row])
+        return copy
+
+    def free(self, rows: Sequence[int]) -> None:
+        """Give rows back."""
+        for row in rows:
+            del self._rows[row]
+            self._scored.pop(row, None)
+
+    def length(self, row: int) -> int:
+        """How many tokens the row has cached."""
+        return len(self._rows[row])
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in use."""
+        return len(self._rows)
+
+    def _check_tokens(self, tokens: Sequence[int]) -> None:
+        if min(tokens) < 0 or max(tokens) >= self.vocab_size:
+            raise OutpaceError(f"token ids {list(tokens)} are not all from 0 to {self.vocab_size - 1}")
+
+
+class TableScores:
+    """The scores of one call: logits f32[N, V] per row."""
+
+    def __init__(self, trees: Sequence[TokenTree], logits: Sequence[NDArray[np.float32]]) -> None:
+        self._trees = trees
+        self._logits = logits
+
+    def choose(
+        self,
+        samplings: Sequence[Sampling],
+        positions: Sequence[int],
+        edits: Sequence[Sequence[Edit | None] | None] | None = None,
+    ) -> list[list[int]]:
+        """Per row, the choice after every node."""
+        choices = []
+        for row, (tree, sampling, position) in enumerate(zip(self._trees, samplings, positions, strict=True)):
+            logits, row_edits = self._logits[row], edits and edits[row]
+            if row_edits:
+                logits = np.stack([edited(*pair) for pair in zip(logits, row_edits, strict=True)])
+            noise_positions = [position + 1 + depth for depth in tree.shape.depths]
+            choices.append(sampling_.choose(logits, sampling, noise_positions))
+        return choices
+
+    def logits(self, row: int, nodes: Sequence[int]) -> NDArray[np.float32]:
+        """f32[n, V]: raw logits after these nodes."""
+        return self._logits[row][list(nodes)]
+
+    def law(self, row: int, node: int, sampling: Sampling) -> NDArray[np.float64]:
+        """f64[V]: the law of the choice after a node."""
+        return warp(self._logits[row][node], sampling)
+
+    def top(self, row: int, node: int, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """([k] ids, [k] raw logits), best first, lower id on ties."""
+        logits = self._logits[row][node]
+        ids = np.argsort(-logits, kind="stable")[:k]
+        return ids, logits[ids]
+
+    def hidden(self, tap: str) -> NDArray[np.float32]:
+        """A table has no layers to tap."""
+        raise OutpaceError(f"the table target has no tap {tap!r}, accepted are none")

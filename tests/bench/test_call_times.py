@@ -1,0 +1,44 @@
+"""Timing of blocks: which calls are made, not how long they take."""
+
+from __future__ import annotations
+
+import pytest
+
+from outpace.bench.call_times import call_times
+from outpace.core.errors import OutpaceError
+from outpace.core.tree import TokenTree
+from outpace.targets.table import TableTarget
+
+
+class Counting(TableTarget):
+    """A table that notes the size of every scored tree and where its root was."""
+
+    scored: list[tuple[int, int]]
+
+    def score(self, rows, trees: list[TokenTree]):  # type: ignore[no-untyped-def]
+        self.scored = [*getattr(self, "scored", []), (trees[0].num_nodes, self.length(rows[0]))]
+        return super().score(rows, trees)
+
+
+def test_every_size_in_every_round_after_the_same_context() -> None:
+    target = Counting.random(context_length=64)
+    rounds = []
+    times = call_times(target, sizes=[1, 4, 16], context=40, repeats=3, on_round=lambda: rounds.append(1))
+    assert target.scored == [(1, 40), (4, 40), (16, 40)] * 4  # one round to warm up
+    assert len(rounds) == 4
+    assert [time.num_tokens for time in times] == [1, 4, 16]
+    assert all(time.latency_ms > 0 for time in times)
+
+
+def test_the_row_is_given_back() -> None:
+    target = TableTarget.random(context_length=64)
+    call_times(target, sizes=[2], context=8, repeats=1)
+    with pytest.raises((KeyError, ValueError, AssertionError)):
+        target.length(0)
+
+
+@pytest.mark.parametrize("options", [{"context": 60}, {"sizes": [0, 1]}, {"repeats": 0}])
+def test_what_cannot_be_timed(options: dict[str, object]) -> None:
+    request = {"sizes": [1, 8], "context": 8, "repeats": 1} | options
+    with pytest.raises(OutpaceError):
+        call_times(TableTarget.random(context_length=64), **request)

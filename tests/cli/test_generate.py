@@ -1,0 +1,118 @@
+"""`outpace generate`: what is printed where, and with which exit status."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from tests.cli.conftest import FakeModel, Outcome
+
+Run = Callable[..., Outcome]
+FIELDS = {  # what `--json` promises
+    "model", "draft", "sampling", "prompt_tokens", "completion_tokens", "wall_s", "tokens_per_s",
+    "target_calls", "mean_accepted_length", "draft_s", "score_s", "exactness", "identical_to_plain", "text",
+    "token_ids",
+}  # fmt: skip
+
+
+def test_text_alone_on_standard_output(run: Run, model: FakeModel) -> None:
+    outcome = run("generate", "Explain tides.")
+    assert outcome == (0, "The moon pulls.\n", "")
+    prompt, request = model.calls[0]
+    assert prompt == "Explain tides."
+    assert request == {
+        "draft": "ngram", "max_tokens": 128, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0,
+        "seed": 0, "system": None, "raw": False, "stop": (),
+    }  # fmt: skip
+    assert model.loaded_with["source"] == "smollm2-135m-instruct"
+
+
+def test_every_option_reaches_the_model(run: Run, model: FakeModel) -> None:
+    options = (
+        "-m tiny.gguf --draft ngram:max_n=4,length=8 --max-tokens 9 --temperature 0.8 --top-k 40 "
+        "--top-p 0.95 --min-p 0.05 --seed 7 --system Brief. --raw --stop END --stop STOP --threads 3"
+    )
+    assert run("generate", "x", *options.split()).status == 0
+    assert model.calls[0][1] == {
+        "draft": "ngram:max_n=4,length=8", "max_tokens": 9, "temperature": 0.8, "top_k": 40,
+        "top_p": 0.95, "min_p": 0.05, "seed": 7, "system": "Brief.", "raw": True, "stop": ("END", "STOP"),
+    }  # fmt: skip
+    assert model.loaded_with["source"] == "tiny.gguf"
+    assert model.loaded_with["threads"] == 3
+
+
+@pytest.mark.parametrize("args", [("-",), ()])
+def test_prompt_from_standard_input(
+    run: Run, model: FakeModel, stdin: Callable[[str], None], args: tuple[str, ...]
+) -> None:
+    stdin("from a\npipe")
+    assert run("generate", *args).status == 0
+    assert model.calls[0][0] == "from a\npipe"
+
+
+def test_json_is_one_record_and_nothing_else(run: Run, model: FakeModel) -> None:
+    outcome = run("generate", "x", "--json", "--temperature", "0.5", "--seed", "3")
+    assert outcome.status == 0 and outcome.err == ""
+    assert outcome.out.count("\n") == 1
+    record = json.loads(outcome.out)
+    assert record.keys() >= FIELDS
+    assert record["text"] == "The moon pulls." and record["token_ids"] == [4, 5, 6]
+    assert record["sampling"] == {"temperature": 0.5, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 3}
+    assert record["prompt_tokens"] == 4 and record["completion_tokens"] == 3 and record["target_calls"] == 1
+    assert record["mean_accepted_length"] == 2.0
+    assert record["tokens_per_s"] == pytest.approx(20.0)
+    assert record["identical_to_plain"] is None
+
+
+def test_compare_prints_both_speeds(run: Run, model: FakeModel) -> None:
+    outcome = run("generate", "x", "--compare")
+    assert outcome.status == 0
+    text, _, report = outcome.out.partition("\n\n")
+    assert text == "The moon pulls."
+    plain, drafted, identical = report.splitlines()
+    assert plain.startswith("plain") and "10.0 tokens/s" in plain
+    assert drafted.startswith("ngram") and "20.0 tokens/s" in drafted and "(2.00 times)" in drafted
+    assert identical == "identical: yes"
+    assert [request["draft"] for _, request in model.calls] == ["ngram", "none"]
+
+
+def test_a_broken_promise_is_a_failure(run: Run, model: FakeModel) -> None:
+    model.wrong = True
+    outcome = run("generate", "x", "--compare")
+    assert outcome.status == 1
+    assert outcome.out.endswith("identical: no\n")
+    outcome = run("generate", "x", "--compare", "--json")
+    assert outcome.status == 1
+    assert json.loads(outcome.out)["identical_to_plain"] is False
+
+
+def test_interrupted_in_mid_stream(run: Run, model: FakeModel) -> None:
+    model.pieces = ["Half an ans", KeyboardInterrupt()]
+    outcome = run("generate", "x")
+    assert outcome == (130, "Half an ans\n", "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (("generate", "x", "--draft", "magic"), ["magic", "ngram", "none"]),
+        (("generate", "x", "--draft", "ngram:colour=3"), ["colour", "max_n", "length"]),
+        (("generate", "x", "--temperature", "-1"), ["temperature", "-1"]),
+        (("generate", "x", "--top-p", "1.5"), ["top_p", "1.5"]),
+        (("generate", "x", "--temperature", "warm"), ["--temperature", "number"]),
+        (("generate", "x", "--colour", "red"), ["--colour"]),
+        (("paint",), ["paint"]),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    run: Run, model: FakeModel, args: tuple[str, ...], named: list[str]
+) -> None:
+    outcome = run(*args)
+    assert outcome.status == 2
+    assert outcome.out == ""
+    assert outcome.err.startswith("error: ") and outcome.err.count("\n") == 1
+    for word in named:
+        assert word in outcome.err
+    assert not model.loaded_with, "a slip must not cost the loading of a model"

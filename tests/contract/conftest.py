@@ -1,0 +1,15 @@
+"""The target that a contract test runs on."""
+
+from __future__ import annotations
+
+import pytest
+
+from outpace.core.contracts import Target
+from tests.contract.rows import TARGETS, VOCAB_SIZE
+
+
+@pytest.fixture(scope="module", params=TARGETS, ids=lambda factory: factory.__name__)
+def target(request: pytest.FixtureRequest) -> Target:
+    made: Target = request.param()
+    assert made.vocab_size >= VOCAB_SIZE and 48 <= made.context_length <= 256
+    return made

@@ -1,0 +1,113 @@
+"""Every drafter, on every target, under every rule that promises it: plain decoding's tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from outpace.core.contracts import Ask, Drafter, ScoredCall, Step, Target
+from outpace.core.sampling import Sampling
+from outpace.core.tree import TokenTree
+from outpace.decode.step import judge, step
+from outpace.drafters import DRAFTERS
+from outpace.drafters.none import NoDraft
+from outpace.engine.generate import generate
+from outpace.engine.request import Generation, Request
+from outpace.rules import RULES
+from outpace.rules.match import Match
+from tests.contract.rows import DRAFTER_SPECS, HOSTILE, RULE_NAMES, make_drafter
+from tests.fakes import whole
+
+PROMPTS = [[1, 2, 3, 1, 2, 3, 1], [4], [5, 6, 7, 0, 5, 6, 7, 1, 5, 6]]
+SAMPLINGS = [
+    Sampling(),
+    Sampling(temperature=1.0, seed=1),
+    Sampling(temperature=0.7, top_p=0.9, seed=2),
+    Sampling(temperature=1.3, top_k=3, min_p=0.1, seed=3),
+]
+
+
+def run(target: Target, drafter: Drafter, rule: str, prompt: list[int], sampling: Sampling) -> Generation:
+    result: Generation = whole(generate(target, drafter, RULES.create(rule), Request(prompt, sampling, 30)))[
+        1
+    ]
+    return result
+
+
+@pytest.mark.parametrize("name", [*DRAFTER_SPECS, *HOSTILE])
+@pytest.mark.parametrize("rule", [name for name in RULE_NAMES if RULES.create(name).exactness == "identical"])
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_the_output_is_that_of_plain_decoding(
+    target: Target, name: str, rule: str, sampling: Sampling
+) -> None:
+    for prompt in PROMPTS:
+        plain = run(target, NoDraft(), rule, prompt, sampling)
+        drafted = run(target, make_drafter(name, target), rule, prompt, sampling)
+        assert drafted.token_ids == plain.token_ids
+        assert drafted.finish_reason == plain.finish_reason
+        assert plain.stats.mean_accepted_length == 1.0 and drafted.stats.mean_accepted_length >= 1.0
+        assert drafted.stats.num_accepted <= drafted.stats.num_drafted
+
+
+class Watched:
+    """Passes everything on and remembers what was asked and proposed."""
+
+    def __init__(self, drafter: Drafter) -> None:
+        self.drafter = drafter
+        self.start, self.observe, self.stop = drafter.start, drafter.observe, drafter.stop
+        self.proposals: list[tuple[Ask, TokenTree]] = []
+
+    def propose(self, states: Sequence[object], asks: Sequence[Ask]) -> list[TokenTree]:
+        trees = self.drafter.propose(states, asks)
+        self.proposals += zip(asks, trees, strict=True)
+        return trees
+
+
+@pytest.mark.parametrize("name", DRAFTER_SPECS)
+def test_proposals_keep_to_the_ask(target: Target, name: str) -> None:
+    """The loop would cut what goes beyond, but a drafter of ours does not pay for what is thrown away."""
+    for prompt in PROMPTS:
+        watched = Watched(make_drafter(name, target))
+        whole(generate(target, watched, Match(), Request(prompt, SAMPLINGS[1], 20, budget=5)))
+        assert watched.proposals
+        for ask, tree in watched.proposals:
+            assert tree.token_list[0] == ask.root
+            assert tree.num_nodes - 1 <= min(ask.budget, 5) and tree.shape.height <= ask.depth
+            assert all(0 <= token < target.vocab_size for token in tree.token_list)
+
+
+@pytest.mark.parametrize("name", DRAFTER_SPECS)
+def test_state_of_one_row_never_leaks_into_another(target: Target, name: str) -> None:
+    """Proposals of a batch are those of its rows alone."""
+
+    def proposals(prompts: list[list[int]]) -> list[list[list[int]]]:
+        drafter = make_drafter(name, target)
+        texts = [list(prompt) for prompt in prompts]
+        rows, scores = target.prefill(prompts)
+
+        def asks() -> list[Ask]:
+            return [Ask(text[-1], len(text) - 1, SAMPLINGS[1], 9, 9) for text in texts]
+
+        steps: list[Step] = judge(
+            Match(), ScoredCall(scores, [TokenTree.root(p[-1]) for p in prompts], asks())
+        )
+        states = [drafter.start(prompt, s.scores) for prompt, s in zip(prompts, steps, strict=True)]
+        states = drafter.observe(states, steps)
+        seen: list[list[list[int]]] = [[] for _ in prompts]
+        for _ in range(5):
+            for text, one in zip(texts, steps, strict=True):
+                text += one.tokens
+            steps, states, _ = step(target, drafter, Match(), rows, states, asks())
+            for record, one in zip(seen, steps, strict=True):
+                record.append(one.tree.token_list)
+        for state in states:
+            drafter.stop(state)
+        target.free(rows)
+        return seen
+
+    assert proposals(PROMPTS) == [proposals([prompt])[0] for prompt in PROMPTS]
+
+
+def test_every_registered_drafter_is_in_the_suite() -> None:
+    assert {spec.partition(":")[0] for spec in DRAFTER_SPECS} == set(DRAFTERS.names())

@@ -1,0 +1,210 @@
+"""Every target: a tree equals its paths, a row ignores its companions, keep equals a fresh prefill.
+
+"Equal" is to the last bit for a target that promises "identical".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from outpace.core.contracts import Scores, Target
+from outpace.core.errors import OutpaceError, PromptTooLong
+from outpace.core.sampling import Edit, Sampling, choose, edited, warp
+from outpace.core.tree import TokenTree
+from tests.contract.rows import VOCAB_SIZE
+from tests.strategies import samplings, trees
+
+PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7]]
+TREE = TokenTree([4, 1, 2, 3, 5, 1], [-1, 0, 0, 1, 1, 2])
+TREES = [TREE, TokenTree.chain(2, [3, 1, 1, 2]), TokenTree.root(6)]
+
+
+@contextmanager
+def rows_of(target: Target, prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    rows, _ = target.prefill(prompts)
+    try:
+        yield rows
+    finally:
+        target.free(rows)
+
+
+def assert_same(target: Target, actual: np.ndarray, expected: np.ndarray) -> None:
+    if target.exactness == "identical":
+        assert np.array_equal(actual, expected)
+    else:
+        assert np.allclose(actual, expected, atol=1e-4)
+
+
+def all_logits(scores: Scores, row: int, tree: TokenTree) -> np.ndarray:
+    return scores.logits(row, range(tree.num_nodes))
+
+
+def test_prefill_scores_the_last_token(target: Target) -> None:
+    rows, scores = target.prefill(PROMPTS)
+    together = [scores.logits(row, [0]) for row in range(3)]
+    assert all(logits.shape == (1, target.vocab_size) and logits.dtype == np.float32 for logits in together)
+    assert [target.length(row) for row in rows] == [len(prompt) for prompt in PROMPTS]
+    target.free(rows)
+    for prompt, expected in zip(PROMPTS, together, strict=True):
+        rows, scores = target.prefill([prompt])
+        assert_same(target, scores.logits(0, [0]), expected)
+        target.free(rows)
+        if len(prompt) > 1:  # the last token may as well be the root of a first step
+            with rows_of(target, [prompt[:-1]]) as rows:
+                scored = target.score(rows, [TokenTree.root(prompt[-1])])
+                assert_same(target, scored.logits(0, [0]), expected)
+
+
+@settings(max_examples=20)
+@given(tree=trees(vocab_size=VOCAB_SIZE, max_nodes=12))
+def test_a_tree_is_its_paths(target: Target, tree: TokenTree) -> None:
+    with rows_of(target, [PROMPTS[0]]) as rows:
+        scores = target.score(rows, [tree])
+        logits = all_logits(scores, 0, tree)
+        for path in tree.paths():
+            tokens = [tree.token_list[node] for node in path]
+            alone = target.score(rows, [TokenTree.chain(tokens[0], tokens[1:])])
+            assert_same(target, logits[path], alone.logits(0, range(len(path))))
+
+
+def test_rows_ignore_their_companions(target: Target) -> None:
+    with rows_of(target, PROMPTS) as rows:
+        scores = target.score(rows, TREES)
+        together = [all_logits(scores, i, tree) for i, tree in enumerate(TREES)]
+        for order in ([0], [1], [2], [2, 0], [1, 2, 0]):
+            scores = target.score([rows[i] for i in order], [TREES[i] for i in order])
+            for place, i in enumerate(order):
+                assert_same(target, all_logits(scores, place, TREES[i]), together[i])
+
+
+@pytest.mark.parametrize("path", [[], [1], [2], [1, 3], [1, 4], [2, 5]], ids=str)
+def test_keep_equals_a_fresh_prefill(target: Target, path: list[int]) -> None:
+    text = [*PROMPTS[2], *(TREE.token_list[node] for node in (0, *path))]
+    with rows_of(target, [PROMPTS[2], PROMPTS[0]]) as rows, rows_of(target, [text]) as fresh:
+        target.score(rows, [TREE, TREES[1]])
+        target.keep(rows, [path, [1, 2]])
+        assert target.length(rows[0]) == len(text) and target.length(rows[1]) == len(PROMPTS[0]) + 3
+        for tree in TREES:
+            kept = all_logits(target.score(rows[:1], [tree]), 0, tree)
+            assert_same(target, kept, all_logits(target.score(fresh, [tree]), 0, tree))
+
+
+def test_what_is_not_kept_leaves_no_trace(target: Target) -> None:
+    with rows_of(target, [PROMPTS[0]]) as rows:
+        first = all_logits(target.score(rows, [TREES[1]]), 0, TREES[1])
+        target.score(rows, [TREE])
+        assert target.length(rows[0]) == len(PROMPTS[0])
+        assert_same(target, all_logits(target.score(rows, [TREES[1]]), 0, TREES[1]), first)
+
+
+def test_scores_outlive_keep(target: Target) -> None:
+    with rows_of(target, [PROMPTS[0]]) as rows:
+        scores = target.score(rows, [TREE])
+        before, chosen = all_logits(scores, 0, TREE), scores.choose([Sampling()], [3])
+        target.keep(rows, [[1, 3]])
+        assert_same(target, all_logits(scores, 0, TREE), before)
+        assert scores.choose([Sampling()], [3]) == chosen
+
+
+def test_forks_go_their_own_ways(target: Target) -> None:
+    with rows_of(target, [PROMPTS[0]]) as rows:
+        copy = target.fork(rows[0])
+        assert copy != rows[0] and target.length(copy) == len(PROMPTS[0])
+        expected = all_logits(target.score(rows, [TREE]), 0, TREE)
+        target.score([copy], [TREES[1]])
+        target.keep([copy], [[1, 2]])
+        assert (target.length(rows[0]), target.length(copy)) == (len(PROMPTS[0]), len(PROMPTS[0]) + 3)
+        assert_same(target, all_logits(target.score(rows, [TREE]), 0, TREE), expected)
+        target.free([copy])
+        assert_same(target, all_logits(target.score(rows, [TREE]), 0, TREE), expected)
+
+
+def test_rows_can_be_had_again_and_again(target: Target) -> None:
+    for _ in range(20):
+        rows, _ = target.prefill(PROMPTS)
+        target.free(rows)
+
+
+@settings(max_examples=30)
+@given(chosen=st.lists(samplings(), min_size=3, max_size=3), base=st.integers(0, 10_000))
+def test_choices_and_laws_are_those_of_the_logits(target: Target, chosen: list[Sampling], base: int) -> None:
+    positions = [base, base + 7, 3]
+    with rows_of(target, PROMPTS) as rows:
+        scores = target.score(rows, TREES)
+        choices = scores.choose(chosen, positions)
+        for row, (tree, sampling) in enumerate(zip(TREES, chosen, strict=True)):
+            logits = all_logits(scores, row, tree)
+            noise_positions = (tree.depth() + positions[row] + 1).tolist()
+            assert choices[row] == choose(logits, sampling, noise_positions)
+            assert all(type(choice) is int for choice in choices[row])
+            for node in range(tree.num_nodes):
+                law = scores.law(row, node, sampling)
+                assert np.allclose(law, warp(logits[node], sampling), atol=1e-5)
+
+
+def test_edits_are_added_before_the_choice(target: Target) -> None:
+    rng = np.random.default_rng(0)
+    with rows_of(target, PROMPTS[:2]) as rows:
+        scores = target.score(rows, [TREE, TREES[1]])
+        sampling = Sampling(temperature=0.9, top_p=0.95, seed=11)
+        edits: list[list[Edit | None]] = []
+        for tree in (TREE, TREES[1]):
+            ids = [
+                np.sort(rng.choice(VOCAB_SIZE, 3, replace=False)).astype(np.int32)
+                for _ in range(tree.num_nodes)
+            ]
+            edits.append([(some, np.array([-np.inf, 4.0, -1.0], dtype=np.float32)) for some in ids])
+            edits[-1][1] = None
+        for given_edits in (edits, [edits[0], None]):
+            choices = scores.choose([sampling, sampling], [5, 9], given_edits)
+            for row, (tree, position) in enumerate(((TREE, 5), (TREES[1], 9))):
+                row_edits = given_edits[row] or [None] * tree.num_nodes
+                logits = np.stack(
+                    [edited(*pair) for pair in zip(all_logits(scores, row, tree), row_edits, strict=True)]
+                )
+                assert choices[row] == choose(logits, sampling, (tree.depth() + position + 1).tolist())
+
+
+def test_top_ranks_the_raw_logits(target: Target) -> None:
+    with rows_of(target, PROMPTS) as rows:
+        scores = target.score(rows, TREES)
+        for row, node in ((0, 0), (0, 5), (1, 2), (2, 0)):
+            logits = scores.logits(row, [node])[0]
+            ids, values = scores.top(row, node, 5)
+            assert list(ids) == sorted(range(len(logits)), key=lambda i: (-logits[i], i))[:5]
+            assert_same(target, np.asarray(values), logits[ids])
+
+
+def test_the_context_has_an_end(target: Target) -> None:
+    full = [i % VOCAB_SIZE for i in range(target.context_length)]
+    with rows_of(target, [full]) as rows:
+        assert target.length(rows[0]) == target.context_length
+    with pytest.raises(PromptTooLong) as error:
+        target.prefill([[*full, 1]])
+    assert str(target.context_length) in str(error.value) and str(target.context_length + 1) in str(
+        error.value
+    )
+    with rows_of(target, [full[:-3]]) as rows:
+        scores = target.score(rows, [TokenTree.chain(1, [2, 3])])
+        assert scores.logits(0, [2]).shape == (1, target.vocab_size)
+        with pytest.raises(OutpaceError, match=str(target.context_length)):
+            target.score(rows, [TokenTree.chain(1, [2, 3, 4])])
+        target.score(rows, [TokenTree.chain(1, [2, 3])])
+        target.keep(rows, [[1, 2]])
+        assert target.length(rows[0]) == target.context_length
+
+
+def test_an_empty_prompt_is_refused(target: Target) -> None:
+    with pytest.raises(OutpaceError):
+        target.prefill([[]])
+
+
+def test_it_says_what_it_is(target: Target) -> None:
+    assert target.exactness in ("identical", "distribution", "lossy")
+    assert all(0 <= token < target.vocab_size for token in target.eos_ids)

@@ -1,0 +1,82 @@
+"""What passes between the contracts: one choice call for all rows, edits, hidden states by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from outpace.core.contracts import Ask, ScoredCall, Scores, Step, Verdict, weakest
+from outpace.core.sampling import Edit, Sampling, edited, warp
+from outpace.core.tree import TokenTree
+from outpace.targets.table import TableTarget
+
+TREES = [TokenTree.chain(1, [2, 3]), TokenTree([4, 1, 2], [-1, 0, 0]), TokenTree.root(3)]
+SAMPLINGS = [Sampling(temperature=1.0, seed=5), Sampling(), Sampling(temperature=0.7, top_k=3)]
+
+
+class CountingScores:
+    """Canned choices that count the calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def choose(self, samplings: Any, positions: Any, edits: Any = None) -> list[list[int]]:
+        self.calls.append((samplings, positions, edits))
+        return [[1], [2], [3]]
+
+    def hidden(self, tap: str) -> np.ndarray:
+        return np.arange(7)[:, None]
+
+
+def asks(edits: Sequence[Any] = (None, None, None)) -> list[Ask]:
+    return [
+        Ask(tree.token_list[0], 2 + row, sampling, budget=9, depth=9, edits=edit)
+        for row, (tree, sampling, edit) in enumerate(zip(TREES, SAMPLINGS, edits, strict=True))
+    ]
+
+
+def test_rows_share_one_choice_call_which_waits_for_a_reader() -> None:
+    scores = CountingScores()
+    rows = ScoredCall(cast("Scores", scores), TREES, asks()).rows()
+    assert not scores.calls
+    assert [row.choices for row in (*rows, rows[0])] == [[1], [2], [3], [1]]
+    assert scores.calls == [(SAMPLINGS, [2, 3, 4], None)]
+
+
+def test_hidden_states_are_cut_by_row() -> None:
+    rows = ScoredCall(cast("Scores", CountingScores()), TREES, asks()).rows()
+    assert [row.hidden("last")[:, 0].tolist() for row in rows] == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_edits_reach_choices_and_laws_of_their_row_alone() -> None:
+    target = TableTarget.random(vocab_size=6, seed=1)
+    ids, _ = target.prefill([[1, 2], [1, 2, 3], [1, 2, 3, 4]])
+    scores = target.score(ids, TREES)
+    ban: Edit = (np.array([0, 1, 2]), np.full(3, -np.inf, dtype=np.float32))
+
+    def edits(tree: TokenTree) -> list[Edit | None]:
+        return [ban if token == 2 else None for token in tree.token_list]
+
+    plain = ScoredCall(scores, TREES, asks()).rows()
+    changed = ScoredCall(scores, TREES, asks([edits, None, edits])).rows()
+    assert changed[1].choices == plain[1].choices and changed[2].choices == plain[2].choices
+    assert changed[0].choices[0] == plain[0].choices[0] and changed[0].choices[1] in (3, 4, 5)
+    for node in range(3):
+        raw = scores.logits(0, [node])[0]
+        expected = warp(edited(raw, ban) if TREES[0].token_list[node] == 2 else raw, SAMPLINGS[0])
+        assert np.allclose(changed[0].law(node, SAMPLINGS[0]), expected)
+        assert np.array_equal(changed[0].logits([node])[0], raw)
+
+
+def test_step_tokens_are_the_kept_drafts_and_one_more() -> None:
+    row = ScoredCall(cast("Scores", CountingScores()), TREES, asks()).rows()[1]
+    assert Step(TREES[1], row, Verdict([2], 5, "identical")).tokens == [2, 5]
+    assert Step(TREES[1], row, Verdict([], 5, "identical")).tokens == [5]
+
+
+def test_weakest_promise_wins() -> None:
+    assert weakest("identical", "identical") == "identical"
+    assert weakest("identical", "distribution") == "distribution"
+    assert weakest("lossy", "distribution", "identical") == "lossy"

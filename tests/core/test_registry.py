@@ -1,0 +1,122 @@
+"""Registries: specs, options, error messages, lazy imports and entry points."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from outpace.core import registry as registry_module
+from outpace.core.errors import OutpaceError
+from outpace.core.registry import Registry
+
+
+class Thing:
+    """Options of every type, and a target from the context."""
+
+    def __init__(
+        self,
+        target: object = None,
+        *,
+        n: int = 1,
+        x: float = 0.5,
+        on: bool = True,
+        tag: str = "a",
+        cap: int | None = None,
+    ) -> None:
+        self.values = (target, n, x, on, tag, cap)
+
+
+def plain(*, tokenizer: object = None) -> str:
+    return "plain"
+
+
+THINGS = Registry(
+    "thing",
+    {"thing": f"{__name__}:Thing", "plain": f"{__name__}:plain", "lazy": "not.importable:Nothing"},
+    "outpace.test_things",
+)
+
+
+def test_parse_and_create() -> None:
+    assert THINGS.parse("thing") == ("thing", {})
+    options = {"n": 3, "x": 1e-3, "on": False, "tag": "b=c", "cap": 9}
+    assert THINGS.parse(" thing: n=3, x=1e-3,on=FALSE,tag=b=c,cap=9,") == ("thing", options)
+    assert THINGS.create("thing:n=2,cap=none", target="T", tokenizer="U").values == (
+        "T",
+        2,
+        0.5,
+        True,
+        "a",
+        None,
+    )
+    assert THINGS.create("plain") == "plain"
+
+
+def test_options_are_the_keyword_only_values_of_the_constructor() -> None:
+    assert list(THINGS.options("thing")) == ["n", "x", "on", "tag", "cap"]
+    assert THINGS.options("thing")["n"].default == 1
+    assert not THINGS.options("plain")
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "n": st.integers(),
+            "x": st.floats(allow_nan=False),
+            "on": st.booleans(),
+            "tag": st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1),
+            "cap": st.none() | st.integers(),
+        },
+    )
+)
+def test_round_trip(options: dict[str, object]) -> None:
+    assert THINGS.parse(THINGS.format("thing", options)) == ("thing", options)
+
+
+@pytest.mark.parametrize(
+    ("spec", "accepted"),
+    [
+        ("ngrams", "unknown thing 'ngrams', accepted are lazy, plain, thing"),
+        ("", "unknown thing '', accepted are lazy, plain, thing"),
+        ("thing:m=3", "thing 'thing' has no option 'm', accepted are n, x, on, tag, cap"),
+        ("thing:target=3", "has no option 'target', accepted are n, x, on, tag, cap"),
+        ("plain:n=3", "thing 'plain' has no option 'n', accepted are none"),
+        ("thing:n", "'n' is not of the form key=value"),
+        ("thing:n=three", "thing 'thing' has n='three', accepted are whole numbers"),
+        ("thing:n=1.5", "whole numbers"),
+        ("thing:x=big", "accepted are numbers"),
+        ("thing:on=maybe", "accepted are true, false"),
+        ("thing:cap=x", "accepted are whole numbers, none"),
+    ],
+)
+def test_errors_name_what_is_accepted(spec: str, accepted: str) -> None:
+    with pytest.raises(OutpaceError) as error:
+        THINGS.create(spec)
+    assert accepted in str(error.value) and "\n" not in str(error.value)
+
+
+def test_listing_imports_nothing() -> None:
+    assert THINGS.names() == ["lazy", "plain", "thing"]
+    assert "not" not in sys.modules
+    with pytest.raises(ModuleNotFoundError):
+        THINGS.create("lazy")
+
+
+def test_entry_points_add_names_and_do_not_replace_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [
+        EntryPoint("theirs", f"{__name__}:Thing", "outpace.test_things"),
+        EntryPoint("plain", f"{__name__}:Thing", "outpace.test_things"),
+    ]
+
+    def entry_points(*, group: str, name: str | None = None) -> list[EntryPoint]:
+        return [p for p in points if group == p.group and name in (None, p.name)]
+
+    monkeypatch.setattr(registry_module, "entry_points", entry_points)
+    assert THINGS.names() == ["lazy", "plain", "theirs", "thing"]
+    assert THINGS.create("theirs:n=7").values[1] == 7
+    assert THINGS.create("plain") == "plain"

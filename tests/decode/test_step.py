@@ -1,0 +1,93 @@
+"""The loop body: what it passes on, and that a batch of rows equals single rows."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from outpace.core.contracts import Ask, ScoredCall
+from outpace.core.sampling import Sampling
+from outpace.core.tree import TokenTree
+from outpace.decode import step as step_module
+from outpace.decode.step import judge, step
+from outpace.drafters.ngram import NGram
+from outpace.rules.match import Match
+from outpace.targets.table import TableTarget
+from tests.fakes import Hostile, hostile
+from tests.strategies import samplings
+
+VOCAB_SIZE = 5
+PROMPTS = [[1, 2, 3, 1, 2], [4], [0, 0, 0, 0, 0, 0, 0, 1], [3, 1, 3, 1]]
+
+
+def decode(
+    target: TableTarget, drafter: Any, prompts: list[list[int]], chosen: list[Sampling], num_steps: int
+) -> list[list[int]]:
+    """Each prompt with what `num_steps` steps of one batch add to it."""
+    texts = [list(prompt) for prompt in prompts]
+
+    def asks(budget: int) -> list[Ask]:
+        return [Ask(t[-1], len(t) - 1, s, budget, budget) for t, s in zip(texts, chosen, strict=True)]
+
+    rows, scores = target.prefill(prompts)
+    steps = judge(Match(), ScoredCall(scores, [TokenTree.root(text[-1]) for text in texts], asks(0)))
+    states = [drafter.start(prompt, s.scores) for prompt, s in zip(prompts, steps, strict=True)]
+    states = drafter.observe(states, steps)
+    for turn in range(num_steps + 1):
+        for text, one in zip(texts, steps, strict=True):
+            text += one.tokens
+        assert all(target.length(row) == len(text) - 1 for row, text in zip(rows, texts, strict=True))
+        if turn < num_steps:
+            steps, states, times = step(target, drafter, Match(), rows, states, asks(9))
+            assert times.draft_s > 0 and times.score_s > 0
+    target.free(rows)
+    return texts
+
+
+@given(
+    st.lists(samplings(), min_size=4, max_size=4),
+    st.integers(0, 99),
+    st.sampled_from(["ngram", "garbage", "twins"]),
+)
+def test_a_batch_of_rows_equals_single_rows(chosen: list[Sampling], seed: int, name: str) -> None:
+    target = TableTarget.random(vocab_size=VOCAB_SIZE, seed=seed)
+    drafter = NGram() if name == "ngram" else hostile(VOCAB_SIZE)[name]
+    together = decode(target, drafter, PROMPTS, chosen, 6)
+    alone = [decode(target, drafter, [p], [s], 6)[0] for p, s in zip(PROMPTS, chosen, strict=True)]
+    assert together == alone
+    assert target.num_rows == 0
+
+
+def test_the_target_sees_only_what_fits() -> None:
+    target = TableTarget.random(vocab_size=VOCAB_SIZE)
+    rows, _ = target.prefill([[1, 2]])
+    drafter = Hostile(lambda ask, rng: TokenTree.chain(ask.root, [1, 2, 3, 1, 99]))
+    ask = Ask(3, 2, Sampling(), budget=7, depth=2)
+    [one], _, _ = step(target, drafter, Match(), rows, [None], [ask])
+    assert one.tree.token_list == [3, 1, 2]
+
+
+def test_a_drafter_that_forgets_a_row_is_refused() -> None:
+    class Forgetful(Hostile):
+        def propose(self, states: Any, asks: Any) -> list[TokenTree]:
+            return []
+
+    target = TableTarget.random(vocab_size=VOCAB_SIZE)
+    rows, _ = target.prefill([[1, 2]])
+    with pytest.raises(ValueError, match="zip"):
+        step(
+            target,
+            Forgetful(lambda ask, rng: TokenTree.root(0)),
+            Match(),
+            rows,
+            [None],
+            [Ask(3, 2, Sampling(), 7, 2)],
+        )
+
+
+def test_the_loop_body_stays_short() -> None:
+    assert len(inspect.getsource(step_module).splitlines()) < 60

@@ -1,0 +1,100 @@
+"""Prompt lookup against a quadratic search."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from outpace.core.contracts import Ask, RowScores, Step, Verdict
+from outpace.core.errors import OutpaceError
+from outpace.core.sampling import Sampling
+from outpace.core.tree import TokenTree
+from outpace.drafters.ngram import NGram
+
+NO_SCORES = cast("RowScores", None)
+
+
+def slow_draft(tokens: list[int], *, min_n: int, max_n: int, length: int) -> list[int]:
+    """What follows the latest earlier occurrence of the longest suffix, its own copies included."""
+    for n in range(max_n, min_n - 1, -1):
+        for start in range(len(tokens) - n - 1, -1, -1):
+            if tokens[start : start + n] == tokens[-n:]:
+                text = list(tokens)
+                for i in range(length):
+                    text.append(text[start + n + i])
+                return text[len(tokens) :]
+    return []
+
+
+def ask(root: int, *, budget: int = 99, depth: int = 99) -> Ask:
+    return Ask(root, 0, Sampling(), budget, depth)
+
+
+def step(tokens: list[int]) -> Step:
+    """A step that commits these tokens."""
+    tree = TokenTree.chain(0, tokens[:-1])
+    return Step(tree, NO_SCORES, Verdict(list(range(1, len(tokens))), tokens[-1], "identical"))
+
+
+@given(
+    st.lists(st.integers(0, 3), min_size=1, max_size=30),
+    st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5), max_size=8),
+    st.integers(1, 3),
+    st.integers(0, 3),
+    st.integers(1, 12),
+)
+def test_equals_a_search_through_the_whole_text(
+    prompt: list[int], blocks: list[list[int]], min_n: int, more: int, length: int
+) -> None:
+    drafter = NGram(min_n=min_n, max_n=min_n + more, length=length)
+    state, text = drafter.start(prompt, NO_SCORES), list(prompt)
+    for block in [*blocks, [0]]:
+        [tree] = drafter.propose([state], [ask(text[-1])])
+        assert tree.is_chain and tree.token_list[0] == text[-1]
+        assert tree.token_list[1:] == slow_draft(text, min_n=min_n, max_n=min_n + more, length=length)
+        [state] = drafter.observe([state], [step(block)])
+        text += block
+    drafter.stop(state)
+
+
+def draft(tokens: list[int], drafter: NGram, **limits: int) -> list[int]:
+    [tree] = drafter.propose([drafter.start(tokens, NO_SCORES)], [ask(tokens[-1], **limits)])
+    return tree.token_list[1:]
+
+
+def test_longest_match_first_and_of_its_places_the_latest() -> None:
+    assert draft([1, 2, 3, 9, 2, 3, 8, 3, 7, 1, 2, 3], NGram(length=1)) == [9]
+    assert draft([1, 2, 3, 9, 2, 3, 8, 3, 7, 5, 2, 3], NGram(length=1)) == [8]
+    assert draft([1, 2, 3, 9, 2, 3, 8, 3, 7, 5, 5, 3], NGram(length=1)) == [7]
+    assert draft([1, 2, 3, 9, 2, 3, 8, 3, 7, 5, 5, 3], NGram(min_n=2, length=1)) == []
+
+
+def test_a_copy_goes_on_with_itself() -> None:
+    assert draft([5, 1, 2, 1, 2], NGram(length=5)) == [1, 2, 1, 2, 1]
+    assert draft([7, 7], NGram(length=3)) == [7, 7, 7]
+    assert draft([7], NGram(length=3)) == []
+
+
+def test_drafts_respect_the_ask() -> None:
+    tokens = [1, 2, 3, 4, 5, 6, 1]
+    assert draft(tokens, NGram(length=4)) == [2, 3, 4, 5]
+    assert draft(tokens, NGram(length=4), budget=2) == [2, 3]
+    assert draft(tokens, NGram(length=4), depth=1) == [2]
+    assert draft(tokens, NGram(length=4), depth=0) == []
+
+
+def test_the_index_grows_by_a_constant_per_token() -> None:
+    drafter = NGram(min_n=1, max_n=3)
+    state = drafter.start(range(1000), NO_SCORES)
+    before = len(state.index)
+    [state] = drafter.observe([state], [step([5000, 5001])])
+    assert len(state.index) - before == 2 * 3
+
+
+@pytest.mark.parametrize("options", [{"min_n": 0}, {"min_n": 4}, {"max_n": 0}, {"length": 0}])
+def test_options_out_of_range(options: dict[str, int]) -> None:
+    with pytest.raises(OutpaceError, match="accepted are"):
+        NGram(**options)

@@ -1,0 +1,123 @@
+"""Block products against numpy: the same arithmetic, and the same bits on every path."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from outpace import _native
+from outpace.formats.packing import FLOAT_BYTES, LAYOUTS, PackedTensor, pack_blocks, pack_floats, tile_bytes, unpack
+from outpace.formats.quants import Blocks
+from tests.native_models import INSTRUCTION_SETS, instruction_set
+
+KINDS = [*LAYOUTS, *FLOAT_BYTES]
+SHAPES = [(16, 32), (48, 96), (21, 50), (7, 33)]  # (rows, cols), whole tiles and ragged ones
+
+
+def packed(kind: str, rows: int, cols: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A random matrix of a kind: its bytes, aligned as in a file, and its values f32[rows, cols]."""
+    if kind in FLOAT_BYTES:
+        values = rng.standard_normal((rows, cols)).astype(np.float32)
+        if kind == "bf16":
+            raw = (values.view(np.uint32) >> 16).astype("<u2")
+        else:
+            raw = values.astype("<f2" if kind == "f16" else "<f4")
+        tiles = pack_floats(kind, raw.view(np.uint8).reshape(rows, -1))
+    else:
+        layout = LAYOUTS[kind]
+        groups = -(-cols // layout.group)
+        q = rng.integers(0, 2**layout.bits, (rows, cols), dtype=np.uint8)
+        scale = rng.uniform(0.001, 0.1, (rows, groups)).astype(np.float16)
+        low = rng.uniform(-1, 1, (rows, groups)).astype(np.float16) if layout.has_minimum else None
+        tiles = pack_blocks(kind, Blocks(q, scale, low, layout.offset, layout.group))
+    data = aligned(tiles.reshape(-1))
+    place = PackedTensor(kind, rows, cols, 0, data.size, tile_bytes(kind, cols))
+    return data, unpack(place, data)
+
+
+def aligned(data: np.ndarray) -> np.ndarray:
+    """A copy that starts at a multiple of 64 bytes."""
+    room = np.empty(data.size + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    room[start : start + data.size] = data
+    return room[start : start + data.size]
+
+
+def quantised(x: np.ndarray) -> np.ndarray:
+    """f64[M, K]: activations after rounding to 8 bit with one scale per token and group of 32."""
+    padded = np.pad(x, ((0, 0), (0, -x.shape[1] % 32))).reshape(len(x), -1, 32)
+    largest = np.abs(padded).max(axis=2, keepdims=True)
+    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+    q = np.rint(padded * inverse)
+    return (q.astype(np.float64) * (largest / np.float32(127))).reshape(len(x), -1)[:, : x.shape[1]]
+
+
+@pytest.mark.parametrize("isa", INSTRUCTION_SETS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_equals_numpy(isa: str, kind: str, shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(sum(shape))
+    data, weights = packed(kind, *shape, rng)
+    x = rng.standard_normal((19, shape[1])).astype(np.float32)
+    exact = (x if kind in FLOAT_BYTES else quantised(x)).astype(np.float64) @ weights.T.astype(np.float64)
+    with instruction_set(isa):
+        out = _native.multiply(kind, *shape, data, x)
+    size = np.abs(x).max() * np.abs(weights).sum(axis=1)  # the largest that the sum could be
+    np.testing.assert_array_less(np.abs(out - exact), 1e-6 * size + 1e-30)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_bits_on_every_instruction_set(kind: str) -> None:
+    rng = np.random.default_rng(1)
+    data, _ = packed(kind, 40, 160, rng)
+    x = rng.standard_normal((21, 160)).astype(np.float32)
+    outs = []
+    for isa in INSTRUCTION_SETS:
+        with instruction_set(isa):
+            outs.append(_native.multiply(kind, 40, 160, data, x))
+    for out in outs[1:]:
+        np.testing.assert_array_equal(outs[0], out)
+
+
+@pytest.mark.parametrize("isa", INSTRUCTION_SETS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_token_does_not_see_its_companions(isa: str, kind: str) -> None:
+    rng = np.random.default_rng(2)
+    data, _ = packed(kind, 33, 96, rng)
+    x = rng.standard_normal((70, 96)).astype(np.float32)
+    with instruction_set(isa):
+        alone = np.concatenate([_native.multiply(kind, 33, 96, data, row[None]) for row in x])
+        for count in [*range(2, 18), 31, 32, 33, 64, 70]:
+            np.testing.assert_array_equal(_native.multiply(kind, 33, 96, data, x[:count]), alone[:count])
+
+
+def test_extreme_values_are_exact() -> None:
+    """Largest weights against largest activations: no step of the integer arithmetic may saturate."""
+    for kind, layout in LAYOUTS.items():
+        q = np.full((16, 32), 2**layout.bits - 1, np.uint8)
+        q[8:] = 0
+        scale = np.ones((16, 32 // layout.group), np.float16)
+        low = np.zeros_like(scale) if layout.has_minimum else None
+        data = aligned(pack_blocks(kind, Blocks(q, scale, low, layout.offset, layout.group)).reshape(-1))
+        x = np.stack([np.full(32, 127.0), np.full(32, -127.0)]).astype(np.float32)
+        exact = (x.astype(np.float64) @ (q.astype(np.float64) - layout.offset).T).astype(np.float32)
+        for isa in INSTRUCTION_SETS:
+            with instruction_set(isa):
+                np.testing.assert_array_equal(_native.multiply(kind, 16, 32, data, x), exact)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_unpack_as_numpy_says(kind: str) -> None:
+    data, weights = packed(kind, 21, 70, np.random.default_rng(3))
+    np.testing.assert_array_equal(_native.unpack(kind, 21, 70, data), weights)
+
+
+def test_zero_activations_give_the_zero_row() -> None:
+    data, _ = packed("q5m", 16, 64, np.random.default_rng(4))
+    np.testing.assert_array_equal(_native.multiply("q5m", 16, 64, data, np.zeros((1, 64), np.float32)), np.zeros((1, 16)))
+
+
+def test_unknown_instruction_set_is_refused_with_the_accepted_names() -> None:
+    data, _ = packed("f32", 16, 32, np.random.default_rng(5))
+    with instruction_set("sse9"), pytest.raises(ValueError, match="accepted: .*portable"):
+        _native.multiply("f32", 16, 32, data, np.zeros((1, 32), np.float32))

@@ -1,0 +1,112 @@
+"""Imports go one way, core imports numpy alone, and `import outpace` imports next to nothing."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import outpace
+
+ROOT = Path(outpace.__file__).parent
+MODULES = sorted(ROOT.rglob("*.py"))
+
+# Each layer with those that it may import; every layer may import itself, and whatever those may import.
+LAYERS: dict[str, list[str]] = {
+    "core": [],
+    "formats": ["core"],
+    "targets": ["formats"],
+    "rules": ["core"],
+    "trees": ["core"],
+    "drafters": ["trees"],
+    "decode": ["drafters", "rules", "targets"],
+    "engine": ["decode"],
+    "api": ["engine"],
+    "": ["api"],  # outpace/__init__.py
+    "diffusion": ["core"],
+    "bench": [""],
+    "server": [""],
+    "train": [""],
+    "plots": ["bench"],
+    "cli": ["bench", "server", "train", "plots", "diffusion"],
+}
+HEAVY = {"torch", "transformers"}
+HEAVY_LAYERS = {"train", "diffusion"}
+
+
+def reachable(layer: str) -> set[str]:
+    return {layer}.union(*(reachable(below) for below in LAYERS[layer]))
+
+
+def layer_of(name: str) -> str:
+    """Of a full name; "" for what only `outpace/__init__.py` has."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in LAYERS else ""
+
+
+def imports(module: Path, source: str) -> list[str]:
+    """Full names of all that a module imports, inside functions and for type checkers too."""
+    package = ["outpace", *module.relative_to(ROOT).with_suffix("").parts][:-1]
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            prefix = ".".join([*base, *filter(None, [node.module])])
+            # `from outpace import x` imports the module x, or a name of the package itself.
+            names += [f"outpace.{a.name}" for a in node.names] if prefix == "outpace" else [prefix]
+    return names
+
+
+def layer_of_module(module: Path) -> str:
+    parts = module.relative_to(ROOT).with_suffix("").parts
+    return "" if parts == ("__init__",) else parts[0]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda m: str(m.relative_to(ROOT)))
+def test_imports_only_go_down(module: Path) -> None:
+    layer = layer_of_module(module)
+    assert layer in LAYERS, f"a new folder {layer} needs a line in LAYERS"
+    for name in imports(module, module.read_text()):
+        package = name.partition(".")[0]
+        if name.startswith("outpace._native"):
+            assert layer in ("targets", "bench"), f"{layer} must not import {name}"
+        elif package == "outpace":
+            assert layer_of(name) in reachable(layer), f"{layer} must not import {name}"
+        elif layer == "core":
+            assert package == "numpy" or package in sys.stdlib_module_names, f"core must not import {name}"
+        elif package in HEAVY:
+            allowed = layer in HEAVY_LAYERS or module.stem.startswith("hf_")
+            assert allowed, f"{module.name} must not import {name}"
+
+
+def test_the_walk_sees_every_form_of_import() -> None:
+    inner = "def f():\n    from outpace.engine import text\n"
+    source = inner + "from .. import api\nfrom . import tree\nimport torch.nn\n"
+    names = imports(ROOT / "core" / "imagined.py", source)
+    assert set(names) == {"outpace.engine", "outpace.api", "outpace.core", "torch.nn"}
+
+
+def test_import_outpace_imports_next_to_nothing() -> None:
+    code = "import sys; before = set(sys.modules); import outpace; print(*sorted(set(sys.modules) - before))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(ROOT.parent)},
+    ).stdout.split()
+    heavy = {"numpy", "torch", "transformers", "tokenizers", "jinja2", "typer", "rich"}
+    assert "outpace" in loaded and not heavy & {name.split(".")[0] for name in loaded}
+
+
+def test_public_names_are_there() -> None:
+    for name in outpace.__all__:
+        assert getattr(outpace, name).__name__ == name
+        assert name in dir(outpace)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = outpace.nothing
