@@ -5,6 +5,7 @@
 #   make check    ruff and mypy
 #   make bench    our drafts against our plain decoding (MODEL= PROMPTS= LIMIT= TOKENS= ARGS= say otherwise)
 #   make compare  the same model file and prompts in llama.cpp and here, side by side
+#   make fidelity how near both stay to transformers on the dequantised weights
 #   make docs     write the help texts in README.md and docs/ anew
 #   make clean    forget builds and environments
 
@@ -31,7 +32,7 @@ TOKENS ?= 128
 ARGS ?=
 MEASURED := --model "$(MODEL)" --limit $(LIMIT) --max-tokens $(TOKENS) $(if $(PROMPTS),--prompts "$(PROMPTS)") $(ARGS)
 
-.PHONY: demo test check bench compare docs clean
+.PHONY: demo test check bench compare fidelity docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
@@ -49,6 +50,10 @@ bench: $(VENV)/.runtime
 
 compare: $(VENV)/.runtime benchmarks/.venv/.ready
 	$(BIN)/python benchmarks/side_by_side.py $(MEASURED)
+
+fidelity: $(VENV)/.dev $(VENV)/.runtime benchmarks/.venv/.ready
+	$(PIP) accelerate  # transformers needs it to read GGUF files
+	$(BIN)/python benchmarks/fidelity.py --model "$(MODEL)" $(if $(PROMPTS),--prompts "$(PROMPTS)") $(ARGS)
 
 docs: $(VENV)/.dev $(VENV)/.runtime
 	$(BIN)/python -m tests.test_docs

@@ -5,10 +5,12 @@ out, so both engines get exactly the same prompt. Requests:
 
     {"do": "generate", "tokens": [...], "max_tokens": N, "num_pred": P}
     {"do": "prefill", "tokens": [...]}
+    {"do": "follow", "tokens": [...]}
 
 Exactly `max_tokens` tokens are generated, greedily; an end-of-text token does not stop it. P = 0 is plain
 decoding in the shortest loop that llama.cpp allows (evaluate, argmax), quicker than its own sampler chain.
 P > 0 is the prompt lookup that llama-cpp-python ships, drafting P tokens at once, run by its own `generate`.
+"follow" says, for every token but the last, the argmax after it and the log-probability of what does follow.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import numpy as np
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
 Q4_0 = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0
+CHUNK = 256
 
 
 def requantize(source: str, target: str) -> None:
@@ -48,6 +51,7 @@ def load(args: argparse.Namespace, draft: LlamaPromptLookupDecoding | None) -> l
         n_threads=args.threads,
         n_threads_batch=args.threads,
         draft_model=draft,
+        logits_all=draft is not None,  # it would turn this on for itself, but without room for it
         verbose=False,
     )
 
@@ -95,6 +99,22 @@ def prefill(llm: llama_cpp.Llama, tokens: Sequence[int]) -> dict[str, Any]:
     return {"prefill_s": time.perf_counter() - start}
 
 
+def follow(llm: llama_cpp.Llama, tokens: Sequence[int]) -> dict[str, Any]:
+    choices: list[int] = []
+    log_probs: list[float] = []
+    llm.reset()
+    for start in range(0, len(tokens) - 1, CHUNK):
+        chunk = list(tokens[start : start + CHUNK])
+        llm.eval(chunk)
+        logits = np.array(llm.scores[start : start + len(chunk)], dtype=np.float64)  # [chunk, V]
+        logits -= logits.max(axis=1, keepdims=True)
+        logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        following = tokens[start + 1 : start + 1 + len(chunk)]
+        choices += logits.argmax(axis=1)[: len(following)].tolist()
+        log_probs += logits[np.arange(len(following)), following].tolist()
+    return {"choices": choices, "log_probs": log_probs}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -118,6 +138,8 @@ def main() -> None:
         request = json.loads(line)
         if request["do"] == "prefill":
             reply = prefill(plainly, request["tokens"])
+        elif request["do"] == "follow":
+            reply = follow(drafting, request["tokens"])  # the context that has all logits
         elif request["num_pred"] == 0:
             reply = plain(plainly, request["tokens"], request["max_tokens"])
         else:

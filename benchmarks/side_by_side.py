@@ -16,14 +16,14 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+from llama_cpp_process import PYTHON, LlamaCpp, llama_cpp, requantize
 
 import outpace
 from outpace.bench.prompts import BUILTIN, Prompt, read_prompts
@@ -31,39 +31,11 @@ from outpace.bench.report import markdown_table
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
 
-HERE = Path(__file__).parent
 THEIRS = "llama.cpp"
 OURS = "outpace"
 PAUSE_S = 0.05  # between turns: worker threads of the engine that has just run may still be spinning
 
 Measured = dict[tuple[str, str], dict[str, list[dict[str, Any]]]]  # (engine, method) -> prompt id -> repeats
-
-
-class LlamaCpp:
-    """The adapter's process."""
-
-    def __init__(self, command: Sequence[str]) -> None:
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.version = self._answer()["version"]
-
-    def ask(self, **request: Any) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"the llama.cpp process ended with status {self._process.wait()}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
 
 
 def ours(model: outpace.Model, prompt: Prompt, draft: str, max_tokens: int) -> dict[str, Any]:
@@ -132,8 +104,8 @@ def decode_table(measured: Measured) -> str:
             )
         )
     header = (
-        "engine", "decoding", "tokens/s", "ms per token", "time to llama.cpp plain", "speed to llama.cpp plain",
-        "prompts identical to its plain",
+        "engine", "decoding", "tokens/s", "ms per token", "time to llama.cpp plain",
+        "speed to llama.cpp plain", "prompts identical to its plain",
     )  # fmt: skip
     return markdown_table(header, rows, num_text_columns=2)
 
@@ -191,15 +163,6 @@ def _write_records(path: Path, measured: Measured, prompts: Sequence[Prompt], ab
                     file.write(json.dumps(about | tags | {"category": categories[prompt_id]} | one) + "\n")
 
 
-@contextmanager
-def _llama(command: Sequence[str]) -> Iterator[LlamaCpp]:
-    llama = LlamaCpp(command)
-    try:
-        yield llama
-    finally:
-        llama.close()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -220,9 +183,7 @@ def main() -> None:
         "--prefill", type=int, default=512, help="length of the prompt whose processing is timed"
     )
     parser.add_argument("--threads", type=int, help="threads of both engines")
-    parser.add_argument(
-        "--python", default=str(HERE / ".venv/bin/python"), help="the interpreter with llama.cpp"
-    )
+    parser.add_argument("--python", default=str(PYTHON), help="the interpreter with llama.cpp")
     parser.add_argument("--json", type=Path, help="append one record per answer")
     args = parser.parse_args()
     args.draft = args.draft or ["ngram"]
@@ -240,18 +201,14 @@ def run(args: argparse.Namespace) -> None:
     path = Path(args.model)
     if not path.exists():
         path = catalog.resolve(args.model)
-    adapter = [args.python, str(HERE / "llama_cpp_adapter.py")]
     if args.requantize:
         copy = cache_folder() / "benchmarks" / f"{path.stem}.requantized-Q4_0.gguf"
-        if not copy.exists():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            subprocess.run([*adapter, "--model", str(path), "--requantize", str(copy)], check=True)
+        requantize(args.python, path, copy)
         path = copy
     model = outpace.load(path, threads=args.threads)
     longest = max(len(model.prompt_ids(prompt.text)) for prompt in prompts)
     context = max(longest + args.max_tokens + 64, args.prefill + 8)
-    command = [*adapter, "--model", str(path), "--threads", str(model.num_threads), "--context", str(context)]
-    with _llama(command) as llama:
+    with llama_cpp(args.python, path, threads=model.num_threads, context=context) as llama:
         about = {
             "file": path.name,
             "date": date.today().isoformat(),

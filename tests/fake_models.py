@@ -1,7 +1,8 @@
 """Tiny random models of every family, written as Hugging Face folders and as GGUF files of the same weights.
 
-The Hugging Face side goes through transformers' own classes and the GGUF side through ggml-org's `gguf` package,
-so that both are independent of the code under test. Their vocabulary (300) is no multiple of a tile of 16.
+The Hugging Face side goes through transformers' own classes and the GGUF side through ggml-org's `gguf`
+package, so that both are independent of the code under test. Their vocabulary (300) is no multiple of a tile
+of 16.
 """
 
 from __future__ import annotations
@@ -213,7 +214,8 @@ def random_blocks(tensor_type: str, rows: int, cols: int, rng: np.random.Generat
     values, nbytes = gguf.GGML_QUANT_SIZES[GGMLQuantizationType[tensor_type]]
     assert cols % values == 0, f"{tensor_type} needs a multiple of {values} columns, not {cols}"
     blocks = rng.integers(0, 256, (rows * cols // values, nbytes), dtype=np.uint8)
-    size = cols**-0.5 / (400 if values == 256 else 10)
+    # Weights of about cols**-0.5.
+    size = cols**-0.5 / {"Q6_K": 2000, "Q4_K": 400, "Q5_K": 400}.get(tensor_type, 10)
     for at in _SCALE_BYTES.get(tensor_type, (0, 2) if tensor_type.endswith("_1") else (0,)):
         scales = (size * (1 + rng.random((len(blocks), 1)))).astype("<f2")
         blocks[:, at : at + 2] = scales.view(np.uint8)

@@ -112,10 +112,12 @@ def test_marked_snippets_run(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import outpace
+    from tests.fake_models import write_gguf
 
     monkeypatch.setenv("OUTPACE_CACHE", str(tmp_path / "cache"))
-    model = outpace.load(tiny_model(tmp_path))
-    monkeypatch.setattr(outpace, "load", lambda source, **options: model, raising=False)
+    write_gguf(tmp_path / "tiny.gguf", "llama")
+    model = outpace.load(tmp_path / "tiny.gguf")
+    monkeypatch.setattr(outpace, "load", lambda source, **options: model)
     names: dict[str, Any] = {}
     for block in blocks(page, "python"):
         if block["mark"]:

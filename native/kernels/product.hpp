@@ -1,7 +1,7 @@
 // Block product: outputs of a range of tiles for all tokens of a call. The weights of a tile are read from memory
 // once and serve every block of 16 tokens from the first-level cache.
 //
-// Each instruction set supplies tile_groups<KIND, M>(...), which adds one tile's groups for M tokens to acc[M].
+// Each instruction set supplies tile_groups<KIND, N, M>(...), which adds all groups of N tiles for M tokens to acc[M][N].
 #pragma once
 #include "kernels.hpp"
 
@@ -27,22 +27,13 @@ struct Tokens {
   }
   const float* floats(int k) const { return (const float*)block + (size_t)k * m + first; }
 };
-enum { kScale, kScaleSum, kSum, kSumLow, kSumHigh };
+enum Number { kScale, kScaleSum, kSum, kSumLow, kSumHigh };
 
-// acc += (dot - offset * sum) * d * scale, or dot * d * scale + min * scale * sum; the first bracket is exact.
-template <Kind K> inline F scaled(F acc, F dot, F d, F low, const Tokens& t, int g, int m) {
-  if constexpr (Traits<K>::has_min) {
-    acc = fma(dot * d, set1(t.numbers(g, kScale)[m]), acc);
-    return fma(low, set1(t.numbers(g, kScaleSum)[m]), acc);
-  } else {
-    const F centred = fma(set1(-Traits<K>::offset), set1(t.numbers(g, kSum)[m]), dot);
-    return fma(centred * d, set1(t.numbers(g, kScale)[m]), acc);
-  }
-}
-inline F scaled_halves(F acc, F low, F high, F d_low, F d_high, const Tokens& t, int g, int m) {
-  const F scale = set1(t.numbers(g, kScale)[m]), offset = set1(-Traits<Kind::q6s>::offset);
-  acc = fma(fma(offset, set1(t.numbers(g, kSumLow)[m]), low) * d_low, scale, acc);
-  return fma(fma(offset, set1(t.numbers(g, kSumHigh)[m]), high) * d_high, scale, acc);
+// acc += (dot - offset * sum) * d * scale, or dot * d * scale + min * scale * sum; the bracket is exact.
+template <Kind K> inline F scaled(F acc, F centred, F d, F low, const Tokens& t, int g, int m) {
+  acc = fma(centred * d, set1(t.numbers(g, kScale)[m]), acc);
+  if constexpr (Traits<K>::has_min) acc = fma(low, set1(t.numbers(g, kScaleSum)[m]), acc);
+  return acc;
 }
 
 }  // namespace
@@ -66,42 +57,38 @@ inline void finish(const Product& p, int token, int tile, F acc) {
   store(out, acc);
 }
 
-// Tiles begin ... end-1 for M tokens of one block, N tiles side by side (float kinds: hides the latency of fma).
+// Tiles begin ... end-1 for M tokens of one block, N tiles side by side.
 template <Kind K, int M, int N> void run(const Product& p, int begin, int end, Tokens tokens, int token) {
   const Matrix& w = *p.matrix;
   for (int tile = begin; tile < end; tile += N) {
     const uint8_t* data = w.data + (size_t)tile * w.tile_bytes;
-    F acc[N][M];
-    for (int n = 0; n < N; n++)
-      for (int m = 0; m < M; m++) acc[n][m] = zero();
+    F acc[M][N];
+    for (int m = 0; m < M; m++)
+      for (int n = 0; n < N; n++) acc[m][n] = zero();
     if constexpr (is_float(K)) {
       for (int k = 0; k < w.groups * kGroup; k++) {
         const float* x = tokens.floats(k);
         for (int n = 0; n < N; n++) {
           const F weight = load_weight<K>(data + n * w.tile_bytes, k);
-          for (int m = 0; m < M; m++) acc[n][m] = fma(weight, set1(x[m]), acc[n][m]);
+          for (int m = 0; m < M; m++) acc[m][n] = fma(weight, set1(x[m]), acc[m][n]);
         }
       }
     } else {
-      static_assert(N == 1);
-      tile_groups<K, M>(data, data + w.scale_offset, w.groups, tokens, acc[0]);
+      tile_groups<K, N, M>(data, w.tile_bytes, w.scale_offset, w.groups, tokens, acc);
     }
-    for (int n = 0; n < N; n++)
-      for (int m = 0; m < M; m++) finish(p, token + m, tile + n, acc[n][m]);
+    for (int m = 0; m < M; m++)
+      for (int n = 0; n < N; n++) finish(p, token + m, tile + n, acc[m][n]);
   }
 }
 
 // Runs M, M - 1, ... tokens at once, whichever fits the rest of the block.
 template <Kind K, int M> void dispatch(const Product& p, int begin, int end, Tokens tokens, int token, int left) {
   if (left >= M) {
-    if constexpr (is_float(K)) {
-      constexpr int N = M <= 2 ? 4 : 1;
-      const int even = begin + (end - begin) / N * N;
-      run<K, M, N>(p, begin, even, tokens, token);
-      run<K, M, 1>(p, even, end, tokens, token);
-    } else {
-      run<K, M, 1>(p, begin, end, tokens, token);
-    }
+    // Few tokens of float kinds: several tiles side by side hide the latency of fma.
+    constexpr int N = is_float(K) ? (M <= 2 ? 4 : 1) : M > 1 ? kMostTiles : 1;
+    const int even = begin + (end - begin) / N * N;
+    run<K, M, N>(p, begin, even, tokens, token);
+    if constexpr (N > 1) run<K, M, 1>(p, even, end, tokens, token);
     tokens.first += M;
     if (left > M) dispatch<K, M>(p, begin, end, tokens, token + M, left - M);
   } else if constexpr (M > 1) {
@@ -114,11 +101,13 @@ template <Kind K> void product_of(const Product& p, int begin, int end) {
   const size_t group_bytes = is_float(K) ? kFloatGroupBytes : kQuantGroupBytes;
   const size_t block_bytes = group_bytes * (size_t)p.matrix->groups * kBlock;
   if (p.tokens <= kBlock) return dispatch<K, most>(p, begin, end, {p.activations, p.tokens, 0}, 0, p.tokens);
-  for (int tile = begin; tile < end; tile++)
+  for (int tile = begin; tile < end; tile += kMostTiles) {
+    const int stop = tile + kMostTiles < end ? tile + kMostTiles : end;
     for (int token = 0; token < p.tokens; token += kBlock) {
       const int m = p.tokens - token < kBlock ? p.tokens - token : kBlock;
-      dispatch<K, most>(p, tile, tile + 1, {p.activations + block_bytes * (size_t)(token / kBlock), m, 0}, token, m);
+      dispatch<K, most>(p, tile, stop, {p.activations + block_bytes * (size_t)(token / kBlock), m, 0}, token, m);
     }
+  }
 }
 
 void product(const Product& p, int begin, int end) {

@@ -6,6 +6,7 @@ namespace outpace::OUTPACE_ISA {
 namespace {
 
 constexpr int kMostTokens = 4;
+constexpr int kMostTiles = 1;
 
 inline __m256i quad(const int8_t* a) {
   int32_t x;
@@ -45,9 +46,16 @@ template <Kind K> inline __m256i dot(__m256i sum, __m256i w, __m256i a) {
   return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-template <Kind K, int M>
-inline void tile_groups(const uint8_t* quants, const uint8_t* scales, int groups, const Tokens& tokens, F (&acc)[M]) {
+template <Kind K> inline F centred(I dot, const Tokens& t, int g, Number sum, int m) {
+  if constexpr (Traits<K>::has_min || K == Kind::q8s) return to_float(dot);
+  else return fma(set1(-Traits<K>::offset), set1(t.numbers(g, sum)[m]), to_float(dot));
+}
+
+template <Kind K, int N, int M>
+inline void tile_groups(const uint8_t* quants, size_t, size_t scale_offset, int groups, const Tokens& tokens, F (&acc)[M][N]) {
+  static_assert(N == 1);
   using T = Traits<K>;
+  const uint8_t* scales = quants + scale_offset;
   for (int g = 0; g < groups; g++, quants += T::quant_bytes, scales += T::scale_bytes) {
     prefetch(quants + 2048);
     const int8_t* a = tokens.quants(g);
@@ -73,11 +81,10 @@ inline void tile_groups(const uint8_t* quants, const uint8_t* scales, int groups
     const F second = T::scale_bytes == 64 ? load_f16((const uint16_t*)scales + 16) : d;
     for (int m = 0; m < M; m++) {
       if constexpr (T::halves) {
-        acc[m] = scaled_halves(acc[m], to_float(sums[m]), to_float(high[m]), d, second, tokens, g, m);
-      } else if constexpr (K == Kind::q8s) {  // already centred
-        acc[m] = fma(to_float(sums[m]) * d, set1(tokens.numbers(g, kScale)[m]), acc[m]);
+        acc[m][0] = scaled<K>(acc[m][0], centred<K>(sums[m], tokens, g, kSumLow, m), d, d, tokens, g, m);
+        acc[m][0] = scaled<K>(acc[m][0], centred<K>(high[m], tokens, g, kSumHigh, m), second, d, tokens, g, m);
       } else {
-        acc[m] = scaled<K>(acc[m], to_float(sums[m]), d, second, tokens, g, m);
+        acc[m][0] = scaled<K>(acc[m][0], centred<K>(sums[m], tokens, g, kSum, m), d, second, tokens, g, m);
       }
     }
   }

@@ -5,6 +5,7 @@ namespace outpace::OUTPACE_ISA {
 namespace {
 
 constexpr int kMostTokens = 16;
+constexpr int kMostTiles = 2;
 #ifndef KA
 #define KA 8192
 #endif
@@ -39,38 +40,71 @@ template <Kind K> inline void unpack(const uint8_t* quants, __m512i (&w)[8]) {
   }
 }
 
-template <Kind K, int M>
-inline void tile_groups(const uint8_t* quants, const uint8_t* scales, int groups, const Tokens& tokens, F (&acc)[M]) {
+// Integer sums start at the bits of 1.5 * 2^23: read as a float, the result is that number plus the sum, exactly, and an
+// addition (which has units of its own) does what a conversion and a product would.
+constexpr float kMagic = 12582912.0f;
+
+template <Kind K> inline F centred(__m512i dot, const Tokens& t, int g, Number sum, int m) {
+  const F x = as_float({dot});
+  if constexpr (Traits<K>::has_min) return x - set1(kMagic);
+  else return x - fma(set1(Traits<K>::offset), set1(t.numbers(g, sum)[m]), set1(kMagic));
+}
+
+// One group of N tiles for one token.
+template <Kind K, int N>
+inline void add_token(const __m512i (&w)[N][8], const F (&d)[N], const F (&second)[N], const Tokens& tokens, int g, int m, F (&acc)[N]) {
   using T = Traits<K>;
-  for (int g = 0; g < groups; g++, quants += T::quant_bytes, scales += T::scale_bytes) {
+  const __m512i start = _mm512_castps_si512(_mm512_set1_ps(kMagic));
+  const int8_t* a = tokens.quants(g) + kGroup * m;
+  __m512i x[N], y[N];
+  for (int n = 0; n < N; n++) {
+    x[n] = start;
+    y[n] = T::halves ? start : _mm512_setzero_si512();
+  }
 #pragma GCC unroll 8
-    for (int line = 0; line < T::quant_bytes / 64; line++) prefetch(quants + kAhead + 64 * line);
-    if (T::scale_bytes == 64 || g % 2 == 0) prefetch(scales + kAhead);
-    __m512i w[8];
-    unpack<K>(quants, w);
-    const F d = load_f16((const uint16_t*)scales);
-    const F second = T::scale_bytes == 64 ? load_f16((const uint16_t*)scales + 16) : d;
-    const int8_t* a = tokens.quants(g);
-#pragma GCC unroll 16
-    for (int m = 0; m < M; m++, a += kGroup) {
-      __m512i x = _mm512_setzero_si512(), y = x;
-      if constexpr (T::halves) {
+  for (int i = 0; i < 8; i++) {
+    const __m512i four = quad(a + 4 * i);
+    for (int n = 0; n < N; n++) {
+      __m512i& sum = i >= 4 ? y[n] : x[n];
+      sum = _mm512_dpbusd_epi32(sum, w[n][i], four);
+    }
+  }
+  for (int n = 0; n < N; n++) {
+    if constexpr (T::halves) {
+      acc[n] = scaled<K>(acc[n], centred<K>(x[n], tokens, g, kSumLow, m), d[n], d[n], tokens, g, m);
+      acc[n] = scaled<K>(acc[n], centred<K>(y[n], tokens, g, kSumHigh, m), second[n], d[n], tokens, g, m);
+    } else {
+      x[n] = _mm512_add_epi32(x[n], y[n]);
+      acc[n] = scaled<K>(acc[n], centred<K>(x[n], tokens, g, kSum, m), d[n], second[n], tokens, g, m);
+    }
+  }
+}
+
+// acc[m] += all groups of N neighbouring tiles for the tokens 0 ... M - 1. With two tiles a broadcast serves twice; few
+// tokens keep their sums in registers, many in the first-level cache.
+template <Kind K, int N, int M>
+inline void tile_groups(const uint8_t* tile, size_t tile_bytes, size_t scale_offset, int groups, const Tokens& tokens, F (&acc)[M][N]) {
+  using T = Traits<K>;
+  for (int g = 0; g < groups; g++) {
+    __m512i w[N][8];
+    F d[N], second[N];
+#pragma GCC unroll 2
+    for (int n = 0; n < N; n++) {
+      const uint8_t* quants = tile + n * tile_bytes + (size_t)g * T::quant_bytes;
+      const uint8_t* scales = tile + n * tile_bytes + scale_offset + (size_t)g * T::scale_bytes;
+#pragma GCC unroll 8
+      for (int line = 0; line < T::quant_bytes / 64; line++) prefetch(quants + kAhead + 64 * line);
+      if (T::scale_bytes == 64 || g % 2 == 0) prefetch(scales + kAhead);
+      unpack<K>(quants, w[n]);
+      d[n] = load_f16((const uint16_t*)scales);
+      second[n] = T::scale_bytes == 64 ? load_f16((const uint16_t*)scales + 16) : d[n];
+    }
+    if constexpr (M <= 4) {
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) {
-          x = _mm512_dpbusd_epi32(x, w[i], quad(a + 4 * i));
-          y = _mm512_dpbusd_epi32(y, w[i + 4], quad(a + 16 + 4 * i));
-        }
-        acc[m] = scaled_halves(acc[m], to_float({x}), to_float({y}), d, second, tokens, g, m);
-      } else {
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) {
-          x = _mm512_dpbusd_epi32(x, w[2 * i], quad(a + 8 * i));
-          if constexpr (M <= 2) y = _mm512_dpbusd_epi32(y, w[2 * i + 1], quad(a + 8 * i + 4));
-          else x = _mm512_dpbusd_epi32(x, w[2 * i + 1], quad(a + 8 * i + 4));
-        }
-        if constexpr (M <= 2) x = _mm512_add_epi32(x, y);
-        acc[m] = scaled<K>(acc[m], to_float({x}), d, second, tokens, g, m);
-      }
+      for (int m = 0; m < M; m++) add_token<K, N>(w, d, second, tokens, g, m, acc[m]);
+    } else {
+#pragma GCC unroll 1
+      for (int m = 0; m < M; m++) add_token<K, N>(w, d, second, tokens, g, m, acc[m]);
     }
   }
 }

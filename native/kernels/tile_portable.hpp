@@ -5,6 +5,7 @@ namespace outpace::OUTPACE_ISA {
 namespace {
 
 constexpr int kMostTokens = 4;
+constexpr int kMostTiles = 1;
 
 template <Kind K> inline int weight(const uint8_t* quants, int k, int c) {
   const int byte = 4 * c + k % 4, i = k / 4;
@@ -16,9 +17,16 @@ template <Kind K> inline int weight(const uint8_t* quants, int k, int c) {
   return q;
 }
 
-template <Kind K, int M>
-inline void tile_groups(const uint8_t* quants, const uint8_t* scales, int groups, const Tokens& tokens, F (&acc)[M]) {
+template <Kind K> inline F centred(F dot, const Tokens& t, int g, Number sum, int m) {
+  if constexpr (Traits<K>::has_min) return dot;
+  else return dot - set1(Traits<K>::offset * t.numbers(g, sum)[m]);
+}
+
+template <Kind K, int N, int M>
+inline void tile_groups(const uint8_t* quants, size_t, size_t scale_offset, int groups, const Tokens& tokens, F (&acc)[M][N]) {
+  static_assert(N == 1);
   using T = Traits<K>;
+  const uint8_t* scales = quants + scale_offset;
   for (int g = 0; g < groups; g++, quants += T::quant_bytes, scales += T::scale_bytes) {
     const F d = load_f16((const uint16_t*)scales);
     const F second = T::scale_bytes == 64 ? load_f16((const uint16_t*)scales + 16) : d;
@@ -31,8 +39,12 @@ inline void tile_groups(const uint8_t* quants, const uint8_t* scales, int groups
     for (int m = 0; m < M; m++) {
       const F x = lanes<F>([&](int c) { return (float)low[m][c]; });
       const F y = lanes<F>([&](int c) { return (float)high[m][c]; });
-      if constexpr (T::halves) acc[m] = scaled_halves(acc[m], x, y, d, second, tokens, g, m);
-      else acc[m] = scaled<K>(acc[m], x + y, d, second, tokens, g, m);
+      if constexpr (T::halves) {
+        acc[m][0] = scaled<K>(acc[m][0], centred<K>(x, tokens, g, kSumLow, m), d, d, tokens, g, m);
+        acc[m][0] = scaled<K>(acc[m][0], centred<K>(y, tokens, g, kSumHigh, m), second, d, tokens, g, m);
+      } else {
+        acc[m][0] = scaled<K>(acc[m][0], centred<K>(x + y, tokens, g, kSum, m), d, second, tokens, g, m);
+      }
     }
   }
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -91,7 +92,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
         fake.loaded_with = {"source": source, **options}
         return fake
 
-    monkeypatch.setattr("outpace.load", load, raising=False)
+    monkeypatch.setattr("outpace.load", load)
     return fake
 
 
@@ -110,6 +111,4 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 @pytest.fixture
 def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Make standard input a pipe that holds this text."""
-    import io
-
     return lambda text: monkeypatch.setattr(sys, "stdin", io.StringIO(text))

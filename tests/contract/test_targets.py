@@ -193,7 +193,7 @@ def test_the_context_has_an_end(target: Target) -> None:
     with rows_of(target, [full[:-3]]) as rows:
         scores = target.score(rows, [TokenTree.chain(1, [2, 3])])
         assert scores.logits(0, [2]).shape == (1, target.vocab_size)
-        with pytest.raises(OutpaceError, match=str(target.context_length)):
+        with pytest.raises(ValueError, match=str(target.context_length)):
             target.score(rows, [TokenTree.chain(1, [2, 3, 4])])
         target.score(rows, [TokenTree.chain(1, [2, 3])])
         target.keep(rows, [[1, 2]])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+import math
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -17,14 +18,15 @@ from outpace.drafters.ngram import NGram
 NO_SCORES = cast("RowScores", None)
 
 
-def slow_draft(tokens: list[int], *, min_n: int, max_n: int, length: int) -> list[int]:
+def slow_draft(tokens: list[int], *, min_n: int, max_n: int, length: int, scale: float) -> list[int]:
     """What follows the latest earlier occurrence of the longest suffix, its own copies included."""
     for n in range(max_n, min_n - 1, -1):
-        for start in range(len(tokens) - n - 1, -1, -1):
-            if tokens[start : start + n] == tokens[-n:]:
+        for end in range(len(tokens) - 1, n - 1, -1):
+            if tokens[end - n : end] == tokens[-n:]:
+                matched = max(m for m in range(n, end + 1) if tokens[end - m : end] == tokens[-m:])
                 text = list(tokens)
-                for i in range(length):
-                    text.append(text[start + n + i])
+                for i in range(int(min(length, scale * matched))):
+                    text.append(text[end + i])
                 return text[len(tokens) :]
     return []
 
@@ -45,16 +47,18 @@ def step(tokens: list[int]) -> Step:
     st.integers(1, 3),
     st.integers(0, 3),
     st.integers(1, 12),
+    st.sampled_from([0.5, 1.0, 1.5, 3.0, math.inf]),
 )
 def test_equals_a_search_through_the_whole_text(
-    prompt: list[int], blocks: list[list[int]], min_n: int, more: int, length: int
+    prompt: list[int], blocks: list[list[int]], min_n: int, more: int, length: int, scale: float
 ) -> None:
-    drafter = NGram(min_n=min_n, max_n=min_n + more, length=length)
+    options: dict[str, Any] = {"min_n": min_n, "max_n": min_n + more, "length": length, "scale": scale}
+    drafter = NGram(**options)
     state, text = drafter.start(prompt, NO_SCORES), list(prompt)
     for block in [*blocks, [0]]:
         [tree] = drafter.propose([state], [ask(text[-1])])
         assert tree.is_chain and tree.token_list[0] == text[-1]
-        assert tree.token_list[1:] == slow_draft(text, min_n=min_n, max_n=min_n + more, length=length)
+        assert tree.token_list[1:] == slow_draft(text, **options)
         [state] = drafter.observe([state], [step(block)])
         text += block
     drafter.stop(state)
@@ -73,17 +77,28 @@ def test_longest_match_first_and_of_its_places_the_latest() -> None:
 
 
 def test_a_copy_goes_on_with_itself() -> None:
-    assert draft([5, 1, 2, 1, 2], NGram(length=5)) == [1, 2, 1, 2, 1]
-    assert draft([7, 7], NGram(length=3)) == [7, 7, 7]
+    assert draft([5, 1, 2, 1, 2], NGram(length=5, scale=math.inf)) == [1, 2, 1, 2, 1]
+    assert draft([7, 7], NGram(length=3, scale=math.inf)) == [7, 7, 7]
     assert draft([7], NGram(length=3)) == []
+
+
+def test_the_draft_grows_with_the_match() -> None:
+    text = [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert draft([*text, 0, 5], NGram()) == [6]
+    assert draft([*text, 0, 4, 5], NGram()) == [6, 7]
+    assert draft([*text, 0, 2, 3, 4, 5], NGram()) == [6, 7, 8, 9]
+    assert draft([*text, 0, 2, 3, 4, 5], NGram(length=3)) == [6, 7, 8]
+    assert draft([*text, 0, 4, 5], NGram(scale=2.0)) == [6, 7, 8, 9]
+    assert draft([*text, 0, 5], NGram(scale=0.5)) == []
 
 
 def test_drafts_respect_the_ask() -> None:
     tokens = [1, 2, 3, 4, 5, 6, 1]
-    assert draft(tokens, NGram(length=4)) == [2, 3, 4, 5]
-    assert draft(tokens, NGram(length=4), budget=2) == [2, 3]
-    assert draft(tokens, NGram(length=4), depth=1) == [2]
-    assert draft(tokens, NGram(length=4), depth=0) == []
+    drafter = NGram(length=4, scale=math.inf)
+    assert draft(tokens, drafter) == [2, 3, 4, 5]
+    assert draft(tokens, drafter, budget=2) == [2, 3]
+    assert draft(tokens, drafter, depth=1) == [2]
+    assert draft(tokens, drafter, depth=0) == []
 
 
 def test_the_index_grows_by_a_constant_per_token() -> None:
@@ -94,7 +109,9 @@ def test_the_index_grows_by_a_constant_per_token() -> None:
     assert len(state.index) - before == 2 * 3
 
 
-@pytest.mark.parametrize("options", [{"min_n": 0}, {"min_n": 4}, {"max_n": 0}, {"length": 0}])
-def test_options_out_of_range(options: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "options", [{"min_n": 0}, {"min_n": 4}, {"max_n": 0}, {"length": 0}, {"scale": 0.0}, {"scale": math.nan}]
+)
+def test_options_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(OutpaceError, match="accepted are"):
         NGram(**options)

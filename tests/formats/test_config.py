@@ -148,7 +148,7 @@ def test_mistral_without_window() -> None:
 
 
 def test_gemma3_of_the_hub() -> None:
-    """The multimodal checkpoints' config.json leaves out whatever equals a default, and spells ropes the old way."""
+    """The multimodal models' config.json leaves out what equals a default and spells ropes the old way."""
     text = {
         "hidden_size": 2560,
         "intermediate_size": 10240,

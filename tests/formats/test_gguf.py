@@ -79,8 +79,9 @@ def test_reads_what_the_reference_reader_reads(tmp_path: Path, tensor_type: str)
 
 def test_every_value_type(tmp_path: Path) -> None:
     values: list[tuple[int, str, Any]] = [
-        (0, "B", 200), (1, "b", -3), (2, "H", 60000), (3, "h", -300), (4, "I", 4_000_000_000), (5, "i", -70000),
-        (6, "f", 0.5), (7, "?", True), (10, "Q", 1 << 63), (11, "q", -(1 << 62)), (12, "d", 1e-300),
+        (0, "B", 200), (1, "b", -3), (2, "H", 60000), (3, "h", -300), (4, "I", 4_000_000_000),
+        (5, "i", -70000), (6, "f", 0.5), (7, "?", True), (10, "Q", 1 << 63), (11, "q", -(1 << 62)),
+        (12, "d", 1e-300),
     ]  # fmt: skip
     entries = [entry(f"scalar{kind}", kind, struct.pack(f"<{code}", value)) for kind, code, value in values]
     entries += [
@@ -153,7 +154,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "empty shape": (container(tensors=(tensor("t", (4, 0), F32, 0),)), "empty shape"),
     "part of a block": (
         container(tensors=(tensor("t", (40, 2), Q4_0, 0),)),
-        "Q4_0 needs a multiple of 32 columns",
+        "Q4_0 needs rows of 32 n values, not 40",
     ),
     "tensor twice": (
         container(tensors=(tensor("t", (8,), F32, 0), tensor("t", (8,), F32, 0)), data=b"\0" * 32),
@@ -222,7 +223,7 @@ def test_a_damaged_file_is_an_error_or_a_model(
     monkeypatch.setenv("OUTPACE_CACHE", str(tmp_path))
     content = bytearray(tiny)
     for _ in range(data.draw(st.integers(0, 3))):
-        # Most of the file is weights, where nothing can go wrong: half of the damage goes to the first 2000 bytes.
+        # Most of the file is weights, where nothing can go wrong: half of the damage goes to the beginning.
         at = data.draw(st.one_of(st.integers(0, 2000), st.integers(0, len(tiny) - 8)))
         if data.draw(st.booleans()):
             content[at] ^= data.draw(st.integers(1, 255))

@@ -1,4 +1,4 @@
-"""Opening a model: every source gives the same weights, and the cache file is used, renewed and kept whole."""
+"""Opening a model: all sources give the same weights; the cache file is used, renewed and kept whole."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_gguf_types(tmp_path: Path, tensor_type: str) -> None:
     size = 256 if tensor_type.endswith("_K") else 64
     path = tmp_path / "model.gguf"
     model = write_gguf(path, "llama", tensor_type=tensor_type, hidden_size=size, intermediate_size=size)
-    # The scales of K-quants are rounded to f16; of the file's 6-bit values that is at most 64 * scale * 2**-11.
+    # The scales and minimums of K-quants are rounded to f16, which changes each of them by at most 2**-11.
     tolerance = {"rtol": 2e-3, "atol": 1e-4} if tensor_type.endswith("_K") else {}
     check_weights(open_model(path), expected_weights(model, "llama"), **tolerance)
 

@@ -92,7 +92,7 @@ def test_a_fault_is_one_clear_error(tmp_path: Path, header: Any, data: bytes, me
 
 @pytest.mark.parametrize("length", [3, 1 << 40, (1 << 64) - 1])
 def test_header_length(tmp_path: Path, length: int) -> None:
-    with pytest.raises(FormatError, match="does not fit|not valid JSON"):
+    with pytest.raises(FormatError, match=r"does not fit|not valid JSON"):
         FolderWeights(save(tmp_path, one(), b"\0" * 16, length=length))
 
 

@@ -6,6 +6,7 @@ the call, divided by what a plain read of memory reaches on the same threads, sa
 
 from __future__ import annotations
 
+import resource
 import statistics
 from typing import TYPE_CHECKING
 
@@ -28,3 +29,9 @@ def weight_bytes(model: Model) -> int:
     tensors = model.weights.tensors
     tied = "output" not in tensors
     return sum(tensor.nbytes for name, tensor in tensors.items() if tied or name != "embed")
+
+
+def resident_bytes() -> int:
+    """The most memory that this process has had resident so far, mapped weights included."""
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return 1024 * kilobytes

@@ -67,7 +67,7 @@ def format_report(rows: Sequence[Row]) -> str:
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, num_text_columns: int) -> str:
     """A Markdown table that also reads well as text: numbers right-aligned, text columns left-aligned."""
-    widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
+    widths = [max(3, *(len(line[i]) for line in [header, *rows])) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
         padded = (

@@ -29,7 +29,7 @@ def profile(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON record and nothing else.")] = False,
 ) -> int:
     """Time one call of the model for blocks of 1 to 64 tokens."""
-    from outpace.bench.bandwidth import read_bandwidth, weight_bytes
+    from outpace.bench.bandwidth import read_bandwidth, resident_bytes, weight_bytes
     from outpace.bench.call_times import call_times
     from outpace.bench.report import markdown_table
     from outpace.core.sampling import Sampling
@@ -54,6 +54,7 @@ def profile(
             sampling=sampling,
             on_round=on_round,
         )
+    resident = resident_bytes()
     num_bytes = weight_bytes(loaded)
     memory = read_bandwidth(loaded.num_threads)
     first = next((time.latency_ms for time in times if time.num_tokens == 1), None)
@@ -72,6 +73,7 @@ def profile(
             },
             "latency_ms": {str(time.num_tokens): time.latency_ms for time in times},
             "weight_bytes": num_bytes,
+            "resident_bytes": resident,
             "weight_bytes_per_s": reached,
             "memory_bytes_per_s": memory,
             "bandwidth_share": None if reached is None else reached / memory,
@@ -89,6 +91,7 @@ def profile(
     ]
     print(markdown_table(("M", "ms", "ms per token", "t(M)/t(1)"), rows, num_text_columns=0))
     print(f"\n{loaded.num_threads} threads, {context} tokens of context, median of {repeats} rounds")
+    print(f"memory: {resident / 1e6:.0f} MB resident at most")
     if reached is not None:
         print(
             f"weights: {num_bytes / 1e6:.1f} MB per call, {reached / 1e9:.1f} GB/s at M = 1, "

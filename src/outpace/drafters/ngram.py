@@ -1,16 +1,19 @@
 """Prompt lookup: what followed the last n tokens before will follow them again.
 
 Saxena 2023, "Prompt Lookup Decoding" (github.com/apoorvumang/prompt-lookup-decoding). For n from max_n down
-to min_n: if the last n tokens of prompt and output have occurred before, propose what came after that
-occurrence.
+to min_n: if the last n tokens of prompt and output have occurred before, propose what came after them there.
 
-    state          all tokens, and a hash index from every n-gram to the place where it was last continued
-    observe        each new token completes one continued n-gram per n: constant time per token
-    propose        one look-up per n, longest first; the first hit is copied
-Deviations: the most recent occurrence wins, where the original takes the first (the index is then a plain
-overwrite, and of two places the nearer one is more often in the same sentence, list or loop). A copy that
-runs into the end of the text goes on with what it has copied, so a text that repeats itself is drafted in
-full length.
+    observe   each new token continues one n-gram per n, and the hash index points there: constant time
+    propose   one look-up per n, longest first; the first hit is compared backwards for the length m of the
+              whole match, and the next scale * m tokens are copied, at most `length`
+
+Deviations. The draft grows with the match, after SuffixDecoding (Oliaro et al. 2024, arXiv:2411.04975). In
+greedy texts of SmolLM2-135M for 80 Spec-Bench prompts the next token was right after 22 % of the matches of
+one token, 51 % of two, 63 % of three, 77 % of six and 99 % of 32 or more: a fixed length is too long for
+most and too short for the best. `scale=inf` has it back. The latest occurrence wins, where the original
+takes the first: 1.61 against 1.58 tokens per call on those texts, and the index is a plain overwrite. A copy
+that runs into the end of the text goes on with what it has copied, so a text that repeats itself is drafted
+in full length.
 """
 
 from __future__ import annotations
@@ -33,16 +36,19 @@ class NGramState:
 
 
 class NGram:
-    """Chains of up to `length` tokens, copied from behind the latest earlier occurrence of the last n."""
+    """Chains of scale * m tokens, at most `length`, copied from behind the latest match of m tokens."""
 
-    def __init__(self, *, min_n: int = 1, max_n: int = 3, length: int = 6) -> None:
+    def __init__(self, *, min_n: int = 1, max_n: int = 3, length: int = 16, scale: float = 1.0) -> None:
         if not 1 <= min_n <= max_n:
             raise OutpaceError(f"ngram has min_n={min_n} and max_n={max_n}, accepted are 1 <= min_n <= max_n")
         if length < 1:
             raise OutpaceError(f"ngram has length={length}, accepted are whole numbers >= 1")
+        if not scale > 0:
+            raise OutpaceError(f"ngram has scale={scale}, accepted are numbers > 0")
         self.min_n = min_n
         self.max_n = max_n
         self.length = length
+        self.scale = scale
         self._sizes = range(max_n, min_n - 1, -1)
 
     def start(self, prompt: Sequence[int], scores: RowScores) -> NGramState:
@@ -76,12 +82,16 @@ class NGram:
 
     def _draft(self, state: NGramState, length: int) -> list[int]:
         tokens, index = state.tokens, state.index
-        if length < 1:
-            return []
         for n in self._sizes:
-            # A text shorter than n makes a shorter key, which a smaller n would find as well.
-            found = index.get(tuple(tokens[-n:]))
+            found = index.get(tuple(tokens[-n:])) if n <= len(tokens) else None
             if found is not None:
+                matched = n
+                # A longer match at this place is possible behind the longest n-gram only.
+                while n == self.max_n and matched < found and matched * self.scale < length:
+                    if tokens[found - 1 - matched] != tokens[-1 - matched]:
+                        break
+                    matched += 1
+                length = int(min(length, matched * self.scale))
                 draft = tokens[found : found + length]
                 if len(draft) < length:
                     draft = (draft * (length // len(draft) + 1))[:length]

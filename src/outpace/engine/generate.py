@@ -101,8 +101,8 @@ class _Output:
 
     def add(self, tokens: list[int]) -> tuple[list[int], str]:
         """Take a step's tokens up to the end; returns what was taken, and the text that became certain."""
-        new = tokens[: self._end - len(self.tokens)]
-        shown = new
+        assert len(self.tokens) + len(tokens) <= self._end, "the ask's depth bounds what a step commits"
+        new = shown = tokens
         for index, token in enumerate(new):
             if token in self._eos_ids:
                 new, shown = new[: index + 1], new[:index]

@@ -204,7 +204,7 @@ class _HeaderReader:
                 raise self.fail(f"tensor {name!r} has the empty shape {shape}")
             if shape[-1] % block.values:
                 raise self.fail(
-                    f"tensor {name!r}: {block.name} needs a multiple of {block.values} columns, not {shape[-1]}"
+                    f"tensor {name!r}: {block.name} needs rows of {block.values} n values, not {shape[-1]}"
                 )
             nbytes = math.prod(shape) // block.values * block.nbytes
             if offset % alignment:

@@ -115,4 +115,6 @@ def _checked(path: Path, name: str, entry: object, start: int, size: int) -> Raw
 
 
 def _whole_numbers(value: object) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 62 for n in value) and len(value) <= 8
+    if not isinstance(value, list) or len(value) > 8:
+        return False
+    return all(type(n) is int and 0 <= n < 1 << 62 for n in value)
