@@ -20,10 +20,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 NATIVE := CMakeLists.txt $(wildcard native/*.cpp native/*.h native/*.hpp native/kernels/*.cpp \
 	native/kernels/*.h native/kernels/*.hpp native/kernels/*.inc)
 
-DEMO_PROMPT := Copy this paragraph and correct its three spelling mistakes: The harbour was quiet in the mornig. \
-	Two boats lay at the pier, and a gull walked up and down the rail as if it owned the place. Nobody had \
-	payed for the berth since spring, and the harbour master had stopped asking. In the afternoon the wind \
-	turned, the boats turned with it, and the gull walked on, undistrubed.
+DEMO_PROMPT := Read this text aloud: The harbour was quiet in the morning. Two boats lay at the pier, and a gull \
+	walked up and down the rail as if it owned the place. Nobody had paid for the berth since spring, and the \
+	harbour master had stopped asking. In the afternoon the wind turned, the boats turned with it, and the gull \
+	walked on.
 DEMO_TOKENS ?= 128
 MODEL ?= smollm2-135m-instruct
 PROMPTS ?=

@@ -122,10 +122,11 @@ void Decoder::score(const std::vector<int>& rows, const std::vector<int>& starts
   attended_.floats(n * q_width_);
   gate_.floats(n * ffn_width_);
   up_.floats(n * ffn_width_);
+  gated_.bytes(n * ffn_width_ / kGroup * (kQuantGroupBytes + kFloatGroupBytes) + 64);
   if (!taps.empty()) tapped_.floats(taps.size() * n * width_);
   int longest = 0;
   for (const RowPlan& p : rows_) longest = std::max(longest, p.length + p.nodes);
-  const int widest = std::max({width_, q_width_, ffn_width_});
+  const int widest = std::max(width_, q_width_);
   for (int t = 0; t < threads_.count(); t++) {
     if (t == 0 || n <= kBlock) activations_[t]->bytes(n * widest / kGroup * (kQuantGroupBytes + kFloatGroupBytes) + 64);
     scratch_[t]->floats(n * (size_t)width_);
@@ -153,31 +154,44 @@ void Decoder::embed(int thread) {
   }
 }
 
+Decoder::Input Decoder::layout(Buffer& buffer, int groups, int tokens, std::initializer_list<const Matrix*> readers) const {
+  bool quantised = false, floats = false;
+  for (const Matrix* m : readers) (is_float(m->kind) ? floats : quantised) = true;
+  uint8_t* start = buffer.bytes(0);
+  uint8_t* behind = start + (quantised ? (kernels_.activation_bytes(true, groups, tokens) + 63) / 64 * 64 : 0);
+  return {quantised ? start : nullptr, floats ? behind : nullptr};
+}
+
+// The groups begin ... end-1 of token i, whose values stand at x, in the forms that `in` has.
+void Decoder::write(const Input& in, int groups, int tokens, int i, const float* x, Range part) const {
+  const int block = i / kBlock * kBlock, m = std::min(kBlock, tokens - block), count = part.end - part.begin;
+  const auto place = [&](uint8_t* start, bool quantised) {
+    return start + kernels_.activation_bytes(quantised, groups, block) + kernels_.activation_bytes(quantised, part.begin, m);
+  };
+  if (in.quantised) kernels_.quantise(x + part.begin * kGroup, count, place(in.quantised, true), m, i - block);
+  if (in.floats) kernels_.interleave(x + part.begin * kGroup, count, place(in.floats, false), m, i - block);
+}
+
 Decoder::Input Decoder::prepare(int thread, const float* x, int stride, int dim, int tokens, const std::vector<float>* norm,
                                 std::initializer_list<const Matrix*> readers) {
   const int groups = stride / kGroup;
   // Few tokens: every thread prepares all for itself, cheaper than fetching them from another core's cache. Many:
   // whole blocks each, so that no two threads write to one cache line.
   const bool alone = tokens <= kBlock;
-  bool quantised = false, floats = false;
-  for (const Matrix* m : readers) (is_float(m->kind) ? floats : quantised) = true;
-  uint8_t* buffer = activations_[alone ? thread : 0]->bytes(0);
-  uint8_t* float_buffer = buffer + (quantised ? (kernels_.activation_bytes(true, groups, tokens) + 63) / 64 * 64 : 0);
+  const Input in = layout(*activations_[alone ? thread : 0], groups, tokens, readers);
   Range mine = share((tokens + kBlock - 1) / kBlock, thread);
   mine = alone ? Range{0, tokens} : Range{mine.begin * kBlock, std::min(mine.end * kBlock, tokens)};
   float* row = scratch_[thread]->floats(0);
   for (int i = mine.begin; i < mine.end; i++) {
-    const float* in = x + (size_t)i * stride;
+    const float* values = x + (size_t)i * stride;
     if (norm) {
-      kernels_.rms_norm(in, norm->data(), dim, stride, config_.rms_eps, row);
-      in = row;
+      kernels_.rms_norm(values, norm->data(), dim, stride, config_.rms_eps, row);
+      values = row;
     }
-    const int block = i / kBlock * kBlock, m = std::min(kBlock, tokens - block);
-    if (quantised) kernels_.quantise(in, groups, buffer + kernels_.activation_bytes(true, groups, block), m, i - block);
-    if (floats) kernels_.interleave(in, groups, float_buffer + kernels_.activation_bytes(false, groups, block), m, i - block);
+    write(in, groups, tokens, i, values, {0, groups});
   }
   if (!alone) threads_.barrier();
-  return {buffer, float_buffer};
+  return in;
 }
 
 void Decoder::multiply(const Matrix& w, const Input& in, int tokens, float* out, int stride, const std::vector<float>& bias,
@@ -270,12 +284,12 @@ void Decoder::run_layer(int t, int layer) {
 
   const Input in = prepare(t, x, width_, config_.hidden_size, n, &w.attn_norm, {&w.q, &w.k, &w.v});
   const Range mine = share(w.q.tiles + w.k.tiles + w.v.tiles, t);
-  const auto part = [&](const Matrix& m, int offset) {
+  const auto within = [&](const Matrix& m, int offset) {
     return Range{std::clamp(mine.begin - offset, 0, m.tiles), std::clamp(mine.end - offset, 0, m.tiles)};
   };
-  multiply(w.q, in, n, q_.floats(0), q_width_, w.q_bias, false, part(w.q, 0));
-  multiply(w.k, in, n, k_.floats(0), kv_width_, w.k_bias, false, part(w.k, w.q.tiles));
-  multiply(w.v, in, n, v_.floats(0), kv_width_, w.v_bias, false, part(w.v, w.q.tiles + w.k.tiles));
+  multiply(w.q, in, n, q_.floats(0), q_width_, w.q_bias, false, within(w.q, 0));
+  multiply(w.k, in, n, k_.floats(0), kv_width_, w.k_bias, false, within(w.k, w.q.tiles));
+  multiply(w.v, in, n, v_.floats(0), kv_width_, w.v_bias, false, within(w.v, w.q.tiles + w.k.tiles));
   threads_.barrier();
   rotate_and_store(t, layer);
   threads_.barrier();
@@ -284,15 +298,19 @@ void Decoder::run_layer(int t, int layer) {
   add(w.o, prepare(t, attended_.floats(0), q_width_, 0, n, nullptr, {&w.o}), w.post_attn_norm);
 
   const Input ffn = prepare(t, x, width_, config_.hidden_size, n, &w.ffn_norm, {&w.gate, &w.up});
-  const Range tiles = share(w.gate.tiles, t);
+  const int groups = ffn_width_ / kGroup;
+  const Input gated = layout(gated_, groups, n, {&w.down});
+  const Range part = share(groups, t), tiles{2 * part.begin, std::min(2 * part.end, w.gate.tiles)};  // two tiles a group
   multiply(w.gate, ffn, n, gate_.floats(0), ffn_width_, none, false, tiles);
   multiply(w.up, ffn, n, up_.floats(0), ffn_width_, none, false, tiles);
   for (int i = 0; i < n; i++) {
-    const size_t at = (size_t)i * ffn_width_ + (size_t)kTile * tiles.begin;
-    kernels_.gated(config_.activation, gate_.floats(0) + at, up_.floats(0) + at, kTile * (tiles.end - tiles.begin));
+    float* row = gate_.floats(0) + (size_t)i * ffn_width_;
+    const size_t first = (size_t)kTile * tiles.begin;
+    kernels_.gated(config_.activation, row + first, up_.floats(0) + (size_t)i * ffn_width_ + first, kTile * (tiles.end - tiles.begin));
+    write(gated, groups, n, i, row, part);
   }
   threads_.barrier();
-  add(w.down, prepare(t, gate_.floats(0), ffn_width_, 0, n, nullptr, {&w.down}), w.post_ffn_norm);
+  add(w.down, gated, w.post_ffn_norm);
 
   for (size_t i = 0; i < taps_.size(); i++)
     if (taps_[i] == layer) {

@@ -5,6 +5,7 @@
 #pragma once
 #include <atomic>
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -113,9 +114,11 @@ class Decoder {
 
   // Activations of x [tokens][stride] in the forms that the matrices read, normalised first where norm is given.
   struct Input {
-    const uint8_t* quantised;
-    const uint8_t* floats;
+    uint8_t* quantised;  // null where no matrix reads this form
+    uint8_t* floats;
   };
+  Input layout(Buffer& buffer, int groups, int tokens, std::initializer_list<const Matrix*> readers) const;
+  void write(const Input& in, int groups, int tokens, int i, const float* x, Range part) const;
   Input prepare(int thread, const float* x, int stride, int dim, int tokens, const std::vector<float>* norm,
                 std::initializer_list<const Matrix*> readers);
   Input collect(int thread, const std::vector<int>& nodes);
@@ -139,7 +142,7 @@ class Decoder {
   std::vector<Noise> noises_;
   std::vector<Best> best_;
   std::vector<std::atomic<int>> next_unit_;  // one counter per layer
-  Buffer x_, normed_, q_, k_, v_, attended_, gate_, up_, hidden_, tapped_, full_, spare_, picked_;
+  Buffer x_, normed_, q_, k_, v_, attended_, gate_, up_, gated_, hidden_, tapped_, full_, spare_, picked_;
   std::vector<std::unique_ptr<Buffer>> activations_, scratch_, scores_;  // per thread
   std::unique_ptr<float[]> rope_cos_, rope_sin_;                           // [tables][context][head_dim / 2]
   int rope_filled_ = 0;

@@ -21,13 +21,15 @@ void quantise(const float* x, int groups, uint8_t* block, int m, int index) {
     int8_t* q = (int8_t*)record + kGroup * index;
     store_i8(q, to_int(a));
     store_i8(q + 16, to_int(b));
-    float* scale = (float*)(record + kGroup * m);
+    float* numbers = (float*)(record + kGroup * m) + index;
     const float s = largest / 127.0f, sum_low = hsum(a), sum_high = hsum(b), sum = sum_low + sum_high;
-    scale[index] = s;
-    scale[m + index] = s * sum;
-    scale[2 * m + index] = sum;
-    scale[3 * m + index] = sum_low;
-    scale[4 * m + index] = sum_high;
+    numbers[kScale * m] = s;
+    numbers[kScaleSum * m] = s * sum;
+    numbers[kSum8 * m] = 8 * sum;
+    numbers[kSum16 * m] = 16 * sum;
+    numbers[kSum128 * m] = 128 * sum;
+    numbers[kLow32 * m] = 32 * sum_low;
+    numbers[kHigh32 * m] = 32 * sum_high;
   }
 }
 

@@ -12,7 +12,7 @@ template <Kind K> struct Traits {
   static constexpr bool has_min = K == Kind::q4m || K == Kind::q5m;
   static constexpr bool halves = K == Kind::q6s;  // two scales a group
   static constexpr int planes = K == Kind::q6s ? 2 : (K == Kind::q5m || K == Kind::q5s) ? 1 : 0;
-  static constexpr float offset = K == Kind::q8s ? 128.0f : K == Kind::q6s ? 32.0f : K == Kind::q5s ? 16.0f : 8.0f;
+  static constexpr Number offset_sum = K == Kind::q8s ? kSum128 : K == Kind::q6s ? kLow32 : K == Kind::q5s ? kSum16 : kSum8;
   static constexpr int quant_bytes = kFormats[(int)K].quant_bytes;
   static constexpr int scale_bytes = kFormats[(int)K].scale_bytes;
 };
@@ -27,7 +27,7 @@ struct Tokens {
   }
   const float* floats(int k) const { return (const float*)block + (size_t)k * m + first; }
 };
-enum Number { kScale, kScaleSum, kSum, kSumLow, kSumHigh };
+
 
 // acc += (dot - offset * sum) * d * scale, or dot * d * scale + min * scale * sum; the bracket is exact.
 template <Kind K> inline F scaled(F acc, F centred, F d, F low, const Tokens& t, int g, int m) {

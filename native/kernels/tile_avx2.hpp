@@ -48,7 +48,7 @@ template <Kind K> inline __m256i dot(__m256i sum, __m256i w, __m256i a) {
 
 template <Kind K> inline F centred(I dot, const Tokens& t, int g, Number sum, int m) {
   if constexpr (Traits<K>::has_min || K == Kind::q8s) return to_float(dot);
-  else return fma(set1(-Traits<K>::offset), set1(t.numbers(g, sum)[m]), to_float(dot));
+  else return to_float(dot) - set1(t.numbers(g, sum)[m]);
 }
 
 template <Kind K, int N, int M>
@@ -81,10 +81,10 @@ inline void tile_groups(const uint8_t* quants, size_t, size_t scale_offset, int 
     const F second = T::scale_bytes == 64 ? load_f16((const uint16_t*)scales + 16) : d;
     for (int m = 0; m < M; m++) {
       if constexpr (T::halves) {
-        acc[m][0] = scaled<K>(acc[m][0], centred<K>(sums[m], tokens, g, kSumLow, m), d, d, tokens, g, m);
-        acc[m][0] = scaled<K>(acc[m][0], centred<K>(high[m], tokens, g, kSumHigh, m), second, d, tokens, g, m);
+        acc[m][0] = scaled<K>(acc[m][0], centred<K>(sums[m], tokens, g, kLow32, m), d, d, tokens, g, m);
+        acc[m][0] = scaled<K>(acc[m][0], centred<K>(high[m], tokens, g, kHigh32, m), second, d, tokens, g, m);
       } else {
-        acc[m][0] = scaled<K>(acc[m][0], centred<K>(sums[m], tokens, g, kSum, m), d, second, tokens, g, m);
+        acc[m][0] = scaled<K>(acc[m][0], centred<K>(sums[m], tokens, g, Traits<K>::offset_sum, m), d, second, tokens, g, m);
       }
     }
   }

@@ -47,7 +47,7 @@ constexpr float kMagic = 12582912.0f;
 template <Kind K> inline F centred(__m512i dot, const Tokens& t, int g, Number sum, int m) {
   const F x = as_float({dot});
   if constexpr (Traits<K>::has_min) return x - set1(kMagic);
-  else return x - fma(set1(Traits<K>::offset), set1(t.numbers(g, sum)[m]), set1(kMagic));
+  else return x - (set1(t.numbers(g, sum)[m]) + set1(kMagic));
 }
 
 // One group of N tiles for one token.
@@ -71,11 +71,11 @@ inline void add_token(const __m512i (&w)[N][8], const F (&d)[N], const F (&secon
   }
   for (int n = 0; n < N; n++) {
     if constexpr (T::halves) {
-      acc[n] = scaled<K>(acc[n], centred<K>(x[n], tokens, g, kSumLow, m), d[n], d[n], tokens, g, m);
-      acc[n] = scaled<K>(acc[n], centred<K>(y[n], tokens, g, kSumHigh, m), second[n], d[n], tokens, g, m);
+      acc[n] = scaled<K>(acc[n], centred<K>(x[n], tokens, g, kLow32, m), d[n], d[n], tokens, g, m);
+      acc[n] = scaled<K>(acc[n], centred<K>(y[n], tokens, g, kHigh32, m), second[n], d[n], tokens, g, m);
     } else {
       x[n] = _mm512_add_epi32(x[n], y[n]);
-      acc[n] = scaled<K>(acc[n], centred<K>(x[n], tokens, g, kSum, m), d[n], second[n], tokens, g, m);
+      acc[n] = scaled<K>(acc[n], centred<K>(x[n], tokens, g, Traits<K>::offset_sum, m), d[n], second[n], tokens, g, m);
     }
   }
 }

@@ -19,7 +19,7 @@ template <Kind K> inline int weight(const uint8_t* quants, int k, int c) {
 
 template <Kind K> inline F centred(F dot, const Tokens& t, int g, Number sum, int m) {
   if constexpr (Traits<K>::has_min) return dot;
-  else return dot - set1(Traits<K>::offset * t.numbers(g, sum)[m]);
+  else return dot - set1(t.numbers(g, sum)[m]);
 }
 
 template <Kind K, int N, int M>
@@ -40,10 +40,10 @@ inline void tile_groups(const uint8_t* quants, size_t, size_t scale_offset, int 
       const F x = lanes<F>([&](int c) { return (float)low[m][c]; });
       const F y = lanes<F>([&](int c) { return (float)high[m][c]; });
       if constexpr (T::halves) {
-        acc[m][0] = scaled<K>(acc[m][0], centred<K>(x, tokens, g, kSumLow, m), d, d, tokens, g, m);
-        acc[m][0] = scaled<K>(acc[m][0], centred<K>(y, tokens, g, kSumHigh, m), second, d, tokens, g, m);
+        acc[m][0] = scaled<K>(acc[m][0], centred<K>(x, tokens, g, kLow32, m), d, d, tokens, g, m);
+        acc[m][0] = scaled<K>(acc[m][0], centred<K>(y, tokens, g, kHigh32, m), second, d, tokens, g, m);
       } else {
-        acc[m][0] = scaled<K>(acc[m][0], centred<K>(x + y, tokens, g, kSum, m), d, second, tokens, g, m);
+        acc[m][0] = scaled<K>(acc[m][0], centred<K>(x + y, tokens, g, Traits<K>::offset_sum, m), d, second, tokens, g, m);
       }
     }
   }
