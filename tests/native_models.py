@@ -33,7 +33,9 @@ def open_target(source: Path, cache: Path, *, quantize: str | None = None, **opt
     return NativeTarget(model.config, model.weights, **options)
 
 
-def gguf_target(folder: Path, family: str = "llama", tensor_type: str = "Q4_1", **options: Any) -> NativeTarget:
+def gguf_target(
+    folder: Path, family: str = "llama", tensor_type: str = "Q4_1", **options: Any
+) -> NativeTarget:
     """A target from a GGUF file that is written for it; options beyond the target's own change the model."""
     own = {"threads", "context_length", "kv", "cache_tokens", "taps", "eos_ids"}
     path = folder / f"{family}-{tensor_type}.gguf"

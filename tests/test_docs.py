@@ -16,6 +16,7 @@ import pytest
 import typer.main
 
 from outpace.cli.main import app
+from outpace.drafters import DRAFTERS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -129,6 +130,24 @@ def test_marked_snippets_run(
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("name", [name for name in DRAFTERS.names() if DRAFTERS.options(name)])
+def test_every_drafter_has_a_page_with_its_options(name: str) -> None:
+    page = (ROOT / "docs" / "methods" / f"{name}.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == set(DRAFTERS.options(name))
+
+
+def test_files_named_in_the_docs_exist() -> None:
+    named = {
+        path
+        for page in PAGES
+        for path in re.findall(r"`((?:[\w-]+/)+[\w-]+\.(?:py|cpp|hpp|md))`", page.read_text())
+    }
+    missing = {
+        path for path in named if not any((base / path).exists() for base in (ROOT, ROOT / "src/outpace"))
+    }
+    assert len(named) > 20 and not missing
 
 
 if __name__ == "__main__":

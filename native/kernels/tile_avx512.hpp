@@ -6,10 +6,7 @@ namespace {
 
 constexpr int kMostTokens = 16;
 constexpr int kMostTiles = 2;
-#ifndef KA
-#define KA 8192
-#endif
-constexpr int kAhead = KA;
+constexpr int kAheadBytes = 8192;  // of weights on their way from memory; hardware stops at every page, this does not
 
 inline __m512i quad(const int8_t* a) {
   int32_t x;
@@ -85,7 +82,14 @@ inline void add_token(const __m512i (&w)[N][8], const F (&d)[N], const F (&secon
 template <Kind K, int N, int M>
 inline void tile_groups(const uint8_t* tile, size_t tile_bytes, size_t scale_offset, int groups, const Tokens& tokens, F (&acc)[M][N]) {
   using T = Traits<K>;
-  for (int g = 0; g < groups; g++) {
+  int ahead = kAheadBytes / (N * T::quant_bytes);
+  const uint8_t* coming = tile + (size_t)(ahead / groups * N) * tile_bytes;
+  ahead %= groups;
+  for (int g = 0; g < groups; g++, ahead++) {
+    if (ahead == groups) {
+      ahead = 0;
+      coming += N * tile_bytes;
+    }
     __m512i w[N][8];
     F d[N], second[N];
 #pragma GCC unroll 2
@@ -93,8 +97,8 @@ inline void tile_groups(const uint8_t* tile, size_t tile_bytes, size_t scale_off
       const uint8_t* quants = tile + n * tile_bytes + (size_t)g * T::quant_bytes;
       const uint8_t* scales = tile + n * tile_bytes + scale_offset + (size_t)g * T::scale_bytes;
 #pragma GCC unroll 8
-      for (int line = 0; line < T::quant_bytes / 64; line++) prefetch(quants + kAhead + 64 * line);
-      if (T::scale_bytes == 64 || g % 2 == 0) prefetch(scales + kAhead);
+      for (int line = 0; line < T::quant_bytes / 64; line++) prefetch(coming + n * tile_bytes + (size_t)ahead * T::quant_bytes + 64 * line);
+      prefetch(coming + n * tile_bytes + scale_offset + (size_t)ahead * T::scale_bytes);
       unpack<K>(quants, w[n]);
       d[n] = load_f16((const uint16_t*)scales);
       second[n] = T::scale_bytes == 64 ? load_f16((const uint16_t*)scales + 16) : d[n];

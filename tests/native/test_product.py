@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from outpace import _native
-from outpace.formats.packing import FLOAT_BYTES, LAYOUTS, PackedTensor, pack_blocks, pack_floats, tile_bytes, unpack
+from outpace.formats.packing import (
+    FLOAT_BYTES,
+    LAYOUTS,
+    PackedTensor,
+    pack_blocks,
+    pack_floats,
+    tile_bytes,
+    unpack,
+)
 from outpace.formats.quants import Blocks
 from tests.native_models import INSTRUCTION_SETS, instruction_set
 
@@ -114,10 +122,12 @@ def test_rows_unpack_as_numpy_says(kind: str) -> None:
 
 def test_zero_activations_give_the_zero_row() -> None:
     data, _ = packed("q5m", 16, 64, np.random.default_rng(4))
-    np.testing.assert_array_equal(_native.multiply("q5m", 16, 64, data, np.zeros((1, 64), np.float32)), np.zeros((1, 16)))
+    np.testing.assert_array_equal(
+        _native.multiply("q5m", 16, 64, data, np.zeros((1, 64), np.float32)), np.zeros((1, 16))
+    )
 
 
 def test_unknown_instruction_set_is_refused_with_the_accepted_names() -> None:
     data, _ = packed("f32", 16, 32, np.random.default_rng(5))
-    with instruction_set("sse9"), pytest.raises(ValueError, match="accepted: .*portable"):
+    with instruction_set("sse9"), pytest.raises(ValueError, match=r"accepted: .*portable"):
         _native.multiply("f32", 16, 32, data, np.zeros((1, 32), np.float32))

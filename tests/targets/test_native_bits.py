@@ -17,7 +17,12 @@ from tests.native_models import INSTRUCTION_SETS, gguf_target, instruction_set, 
 RNG = np.random.default_rng(7)
 PROMPT = [int(t) for t in RNG.integers(0, VOCAB_SIZE, 61)]
 # Gemma 3 has windows of 8 and two rotary tables; Qwen 3 norms its heads; both cache types.
-MODELS = [("llama", "Q4_1", "f16"), ("gemma3", "F32", "f32"), ("gemma3", "Q8_0", "f16"), ("qwen3", "Q5_0", "f32")]
+MODELS = [
+    ("llama", "Q4_1", "f16"),
+    ("gemma3", "F32", "f32"),
+    ("gemma3", "Q8_0", "f16"),
+    ("qwen3", "Q5_0", "f32"),
+]
 
 
 @pytest.fixture(params=MODELS, ids=lambda m: "-".join(m), scope="module")
@@ -45,7 +50,9 @@ def random_tree(rng: np.random.Generator, num_nodes: int) -> TokenTree:
 
 @pytest.mark.parametrize("num_nodes", [2, 5, 17, 40])
 @pytest.mark.parametrize("length", [1, 15, 16, 33, 61])
-def test_every_path_of_a_tree_has_the_bits_of_plain_decoding(target: NativeTarget, num_nodes: int, length: int) -> None:
+def test_every_path_of_a_tree_has_the_bits_of_plain_decoding(
+    target: NativeTarget, num_nodes: int, length: int
+) -> None:
     rng = np.random.default_rng(num_nodes * 100 + length)
     tree = random_tree(rng, num_nodes)
     rows, _ = target.prefill([PROMPT[:length]])

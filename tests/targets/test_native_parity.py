@@ -19,7 +19,7 @@ PROMPT = [int(t) for t in np.random.default_rng(0).integers(0, VOCAB_SIZE, 45)]
 
 
 def all_logits(target: NativeTarget, tokens: list[int]) -> np.ndarray:
-    """f32[len(tokens) - 1, V]: logits after every token but the first, from one call on a cached first token."""
+    """f32[len(tokens) - 1, V]: logits after all tokens but the first, from one call on a cached token."""
     rows, _ = target.prefill([tokens[:1]])
     scores = target.score(rows, [TokenTree.chain(tokens[1], tokens[2:])])
     out = scores.logits(0, range(len(tokens) - 1))
@@ -58,15 +58,16 @@ def test_half_precision_weights_are_exact(dtype: str, tmp_path: Path) -> None:
 
 
 def twin(model: torch.nn.Module, target: NativeTarget) -> torch.nn.Module:
-    """The model with the packed weights, whose products first round their input as ours do: 8 bit, one scale per token
-    and group of 32."""
+    """The model with the packed weights, whose products round their input first as ours do: 8 bit, one scale
+    per token and group of 32."""
 
     def round_input(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         groups = inputs[0].unflatten(-1, (-1, 32))
         scale = groups.abs().amax(-1, keepdim=True) / 127
         return ((groups / scale.clamp(min=1e-30)).round().mul(scale).flatten(-2),)
 
-    packed = {name: torch.from_numpy(unpack(t, target.weights.buffer)) for name, t in target.weights.tensors.items()}
+    weights = target.weights
+    packed = {name: torch.from_numpy(unpack(t, weights.buffer)) for name, t in weights.tensors.items()}
     with torch.no_grad():
         model.model.embed_tokens.weight.copy_(packed["embed"])
         for i, layer in enumerate(model.model.layers):
@@ -96,7 +97,9 @@ def test_quantised_files_equal_the_same_arithmetic_in_torch(tensor_type: str, tm
 
 
 @pytest.mark.parametrize(("quantize", "loss"), [("q8", 0.05), ("q4", 0.4)])
-def test_quantised_at_load_equals_the_same_arithmetic_in_torch(quantize: str, loss: float, tmp_path: Path) -> None:
+def test_quantised_at_load_equals_the_same_arithmetic_in_torch(
+    quantize: str, loss: float, tmp_path: Path
+) -> None:
     model = write_hf(tmp_path / "hf", "llama")
     target = open_target(tmp_path / "hf", tmp_path / "cache", quantize=quantize, kv="f32")
     exact = reference(model, PROMPT)

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
+    from rich.progress import Progress
 
     from outpace.api import Generation, Model
-    from outpace.formats.packed import Progress
+    from outpace.formats.packed import Progress as OnProgress
 
 
 class StreamedText:
@@ -66,41 +66,35 @@ def load_model(source: str, *, threads: int | None) -> Model:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Progress | None]:
-    """A callback `(done, total, label)` that draws bars on standard error; None where that is no terminal."""
+def progress_bar() -> Iterator[OnProgress | None]:
+    """A callback `(done, total, label)` that draws a bar on standard error; None if that is no terminal."""
     if not sys.stderr.isatty():
         yield None
         return
-    with _Bars() as bars:
-        yield bars.update
+    with _Bar() as bar:
+        yield bar.update
 
 
-class _Bars:
-    """One bar per label. rich is imported when the first one is drawn: most starts draw none."""
+class _Bar:
+    """One bar, whatever its label. rich is imported when it is first drawn: most starts draw none."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        self._progress: Progress | None = None
 
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:3.0f} %"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> _Bars:
+    def __enter__(self) -> _Bar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        if self._progress is not None:
+            self._progress.stop()
 
     def update(self, done: int, total: int, label: str) -> None:
-        if not self._tasks:
+        if self._progress is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %")
+            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._progress.add_task(label)
             self._progress.start()
-        if label not in self._tasks:
-            self._tasks[label] = self._progress.add_task(label, total=total or None)
-        self._progress.update(self._tasks[label], completed=done, total=total or None)
+        self._progress.update(self._progress.task_ids[0], completed=done, total=total, description=label)

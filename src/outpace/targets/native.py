@@ -1,8 +1,8 @@
 """The CPU target: decoder-only transformers on our own block kernels (`native/`).
 
-Bit-exact by construction: a token's logits depend on its own prefix alone, not on the tree around it, on its
-companions in the call or on the chunks of the prompt. The instruction set is chosen at run time; the environment
-variable OUTPACE_ISA forces one.
+Bit-exact by construction: a token's logits depend on its own prefix alone, not on the tree around it, on
+its companions in the call or on the chunks of the prompt. The instruction set is chosen at run time; the
+environment variable OUTPACE_ISA forces one.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from outpace.core.sampling import Edit, Sampling, warp
 from outpace.core.tree import TokenTree
 
 if TYPE_CHECKING:
+    from outpace._native import Decoder
     from outpace.formats.config import ModelConfig
     from outpace.formats.packed import PackedFile
 
@@ -35,7 +36,7 @@ class NativeTarget:
     threads         default: the physical cores that this process may use.
     context_length  caps the model's own; positions beyond it are refused.
     kv              type of the cached keys and values, "f16" or "f32".
-    cache_tokens    tokens that all rows together may hold; address space is reserved, memory used as they come.
+    cache_tokens    tokens that all rows together may hold; memory is used as they come.
     taps            layers (0 = first) whose output `Scores.hidden` should offer as "0", "1", ...
     """
 
@@ -112,8 +113,8 @@ class NativeTarget:
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[list[int], NativeScores]:
         """Cache the prompts in new rows; the scores have one node per prompt, its last token.
 
-        Raises PromptTooLong for a prompt that does not fit, OutpaceError for an empty one. Interrupted, it leaves
-        no row behind.
+        Raises PromptTooLong for a prompt that does not fit, OutpaceError for an empty one. Interrupted, it
+        leaves no row behind.
         """
         for prompt in prompts:
             if not prompt:
@@ -196,7 +197,7 @@ class NativeScores:
         self._places = places  # per row: first node of the call, number of nodes
         self._call = target._call
 
-    def _decoder(self):  # type: ignore[no-untyped-def]  # of the untyped module _native
+    def _decoder(self) -> Decoder:
         assert self._call == self._target._call, "these scores were overwritten by a later call of the target"
         return self._target._decoder
 

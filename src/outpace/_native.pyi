@@ -1,0 +1,49 @@
+"""Types of the native module (`native/bindings.cpp`)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+def read_bandwidth(num_threads: int, num_bytes: int) -> float: ...
+def instruction_sets() -> list[str]: ...
+def multiply(
+    kind: str, rows: int, cols: int, data: NDArray[np.uint8], x: NDArray[np.float32]
+) -> NDArray[np.float32]: ...
+def unpack(kind: str, rows: int, cols: int, data: NDArray[np.uint8]) -> NDArray[np.float32]: ...
+
+class Decoder:
+    max_nodes: ClassVar[int]
+    isa: str
+    num_threads: int
+    cache_bytes: int
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, tuple[str, int, int, int, int]],
+        buffer: NDArray[np.uint8],
+        num_threads: int,
+        half_cache: bool,
+        cache_positions: int,
+    ) -> None: ...
+    def open(self) -> int: ...
+    def fork(self, row: int) -> int: ...
+    def close(self, row: int) -> None: ...
+    def length(self, row: int) -> int: ...
+    def keep(self, row: int, path: Sequence[int]) -> None: ...
+    def score(
+        self,
+        rows: Sequence[int],
+        starts: Sequence[int],
+        tokens: Sequence[int],
+        parents: Sequence[int],
+        taps: Sequence[int] = ...,
+    ) -> None: ...
+    def choose(
+        self,
+        rows: Sequence[tuple[int, int, int, float, int, float, float, int]],
+        edits: Sequence[Sequence[tuple[list[int], list[float]]]] | None = None,
+    ) -> list[list[int]]: ...
+    def logits(self, nodes: Sequence[int]) -> NDArray[np.float32]: ...
+    def hidden(self, tap: int) -> NDArray[np.float32]: ...
