@@ -66,7 +66,7 @@ def test_prompts_become_token_ids() -> None:
         ([{"role": "user", "content": "a"}], {"raw": True}, "must be a text"),
         ("", {"raw": True}, "prompt is empty"),
         ("a", {"draft": "ngrams"}, "accepted are"),
-        ("a", {"draft": "ngram:max=3"}, "accepted are min_n, max_n, length, scale"),
+        ("a", {"draft": "ngram:max=3"}, "accepted are min_n, max_n, length, max_length"),
         ("a", {"rule": "lucky"}, "accepted are match"),
         ("a", {"temperature": -1.0}, ">= 0"),
         ("a", {"max_tokens": 0}, ">= 1"),

@@ -30,7 +30,7 @@ RULE_NAMES = RULES.names()
 
 # Drafters of the table by name, and those that nobody should write: they change no output either.
 HOSTILE = hostile(VOCAB_SIZE)
-DRAFTER_SPECS = [*DRAFTERS.names(), "ngram:min_n=2,max_n=4,length=12", "ngram:max_n=1,length=3,scale=inf"]
+DRAFTER_SPECS = [*DRAFTERS.names(), "ngram:min_n=2,max_n=4,length=12", "ngram:max_n=1,length=3,max_length=3"]
 
 
 def make_drafter(name: str, target: Target) -> Drafter:

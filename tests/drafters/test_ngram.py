@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -18,14 +17,14 @@ from outpace.drafters.ngram import NGram
 NO_SCORES = cast("RowScores", None)
 
 
-def slow_draft(tokens: list[int], *, min_n: int, max_n: int, length: int, scale: float) -> list[int]:
+def slow_draft(tokens: list[int], *, min_n: int, max_n: int, length: int, max_length: int) -> list[int]:
     """What follows the latest earlier occurrence of the longest suffix, its own copies included."""
     for n in range(max_n, min_n - 1, -1):
         for end in range(len(tokens) - 1, n - 1, -1):
             if tokens[end - n : end] == tokens[-n:]:
                 matched = max(m for m in range(n, end + 1) if tokens[end - m : end] == tokens[-m:])
                 text = list(tokens)
-                for i in range(int(min(length, scale * matched))):
+                for i in range(max(length, min(matched, max_length))):
                     text.append(text[end + i])
                 return text[len(tokens) :]
     return []
@@ -47,12 +46,12 @@ def step(tokens: list[int]) -> Step:
     st.integers(1, 3),
     st.integers(0, 3),
     st.integers(1, 12),
-    st.sampled_from([0.5, 1.0, 1.5, 3.0, math.inf]),
+    st.integers(1, 12),
 )
 def test_equals_a_search_through_the_whole_text(
-    prompt: list[int], blocks: list[list[int]], min_n: int, more: int, length: int, scale: float
+    prompt: list[int], blocks: list[list[int]], min_n: int, more: int, length: int, max_length: int
 ) -> None:
-    options: dict[str, Any] = {"min_n": min_n, "max_n": min_n + more, "length": length, "scale": scale}
+    options = {"min_n": min_n, "max_n": min_n + more, "length": length, "max_length": max_length}
     drafter = NGram(**options)
     state, text = drafter.start(prompt, NO_SCORES), list(prompt)
     for block in [*blocks, [0]]:
@@ -70,31 +69,32 @@ def draft(tokens: list[int], drafter: NGram, **limits: int) -> list[int]:
 
 
 def test_longest_match_first_and_of_its_places_the_latest() -> None:
-    assert draft([1, 2, 3, 9, 2, 3, 8, 3, 7, 1, 2, 3], NGram(length=1)) == [9]
-    assert draft([1, 2, 3, 9, 2, 3, 8, 3, 7, 5, 2, 3], NGram(length=1)) == [8]
-    assert draft([1, 2, 3, 9, 2, 3, 8, 3, 7, 5, 5, 3], NGram(length=1)) == [7]
-    assert draft([1, 2, 3, 9, 2, 3, 8, 3, 7, 5, 5, 3], NGram(min_n=2, length=1)) == []
+    one = NGram(length=1, max_length=1)
+    assert draft([1, 2, 3, 9, 2, 3, 8, 3, 7, 1, 2, 3], one) == [9]
+    assert draft([1, 2, 3, 9, 2, 3, 8, 3, 7, 5, 2, 3], one) == [8]
+    assert draft([1, 2, 3, 9, 2, 3, 8, 3, 7, 5, 5, 3], one) == [7]
+    assert draft([1, 2, 3, 9, 2, 3, 8, 3, 7, 5, 5, 3], NGram(min_n=2)) == []
 
 
 def test_a_copy_goes_on_with_itself() -> None:
-    assert draft([5, 1, 2, 1, 2], NGram(length=5, scale=math.inf)) == [1, 2, 1, 2, 1]
-    assert draft([7, 7], NGram(length=3, scale=math.inf)) == [7, 7, 7]
+    assert draft([5, 1, 2, 1, 2], NGram(length=5)) == [1, 2, 1, 2, 1]
+    assert draft([7, 7], NGram(length=3)) == [7, 7, 7]
     assert draft([7], NGram(length=3)) == []
 
 
 def test_the_draft_grows_with_the_match() -> None:
     text = [1, 2, 3, 4, 5, 6, 7, 8, 9]
-    assert draft([*text, 0, 5], NGram()) == [6]
-    assert draft([*text, 0, 4, 5], NGram()) == [6, 7]
-    assert draft([*text, 0, 2, 3, 4, 5], NGram()) == [6, 7, 8, 9]
-    assert draft([*text, 0, 2, 3, 4, 5], NGram(length=3)) == [6, 7, 8]
-    assert draft([*text, 0, 4, 5], NGram(scale=2.0)) == [6, 7, 8, 9]
-    assert draft([*text, 0, 5], NGram(scale=0.5)) == []
+    assert draft([*text, 0, 5], NGram(length=1)) == [6]
+    assert draft([*text, 0, 4, 5], NGram(length=1)) == [6, 7]
+    assert draft([*text, 0, 2, 3, 4, 5], NGram(length=1)) == [6, 7, 8, 9]
+    assert draft([*text, 0, 2, 3, 4, 5], NGram(length=2)) == [6, 7, 8, 9]
+    assert draft([*text, 0, 2, 3, 4, 5], NGram(length=2, max_length=3)) == [6, 7, 8]
+    assert draft([*text, 0, 2, 3, 4, 5], NGram(length=5, max_length=3)) == [6, 7, 8, 9, 0]
 
 
 def test_drafts_respect_the_ask() -> None:
     tokens = [1, 2, 3, 4, 5, 6, 1]
-    drafter = NGram(length=4, scale=math.inf)
+    drafter = NGram(length=4)
     assert draft(tokens, drafter) == [2, 3, 4, 5]
     assert draft(tokens, drafter, budget=2) == [2, 3]
     assert draft(tokens, drafter, depth=1) == [2]
@@ -110,8 +110,8 @@ def test_the_index_grows_by_a_constant_per_token() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"min_n": 0}, {"min_n": 4}, {"max_n": 0}, {"length": 0}, {"scale": 0.0}, {"scale": math.nan}]
+    "options", [{"min_n": 0}, {"min_n": 4}, {"max_n": 0}, {"length": 0}, {"max_length": 0}]
 )
-def test_options_out_of_range(options: dict[str, Any]) -> None:
+def test_options_out_of_range(options: dict[str, int]) -> None:
     with pytest.raises(OutpaceError, match="accepted are"):
         NGram(**options)

@@ -37,8 +37,7 @@ class Ask:
     root      the last committed token; the proposed tree's node 0 must carry it.
     position  the root's absolute position, which is also the number of the row's cached tokens.
     sampling  how the target will choose; a drafter that knows its own law adds the same noise.
-    budget    at most so many drafted nodes (the root is free). What goes beyond is cut off, the first nodes
-    stay.
+    budget    at most so many drafted nodes (the root is free); the loop cuts off what goes beyond.
     depth     at most so many levels below the root: as many as could still be kept.
     edits     the row's logit edits, or None.
     """
@@ -66,8 +65,8 @@ class Scores(Protocol):
     ) -> list[list[int]]:
         """The target's own choice after every node, as Python ints, one list per row.
 
-        `positions` are those of the rows' roots: the choice after a node has the noise of position + depth
-        + 1. `edits`, per row and node, are added to the raw logits first.
+        `positions` are those of the rows' roots: the choice after a node of depth d has the noise of
+        position + d + 1. `edits`, per row and node, are added to the raw logits first.
         """
 
     def logits(self, row: int, nodes: Sequence[int]) -> NDArray[np.float32]:
