@@ -10,6 +10,9 @@
 namespace outpace {
 namespace {
 
+// Tiles of gate and up whose products are joined while they are in the first-level cache.
+constexpr int kStrip = 8;
+
 int padded(int n) { return (n + kGroup - 1) / kGroup * kGroup; }
 
 }  // namespace
@@ -39,8 +42,7 @@ Decoder::Decoder(Config config, Weights weights, int num_threads, bool half_cach
       width_(padded(config_.hidden_size)),
       q_width_(padded(config_.num_heads * config_.head_dim)),
       kv_width_(padded(config_.num_kv_heads * config_.head_dim)),
-      ffn_width_(padded(config_.intermediate_size)),
-      next_unit_(weights_.layers.size()) {
+      ffn_width_(padded(config_.intermediate_size)) {
   for (int t = 0; t < num_threads; t++) {
     activations_.push_back(std::make_unique<Buffer>());
     scratch_.push_back(std::make_unique<Buffer>());
@@ -132,7 +134,6 @@ void Decoder::score(const std::vector<int>& rows, const std::vector<int>& starts
     scratch_[t]->floats(n * (size_t)width_);
     scores_[t]->floats((size_t)(kMaxQueries + 1) * padded(longest + 16));
   }
-  for (auto& unit : next_unit_) unit.store(0, std::memory_order_relaxed);
   threads_.run([this](int t) {
     embed(t);
     threads_.barrier();
@@ -225,42 +226,49 @@ void Decoder::rotate_and_store(int thread, int layer) {
   }
 }
 
-// Units of work: one key/value head of one row and a few of its queries, taken from a shared counter.
+// The queries of all rows, by key/value head, in equal shares; those that share a head are attended to together, some at a
+// time. A share begins at a multiple of four where there are many: kernels like fours.
 void Decoder::attend(int thread, int layer) {
-  const int dim = config_.head_dim, kv_heads = config_.num_kv_heads, group = config_.num_heads / kv_heads;
-  int queries = kMaxQueries, units;
-  for (;; queries /= 2) {
-    units = 0;
-    for (const RowPlan& r : rows_) units += kv_heads * ((r.nodes * group + queries - 1) / queries);
-    if (queries == 1 || units >= 3 * threads_.count()) break;
-  }
-  for (;;) {
-    int u = next_unit_[layer].fetch_add(1, std::memory_order_relaxed);
-    if (u >= units) return;
-    size_t r = 0;
-    int blocks = 0;
-    for (;; r++) {
-      blocks = (rows_[r].nodes * group + queries - 1) / queries;
-      if (u < kv_heads * blocks) break;
-      u -= kv_heads * blocks;
+  const int kv_heads = config_.num_kv_heads, group = config_.num_heads / kv_heads;
+  const int total = nodes_ * config_.num_heads, grain = total >= 16 * threads_.count() ? 4 : 1;
+  const Range mine = share((total + grain - 1) / grain, thread);
+  int before = 0;
+  for (const RowPlan& row : rows_)
+    for (int head = 0; head < kv_heads; head++, before += row.nodes * group) {
+      int first = std::max(mine.begin * grain - before, 0);
+      const int end = std::min(mine.end * grain - before, row.nodes * group);
+      for (; first < end; first += kMaxQueries) attend_some(thread, layer, row, head, first, std::min(end - first, kMaxQueries));
     }
-    const RowPlan& row = rows_[r];
-    const int head = u / blocks, first = u % blocks * queries, count = std::min(queries, row.nodes * group - first);
-    const float* query[kMaxQueries];
-    float* out[kMaxQueries];
-    int32_t node[kMaxQueries];
-    for (int i = 0; i < count; i++) {
-      node[i] = (first + i) / group;
-      const size_t at = (size_t)(row.start + node[i]) * q_width_ + (head * group + (first + i) % group) * dim;
-      query[i] = q_.floats(0) + at;
-      out[i] = attended_.floats(0) + at;
-    }
-    kernels_.attention({.pages = cache_.layer(layer), .page_table = cache_.pages(row.row), .page_bytes = cache_.page_bytes(),
-                        .head_offset = (size_t)head * cache_.head_bytes(), .head_dim = dim, .length = row.length, .nodes = row.nodes,
-                        .window = config_.layer_window[layer], .half = cache_.half(), .parents = parents_.data() + row.start,
-                        .depths = depths_.data() + row.start, .chain = row.chain, .num_queries = count, .query = query, .out = out,
-                        .node = node, .scores = scores_[thread]->floats(0), .score_stride = padded(row.length + row.nodes + 16)});
+}
+
+void Decoder::attend_some(int thread, int layer, const RowPlan& row, int head, int first, int count) {
+  const int dim = config_.head_dim, group = config_.num_heads / config_.num_kv_heads;
+  const float* query[kMaxQueries];
+  float* out[kMaxQueries];
+  int32_t node[kMaxQueries];
+  for (int i = 0; i < count; i++) {
+    node[i] = (first + i) / group;
+    const size_t at = (size_t)(row.start + node[i]) * q_width_ + (head * group + (first + i) % group) * dim;
+    query[i] = q_.floats(0) + at;
+    out[i] = attended_.floats(0) + at;
   }
+  kernels_.attention({.pages = cache_.layer(layer), .page_table = cache_.pages(row.row), .page_bytes = cache_.page_bytes(),
+                      
+                      .head_offset = (size_t)head * cache_.head_bytes(),
+                      .next_head = head + 1 < config_.num_kv_heads ? cache_.head_bytes() : 0, .head_dim = dim, .length = row.length, .nodes = row.nodes,
+                      .window = config_.layer_window[layer], .half = cache_.half(), .parents = parents_.data() + row.start,
+                      .depths = depths_.data() + row.start, .chain = row.chain, .num_queries = count, .query = query, .out = out,
+                      .node = node, .scores = scores_[thread]->floats(0), .score_stride = padded(row.length + row.nodes + 16)});
+}
+
+// The pages that the new keys and values go to are fetched while the products still run.
+void Decoder::fetch_pages(int thread, int layer) const {
+  const Range heads = share(config_.num_kv_heads, thread);
+  for (const RowPlan& row : rows_)
+    for (int page = row.length / 16; page <= (row.length + row.nodes - 1) / 16; page++) {
+      const uint8_t* start = cache_.layer(layer) + cache_.pages(row.row)[page] * cache_.page_bytes();
+      for (size_t b = heads.begin * cache_.head_bytes(); b < heads.end * cache_.head_bytes(); b += 64) __builtin_prefetch(start + b, 1);
+    }
 }
 
 void Decoder::run_layer(int t, int layer) {
@@ -287,6 +295,7 @@ void Decoder::run_layer(int t, int layer) {
   const auto within = [&](const Matrix& m, int offset) {
     return Range{std::clamp(mine.begin - offset, 0, m.tiles), std::clamp(mine.end - offset, 0, m.tiles)};
   };
+  fetch_pages(t, layer);
   multiply(w.q, in, n, q_.floats(0), q_width_, w.q_bias, false, within(w.q, 0));
   multiply(w.k, in, n, k_.floats(0), kv_width_, w.k_bias, false, within(w.k, w.q.tiles));
   multiply(w.v, in, n, v_.floats(0), kv_width_, w.v_bias, false, within(w.v, w.q.tiles + w.k.tiles));
@@ -301,13 +310,16 @@ void Decoder::run_layer(int t, int layer) {
   const int groups = ffn_width_ / kGroup;
   const Input gated = layout(gated_, groups, n, {&w.down});
   const Range part = share(groups, t), tiles{2 * part.begin, std::min(2 * part.end, w.gate.tiles)};  // two tiles a group
-  multiply(w.gate, ffn, n, gate_.floats(0), ffn_width_, none, false, tiles);
-  multiply(w.up, ffn, n, up_.floats(0), ffn_width_, none, false, tiles);
-  for (int i = 0; i < n; i++) {
-    float* row = gate_.floats(0) + (size_t)i * ffn_width_;
-    const size_t first = (size_t)kTile * tiles.begin;
-    kernels_.gated(config_.activation, row + first, up_.floats(0) + (size_t)i * ffn_width_ + first, kTile * (tiles.end - tiles.begin));
-    write(gated, groups, n, i, row, part);
+  for (int tile = tiles.begin; tile < tiles.end; tile += kStrip) {
+    const Range strip{tile, std::min(tile + kStrip, tiles.end)};
+    multiply(w.gate, ffn, n, gate_.floats(0), ffn_width_, none, false, strip);
+    multiply(w.up, ffn, n, up_.floats(0), ffn_width_, none, false, strip);
+    for (int i = 0; i < n; i++) {
+      float* row = gate_.floats(0) + (size_t)i * ffn_width_;
+      const size_t first = (size_t)kTile * strip.begin;
+      kernels_.gated(config_.activation, row + first, up_.floats(0) + (size_t)i * ffn_width_ + first, kTile * (strip.end - strip.begin));
+      write(gated, groups, n, i, row, {strip.begin / 2, (strip.end + 1) / 2});
+    }
   }
   threads_.barrier();
   add(w.down, gated, w.post_ffn_norm);

@@ -3,7 +3,6 @@
 // One call of score() runs all layers for all nodes; choose() and logits() then apply the output matrix to the nodes
 // asked for, so that logits exist only where somebody wants them.
 #pragma once
-#include <atomic>
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
@@ -109,6 +108,8 @@ class Decoder {
   void embed(int thread);
   void run_layer(int thread, int layer);
   void attend(int thread, int layer);
+  void attend_some(int thread, int layer, const RowPlan& row, int head, int first, int count);
+  void fetch_pages(int thread, int layer) const;
   void rotate_and_store(int thread, int layer);
   Range share(int total, int thread) const { return {(int)((int64_t)total * thread / threads_.count()), (int)((int64_t)total * (thread + 1) / threads_.count())}; }
 
@@ -141,7 +142,6 @@ class Decoder {
   std::vector<int> taps_, chosen_, whole_, place_;
   std::vector<Noise> noises_;
   std::vector<Best> best_;
-  std::vector<std::atomic<int>> next_unit_;  // one counter per layer
   Buffer x_, normed_, q_, k_, v_, attended_, gate_, up_, gated_, hidden_, tapped_, full_, spare_, picked_;
   std::vector<std::unique_ptr<Buffer>> activations_, scratch_, scores_;  // per thread
   std::unique_ptr<float[]> rope_cos_, rope_sin_;                           // [tables][context][head_dim / 2]

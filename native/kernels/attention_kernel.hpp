@@ -48,9 +48,28 @@ template <class T, int Q, int N> inline void dot_tiles(const AttentionJob& j, in
     for (int n = 0; n < N; n++) store(j.scores + (size_t)(q0 + q) * j.score_stride + 16 * (tile + n), sum[q][n]);
 }
 
+// Between two calls the weights have pushed the keys and values out of the caches: they are asked for ahead, the keys a
+// few tiles, the values of a tile with its keys.
+template <class T> inline void fetch_ahead(const AttentionJob& j, int begin, int tile, int count, int end) {
+  const size_t bytes = sizeof(T) * 16 * (size_t)j.head_dim;
+  for (int i = tile; i < tile + count; i++) {
+    const char* values = (const char*)keys_of<T>(j, i) + bytes;
+    const bool last = i + count >= end;  // then the first keys of the head that comes next
+    const char* keys = (const char*)keys_of<T>(j, last ? begin + (i + count - end) % (end - begin) : i + count) + (last ? j.next_head : 0);
+    for (size_t b = 0; b < bytes; b += 64) {
+      prefetch(values + b);
+      prefetch(keys + b);
+    }
+  }
+}
+
 template <class T, int Q, int N> inline void dot_keys(const AttentionJob& j, int q0, int begin, int end) {
-  for (; begin + N <= end; begin += N) dot_tiles<T, Q, N>(j, q0, begin);
-  for (; begin < end; begin++) dot_tiles<T, Q, 1>(j, q0, begin);
+  int tile = begin;
+  for (; tile + N <= end; tile += N) {
+    if (q0 == 0) fetch_ahead<T>(j, begin, tile, N, end);
+    dot_tiles<T, Q, N>(j, q0, tile);
+  }
+  for (; tile < end; tile++) dot_tiles<T, Q, 1>(j, q0, tile);
 }
 
 // Scores of one query become weights in place; returns the number of positions it sees. Weights outside are 0.
@@ -129,10 +148,14 @@ inline void mix_values(const AttentionJob& j, int q0, int dim, int first, const 
 }
 
 template <class T, int C> void mix_dims(const AttentionJob& j, int dim, int first, const int* seen, const float* total) {
-  constexpr int Q = kRegisters >= 32 ? 4 : 1;
-  int q = 0;
-  for (; q + Q <= j.num_queries; q += Q) mix_values<T, Q, C>(j, q, dim, first, seen, total);
-  for (; q < j.num_queries; q++) mix_values<T, 1, C>(j, q, dim, first, seen, total);
+  constexpr int most = kRegisters >= 32 ? 4 : 1;
+  for (int q = 0, take; q < j.num_queries; q += take) {
+    take = j.num_queries - q < most ? j.num_queries - q : most;
+    if (take == 1) mix_values<T, 1, C>(j, q, dim, first, seen, total);
+    else if (take == 2) mix_values<T, 2, C>(j, q, dim, first, seen, total);
+    else if (take == 3) mix_values<T, 3, C>(j, q, dim, first, seen, total);
+    else mix_values<T, 4, C>(j, q, dim, first, seen, total);
+  }
 }
 
 template <class T> void attend(const AttentionJob& j) {
@@ -145,15 +168,19 @@ template <class T> void attend(const AttentionJob& j) {
     reach = reach > j.node[q] ? reach : j.node[q];
   }
   const int begin = first / 16, end = (j.length + reach + 16) / 16;
-  int q = 0;
   constexpr bool many = kRegisters >= 32;
-  constexpr int Q = many ? 8 : 4;
-  for (; q + Q <= j.num_queries; q += Q) dot_keys<T, Q, many ? 2 : 1>(j, q, begin, end);
-  for (; q + 2 <= j.num_queries; q += 2) dot_keys<T, 2, many ? 4 : 2>(j, q, begin, end);
-  for (; q < j.num_queries; q++) dot_keys<T, 1, 4>(j, q, begin, end);
+  for (int q = 0, take; q < j.num_queries; q += take) {
+    const int left = j.num_queries - q;
+    take = many && left >= 8 ? 8 : left >= 4 ? 4 : left;
+    if (take == 8) dot_keys<T, 8, 2>(j, q, begin, end);
+    else if (take == 4) dot_keys<T, 4, many ? 4 : 1>(j, q, begin, end);
+    else if (take == 3) dot_keys<T, 3, many ? 4 : 1>(j, q, begin, end);
+    else if (take == 2) dot_keys<T, 2, many ? 4 : 2>(j, q, begin, end);
+    else dot_keys<T, 1, 4>(j, q, begin, end);
+  }
   int seen[kMaxQueries];
   float total[kMaxQueries];
-  for (q = 0; q < j.num_queries; q++) seen[q] = soften(j, q, lows[q], begin, end, total[q]);
+  for (int q = 0; q < j.num_queries; q++) seen[q] = soften(j, q, lows[q], begin, end, total[q]);
   int dim = 0;
   for (; dim + 64 <= j.head_dim; dim += 64) mix_dims<T, 4>(j, dim, first, seen, total);
   for (; dim < j.head_dim; dim += 16) mix_dims<T, 1>(j, dim, first, seen, total);

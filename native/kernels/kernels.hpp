@@ -61,6 +61,7 @@ struct AttentionJob {
   const uint8_t* pages;       // keys and values of this layer
   const int32_t* page_table;  // page of every 16 positions of the row
   size_t page_bytes, head_offset;
+  size_t next_head;             // from this head to the one that this thread reads next
   int head_dim, length, nodes;  // committed positions, nodes of this call (slots length ... length + nodes - 1)
   int window;                   // 0: all
   bool half;                    // keys and values are f16
