@@ -12,24 +12,22 @@ size_t activation_bytes(bool quantised, int groups, int tokens) {
 
 // One token into its place in a block: symmetric 8 bit, one scale per group of 32.
 void quantise(const float* x, int groups, uint8_t* block, int m, int index) {
-  for (int g = 0; g < groups; g++, x += kGroup) {
-    uint8_t* record = block + (size_t)g * kQuantGroupBytes * m;
+  uint8_t* line = block + kQuantGroupBytes * (size_t)index;
+  for (int g = 0; g < groups; g++, x += kGroup, line += kQuantGroupBytes * (size_t)m) {
     const F low = load(x), high = load(x + 16);
     const float largest = hmax(max(abs(low), abs(high)));
     const F inverse = set1(largest > 0 ? 127.0f / largest : 0.0f);
-    const F a = round(low * inverse), b = round(high * inverse);
-    int8_t* q = (int8_t*)record + kGroup * index;
-    store_i8(q, to_int(a));
-    store_i8(q + 16, to_int(b));
-    float* numbers = (float*)(record + kGroup * m) + index;
-    const float s = largest / 127.0f, sum_low = hsum(a), sum_high = hsum(b), sum = sum_low + sum_high;
-    numbers[kScale * m] = s;
-    numbers[kScaleSum * m] = s * sum;
-    numbers[kSum8 * m] = 8 * sum;
-    numbers[kSum16 * m] = 16 * sum;
-    numbers[kSum128 * m] = 128 * sum;
-    numbers[kLow32 * m] = 32 * sum_low;
-    numbers[kHigh32 * m] = 32 * sum_high;
+    float sum_low, sum_high;
+    store_bytes((int8_t*)line, round(low * inverse), round(high * inverse), sum_low, sum_high);
+    const float scale = largest * (1.0f / 127.0f), sum = sum_low + sum_high;
+    float* numbers = (float*)(line + kGroup);
+    numbers[kScale] = scale;
+    numbers[kScaleSum] = scale * sum;
+    numbers[kSum8] = 8 * sum;
+    numbers[kSum16] = 16 * sum;
+    numbers[kSum128] = 128 * sum;
+    numbers[kLow32] = 32 * sum_low;
+    numbers[kHigh32] = 32 * sum_high;
   }
 }
 
@@ -39,12 +37,12 @@ void interleave(const float* x, int groups, uint8_t* block, int m, int index) {
 }
 
 inline float root_mean_square_inverse(const float* x, int dim, int padded, float eps) {
-  F sum = zero();
-  for (int i = 0; i < padded; i += 16) {
-    const F v = load(x + i);
-    sum = fma(v, v, sum);
-  }
-  return 1.0f / __builtin_sqrtf(hsum(sum) / (float)dim + eps);
+  F sum[4] = {zero(), zero(), zero(), zero()};  // four, for fma has a latency
+  int i = 0;
+  for (; i + 64 <= padded; i += 64)
+    for (int j = 0; j < 4; j++) sum[j] = fma(load(x + i + 16 * j), load(x + i + 16 * j), sum[j]);
+  for (; i < padded; i += 16) sum[0] = fma(load(x + i), load(x + i), sum[0]);
+  return 1.0f / __builtin_sqrtf(hsum((sum[0] + sum[1]) + (sum[2] + sum[3])) / (float)dim + eps);
 }
 
 // x, weight and out hold zeros behind dim up to padded, a multiple of 16.

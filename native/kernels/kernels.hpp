@@ -36,12 +36,12 @@ struct Matrix {
 };
 
 // Activations of one block of m tokens as the products read them, group after group.
-//   quantised, 60 m bytes a group: int8 q[m][32]; float numbers[7][m], of which a format reads two or three
-//   float, 128 m bytes a group:    float x[32][m]
+//   quantised, one cache line a token and group: int8 q[32]; float numbers[8], of which a format reads two or three
+//   float: float x[32][m]
 // kScaleSum is for formats with a minimum. The others subtract their offset times the sum of the q: of 8, 16 or 128 times
 // the sum of all 32, or of 32 times the sum of the first and of the last 16.
-enum Number { kScale, kScaleSum, kSum8, kSum16, kSum128, kLow32, kHigh32, kNumbers };
-constexpr size_t kQuantGroupBytes = 32 + 4 * kNumbers;
+enum Number { kScale, kScaleSum, kSum8, kSum16, kSum128, kLow32, kHigh32 };
+constexpr size_t kQuantGroupBytes = 64;
 constexpr size_t kFloatGroupBytes = 128;
 
 struct Product {

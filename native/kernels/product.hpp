@@ -21,18 +21,17 @@ template <Kind K> struct Traits {
 struct Tokens {
   const uint8_t* block;
   int m, first;
-  const int8_t* quants(int g) const { return (const int8_t*)(block + (size_t)g * kQuantGroupBytes * m) + kGroup * first; }
-  const float* numbers(int g, int which) const {
-    return (const float*)(block + ((size_t)g * kQuantGroupBytes + kGroup) * m) + which * m + first;
-  }
+  const uint8_t* line(int g, int i) const { return block + ((size_t)g * m + first + i) * kQuantGroupBytes; }
+  const int8_t* quants(int g, int i) const { return (const int8_t*)line(g, i); }
+  float number(int g, int i, Number which) const { return ((const float*)(line(g, i) + kGroup))[which]; }
   const float* floats(int k) const { return (const float*)block + (size_t)k * m + first; }
 };
 
 
 // acc += (dot - offset * sum) * d * scale, or dot * d * scale + min * scale * sum; the bracket is exact.
 template <Kind K> inline F scaled(F acc, F centred, F d, F low, const Tokens& t, int g, int m) {
-  acc = fma(centred * d, set1(t.numbers(g, kScale)[m]), acc);
-  if constexpr (Traits<K>::has_min) acc = fma(low, set1(t.numbers(g, kScaleSum)[m]), acc);
+  acc = fma(centred * d, set1(t.number(g, m, kScale)), acc);
+  if constexpr (Traits<K>::has_min) acc = fma(low, set1(t.number(g, m, kScaleSum)), acc);
   return acc;
 }
 

@@ -100,6 +100,12 @@ inline float hmax(F v) {
   y = _mm_max_ps(y, _mm_movehl_ps(y, y));
   return _mm_cvtss_f32(_mm_max_ss(y, _mm_shuffle_ps(y, y, 1)));
 }
+inline void store_bytes(int8_t* p, F low, F high, float& sum_low, float& sum_high) {
+  store_i8(p, to_int(low));
+  store_i8(p + 16, to_int(high));
+  sum_low = hsum(low);
+  sum_high = hsum(high);
+}
 inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 
 constexpr int kRegisters = 16;

@@ -33,7 +33,6 @@ inline void store_f16(uint16_t* p, F a) {
 inline F load_bf16(const uint16_t* p) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16))};
 }
-inline void store_i8(int8_t* p, I a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(a.v)); }
 
 inline I iset1(uint32_t x) { return {_mm512_set1_epi32((int)x)}; }
 inline I iota() { return {_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)}; }
@@ -72,6 +71,16 @@ inline float hmax(F a) {
   __m128 y = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
   y = _mm_max_ps(y, _mm_movehl_ps(y, y));
   return _mm_cvtss_f32(_mm_max_ss(y, _mm_shuffle_ps(y, y, 1)));
+}
+// 32 whole numbers of at most 127 as bytes, and the sums of either half.
+inline void store_bytes(int8_t* p, F low, F high, float& sum_low, float& sum_high) {
+  const __m256i q = _mm256_set_m128i(_mm512_cvtepi32_epi8(to_int(high).v), _mm512_cvtepi32_epi8(to_int(low).v));
+  _mm256_storeu_si256((__m256i*)p, q);
+  __m256i s = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), q);
+  s = _mm256_add_epi32(s, _mm256_shuffle_epi32(s, 0x4e));
+  s = _mm256_add_epi32(s, _mm256_shuffle_epi32(s, 0xb1));
+  sum_low = (float)_mm_cvtsi128_si32(_mm256_castsi256_si128(s));
+  sum_high = (float)_mm_cvtsi128_si32(_mm256_extracti128_si256(s, 1));
 }
 inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 

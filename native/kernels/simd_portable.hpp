@@ -119,6 +119,12 @@ template <class Fn> inline float fold(F x, Fn fn) {
 }
 inline float hsum(F x) { return fold(x, [](float a, float b) { return a + b; }); }
 inline float hmax(F x) { return fold(x, [](float a, float b) { return a > b ? a : b; }); }
+inline void store_bytes(int8_t* p, F low, F high, float& sum_low, float& sum_high) {
+  store_i8(p, to_int(low));
+  store_i8(p + 16, to_int(high));
+  sum_low = hsum(low);
+  sum_high = hsum(high);
+}
 inline void prefetch(const void* p) { __builtin_prefetch(p); }
 
 constexpr int kRegisters = 16;

@@ -48,7 +48,7 @@ template <Kind K> inline __m256i dot(__m256i sum, __m256i w, __m256i a) {
 
 template <Kind K> inline F centred(I dot, const Tokens& t, int g, Number sum, int m) {
   if constexpr (Traits<K>::has_min || K == Kind::q8s) return to_float(dot);
-  else return to_float(dot) - set1(t.numbers(g, sum)[m]);
+  else return to_float(dot) - set1(t.number(g, m, sum));
 }
 
 template <Kind K, int N, int M>
@@ -58,7 +58,6 @@ inline void tile_groups(const uint8_t* quants, size_t, size_t scale_offset, int 
   const uint8_t* scales = quants + scale_offset;
   for (int g = 0; g < groups; g++, quants += T::quant_bytes, scales += T::scale_bytes) {
     prefetch(quants + 2048);
-    const int8_t* a = tokens.quants(g);
     I sums[M], high[M];
     for (int half = 0; half < 2; half++) {
       __m256i x[M], y[M];
@@ -69,7 +68,7 @@ inline void tile_groups(const uint8_t* quants, size_t, size_t scale_offset, int 
 #pragma GCC unroll 4
         for (int m = 0; m < M; m++) {
           __m256i& s = T::halves && i >= 4 ? y[m] : x[m];
-          s = dot<K>(s, w, quad(a + kGroup * m + 4 * i));
+          s = dot<K>(s, w, quad(tokens.quants(g, m) + 4 * i));
         }
       }
       for (int m = 0; m < M; m++) {

@@ -44,7 +44,7 @@ constexpr float kMagic = 12582912.0f;
 template <Kind K> inline F centred(__m512i dot, const Tokens& t, int g, Number sum, int m) {
   const F x = as_float({dot});
   if constexpr (Traits<K>::has_min) return x - set1(kMagic);
-  else return x - (set1(t.numbers(g, sum)[m]) + set1(kMagic));
+  else return x - (set1(t.number(g, m, sum)) + set1(kMagic));
 }
 
 // One group of N tiles for one token.
@@ -52,7 +52,7 @@ template <Kind K, int N>
 inline void add_token(const __m512i (&w)[N][8], const F (&d)[N], const F (&second)[N], const Tokens& tokens, int g, int m, F (&acc)[N]) {
   using T = Traits<K>;
   const __m512i start = _mm512_castps_si512(_mm512_set1_ps(kMagic));
-  const int8_t* a = tokens.quants(g) + kGroup * m;
+  const int8_t* a = tokens.quants(g, m);
   __m512i x[N], y[N];
   for (int n = 0; n < N; n++) {
     x[n] = start;

@@ -19,7 +19,7 @@ template <Kind K> inline int weight(const uint8_t* quants, int k, int c) {
 
 template <Kind K> inline F centred(F dot, const Tokens& t, int g, Number sum, int m) {
   if constexpr (Traits<K>::has_min) return dot;
-  else return dot - set1(t.numbers(g, sum)[m]);
+  else return dot - set1(t.number(g, m, sum));
 }
 
 template <Kind K, int N, int M>
@@ -34,7 +34,7 @@ inline void tile_groups(const uint8_t* quants, size_t, size_t scale_offset, int 
     for (int k = 0; k < kGroup; k++)
       for (int c = 0; c < 16; c++) {
         const int w = weight<K>(quants, k, c);
-        for (int m = 0; m < M; m++) (k < 16 ? low : high)[m][c] += w * tokens.quants(g)[kGroup * m + k];
+        for (int m = 0; m < M; m++) (k < 16 ? low : high)[m][c] += w * tokens.quants(g, m)[k];
       }
     for (int m = 0; m < M; m++) {
       const F x = lanes<F>([&](int c) { return (float)low[m][c]; });

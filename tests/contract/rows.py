@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from outpace.core.contracts import Drafter, Target
 from outpace.drafters import DRAFTERS
 from outpace.rules import RULES
 from outpace.targets.table import TableTarget
 from tests.fakes import hostile
+from tests.native_models import gguf_target
 
 VOCAB_SIZE = 8
 """Prompts of the suite use token ids below this; a target may have more."""
 
 
-def table() -> Target:
+def table(folder: Path) -> Target:
     return TableTarget.random(vocab_size=VOCAB_SIZE, order=2, seed=3, context_length=64)
 
 
-def predictable_table() -> Target:
+def predictable_table(folder: Path) -> Target:
     """So sure of the next token that a text soon repeats itself."""
     return TableTarget.random(vocab_size=VOCAB_SIZE, order=1, spread=6.0, seed=5, context_length=64)
 
 
-TARGETS: list[Callable[[], Target]] = [table, predictable_table]
-"""Factories of targets with VOCAB_SIZE tokens or more and a context of 48 to 256; called once per file."""
+def native_quantised(folder: Path) -> Target:
+    return gguf_target(folder, "llama", "Q4_1", context_length=64)
+
+
+def native_sliding(folder: Path) -> Target:
+    """Sliding windows, two rotary tables, float weights and cache."""
+    return gguf_target(folder, "gemma3", "F32", kv="f32", context_length=64)
+
+
+TARGETS: list[Callable[[Path], Target]] = [table, predictable_table, native_quantised, native_sliding]
+"""Factories, given an empty folder, of targets with VOCAB_SIZE tokens or more and a context of 48 to 256; called
+once per file."""
 
 RULE_NAMES = RULES.names()
 

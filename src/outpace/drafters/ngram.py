@@ -7,12 +7,11 @@ to min_n: if the last n tokens of prompt and output have occurred before, propos
     propose   one look-up per n, longest first; the first hit is compared backwards for the length m of the
               whole match, and the next m tokens are copied: at least `length`, at most `max_length`
 
-Deviations. The draft grows with the match, after SuffixDecoding (Oliaro et al. 2024, arXiv:2411.04975). In
-greedy texts of SmolLM2-135M for 80 Spec-Bench prompts the next token was right after 22 % of the matches of
-one token, 51 % of two, 63 % of three, 77 % of six and 99 % of 32 or more: one length for all is too long for
-most or too short for the best. The latest occurrence wins, where the original takes the first: 1.61 against
-1.58 tokens per call on those texts at length 6, and the index is a plain overwrite. A copy that runs into the
-end of the text goes on with what it has copied, so a text that repeats itself is drafted in full length.
+Deviations. The draft grows with the match, after SuffixDecoding (Oliaro et al. 2024, arXiv:2411.04975): the
+token behind a match of one is mostly wrong and behind a long match nearly always right, so one length for all
+is too long for most or too short for the best (docs/methods/ngram.md has the measurements). The latest
+occurrence wins, where the original takes the first, and the index is a plain overwrite. A copy that runs into
+the end of the text goes on with what it has copied, so a text that repeats itself is drafted in full length.
 """
 
 from __future__ import annotations
