@@ -2,7 +2,7 @@
 #
 #   make demo     a drafted answer of the default model, compared with plain decoding
 #   make test     check + the whole test suite
-#   make check    ruff and mypy
+#   make check    ruff, mypy, clang-format
 #   make bench    our drafts against our plain decoding (MODEL= PROMPTS= LIMIT= TOKENS= ARGS= say otherwise)
 #   make compare  the same model file and prompts in llama.cpp and here, side by side
 #   make fidelity how near both stay to transformers on the dequantised weights
@@ -45,7 +45,9 @@ test: check
 
 check: $(VENV)/.dev $(VENV)/.runtime
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(filter %.cpp %.hpp,$(NATIVE))
 
 bench: $(VENV)/.runtime
 	$(BIN)/outpace bench --draft ngram $(MEASURED)

@@ -28,32 +28,42 @@ namespace {
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
 
-int padded(int n) { return (n + kGroup - 1) / kGroup * kGroup; }
-
 [[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
 
-template <class T> T field(const nb::dict& config, const char* name) {
+template <class T>
+T field(const nb::dict& config, const char* name) {
   if (!config.contains(name)) refuse(std::string("the model's config lacks ") + name);
   return nb::cast<T>(config[name]);
 }
 
 Config read_config(const nb::dict& d) {
   const auto activation = field<std::string>(d, "activation");
-  if (activation != "silu" && activation != "gelu_tanh") refuse("unknown activation " + activation + "; accepted: silu, gelu_tanh");
-  Config c{.vocab_size = field<int>(d, "vocab_size"), .hidden_size = field<int>(d, "hidden_size"), .num_heads = field<int>(d, "num_heads"),
-           .num_kv_heads = field<int>(d, "num_kv_heads"), .head_dim = field<int>(d, "head_dim"),
-           .intermediate_size = field<int>(d, "intermediate_size"), .context_length = field<int>(d, "context_length"),
-           .rms_eps = field<float>(d, "rms_eps"), .attention_scale = field<float>(d, "attention_scale"),
+  if (activation != "silu" && activation != "gelu_tanh")
+    refuse("unknown activation " + activation + "; accepted: silu, gelu_tanh");
+  Config c{.vocab_size = field<int>(d, "vocab_size"),
+           .hidden_size = field<int>(d, "hidden_size"),
+           .num_heads = field<int>(d, "num_heads"),
+           .num_kv_heads = field<int>(d, "num_kv_heads"),
+           .head_dim = field<int>(d, "head_dim"),
+           .intermediate_size = field<int>(d, "intermediate_size"),
+           .context_length = field<int>(d, "context_length"),
+           .rms_eps = field<float>(d, "rms_eps"),
+           .attention_scale = field<float>(d, "attention_scale"),
            .embedding_scale = field<float>(d, "embedding_scale"),
            .activation = activation == "silu" ? Activation::silu : Activation::gelu_tanh,
-           .rope_inv_freq = field<std::vector<std::vector<float>>>(d, "rope_inv_freq"), .rope_scale = field<std::vector<float>>(d, "rope_scale"),
-           .layer_rope = field<std::vector<int>>(d, "layer_rope"), .layer_window = field<std::vector<int>>(d, "layer_window")};
+           .rope_inv_freq = field<std::vector<std::vector<float>>>(d, "rope_inv_freq"),
+           .rope_scale = field<std::vector<float>>(d, "rope_scale"),
+           .layer_rope = field<std::vector<int>>(d, "layer_rope"),
+           .layer_window = field<std::vector<int>>(d, "layer_window")};
   constexpr int most = 1 << 24;
-  for (int n : {c.vocab_size, c.hidden_size, c.num_heads, c.num_kv_heads, c.head_dim, c.intermediate_size, c.context_length})
+  for (int n :
+       {c.vocab_size, c.hidden_size, c.num_heads, c.num_kv_heads, c.head_dim, c.intermediate_size, c.context_length})
     if (n < 1 || n > most) refuse("a size of the model's config is outside 1 ... " + std::to_string(most));
-  if (c.head_dim % 16 || c.head_dim > 512) refuse("head_dim has to be a multiple of 16 up to 512, not " + std::to_string(c.head_dim));
+  if (c.head_dim % 16 || c.head_dim > 512)
+    refuse("head_dim has to be a multiple of 16 up to 512, not " + std::to_string(c.head_dim));
   if (c.num_heads % c.num_kv_heads) refuse("num_heads has to be a multiple of num_kv_heads");
-  if (c.rope_scale.size() != c.rope_inv_freq.size() || c.layer_rope.empty() || c.layer_rope.size() != c.layer_window.size())
+  if (c.rope_scale.size() != c.rope_inv_freq.size() || c.layer_rope.empty() ||
+      c.layer_rope.size() != c.layer_window.size())
     refuse("the rope tables or the layers of the model's config do not fit together");
   for (const auto& table : c.rope_inv_freq)
     if ((int)table.size() != c.head_dim / 2) refuse("a rope table has to have head_dim / 2 entries");
@@ -69,15 +79,21 @@ Matrix packed_matrix(const std::string& kind, int rows, int cols, const uint8_t*
   while (k < kKinds && kind != kFormats[k].name) k++;
   if (k == kKinds) refuse("unknown kind of packed matrix: " + kind);
   const int groups = padded(cols) / kGroup;
-  return {.kind = (Kind)k, .rows = rows, .cols = cols, .tiles = (rows + kTile - 1) / kTile, .groups = groups,
+  return {.kind = (Kind)k,
+          .rows = rows,
+          .cols = cols,
+          .tiles = (rows + kTile - 1) / kTile,
+          .groups = groups,
           .tile_bytes = packed_tile_bytes((Kind)k, groups),
-          .scale_offset = ((size_t)groups * kFormats[k].quant_bytes + 63) / 64 * 64, .data = data};
+          .scale_offset = ((size_t)groups * kFormats[k].quant_bytes + 63) / 64 * 64,
+          .data = data};
 }
 
 // Reads tensors (name -> kind, rows, cols, offset, num_bytes) from the packed file; nothing outside it is ever touched.
 class Reader {
  public:
-  Reader(const nb::dict& tensors, const Bytes& buffer) : tensors_(tensors), data_(buffer.data()), size_(buffer.size()) {}
+  Reader(const nb::dict& tensors, const Bytes& buffer)
+      : tensors_(tensors), data_(buffer.data()), size_(buffer.size()) {}
 
   Matrix matrix(const std::string& name, int rows, int cols, bool required = true) const {
     if (!has(name, required)) return {};
@@ -91,7 +107,8 @@ class Reader {
   std::vector<float> vector(const std::string& name, int count, bool required) const {
     if (!has(name, required)) return {};
     const auto [kind, r, c, offset, bytes] = entry(name);
-    if (kind != "f32" || (int64_t)r * c != count || bytes != (size_t)count * 4) refuse(name + " should be " + std::to_string(count) + " floats");
+    if (kind != "f32" || (int64_t)r * c != count || bytes != (size_t)count * 4)
+      refuse(name + " should be " + std::to_string(count) + " floats");
     std::vector<float> v(padded(count), 0.0f);
     std::memcpy(v.data(), data_ + offset, bytes);
     return v;
@@ -126,14 +143,19 @@ Weights read_weights(const Config& c, const Reader& r) {
   w.final_norm = r.vector("final_norm", c.hidden_size, true);
   for (size_t i = 0; i < c.layer_rope.size(); i++) {
     const std::string p = "layers." + std::to_string(i) + ".";
-    w.layers.push_back({.q = r.matrix(p + "q", q, c.hidden_size), .k = r.matrix(p + "k", kv, c.hidden_size),
-                        .v = r.matrix(p + "v", kv, c.hidden_size), .o = r.matrix(p + "o", c.hidden_size, q),
+    w.layers.push_back({.q = r.matrix(p + "q", q, c.hidden_size),
+                        .k = r.matrix(p + "k", kv, c.hidden_size),
+                        .v = r.matrix(p + "v", kv, c.hidden_size),
+                        .o = r.matrix(p + "o", c.hidden_size, q),
                         .gate = r.matrix(p + "gate", c.intermediate_size, c.hidden_size),
                         .up = r.matrix(p + "up", c.intermediate_size, c.hidden_size),
                         .down = r.matrix(p + "down", c.hidden_size, c.intermediate_size),
-                        .attn_norm = r.vector(p + "attn_norm", c.hidden_size, true), .q_bias = r.vector(p + "q_bias", q, false),
-                        .k_bias = r.vector(p + "k_bias", kv, false), .v_bias = r.vector(p + "v_bias", kv, false),
-                        .q_norm = r.vector(p + "q_norm", c.head_dim, false), .k_norm = r.vector(p + "k_norm", c.head_dim, false),
+                        .attn_norm = r.vector(p + "attn_norm", c.hidden_size, true),
+                        .q_bias = r.vector(p + "q_bias", q, false),
+                        .k_bias = r.vector(p + "k_bias", kv, false),
+                        .v_bias = r.vector(p + "v_bias", kv, false),
+                        .q_norm = r.vector(p + "q_norm", c.head_dim, false),
+                        .k_norm = r.vector(p + "k_norm", c.head_dim, false),
                         .post_attn_norm = r.vector(p + "post_attn_norm", c.hidden_size, false),
                         .ffn_norm = r.vector(p + "ffn_norm", c.hidden_size, true),
                         .post_ffn_norm = r.vector(p + "post_ffn_norm", c.hidden_size, false)});
@@ -152,9 +174,11 @@ using Edit = std::pair<std::vector<int32_t>, std::vector<float>>;
 
 class PyDecoder {
  public:
-  PyDecoder(const nb::dict& config, const nb::dict& tensors, Bytes buffer, int num_threads, bool half_cache, int64_t cache_positions)
+  PyDecoder(const nb::dict& config, const nb::dict& tensors, Bytes buffer, int num_threads, bool half_cache,
+            int64_t cache_positions)
       : buffer_(std::move(buffer)) {
-    if (num_threads < 1 || num_threads > 1024) refuse("num_threads has to be 1 to 1024, not " + std::to_string(num_threads));
+    if (num_threads < 1 || num_threads > 1024)
+      refuse("num_threads has to be 1 to 1024, not " + std::to_string(num_threads));
     if (cache_positions < 16) refuse("the cache has to hold at least 16 positions");
     Config c = read_config(config);
     Weights w = read_weights(c, Reader(tensors, buffer_));
@@ -185,7 +209,9 @@ class PyDecoder {
       samplings.push_back({temperature, top_k, top_p, min_p, seed});
       if (!changes.empty() && (int)changes[r].size() != count) refuse("edits have to be given for every node of a row");
       for (int i = 0; i < count; i++) {
-        Pick p{first + i, position + 1 + decoder_->depth(first + i) - decoder_->depth(first), &samplings.back(), nullptr, nullptr, 0};
+        Pick p{first + i,         position + 1 + decoder_->depth(first + i) - decoder_->depth(first),
+               &samplings.back(), nullptr,
+               nullptr,           0};
         if (!changes.empty()) {
           const Edit& e = changes[r][i];
           if (e.first.size() != e.second.size()) refuse("an edit needs as many values as tokens");
@@ -233,10 +259,12 @@ class PyDecoder {
 };
 
 // One product outside any model, and rows of the matrix as floats: what the tests hold against numpy.
-Floats multiply(const std::string& kind, int rows, int cols, Bytes data, nb::ndarray<const float, nb::ndim<2>, nb::c_contig> x) {
+Floats multiply(const std::string& kind, int rows, int cols, Bytes data,
+                nb::ndarray<const float, nb::ndim<2>, nb::c_contig> x) {
   if (rows < 1 || cols < 1 || (int)x.shape(1) != cols || x.shape(0) < 1) refuse("x has to be [tokens, cols]");
   const Matrix w = packed_matrix(kind, rows, cols, data.data());
-  if (data.size() != w.tile_bytes * w.tiles || (uintptr_t)data.data() % 64) refuse("the packed matrix has a wrong size or alignment");
+  if (data.size() != w.tile_bytes * w.tiles || (uintptr_t)data.data() % 64)
+    refuse("the packed matrix has a wrong size or alignment");
   const Kernels& k = select_kernels();
   const int tokens = (int)x.shape(0), stride = w.tiles * kTile, width = padded(cols);
   const bool quantised = !is_float(w.kind);
@@ -246,7 +274,8 @@ Floats multiply(const std::string& kind, int rows, int cols, Bytes data, nb::nda
   for (int i = 0; i < tokens; i++) {
     const int block = i / kBlock * kBlock, m = std::min(kBlock, tokens - block);
     std::copy_n(x.data() + (size_t)i * cols, cols, row.begin());
-    (quantised ? k.quantise : k.interleave)(row.data(), w.groups, activations.bytes(0) + k.activation_bytes(quantised, w.groups, block), m, i - block);
+    (quantised ? k.quantise : k.interleave)(
+        row.data(), w.groups, activations.bytes(0) + k.activation_bytes(quantised, w.groups, block), m, i - block);
   }
   k.product({&w, activations.bytes(0), tokens, out.data(), stride, nullptr, false}, 0, w.tiles);
   Floats result = floats(tokens, rows);
@@ -274,24 +303,33 @@ NB_MODULE(_native, m) {
   m.doc() = "The block engine: transformers on the CPU whose price for a block of tokens is nearly that of one.";
   m.def("read_bandwidth", &read_bandwidth, "num_threads"_a, "num_bytes"_a, nb::call_guard<nb::gil_scoped_release>(),
         "Bytes per second of a plain read of memory.");
-  m.def("instruction_sets", [] {
-    std::vector<std::string> names;
-    for (const char* n : {"avx512", "avx2", "portable"})
-      if (supported(n)) names.push_back(n);
-    return names;
-  }, "The instruction sets that this processor has, best first; OUTPACE_ISA forces one.");
+  m.def(
+      "instruction_sets",
+      [] {
+        std::vector<std::string> names;
+        for (const char* n : {"avx512", "avx2", "portable"})
+          if (supported(n)) names.push_back(n);
+        return names;
+      },
+      "The instruction sets that this processor has, best first; OUTPACE_ISA forces one.");
 
-  m.def("multiply", &multiply, "kind"_a, "rows"_a, "cols"_a, "data"_a, "x"_a, "x [tokens, cols] times a packed matrix: [tokens, rows].");
+  m.def("multiply", &multiply, "kind"_a, "rows"_a, "cols"_a, "data"_a, "x"_a,
+        "x [tokens, cols] times a packed matrix: [tokens, rows].");
   m.def("unpack", &unpack, "kind"_a, "rows"_a, "cols"_a, "data"_a, "A packed matrix as floats [rows, cols].");
 
   nb::class_<PyDecoder>(m, "Decoder")
       .def(nb::init<const nb::dict&, const nb::dict&, Bytes, int, bool, int64_t>(), "config"_a, "tensors"_a, "buffer"_a,
            "num_threads"_a, "half_cache"_a, "cache_positions"_a)
       .def("open", [](PyDecoder& d) { return d.get().open(); })
-      .def("fork", [](PyDecoder& d, int row) { return d.get().fork(row); }, "row"_a)
-      .def("close", [](PyDecoder& d, int row) { d.get().close(row); }, "row"_a)
-      .def("length", [](PyDecoder& d, int row) { return d.get().length(row); }, "row"_a)
-      .def("keep", [](PyDecoder& d, int row, const std::vector<int>& path) { d.get().keep(row, path); }, "row"_a, "path"_a)
+      .def(
+          "fork", [](PyDecoder& d, int row) { return d.get().fork(row); }, "row"_a)
+      .def(
+          "close", [](PyDecoder& d, int row) { d.get().close(row); }, "row"_a)
+      .def(
+          "length", [](PyDecoder& d, int row) { return d.get().length(row); }, "row"_a)
+      .def(
+          "keep", [](PyDecoder& d, int row, const std::vector<int>& path) { d.get().keep(row, path); }, "row"_a,
+          "path"_a)
       .def("score", &PyDecoder::score, "rows"_a, "starts"_a, "tokens"_a, "parents"_a, "taps"_a = std::vector<int>{})
       .def("choose", &PyDecoder::choose, "rows"_a, "edits"_a = nb::none())
       .def("logits", &PyDecoder::logits, "nodes"_a)

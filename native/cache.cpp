@@ -16,7 +16,8 @@ Cache::Cache(int layers, int kv_heads, int head_dim, bool half, int64_t capacity
   layer_bytes_ = (page_bytes_ * num_pages + 4095) / 4096 * 4096;
   mapped_ = layer_bytes_ * layers;
   void* p = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (p == MAP_FAILED) throw std::runtime_error("no address space for a cache of " + std::to_string(capacity) + " positions");
+  if (p == MAP_FAILED)
+    throw std::runtime_error("no address space for a cache of " + std::to_string(capacity) + " positions");
   base_ = static_cast<uint8_t*>(p);
   for (size_t i = num_pages; i-- > 0;) free_.push_back((int32_t)i);
   users_.assign(num_pages, 0);
@@ -25,13 +26,15 @@ Cache::Cache(int layers, int kv_heads, int head_dim, bool half, int64_t capacity
 Cache::~Cache() { munmap(base_, mapped_); }
 
 const Cache::Row& Cache::at(int row) const {
-  if (row < 0 || row >= (int)rows_.size() || !rows_[row].used) throw std::invalid_argument("no row " + std::to_string(row));
+  if (row < 0 || row >= (int)rows_.size() || !rows_[row].used)
+    throw std::invalid_argument("no row " + std::to_string(row));
   return rows_[row];
 }
 Cache::Row& Cache::at(int row) { return const_cast<Row&>(static_cast<const Cache*>(this)->at(row)); }
 
 int32_t Cache::take_page() {
-  if (free_.empty()) throw std::runtime_error("the cache of keys and values is full: free rows or load with a larger cache");
+  if (free_.empty())
+    throw std::runtime_error("the cache of keys and values is full: free rows or load with a larger cache");
   const int32_t page = free_.back();
   free_.pop_back();
   users_[page] = 1;
@@ -93,14 +96,13 @@ void Cache::keep(const Kernels& kernels, int row, const std::vector<int>& path) 
     if (from == to) continue;
     for (int l = 0; l < layers_; l++)
       for (int h = 0; h < kv_heads_; h++)
-        kernels.move_key_value(layer(l) + r.pages[from / 16] * page_bytes_, from % 16, layer(l) + r.pages[to / 16] * page_bytes_,
-                               to % 16, (size_t)h * head_bytes_, head_dim_, half_);
+        kernels.move_key_value(layer(l) + r.pages[from / 16] * page_bytes_, from % 16,
+                               layer(l) + r.pages[to / 16] * page_bytes_, to % 16, (size_t)h * head_bytes_, head_dim_,
+                               half_);
   }
   r.length += (int)path.size();
 }
 
-int64_t Cache::used_bytes() const {
-  return (int64_t)(users_.size() - free_.size()) * (int64_t)page_bytes_ * layers_;
-}
+int64_t Cache::used_bytes() const { return (int64_t)(users_.size() - free_.size()) * (int64_t)page_bytes_ * layers_; }
 
 }  // namespace outpace

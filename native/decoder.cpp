@@ -1,22 +1,13 @@
+// What a call is made of: its plan, its buffers, its layers; and who keeps what afterwards.
 #include "decoder.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
-#include <initializer_list>
 #include <stdexcept>
 
 namespace outpace {
-namespace {
-
-// Tiles of gate and up whose products are joined while they are in the first-level cache.
-constexpr int kStrip = 8;
-
-int padded(int n) { return (n + kGroup - 1) / kGroup * kGroup; }
-
-}  // namespace
-
 uint8_t* Buffer::bytes(size_t count) {
   if (count > size_) {
     std::free(data_);
@@ -69,14 +60,16 @@ void Decoder::fill_rope(int positions) {
 }
 
 // Checks everything that comes from outside before anything is changed.
-void Decoder::plan(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens, const int32_t* parents) {
+void Decoder::plan(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens,
+                   const int32_t* parents) {
   const int total = starts.back();
   const auto refuse = [this](const std::string& what) {
     nodes_ = 0;  // the plan is half written: nothing can be kept or asked of it
     rows_.clear();
     throw std::invalid_argument(what);
   };
-  if (total < 1 || total > kMaxNodes) refuse("a call scores 1 to " + std::to_string(kMaxNodes) + " nodes, not " + std::to_string(total));
+  if (total < 1 || total > kMaxNodes)
+    refuse("a call scores 1 to " + std::to_string(kMaxNodes) + " nodes, not " + std::to_string(total));
   rows_.clear();
   for (auto* v : {&depths_, &positions_, &row_of_}) v->resize(total);
   for (size_t r = 0; r < rows.size(); r++) {
@@ -89,13 +82,15 @@ void Decoder::plan(const std::vector<int>& rows, const std::vector<int>& starts,
       const int i = start + j, parent = parents[i], token = tokens[i];
       if (j == 0 ? parent != -1 : parent < 0 || parent >= j) refuse("a parent has to stand before its child");
       if (token < 0 || token >= config_.vocab_size)
-        refuse("token " + std::to_string(token) + " is outside the vocabulary of " + std::to_string(config_.vocab_size));
+        refuse("token " + std::to_string(token) + " is outside the vocabulary of " +
+               std::to_string(config_.vocab_size));
       chain = chain && parent == j - 1;
       row_of_[i] = (int32_t)r;
       depths_[i] = j ? depths_[start + parent] + 1 : 0;
       positions_[i] = length + depths_[i];
       if (positions_[i] >= config_.context_length)
-        refuse("position " + std::to_string(positions_[i]) + " is outside the context of " + std::to_string(config_.context_length));
+        refuse("position " + std::to_string(positions_[i]) + " is outside the context of " +
+               std::to_string(config_.context_length));
     }
     rows_.push_back({rows[r], start, n, length, chain});
   }
@@ -106,11 +101,12 @@ void Decoder::plan(const std::vector<int>& rows, const std::vector<int>& starts,
   nodes_ = total;
 }
 
-void Decoder::score(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens, const int32_t* parents,
-                    const std::vector<int>& taps) {
+void Decoder::score(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens,
+                    const int32_t* parents, const std::vector<int>& taps) {
   std::lock_guard guard(lock_);
   for (int tap : taps)
-    if (tap < 0 || tap >= (int)weights_.layers.size()) throw std::invalid_argument("no layer " + std::to_string(tap) + " to tap");
+    if (tap < 0 || tap >= (int)weights_.layers.size())
+      throw std::invalid_argument("no layer " + std::to_string(tap) + " to tap");
   plan(rows, starts, tokens, parents);
   taps_ = taps;
   fill_rope(*std::max_element(positions_.begin(), positions_.end()) + 1);
@@ -140,197 +136,9 @@ void Decoder::score(const std::vector<int>& rows, const std::vector<int>& starts
     for (int l = 0; l < (int)weights_.layers.size(); l++) run_layer(t, l);
     const Range mine = share(nodes_, t);
     for (int i = mine.begin; i < mine.end; i++)
-      kernels_.rms_norm(x_.floats(0) + (size_t)i * width_, weights_.final_norm.data(), config_.hidden_size, width_, config_.rms_eps,
-                        hidden_.floats(0) + (size_t)i * width_);
+      kernels_.rms_norm(x_.floats(0) + (size_t)i * width_, weights_.final_norm.data(), config_.hidden_size, width_,
+                        config_.rms_eps, hidden_.floats(0) + (size_t)i * width_);
   });
-}
-
-void Decoder::embed(int thread) {
-  const Range mine = share(nodes_, thread);
-  for (int i = mine.begin; i < mine.end; i++) {
-    float* x = x_.floats(0) + (size_t)i * width_;
-    unpack_row(weights_.embed, tokens_[i], x);
-    if (config_.embedding_scale != 1.0f)
-      for (int d = 0; d < width_; d++) x[d] *= config_.embedding_scale;
-  }
-}
-
-Decoder::Input Decoder::layout(Buffer& buffer, int groups, int tokens, std::initializer_list<const Matrix*> readers) const {
-  bool quantised = false, floats = false;
-  for (const Matrix* m : readers) (is_float(m->kind) ? floats : quantised) = true;
-  uint8_t* start = buffer.bytes(0);
-  uint8_t* behind = start + (quantised ? (kernels_.activation_bytes(true, groups, tokens) + 63) / 64 * 64 : 0);
-  return {quantised ? start : nullptr, floats ? behind : nullptr};
-}
-
-// The groups begin ... end-1 of token i, whose values stand at x, in the forms that `in` has.
-void Decoder::write(const Input& in, int groups, int tokens, int i, const float* x, Range part) const {
-  const int block = i / kBlock * kBlock, m = std::min(kBlock, tokens - block), count = part.end - part.begin;
-  const auto place = [&](uint8_t* start, bool quantised) {
-    return start + kernels_.activation_bytes(quantised, groups, block) + kernels_.activation_bytes(quantised, part.begin, m);
-  };
-  if (in.quantised) kernels_.quantise(x + part.begin * kGroup, count, place(in.quantised, true), m, i - block);
-  if (in.floats) kernels_.interleave(x + part.begin * kGroup, count, place(in.floats, false), m, i - block);
-}
-
-Decoder::Input Decoder::prepare(int thread, const float* x, int stride, int dim, int tokens, const std::vector<float>* norm,
-                                std::initializer_list<const Matrix*> readers) {
-  const int groups = stride / kGroup;
-  // Few tokens: every thread prepares all for itself, cheaper than fetching them from another core's cache. Many:
-  // whole blocks each, so that no two threads write to one cache line.
-  const bool alone = tokens <= kBlock;
-  const Input in = layout(*activations_[alone ? thread : 0], groups, tokens, readers);
-  Range mine = share((tokens + kBlock - 1) / kBlock, thread);
-  mine = alone ? Range{0, tokens} : Range{mine.begin * kBlock, std::min(mine.end * kBlock, tokens)};
-  float* row = scratch_[thread]->floats(0);
-  for (int i = mine.begin; i < mine.end; i++) {
-    const float* values = x + (size_t)i * stride;
-    if (norm) {
-      kernels_.rms_norm(values, norm->data(), dim, stride, config_.rms_eps, row);
-      values = row;
-    }
-    write(in, groups, tokens, i, values, {0, groups});
-  }
-  if (!alone) threads_.barrier();
-  return in;
-}
-
-void Decoder::multiply(const Matrix& w, const Input& in, int tokens, float* out, int stride, const std::vector<float>& bias,
-                       bool accumulate, Range tiles) const {
-  if (tiles.begin >= tiles.end) return;
-  const Product product{&w, is_float(w.kind) ? in.floats : in.quantised, tokens, out, stride, bias.empty() ? nullptr : bias.data(), accumulate};
-  kernels_.product(product, tiles.begin, tiles.end);
-}
-
-// Head by head, a key/value head before the query heads that it serves: the lanes of 16 positions share cache lines, so
-// two threads should not write to one head.
-void Decoder::rotate_and_store(int thread, int layer) {
-  const Layer& w = weights_.layers[layer];
-  const int dim = config_.head_dim, group = config_.num_heads / config_.num_kv_heads;
-  const size_t table = (size_t)config_.layer_rope[layer] * config_.context_length;
-  const Range mine = share(config_.num_kv_heads * (group + 1) * nodes_, thread);
-  for (int u = mine.begin; u < mine.end; u++) {
-    const int i = u % nodes_, head = u / nodes_ / (group + 1), member = u / nodes_ % (group + 1) - 1;
-    const float* cos = rope_cos_.get() + (table + positions_[i]) * (dim / 2);
-    const float* sin = rope_sin_.get() + (table + positions_[i]) * (dim / 2);
-    const bool is_key = member < 0;
-    float* x = is_key ? k_.floats(0) + (size_t)i * kv_width_ + head * dim : q_.floats(0) + (size_t)i * q_width_ + (head * group + member) * dim;
-    const std::vector<float>& norm = is_key ? w.k_norm : w.q_norm;
-    if (!norm.empty()) kernels_.rms_norm(x, norm.data(), dim, dim, config_.rms_eps, x);
-    kernels_.rope(x, cos, sin, dim, is_key ? 1.0f : config_.attention_scale);
-    if (!is_key) continue;
-    const RowPlan& row = rows_[row_of_[i]];
-    const int slot = row.length + i - row.start;
-    uint8_t* page = cache_.layer(layer) + cache_.pages(row.row)[slot / 16] * cache_.page_bytes();
-    kernels_.store_key_value(x, v_.floats(0) + (size_t)i * kv_width_ + head * dim, page, head * cache_.head_bytes(), slot % 16, dim, cache_.half());
-  }
-}
-
-// The queries of all rows, by key/value head, in equal shares; those that share a head are attended to together, some at a
-// time. A share begins at a multiple of four where there are many: kernels like fours.
-void Decoder::attend(int thread, int layer) {
-  const int kv_heads = config_.num_kv_heads, group = config_.num_heads / kv_heads;
-  const int total = nodes_ * config_.num_heads, grain = total >= 16 * threads_.count() ? 4 : 1;
-  const Range mine = share((total + grain - 1) / grain, thread);
-  int before = 0;
-  for (const RowPlan& row : rows_)
-    for (int head = 0; head < kv_heads; head++, before += row.nodes * group) {
-      int first = std::max(mine.begin * grain - before, 0);
-      const int end = std::min(mine.end * grain - before, row.nodes * group);
-      for (; first < end; first += kMaxQueries) attend_some(thread, layer, row, head, first, std::min(end - first, kMaxQueries));
-    }
-}
-
-void Decoder::attend_some(int thread, int layer, const RowPlan& row, int head, int first, int count) {
-  const int dim = config_.head_dim, group = config_.num_heads / config_.num_kv_heads;
-  const float* query[kMaxQueries];
-  float* out[kMaxQueries];
-  int32_t node[kMaxQueries];
-  for (int i = 0; i < count; i++) {
-    node[i] = (first + i) / group;
-    const size_t at = (size_t)(row.start + node[i]) * q_width_ + (head * group + (first + i) % group) * dim;
-    query[i] = q_.floats(0) + at;
-    out[i] = attended_.floats(0) + at;
-  }
-  kernels_.attention({.pages = cache_.layer(layer), .page_table = cache_.pages(row.row), .page_bytes = cache_.page_bytes(),
-                      
-                      .head_offset = (size_t)head * cache_.head_bytes(),
-                      .next_head = head + 1 < config_.num_kv_heads ? cache_.head_bytes() : 0, .head_dim = dim, .length = row.length, .nodes = row.nodes,
-                      .window = config_.layer_window[layer], .half = cache_.half(), .parents = parents_.data() + row.start,
-                      .depths = depths_.data() + row.start, .chain = row.chain, .num_queries = count, .query = query, .out = out,
-                      .node = node, .scores = scores_[thread]->floats(0), .score_stride = padded(row.length + row.nodes + 16)});
-}
-
-// The pages that the new keys and values go to are fetched while the products still run.
-void Decoder::fetch_pages(int thread, int layer) const {
-  const Range heads = share(config_.num_kv_heads, thread);
-  for (const RowPlan& row : rows_)
-    for (int page = row.length / 16; page <= (row.length + row.nodes - 1) / 16; page++) {
-      const uint8_t* start = cache_.layer(layer) + cache_.pages(row.row)[page] * cache_.page_bytes();
-      for (size_t b = heads.begin * cache_.head_bytes(); b < heads.end * cache_.head_bytes(); b += 64) __builtin_prefetch(start + b, 1);
-    }
-}
-
-void Decoder::run_layer(int t, int layer) {
-  const Layer& w = weights_.layers[layer];
-  const int n = nodes_;
-  const std::vector<float> none;
-  float *x = x_.floats(0), *normed = normed_.floats(0);
-  const auto add = [&](const Matrix& m, const Input& in, const std::vector<float>& post) {
-    if (post.empty()) {
-      multiply(m, in, n, x, width_, none, true, share(m.tiles, t));
-      threads_.barrier();
-      return;
-    }
-    multiply(m, in, n, normed, width_, none, false, share(m.tiles, t));
-    threads_.barrier();
-    const Range mine = share(n, t);
-    for (int i = mine.begin; i < mine.end; i++)
-      kernels_.add_rms_norm(normed + (size_t)i * width_, post.data(), config_.hidden_size, width_, config_.rms_eps, x + (size_t)i * width_);
-    threads_.barrier();
-  };
-
-  const Input in = prepare(t, x, width_, config_.hidden_size, n, &w.attn_norm, {&w.q, &w.k, &w.v});
-  const Range mine = share(w.q.tiles + w.k.tiles + w.v.tiles, t);
-  const auto within = [&](const Matrix& m, int offset) {
-    return Range{std::clamp(mine.begin - offset, 0, m.tiles), std::clamp(mine.end - offset, 0, m.tiles)};
-  };
-  fetch_pages(t, layer);
-  multiply(w.q, in, n, q_.floats(0), q_width_, w.q_bias, false, within(w.q, 0));
-  multiply(w.k, in, n, k_.floats(0), kv_width_, w.k_bias, false, within(w.k, w.q.tiles));
-  multiply(w.v, in, n, v_.floats(0), kv_width_, w.v_bias, false, within(w.v, w.q.tiles + w.k.tiles));
-  threads_.barrier();
-  rotate_and_store(t, layer);
-  threads_.barrier();
-  attend(t, layer);
-  threads_.barrier();
-  add(w.o, prepare(t, attended_.floats(0), q_width_, 0, n, nullptr, {&w.o}), w.post_attn_norm);
-
-  const Input ffn = prepare(t, x, width_, config_.hidden_size, n, &w.ffn_norm, {&w.gate, &w.up});
-  const int groups = ffn_width_ / kGroup;
-  const Input gated = layout(gated_, groups, n, {&w.down});
-  const Range part = share(groups, t), tiles{2 * part.begin, std::min(2 * part.end, w.gate.tiles)};  // two tiles a group
-  for (int tile = tiles.begin; tile < tiles.end; tile += kStrip) {
-    const Range strip{tile, std::min(tile + kStrip, tiles.end)};
-    multiply(w.gate, ffn, n, gate_.floats(0), ffn_width_, none, false, strip);
-    multiply(w.up, ffn, n, up_.floats(0), ffn_width_, none, false, strip);
-    for (int i = 0; i < n; i++) {
-      float* row = gate_.floats(0) + (size_t)i * ffn_width_;
-      const size_t first = (size_t)kTile * strip.begin;
-      kernels_.gated(config_.activation, row + first, up_.floats(0) + (size_t)i * ffn_width_ + first, kTile * (strip.end - strip.begin));
-      write(gated, groups, n, i, row, {strip.begin / 2, (strip.end + 1) / 2});
-    }
-  }
-  threads_.barrier();
-  add(w.down, gated, w.post_ffn_norm);
-
-  for (size_t i = 0; i < taps_.size(); i++)
-    if (taps_[i] == layer) {
-      const Range part_of = share(n, t);
-      std::memcpy(tapped_.floats(0) + (i * n + part_of.begin) * width_, x + (size_t)part_of.begin * width_,
-                  sizeof(float) * (size_t)(part_of.end - part_of.begin) * width_);
-      threads_.barrier();
-    }
 }
 
 int Decoder::open() {
@@ -346,6 +154,9 @@ int Decoder::fork(int row) {
 void Decoder::close(int row) {
   std::lock_guard guard(lock_);
   cache_.close(row);
+  // A new row may get this number: it must not inherit the scored tree.
+  for (RowPlan& plan : rows_)
+    if (plan.row == row) plan.row = -1;
 }
 
 int Decoder::length(int row) {

@@ -76,8 +76,8 @@ class Decoder {
 
   // rows[r] takes the nodes starts[r] ... starts[r+1]-1; parents are node numbers within the row, -1 for node 0.
   // taps: layers whose output is kept for hidden().
-  void score(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens, const int32_t* parents,
-             const std::vector<int>& taps);
+  void score(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens,
+             const int32_t* parents, const std::vector<int>& taps);
   void choose(const std::vector<Pick>& picks, int32_t* out);
   void logits(const std::vector<int>& nodes, float* out);
   // After score(): the residual stream behind a tapped layer, or behind the final norm (tap = -1). [nodes][hidden]
@@ -103,7 +103,8 @@ class Decoder {
   struct Range {
     int begin, end;
   };
-  void plan(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens, const int32_t* parents);
+  void plan(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens,
+            const int32_t* parents);
   void fill_rope(int positions);
   void embed(int thread);
   void run_layer(int thread, int layer);
@@ -111,7 +112,9 @@ class Decoder {
   void attend_some(int thread, int layer, const RowPlan& row, int head, int first, int count);
   void fetch_pages(int thread, int layer) const;
   void rotate_and_store(int thread, int layer);
-  Range share(int total, int thread) const { return {(int)((int64_t)total * thread / threads_.count()), (int)((int64_t)total * (thread + 1) / threads_.count())}; }
+  Range share(int total, int thread) const {
+    return {(int)((int64_t)total * thread / threads_.count()), (int)((int64_t)total * (thread + 1) / threads_.count())};
+  }
 
   // Activations of x [tokens][stride] in the forms that the matrices read, normalised first where norm is given.
   struct Input {
@@ -144,7 +147,7 @@ class Decoder {
   std::vector<Best> best_;
   Buffer x_, normed_, q_, k_, v_, attended_, gate_, up_, gated_, hidden_, tapped_, full_, spare_, picked_;
   std::vector<std::unique_ptr<Buffer>> activations_, scratch_, scores_;  // per thread
-  std::unique_ptr<float[]> rope_cos_, rope_sin_;                           // [tables][context][head_dim / 2]
+  std::unique_ptr<float[]> rope_cos_, rope_sin_;                         // [tables][context][head_dim / 2]
   int rope_filled_ = 0;
 };
 

@@ -2,25 +2,18 @@
 #include <cstring>
 
 #include "decoder.hpp"
+#include "kernels/half.hpp"
 
 namespace outpace {
 namespace {
 
-float from_half(uint16_t h) {
-  const uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = (h >> 10) & 0x1f, mantissa = h & 0x3ff;
-  uint32_t bits = sign | ((exponent + 112) << 23) | (mantissa << 13);
-  if (exponent == 31) bits = sign | 0x7f800000 | (mantissa << 13);
-  float f;
-  std::memcpy(&f, &bits, 4);
-  if (exponent == 0) f = (sign ? -1.0f : 1.0f) * (float)mantissa * 0x1p-24f;
-  return f;
-}
-
-uint16_t half_at(const uint8_t* p, int i) {
+uint16_t bits_at(const uint8_t* p, int i) {
   uint16_t h;
   std::memcpy(&h, p + 2 * i, 2);
   return h;
 }
+
+float half_at(const uint8_t* p, int i) { return half_to_float(bits_at(p, i)); }
 
 }  // namespace
 
@@ -34,10 +27,10 @@ void unpack_row(const Matrix& w, int row, float* out) {
   const int c = row % kTile;
   if (is_float(w.kind)) {
     for (int k = 0; k < w.groups * kGroup; k++) {
-      const uint32_t wide = w.kind == Kind::bf16 ? (uint32_t)half_at(tile, kTile * k + c) << 16 : 0;
+      const uint32_t wide = w.kind == Kind::bf16 ? (uint32_t)bits_at(tile, kTile * k + c) << 16 : 0;
       if (w.kind == Kind::f32) std::memcpy(out + k, tile + 4 * (kTile * k + c), 4);
       else if (w.kind == Kind::bf16) std::memcpy(out + k, &wide, 4);
-      else out[k] = from_half(half_at(tile, kTile * k + c));
+      else out[k] = half_at(tile, kTile * k + c);
     }
     return;
   }
@@ -48,10 +41,12 @@ void unpack_row(const Matrix& w, int row, float* out) {
   for (int g = 0; g < w.groups; g++) {
     const uint8_t* quants = tile + (size_t)g * f.quant_bytes;
     const uint8_t* scales = tile + w.scale_offset + (size_t)g * f.scale_bytes;
-    const float d = from_half(half_at(scales, c)), second = f.scale_bytes == 64 ? from_half(half_at(scales, kTile + c)) : 0;
+    const float d = half_at(scales, c), second = f.scale_bytes == 64 ? half_at(scales, kTile + c) : 0;
     for (int k = 0; k < kGroup; k++) {
       const int i = k / 4, byte = 4 * c + k % 4;
-      int q = w.kind == Kind::q8s ? quants[64 * i + byte] : i % 2 ? quants[64 * (i / 2) + byte] >> 4 : quants[64 * (i / 2) + byte] & 15;
+      int q = w.kind == Kind::q8s ? quants[64 * i + byte]
+              : i % 2             ? quants[64 * (i / 2) + byte] >> 4
+                                  : quants[64 * (i / 2) + byte] & 15;
       for (int p = 0; p < planes; p++) q |= ((quants[256 + 64 * p + 8 * i + byte / 8] >> (byte % 8)) & 1) << (4 + p);
       const float scale = w.kind == Kind::q6s && k >= 16 ? second : d;
       out[kGroup * g + k] = scale * (float)(q - offset) + (has_min ? second : 0.0f);

@@ -10,7 +10,7 @@
 namespace outpace {
 namespace {
 
-constexpr int kStrip = 8;        // tiles whose logits are looked at while they are in the first-level cache
+constexpr int kStrip = 8;  // tiles whose logits are looked at while they are in the first-level cache
 constexpr int kNodesAtOnce = 64;
 
 uint64_t splitmix64(uint64_t z) {
@@ -42,7 +42,8 @@ Decoder::Input Decoder::collect(int thread, const std::vector<int>& nodes) {
   const int n = (int)nodes.size();
   const Range mine = share(n, thread);
   for (int i = mine.begin; i < mine.end; i++)
-    std::memcpy(picked_.floats(0) + (size_t)i * width_, hidden_.floats(0) + (size_t)nodes[i] * width_, sizeof(float) * width_);
+    std::memcpy(picked_.floats(0) + (size_t)i * width_, hidden_.floats(0) + (size_t)nodes[i] * width_,
+                sizeof(float) * width_);
   threads_.barrier();
   return prepare(thread, picked_.floats(0), width_, config_.hidden_size, n, nullptr, {&weights_.output});
 }
@@ -59,9 +60,11 @@ void Decoder::reserve_output(int nodes, int full) {
 void Decoder::choose(const std::vector<Pick>& picks, int32_t* out) {
   std::lock_guard guard(lock_);
   for (const Pick& p : picks) {
-    if (p.node < 0 || p.node >= nodes_) throw std::invalid_argument("no node " + std::to_string(p.node) + " in the last call");
+    if (p.node < 0 || p.node >= nodes_)
+      throw std::invalid_argument("no node " + std::to_string(p.node) + " in the last call");
     for (int e = 0; e < p.num_edits; e++)
-      if (p.edit_tokens[e] < 0 || p.edit_tokens[e] >= config_.vocab_size) throw std::invalid_argument("an edit names a token outside the vocabulary");
+      if (p.edit_tokens[e] < 0 || p.edit_tokens[e] >= config_.vocab_size)
+        throw std::invalid_argument("an edit names a token outside the vocabulary");
   }
   for (size_t begin = 0; begin < picks.size(); begin += kNodesAtOnce)
     choose_some(picks.data() + begin, (int)std::min<size_t>(kNodesAtOnce, picks.size() - begin), out + begin);
@@ -90,7 +93,8 @@ void Decoder::choose_some(const Pick* picks, int n, int32_t* out) {
     float* strip = scratch_[t]->floats(0);
     const Range mine = share(w.tiles, t);
     for (int tile = mine.begin; tile < mine.end; tile += kStrip) {
-      const int tiles = std::min(kStrip, mine.end - tile), first = tile * kTile, count = std::min(tiles * kTile, vocab - first);
+      const int tiles = std::min(kStrip, mine.end - tile), first = tile * kTile,
+                count = std::min(tiles * kTile, vocab - first);
       Matrix part = w;
       part.data += (size_t)tile * w.tile_bytes;
       multiply(part, in, n, strip, kStrip * kTile, kNoBias, false, {0, tiles});
@@ -109,9 +113,9 @@ void Decoder::choose_some(const Pick* picks, int n, int32_t* out) {
       for (int e = 0; e < p.num_edits; e++) logits[p.edit_tokens[e]] += p.edit_values[e];
       Best& b = best_[i];  // the other threads' entries stay kNone
       if (s.temperature > 0)
-        b.token = kernels_.choose_filtered(logits, vocab, noises_[i], s.top_k, s.top_p, s.min_p, spare_.floats(0) + t * stride);
-      else
-        kernels_.best_of(logits, 0, vocab, noises_[i], b);
+        b.token = kernels_.choose_filtered(logits, vocab, noises_[i], s.top_k, s.top_p, s.min_p,
+                                           spare_.floats(0) + t * stride);
+      else kernels_.best_of(logits, 0, vocab, noises_[i], b);
     }
   });
   for (int i = 0; i < n; i++) {
@@ -129,7 +133,8 @@ void Decoder::logits(const std::vector<int>& nodes, float* out) {
   const Matrix& w = weights_.output;
   const int stride = w.tiles * kTile;
   for (int node : nodes)
-    if (node < 0 || node >= nodes_) throw std::invalid_argument("no node " + std::to_string(node) + " in the last call");
+    if (node < 0 || node >= nodes_)
+      throw std::invalid_argument("no node " + std::to_string(node) + " in the last call");
   for (size_t begin = 0; begin < nodes.size(); begin += kNodesAtOnce) {
     chosen_.assign(nodes.begin() + begin, nodes.begin() + std::min(nodes.size(), begin + kNodesAtOnce));
     const int n = (int)chosen_.size();
@@ -138,7 +143,8 @@ void Decoder::logits(const std::vector<int>& nodes, float* out) {
       multiply(w, collect(t, chosen_), n, full_.floats(0), stride, kNoBias, false, share(w.tiles, t));
     });
     for (int i = 0; i < n; i++)
-      std::memcpy(out + (begin + i) * config_.vocab_size, full_.floats(0) + (size_t)i * stride, sizeof(float) * config_.vocab_size);
+      std::memcpy(out + (begin + i) * config_.vocab_size, full_.floats(0) + (size_t)i * stride,
+                  sizeof(float) * config_.vocab_size);
   }
 }
 
@@ -146,7 +152,8 @@ void Decoder::hidden(int tap, float* out) const {
   const float* from = const_cast<Buffer&>(hidden_).floats(0);
   if (tap >= 0) {
     const auto at = std::find(taps_.begin(), taps_.end(), tap);
-    if (at == taps_.end()) throw std::invalid_argument("layer " + std::to_string(tap) + " was not tapped in the last call");
+    if (at == taps_.end())
+      throw std::invalid_argument("layer " + std::to_string(tap) + " was not tapped in the last call");
     from = const_cast<Buffer&>(tapped_).floats(0) + (size_t)(at - taps_.begin()) * nodes_ * width_;
   }
   for (int i = 0; i < nodes_; i++)

@@ -17,7 +17,8 @@ class Threads {
   int count() const { return count_; }
 
   // Calls fn(thread) on every thread, the caller being thread 0; returns when all have returned.
-  template <class Fn> void run(Fn&& fn) {
+  template <class Fn>
+  void run(Fn&& fn) {
     start([](void* context, int thread) { (*static_cast<Fn*>(context))(thread); }, &fn);
     fn(0);
     barrier();
@@ -41,7 +42,7 @@ class Threads {
   alignas(64) std::atomic<uint32_t> phase_{0};
 };
 
-// Bytes per second of a plain read of num_bytes of memory by num_threads threads, the best of a few passes.
+// Bytes per second of a plain read of num_bytes of memory by num_threads threads, the median of a few passes.
 double read_bandwidth(int num_threads, size_t num_bytes);
 
 }  // namespace outpace

@@ -12,25 +12,30 @@
 namespace outpace::OUTPACE_ISA {
 namespace {
 
-template <class T> inline F load_as_float(const T* p) {
+template <class T>
+inline F load_as_float(const T* p) {
   if constexpr (sizeof(T) == 2) return load_f16((const uint16_t*)p);
   else return load((const float*)p);
 }
 
-template <class T> inline void store_as(T* p, F x) {
+template <class T>
+inline void store_as(T* p, F x) {
   if constexpr (sizeof(T) == 2) store_f16((uint16_t*)p, max(min(x, set1(65504.0f)), set1(-65504.0f)));
   else store((float*)p, x);
 }
 
-template <class T> inline const T* keys_of(const AttentionJob& j, int tile) {
+template <class T>
+inline const T* keys_of(const AttentionJob& j, int tile) {
   return (const T*)(j.pages + (size_t)j.page_table[tile] * j.page_bytes + j.head_offset);
 }
-template <class T> inline const T* value_at(const AttentionJob& j, int slot) {
+template <class T>
+inline const T* value_at(const AttentionJob& j, int slot) {
   return keys_of<T>(j, slot / 16) + (size_t)(16 + slot % 16) * j.head_dim;
 }
 
 // scores[q][slot] for every slot of N tiles.
-template <class T, int Q, int N> inline void dot_tiles(const AttentionJob& j, int q0, int tile) {
+template <class T, int Q, int N>
+inline void dot_tiles(const AttentionJob& j, int q0, int tile) {
   const T* keys[N];
   F sum[Q][N];
   for (int n = 0; n < N; n++) keys[n] = keys_of<T>(j, tile + n);
@@ -50,12 +55,14 @@ template <class T, int Q, int N> inline void dot_tiles(const AttentionJob& j, in
 
 // Between two calls the weights have pushed the keys and values out of the caches: they are asked for ahead, the keys a
 // few tiles, the values of a tile with its keys.
-template <class T> inline void fetch_ahead(const AttentionJob& j, int begin, int tile, int count, int end) {
+template <class T>
+inline void fetch_ahead(const AttentionJob& j, int begin, int tile, int count, int end) {
   const size_t bytes = sizeof(T) * 16 * (size_t)j.head_dim;
   for (int i = tile; i < tile + count; i++) {
     const char* values = (const char*)keys_of<T>(j, i) + bytes;
     const bool last = i + count >= end;  // then the first keys of the head that comes next
-    const char* keys = (const char*)keys_of<T>(j, last ? begin + (i + count - end) % (end - begin) : i + count) + (last ? j.next_head : 0);
+    const char* keys = (const char*)keys_of<T>(j, last ? begin + (i + count - end) % (end - begin) : i + count) +
+                       (last ? j.next_head : 0);
     for (size_t b = 0; b < bytes; b += 64) {
       prefetch(values + b);
       prefetch(keys + b);
@@ -63,7 +70,8 @@ template <class T> inline void fetch_ahead(const AttentionJob& j, int begin, int
   }
 }
 
-template <class T, int Q, int N> inline void dot_keys(const AttentionJob& j, int q0, int begin, int end) {
+template <class T, int Q, int N>
+inline void dot_keys(const AttentionJob& j, int q0, int begin, int end) {
   int tile = begin;
   for (; tile + N <= end; tile += N) {
     if (q0 == 0) fetch_ahead<T>(j, begin, tile, N, end);
@@ -77,7 +85,8 @@ inline int soften(const AttentionJob& j, int q, int first, int tile_begin, int t
   float* s = j.scores + (size_t)q * j.score_stride;
   const int node = j.node[q], depth = j.depths[node], seen = j.length + depth + 1;
   if (!j.chain)  // ancestors have ascending ids and depth(a) <= a: nothing is overwritten before it is read
-    for (int d = depth, a = node; d >= 0; d--, a = j.parents[a]) j.scores[(size_t)j.num_queries * j.score_stride + d] = s[j.length + a];
+    for (int d = depth, a = node; d >= 0; d--, a = j.parents[a])
+      j.scores[(size_t)j.num_queries * j.score_stride + d] = s[j.length + a];
   if (!j.chain)
     for (int d = 0; d <= depth; d++) s[j.length + d] = j.scores[(size_t)j.num_queries * j.score_stride + d];
   const F lowest = set1(-__builtin_inff());
@@ -147,7 +156,8 @@ inline void mix_values(const AttentionJob& j, int q0, int dim, int first, const 
   }
 }
 
-template <class T, int C> void mix_dims(const AttentionJob& j, int dim, int first, const int* seen, const float* total) {
+template <class T, int C>
+void mix_dims(const AttentionJob& j, int dim, int first, const int* seen, const float* total) {
   constexpr int most = kRegisters >= 32 ? 4 : 1;
   for (int q = 0, take; q < j.num_queries; q += take) {
     take = j.num_queries - q < most ? j.num_queries - q : most;
@@ -158,7 +168,8 @@ template <class T, int C> void mix_dims(const AttentionJob& j, int dim, int firs
   }
 }
 
-template <class T> void attend(const AttentionJob& j) {
+template <class T>
+void attend(const AttentionJob& j) {
   int first = j.length, reach = 0, lows[kMaxQueries];  // the first position that any query sees
   for (int q = 0; q < j.num_queries; q++) {
     const int position = j.length + j.depths[j.node[q]];
@@ -187,10 +198,12 @@ template <class T> void attend(const AttentionJob& j) {
 }
 
 void attention(const AttentionJob& j) {
-  if (j.half) attend<uint16_t>(j); else attend<float>(j);
+  if (j.half) attend<uint16_t>(j);
+  else attend<float>(j);
 }
 
-template <class T> void put(const float* k, const float* v, T* head, int lane, int dim) {
+template <class T>
+void put(const float* k, const float* v, T* head, int lane, int dim) {
   alignas(64) T t[16];
   for (int d = 0; d < dim; d += 16) {
     store_as(t, load(k + d));
@@ -204,12 +217,14 @@ void store_key_value(const float* k, const float* v, uint8_t* page, size_t head_
   else put(k, v, (float*)(page + head_offset), lane, dim);
 }
 
-template <class T> void move(const T* from, int from_lane, T* to, int to_lane, int dim) {
+template <class T>
+void move(const T* from, int from_lane, T* to, int to_lane, int dim) {
   for (int d = 0; d < dim; d++) to[16 * d + to_lane] = from[16 * d + from_lane];
   __builtin_memmove(to + (size_t)(16 + to_lane) * dim, from + (size_t)(16 + from_lane) * dim, sizeof(T) * (size_t)dim);
 }
 
-void move_key_value(const uint8_t* from, int from_lane, uint8_t* to, int to_lane, size_t head_offset, int dim, bool half) {
+void move_key_value(const uint8_t* from, int from_lane, uint8_t* to, int to_lane, size_t head_offset, int dim,
+                    bool half) {
   if (half) move((const uint16_t*)(from + head_offset), from_lane, (uint16_t*)(to + head_offset), to_lane, dim);
   else move((const float*)(from + head_offset), from_lane, (float*)(to + head_offset), to_lane, dim);
 }

@@ -12,6 +12,7 @@ namespace outpace {
 constexpr int kTile = 16;
 constexpr int kGroup = 32;
 constexpr int kBlock = 16;
+constexpr int padded(int n) { return (n + kGroup - 1) / kGroup * kGroup; }
 
 enum class Kind : int { q4m, q4s, q5m, q5s, q6s, q8s, f32, bf16, f16 };
 constexpr int kKinds = 9;
@@ -22,8 +23,8 @@ struct Format {
   int quant_bytes;  // of one group of one tile
   int scale_bytes;
 };
-constexpr Format kFormats[kKinds] = {{"q4m", 256, 64}, {"q4s", 256, 32}, {"q5m", 320, 64},
-                                     {"q5s", 320, 32}, {"q6s", 384, 64}, {"q8s", 512, 32},
+constexpr Format kFormats[kKinds] = {{"q4m", 256, 64}, {"q4s", 256, 32},  {"q5m", 320, 64},
+                                     {"q5s", 320, 32}, {"q6s", 384, 64},  {"q8s", 512, 32},
                                      {"f32", 2048, 0}, {"bf16", 1024, 0}, {"f16", 1024, 0}};
 
 // A packed matrix: rows outputs, cols inputs. One tile is its quants, then its scales.
@@ -38,8 +39,8 @@ struct Matrix {
 // Activations of one block of m tokens as the products read them, group after group.
 //   quantised, one cache line a token and group: int8 q[32]; float numbers[8], of which a format reads two or three
 //   float: float x[32][m]
-// kScaleSum is for formats with a minimum. The others subtract their offset times the sum of the q: of 8, 16 or 128 times
-// the sum of all 32, or of 32 times the sum of the first and of the last 16.
+// kScaleSum is for formats with a minimum. The others subtract their offset times the sum of the q: of 8, 16 or 128
+// times the sum of all 32, or of 32 times the sum of the first and of the last 16.
 enum Number { kScale, kScaleSum, kSum8, kSum16, kSum128, kLow32, kHigh32 };
 constexpr size_t kQuantGroupBytes = 64;
 constexpr size_t kFloatGroupBytes = 128;
@@ -97,11 +98,13 @@ struct Kernels {
   void (*add_rms_norm)(const float* x, const float* weight, int dim, int padded, float eps, float* residual);
   void (*gated)(Activation, float* gate, const float* up, int n);
   void (*rope)(float* x, const float* cos, const float* sin, int head_dim, float scale);
-  void (*store_key_value)(const float* k, const float* v, uint8_t* page, size_t head_offset, int lane, int head_dim, bool half);
-  void (*move_key_value)(const uint8_t* from, int from_lane, uint8_t* to, int to_lane, size_t head_offset, int head_dim, bool half);
+  void (*store_key_value)(const float* k, const float* v, uint8_t* page, size_t head_offset, int lane, int head_dim,
+                          bool half);
+  void (*move_key_value)(const uint8_t* from, int from_lane, uint8_t* to, int to_lane, size_t head_offset, int head_dim,
+                         bool half);
   void (*attention)(const AttentionJob&);
   void (*best_of)(float* logits,  // overwritten; room up to a multiple of 16
-                   int begin, int count, const Noise&, Best&);
+                  int begin, int count, const Noise&, Best&);
   int (*choose_filtered)(float* logits, int vocab, const Noise&, int top_k, float top_p, float min_p, float* scratch);
 };
 

@@ -1,18 +1,23 @@
 // Block product: outputs of a range of tiles for all tokens of a call. The weights of a tile are read from memory
 // once and serve every block of 16 tokens from the first-level cache.
 //
-// Each instruction set supplies tile_groups<KIND, N, M>(...), which adds all groups of N tiles for M tokens to acc[M][N].
+// Each instruction set supplies tile_groups<KIND, N, M>(...), which adds all groups of N tiles for M tokens to
+// acc[M][N].
 #pragma once
 #include "kernels.hpp"
 
 namespace outpace::OUTPACE_ISA {
 namespace {
 
-template <Kind K> struct Traits {
+template <Kind K>
+struct Traits {
   static constexpr bool has_min = K == Kind::q4m || K == Kind::q5m;
   static constexpr bool halves = K == Kind::q6s;  // two scales a group
   static constexpr int planes = K == Kind::q6s ? 2 : (K == Kind::q5m || K == Kind::q5s) ? 1 : 0;
-  static constexpr Number offset_sum = K == Kind::q8s ? kSum128 : K == Kind::q6s ? kLow32 : K == Kind::q5s ? kSum16 : kSum8;
+  static constexpr Number offset_sum = K == Kind::q8s   ? kSum128
+                                       : K == Kind::q6s ? kLow32
+                                       : K == Kind::q5s ? kSum16
+                                                        : kSum8;
   static constexpr int quant_bytes = kFormats[(int)K].quant_bytes;
   static constexpr int scale_bytes = kFormats[(int)K].scale_bytes;
 };
@@ -27,9 +32,9 @@ struct Tokens {
   const float* floats(int k) const { return (const float*)block + (size_t)k * m + first; }
 };
 
-
 // acc += (dot - offset * sum) * d * scale, or dot * d * scale + min * scale * sum; the bracket is exact.
-template <Kind K> inline F scaled(F acc, F centred, F d, F low, const Tokens& t, int g, int m) {
+template <Kind K>
+inline F scaled(F acc, F centred, F d, F low, const Tokens& t, int g, int m) {
   acc = fma(centred * d, set1(t.number(g, m, kScale)), acc);
   if constexpr (Traits<K>::has_min) acc = fma(low, set1(t.number(g, m, kScaleSum)), acc);
   return acc;
@@ -43,7 +48,8 @@ template <Kind K> inline F scaled(F acc, F centred, F d, F low, const Tokens& t,
 namespace outpace::OUTPACE_ISA {
 namespace {
 
-template <Kind K> inline F load_weight(const uint8_t* tile, int k) {
+template <Kind K>
+inline F load_weight(const uint8_t* tile, int k) {
   if constexpr (K == Kind::f32) return load((const float*)tile + 16 * k);
   else if constexpr (K == Kind::bf16) return load_bf16((const uint16_t*)tile + 16 * k);
   else return load_f16((const uint16_t*)tile + 16 * k);
@@ -57,7 +63,8 @@ inline void finish(const Product& p, int token, int tile, F acc) {
 }
 
 // Tiles begin ... end-1 for M tokens of one block, N tiles side by side.
-template <Kind K, int M, int N> void run(const Product& p, int begin, int end, Tokens tokens, int token) {
+template <Kind K, int M, int N>
+void run(const Product& p, int begin, int end, Tokens tokens, int token) {
   const Matrix& w = *p.matrix;
   for (int tile = begin; tile < end; tile += N) {
     const uint8_t* data = w.data + (size_t)tile * w.tile_bytes;
@@ -81,7 +88,8 @@ template <Kind K, int M, int N> void run(const Product& p, int begin, int end, T
 }
 
 // Runs M, M - 1, ... tokens at once, whichever fits the rest of the block.
-template <Kind K, int M> void dispatch(const Product& p, int begin, int end, Tokens tokens, int token, int left) {
+template <Kind K, int M>
+void dispatch(const Product& p, int begin, int end, Tokens tokens, int token, int left) {
   if (left >= M) {
     // Few tokens of float kinds: several tiles side by side hide the latency of fma.
     constexpr int N = is_float(K) ? (M <= 2 ? 4 : 1) : M > 1 ? kMostTiles : 1;
@@ -95,7 +103,8 @@ template <Kind K, int M> void dispatch(const Product& p, int begin, int end, Tok
   }
 }
 
-template <Kind K> void product_of(const Product& p, int begin, int end) {
+template <Kind K>
+void product_of(const Product& p, int begin, int end) {
   constexpr int most = is_float(K) ? (kRegisters >= 32 ? 8 : 4) : kMostTokens;
   const size_t group_bytes = is_float(K) ? kFloatGroupBytes : kQuantGroupBytes;
   const size_t block_bytes = group_bytes * (size_t)p.matrix->groups * kBlock;
@@ -111,15 +120,24 @@ template <Kind K> void product_of(const Product& p, int begin, int end) {
 
 void product(const Product& p, int begin, int end) {
   switch (p.matrix->kind) {
-    case Kind::q4m: return product_of<Kind::q4m>(p, begin, end);
-    case Kind::q4s: return product_of<Kind::q4s>(p, begin, end);
-    case Kind::q5m: return product_of<Kind::q5m>(p, begin, end);
-    case Kind::q5s: return product_of<Kind::q5s>(p, begin, end);
-    case Kind::q6s: return product_of<Kind::q6s>(p, begin, end);
-    case Kind::q8s: return product_of<Kind::q8s>(p, begin, end);
-    case Kind::f32: return product_of<Kind::f32>(p, begin, end);
-    case Kind::bf16: return product_of<Kind::bf16>(p, begin, end);
-    case Kind::f16: return product_of<Kind::f16>(p, begin, end);
+    case Kind::q4m:
+      return product_of<Kind::q4m>(p, begin, end);
+    case Kind::q4s:
+      return product_of<Kind::q4s>(p, begin, end);
+    case Kind::q5m:
+      return product_of<Kind::q5m>(p, begin, end);
+    case Kind::q5s:
+      return product_of<Kind::q5s>(p, begin, end);
+    case Kind::q6s:
+      return product_of<Kind::q6s>(p, begin, end);
+    case Kind::q8s:
+      return product_of<Kind::q8s>(p, begin, end);
+    case Kind::f32:
+      return product_of<Kind::f32>(p, begin, end);
+    case Kind::bf16:
+      return product_of<Kind::bf16>(p, begin, end);
+    case Kind::f16:
+      return product_of<Kind::f16>(p, begin, end);
   }
 }
 

@@ -49,9 +49,7 @@ inline F perturbed(F logits, I token, const Noise& n) {
   return fma(logits, set1(n.inverse_temperature), gumbel(token, iset1(n.k0), iset1(n.k1)));
 }
 
-inline F tail(F x, int count) {
-  return select(gt(iset1((uint32_t)count), iota()), x, set1(-__builtin_inff()));
-}
+inline F tail(F x, int count) { return select(gt(iset1((uint32_t)count), iota()), x, set1(-__builtin_inff())); }
 
 // Updates best with logits[0 ... count), which belong to the tokens begin ... begin + count - 1.
 void best_of(float* logits, int begin, int count, const Noise& noise, Best& best) {
@@ -93,7 +91,8 @@ inline float kth_largest(const float* x, int n, int k) {
       const F v = load(x + i);
       at_least += count(gt(v, bound) | eq(v, bound));
     }
-    if (at_least >= k) low = middle; else high = middle - 1;
+    if (at_least >= k) low = middle;
+    else high = middle - 1;
   }
   return value((int32_t)low);
 }

@@ -8,9 +8,15 @@
 namespace outpace::OUTPACE_ISA {
 namespace {
 
-struct F { __m512 v; };
-struct I { __m512i v; };
-struct B { __mmask16 v; };
+struct F {
+  __m512 v;
+};
+struct I {
+  __m512i v;
+};
+struct B {
+  __mmask16 v;
+};
 
 inline F load(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline void store(float* p, F a) { _mm512_storeu_ps(p, a.v); }
@@ -43,8 +49,14 @@ inline I operator*(I a, I b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
 inline I operator^(I a, I b) { return {_mm512_xor_si512(a.v, b.v)}; }
 inline I operator&(I a, I b) { return {_mm512_and_si512(a.v, b.v)}; }
 inline I operator|(I a, I b) { return {_mm512_or_si512(a.v, b.v)}; }
-template <int N> inline I shr(I a) { return {_mm512_srli_epi32(a.v, N)}; }
-template <int N> inline I shl(I a) { return {_mm512_slli_epi32(a.v, N)}; }
+template <int N>
+inline I shr(I a) {
+  return {_mm512_srli_epi32(a.v, N)};
+}
+template <int N>
+inline I shl(I a) {
+  return {_mm512_slli_epi32(a.v, N)};
+}
 inline F to_float(I a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline I to_int(F a) { return {_mm512_cvtps_epi32(a.v)}; }
 inline F as_float(I a) { return {_mm512_castsi512_ps(a.v)}; }

@@ -5,49 +5,64 @@
 #include <cstdint>
 #include <cstring>
 
+#include "half.hpp"
+
 namespace outpace::OUTPACE_ISA {
 namespace {
 
-struct F { float v[16]; };
-struct I { uint32_t v[16]; };
-struct B { bool v[16]; };
+struct F {
+  float v[16];
+};
+struct I {
+  uint32_t v[16];
+};
+struct B {
+  bool v[16];
+};
 
-template <class R, class Fn> inline R lanes(Fn fn) {
+template <class R, class Fn>
+inline R lanes(Fn fn) {
   R r;
   for (int i = 0; i < 16; i++) r.v[i] = fn(i);
   return r;
 }
-inline F load(const float* p) { return lanes<F>([&](int i) { return p[i]; }); }
-inline void store(float* p, F x) { std::memcpy(p, x.v, sizeof x.v); }
-inline F set1(float x) { return lanes<F>([&](int) { return x; }); }
-inline F zero() { return set1(0.0f); }
-inline F fma(F x, F y, F z) { return lanes<F>([&](int i) { return __builtin_fmaf(x.v[i], y.v[i], z.v[i]); }); }
-inline F operator+(F x, F y) { return lanes<F>([&](int i) { return x.v[i] + y.v[i]; }); }
-inline F operator-(F x, F y) { return lanes<F>([&](int i) { return x.v[i] - y.v[i]; }); }
-inline F operator*(F x, F y) { return lanes<F>([&](int i) { return x.v[i] * y.v[i]; }); }
-inline F operator/(F x, F y) { return lanes<F>([&](int i) { return x.v[i] / y.v[i]; }); }
-inline F max(F x, F y) { return lanes<F>([&](int i) { return x.v[i] > y.v[i] ? x.v[i] : y.v[i]; }); }
-inline F min(F x, F y) { return lanes<F>([&](int i) { return x.v[i] < y.v[i] ? x.v[i] : y.v[i]; }); }
-inline F abs(F x) { return lanes<F>([&](int i) { return __builtin_fabsf(x.v[i]); }); }
-inline F round(F x) { return lanes<F>([&](int i) { return __builtin_nearbyintf(x.v[i]); }); }
-
-// IEEE half to single and back, to nearest even, by integer arithmetic.
-inline float half_to_float(uint16_t h) {
-  const uint32_t sign = (uint32_t)(h & 0x8000) << 16;
-  uint32_t exponent = (h >> 10) & 0x1f, mantissa = h & 0x3ff, bits;
-  if (exponent == 31) {
-    bits = sign | 0x7f800000 | (mantissa << 13);
-  } else if (exponent == 0) {
-    const float tiny = (float)mantissa * 0x1p-24f;
-    std::memcpy(&bits, &tiny, 4);
-    bits |= sign;
-  } else {
-    bits = sign | ((exponent + 112) << 23) | (mantissa << 13);
-  }
-  float f;
-  std::memcpy(&f, &bits, 4);
-  return f;
+inline F load(const float* p) {
+  return lanes<F>([&](int i) { return p[i]; });
 }
+inline void store(float* p, F x) { std::memcpy(p, x.v, sizeof x.v); }
+inline F set1(float x) {
+  return lanes<F>([&](int) { return x; });
+}
+inline F zero() { return set1(0.0f); }
+inline F fma(F x, F y, F z) {
+  return lanes<F>([&](int i) { return __builtin_fmaf(x.v[i], y.v[i], z.v[i]); });
+}
+inline F operator+(F x, F y) {
+  return lanes<F>([&](int i) { return x.v[i] + y.v[i]; });
+}
+inline F operator-(F x, F y) {
+  return lanes<F>([&](int i) { return x.v[i] - y.v[i]; });
+}
+inline F operator*(F x, F y) {
+  return lanes<F>([&](int i) { return x.v[i] * y.v[i]; });
+}
+inline F operator/(F x, F y) {
+  return lanes<F>([&](int i) { return x.v[i] / y.v[i]; });
+}
+inline F max(F x, F y) {
+  return lanes<F>([&](int i) { return x.v[i] > y.v[i] ? x.v[i] : y.v[i]; });
+}
+inline F min(F x, F y) {
+  return lanes<F>([&](int i) { return x.v[i] < y.v[i] ? x.v[i] : y.v[i]; });
+}
+inline F abs(F x) {
+  return lanes<F>([&](int i) { return __builtin_fabsf(x.v[i]); });
+}
+inline F round(F x) {
+  return lanes<F>([&](int i) { return __builtin_nearbyintf(x.v[i]); });
+}
+
+// To nearest even, by integer arithmetic.
 inline uint16_t float_to_half(float f) {
   uint32_t bits;
   std::memcpy(&bits, &f, 4);
@@ -63,7 +78,9 @@ inline uint16_t float_to_half(float f) {
   bits += 0xfff + ((bits >> 13) & 1);
   return (uint16_t)(sign | ((bits - 0x38000000) >> 13));
 }
-inline F load_f16(const uint16_t* p) { return lanes<F>([&](int i) { return half_to_float(p[i]); }); }
+inline F load_f16(const uint16_t* p) {
+  return lanes<F>([&](int i) { return half_to_float(p[i]); });
+}
 inline void store_f16(uint16_t* p, F x) {
   for (int i = 0; i < 16; i++) p[i] = float_to_half(x.v[i]);
 }
@@ -84,41 +101,86 @@ inline void store_i8(int8_t* p, I x) {
   for (int i = 0; i < 16; i++) p[i] = (int8_t)x.v[i];
 }
 
-inline I iset1(uint32_t x) { return lanes<I>([&](int) { return x; }); }
-inline I iota() { return lanes<I>([&](int i) { return (uint32_t)i; }); }
+inline I iset1(uint32_t x) {
+  return lanes<I>([&](int) { return x; });
+}
+inline I iota() {
+  return lanes<I>([&](int i) { return (uint32_t)i; });
+}
 inline void store(int32_t* p, I x) { std::memcpy(p, x.v, sizeof x.v); }
-inline I operator+(I x, I y) { return lanes<I>([&](int i) { return x.v[i] + y.v[i]; }); }
-inline I operator-(I x, I y) { return lanes<I>([&](int i) { return x.v[i] - y.v[i]; }); }
-inline I operator*(I x, I y) { return lanes<I>([&](int i) { return x.v[i] * y.v[i]; }); }
-inline I operator^(I x, I y) { return lanes<I>([&](int i) { return x.v[i] ^ y.v[i]; }); }
-inline I operator&(I x, I y) { return lanes<I>([&](int i) { return x.v[i] & y.v[i]; }); }
-inline I operator|(I x, I y) { return lanes<I>([&](int i) { return x.v[i] | y.v[i]; }); }
-template <int N> inline I shr(I x) { return lanes<I>([&](int i) { return x.v[i] >> N; }); }
-template <int N> inline I shl(I x) { return lanes<I>([&](int i) { return x.v[i] << N; }); }
-inline F to_float(I x) { return lanes<F>([&](int i) { return (float)(int32_t)x.v[i]; }); }
-inline I to_int(F x) { return lanes<I>([&](int i) { return (uint32_t)(int32_t)__builtin_nearbyintf(x.v[i]); }); }
+inline I operator+(I x, I y) {
+  return lanes<I>([&](int i) { return x.v[i] + y.v[i]; });
+}
+inline I operator-(I x, I y) {
+  return lanes<I>([&](int i) { return x.v[i] - y.v[i]; });
+}
+inline I operator*(I x, I y) {
+  return lanes<I>([&](int i) { return x.v[i] * y.v[i]; });
+}
+inline I operator^(I x, I y) {
+  return lanes<I>([&](int i) { return x.v[i] ^ y.v[i]; });
+}
+inline I operator&(I x, I y) {
+  return lanes<I>([&](int i) { return x.v[i] & y.v[i]; });
+}
+inline I operator|(I x, I y) {
+  return lanes<I>([&](int i) { return x.v[i] | y.v[i]; });
+}
+template <int N>
+inline I shr(I x) {
+  return lanes<I>([&](int i) { return x.v[i] >> N; });
+}
+template <int N>
+inline I shl(I x) {
+  return lanes<I>([&](int i) { return x.v[i] << N; });
+}
+inline F to_float(I x) {
+  return lanes<F>([&](int i) { return (float)(int32_t)x.v[i]; });
+}
+inline I to_int(F x) {
+  return lanes<I>([&](int i) { return (uint32_t)(int32_t)__builtin_nearbyintf(x.v[i]); });
+}
 
-inline B gt(F x, F y) { return lanes<B>([&](int i) { return x.v[i] > y.v[i]; }); }
-inline B eq(F x, F y) { return lanes<B>([&](int i) { return x.v[i] == y.v[i]; }); }
-inline B gt(I x, I y) { return lanes<B>([&](int i) { return (int32_t)x.v[i] > (int32_t)y.v[i]; }); }
-inline B operator|(B x, B y) { return lanes<B>([&](int i) { return x.v[i] || y.v[i]; }); }
-inline B operator&(B x, B y) { return lanes<B>([&](int i) { return x.v[i] && y.v[i]; }); }
+inline B gt(F x, F y) {
+  return lanes<B>([&](int i) { return x.v[i] > y.v[i]; });
+}
+inline B eq(F x, F y) {
+  return lanes<B>([&](int i) { return x.v[i] == y.v[i]; });
+}
+inline B gt(I x, I y) {
+  return lanes<B>([&](int i) { return (int32_t)x.v[i] > (int32_t)y.v[i]; });
+}
+inline B operator|(B x, B y) {
+  return lanes<B>([&](int i) { return x.v[i] || y.v[i]; });
+}
+inline B operator&(B x, B y) {
+  return lanes<B>([&](int i) { return x.v[i] && y.v[i]; });
+}
 inline int count(B x) {
   int n = 0;
   for (bool lane : x.v) n += lane;
   return n;
 }
 inline bool any(B x) { return count(x) != 0; }
-inline F select(B m, F x, F y) { return lanes<F>([&](int i) { return m.v[i] ? x.v[i] : y.v[i]; }); }
-inline I select(B m, I x, I y) { return lanes<I>([&](int i) { return m.v[i] ? x.v[i] : y.v[i]; }); }
+inline F select(B m, F x, F y) {
+  return lanes<F>([&](int i) { return m.v[i] ? x.v[i] : y.v[i]; });
+}
+inline I select(B m, I x, I y) {
+  return lanes<I>([&](int i) { return m.v[i] ? x.v[i] : y.v[i]; });
+}
 
-template <class Fn> inline float fold(F x, Fn fn) {
+template <class Fn>
+inline float fold(F x, Fn fn) {
   for (int half = 8; half; half /= 2)
     for (int i = 0; i < half; i++) x.v[i] = fn(x.v[i], x.v[i + half]);
   return x.v[0];
 }
-inline float hsum(F x) { return fold(x, [](float a, float b) { return a + b; }); }
-inline float hmax(F x) { return fold(x, [](float a, float b) { return a > b ? a : b; }); }
+inline float hsum(F x) {
+  return fold(x, [](float a, float b) { return a + b; });
+}
+inline float hmax(F x) {
+  return fold(x, [](float a, float b) { return a > b ? a : b; });
+}
 inline void store_bytes(int8_t* p, F low, F high, float& sum_low, float& sum_high) {
   store_i8(p, to_int(low));
   store_i8(p + 16, to_int(high));

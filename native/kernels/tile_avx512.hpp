@@ -15,7 +15,8 @@ inline __m512i quad(const int8_t* a) {
 }
 
 // w[i]: inputs 4i ... 4i+3 of the group for 16 outputs, unsigned.
-template <Kind K> inline void unpack(const uint8_t* quants, __m512i (&w)[8]) {
+template <Kind K>
+inline void unpack(const uint8_t* quants, __m512i (&w)[8]) {
   if constexpr (K == Kind::q8s) {
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++) w[i] = _mm512_load_si512(quants + 64 * i);
@@ -37,11 +38,12 @@ template <Kind K> inline void unpack(const uint8_t* quants, __m512i (&w)[8]) {
   }
 }
 
-// Integer sums start at the bits of 1.5 * 2^23: read as a float, the result is that number plus the sum, exactly, and an
-// addition (which has units of its own) does what a conversion and a product would.
+// Integer sums start at the bits of 1.5 * 2^23: read as a float, the result is that number plus the sum, exactly, and
+// an addition (which has units of its own) does what a conversion and a product would.
 constexpr float kMagic = 12582912.0f;
 
-template <Kind K> inline F centred(__m512i dot, const Tokens& t, int g, Number sum, int m) {
+template <Kind K>
+inline F centred(__m512i dot, const Tokens& t, int g, Number sum, int m) {
   const F x = as_float({dot});
   if constexpr (Traits<K>::has_min) return x - set1(kMagic);
   else return x - (set1(t.number(g, m, sum)) + set1(kMagic));
@@ -49,7 +51,8 @@ template <Kind K> inline F centred(__m512i dot, const Tokens& t, int g, Number s
 
 // One group of N tiles for one token.
 template <Kind K, int N>
-inline void add_token(const __m512i (&w)[N][8], const F (&d)[N], const F (&second)[N], const Tokens& tokens, int g, int m, F (&acc)[N]) {
+inline void add_token(const __m512i (&w)[N][8], const F (&d)[N], const F (&second)[N], const Tokens& tokens, int g,
+                      int m, F (&acc)[N]) {
   using T = Traits<K>;
   const __m512i start = _mm512_castps_si512(_mm512_set1_ps(kMagic));
   const int8_t* a = tokens.quants(g, m);
@@ -80,7 +83,8 @@ inline void add_token(const __m512i (&w)[N][8], const F (&d)[N], const F (&secon
 // acc[m] += all groups of N neighbouring tiles for the tokens 0 ... M - 1. With two tiles a broadcast serves twice; few
 // tokens keep their sums in registers, many in the first-level cache.
 template <Kind K, int N, int M>
-inline void tile_groups(const uint8_t* tile, size_t tile_bytes, size_t scale_offset, int groups, const Tokens& tokens, F (&acc)[M][N]) {
+inline void tile_groups(const uint8_t* tile, size_t tile_bytes, size_t scale_offset, int groups, const Tokens& tokens,
+                        F (&acc)[M][N]) {
   using T = Traits<K>;
   int ahead = kAheadBytes / (N * T::quant_bytes);
   const uint8_t* coming = tile + (size_t)(ahead / groups * N) * tile_bytes;
@@ -97,7 +101,8 @@ inline void tile_groups(const uint8_t* tile, size_t tile_bytes, size_t scale_off
       const uint8_t* quants = tile + n * tile_bytes + (size_t)g * T::quant_bytes;
       const uint8_t* scales = tile + n * tile_bytes + scale_offset + (size_t)g * T::scale_bytes;
 #pragma GCC unroll 8
-      for (int line = 0; line < T::quant_bytes / 64; line++) prefetch(coming + n * tile_bytes + (size_t)ahead * T::quant_bytes + 64 * line);
+      for (int line = 0; line < T::quant_bytes / 64; line++)
+        prefetch(coming + n * tile_bytes + (size_t)ahead * T::quant_bytes + 64 * line);
       prefetch(coming + n * tile_bytes + scale_offset + (size_t)ahead * T::scale_bytes);
       unpack<K>(quants, w[n]);
       d[n] = load_f16((const uint16_t*)scales);

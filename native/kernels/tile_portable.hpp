@@ -7,7 +7,8 @@ namespace {
 constexpr int kMostTokens = 4;
 constexpr int kMostTiles = 1;
 
-template <Kind K> inline int weight(const uint8_t* quants, int k, int c) {
+template <Kind K>
+inline int weight(const uint8_t* quants, int k, int c) {
   const int byte = 4 * c + k % 4, i = k / 4;
   if constexpr (K == Kind::q8s) return quants[64 * i + byte];
   int q = quants[64 * (i / 2) + byte];
@@ -17,13 +18,15 @@ template <Kind K> inline int weight(const uint8_t* quants, int k, int c) {
   return q;
 }
 
-template <Kind K> inline F centred(F dot, const Tokens& t, int g, Number sum, int m) {
+template <Kind K>
+inline F centred(F dot, const Tokens& t, int g, Number sum, int m) {
   if constexpr (Traits<K>::has_min) return dot;
   else return dot - set1(t.number(g, m, sum));
 }
 
 template <Kind K, int N, int M>
-inline void tile_groups(const uint8_t* quants, size_t, size_t scale_offset, int groups, const Tokens& tokens, F (&acc)[M][N]) {
+inline void tile_groups(const uint8_t* quants, size_t, size_t scale_offset, int groups, const Tokens& tokens,
+                        F (&acc)[M][N]) {
   static_assert(N == 1);
   using T = Traits<K>;
   const uint8_t* scales = quants + scale_offset;
@@ -43,7 +46,8 @@ inline void tile_groups(const uint8_t* quants, size_t, size_t scale_offset, int 
         acc[m][0] = scaled<K>(acc[m][0], centred<K>(x, tokens, g, kLow32, m), d, d, tokens, g, m);
         acc[m][0] = scaled<K>(acc[m][0], centred<K>(y, tokens, g, kHigh32, m), second, d, tokens, g, m);
       } else {
-        acc[m][0] = scaled<K>(acc[m][0], centred<K>(x + y, tokens, g, Traits<K>::offset_sum, m), d, second, tokens, g, m);
+        acc[m][0] =
+            scaled<K>(acc[m][0], centred<K>(x + y, tokens, g, Traits<K>::offset_sum, m), d, second, tokens, g, m);
       }
     }
   }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from outpace.bench.call_times import call_times
+from outpace.bench.call_times import CALLS_PER_TURN, call_times
 from outpace.core.errors import OutpaceError
 from outpace.core.tree import TokenTree
 from outpace.targets.table import TableTarget
@@ -24,8 +24,9 @@ def test_every_size_in_every_round_after_the_same_context() -> None:
     target = Counting.random(context_length=64)
     rounds = []
     times = call_times(target, sizes=[1, 4, 16], context=40, repeats=3, on_round=lambda: rounds.append(1))
-    assert target.scored == [(1, 40), (4, 40), (16, 40)] * 4  # one round to warm up
-    assert len(rounds) == 4
+    turn = [(size, 40) for size in (1, 4, 16) for _ in range(CALLS_PER_TURN)]
+    assert target.scored == turn * 3
+    assert len(rounds) == 3
     assert [time.num_tokens for time in times] == [1, 4, 16]
     assert all(time.latency_ms > 0 for time in times)
 

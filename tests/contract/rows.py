@@ -35,8 +35,8 @@ def native_sliding(folder: Path) -> Target:
 
 
 TARGETS: list[Callable[[Path], Target]] = [table, predictable_table, native_quantised, native_sliding]
-"""Factories, given an empty folder, of targets with VOCAB_SIZE tokens or more and a context of 48 to 256; called
-once per file."""
+"""Factories, given an empty folder, of targets with VOCAB_SIZE tokens or more and a context of 48 to 256;
+called once per file."""
 
 RULE_NAMES = RULES.names()
 

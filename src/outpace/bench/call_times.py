@@ -15,6 +15,7 @@ from outpace.core.tree import TokenTree
 if TYPE_CHECKING:
     from outpace.core.contracts import Target
 
+CALLS_PER_TURN = 4
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 
@@ -37,8 +38,9 @@ def call_times(
 ) -> list[CallTime]:
     """Time blocks of each size after `context` cached tokens.
 
-    The sizes take turns in every round, so that a machine that slows down slows all of them. Nothing is kept
-    between calls: each block is scored after the same context.
+    The sizes take turns in every round, so that a machine that slows down slows all of them. A turn is a few
+    calls, as decoding makes them; the first of them, which finds the caches full of another size's data, does
+    not count. Nothing is kept between calls: each block is scored after the same context.
     """
     longest = max(sizes)
     if min(sizes) < 1 or context < 1 or repeats < 1:
@@ -54,13 +56,14 @@ def call_times(
     trees = {size: TokenTree.chain(text[context], text[context + 1 : context + size]) for size in sizes}
     seconds: dict[int, list[float]] = {size: [] for size in sizes}
     try:
-        for turn in range(repeats + 1):
+        for _ in range(repeats):
             for size in sizes:
-                start = time.perf_counter()
-                scores = target.score(rows, [trees[size]])
-                scores.choose([sampling], [context])
-                if turn > 0:  # the first round wakes threads and touches pages
-                    seconds[size].append(time.perf_counter() - start)
+                for call in range(CALLS_PER_TURN):
+                    start = time.perf_counter()
+                    scores = target.score(rows, [trees[size]])
+                    scores.choose([sampling], [context])
+                    if call > 0:
+                        seconds[size].append(time.perf_counter() - start)
             on_round()
     finally:
         target.free(rows)

@@ -37,6 +37,7 @@ def profile(
     block_sizes = _parse_sizes(sizes)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
     loaded = render.load_model(model, threads=threads)
+    memory = [read_bandwidth(loaded.num_threads)]
     with render.progress_bar() as progress:
         done = 0
 
@@ -44,7 +45,7 @@ def profile(
             nonlocal done
             done += 1
             if progress is not None:
-                progress(done, repeats + 1, "timing")
+                progress(done, repeats, "timing")
 
         times = call_times(
             loaded.target,
@@ -56,7 +57,8 @@ def profile(
         )
     resident = resident_bytes()
     num_bytes = weight_bytes(loaded)
-    memory = read_bandwidth(loaded.num_threads)
+    memory.append(read_bandwidth(loaded.num_threads))  # the machine may have changed meanwhile
+    read_per_s = sum(memory) / len(memory)
     first = next((time.latency_ms for time in times if time.num_tokens == 1), None)
     reached = None if first is None else num_bytes / (first / 1e3)
     if as_json:
@@ -75,8 +77,8 @@ def profile(
             "weight_bytes": num_bytes,
             "resident_bytes": resident,
             "weight_bytes_per_s": reached,
-            "memory_bytes_per_s": memory,
-            "bandwidth_share": None if reached is None else reached / memory,
+            "memory_bytes_per_s": read_per_s,
+            "bandwidth_share": None if reached is None else reached / read_per_s,
         }
         print(json.dumps(record))
         return 0
@@ -95,7 +97,7 @@ def profile(
     if reached is not None:
         print(
             f"weights: {num_bytes / 1e6:.1f} MB per call, {reached / 1e9:.1f} GB/s at M = 1, "
-            f"{100 * reached / memory:.0f} % of the {memory / 1e9:.1f} GB/s of a plain read of memory"
+            f"{100 * reached / read_per_s:.0f} % of the {read_per_s / 1e9:.1f} GB/s of a plain read of memory"
         )
     return 0
 
