@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from outpace.bench.call_times import CALLS_PER_TURN, call_times
+from outpace.bench.call_times import CALLS_PER_TURN, call_times, sampling_cost
 from outpace.core.errors import OutpaceError
 from outpace.core.tree import TokenTree
 from outpace.targets.table import TableTarget
@@ -31,9 +31,18 @@ def test_every_size_in_every_round_after_the_same_context() -> None:
     assert all(time.latency_ms > 0 for time in times)
 
 
+def test_greedy_and_sampled_calls_take_turns() -> None:
+    target = Counting.random(context_length=64)
+    assert sampling_cost(target, context=12, repeats=5) > 0
+    assert target.scored == [(1, 12)] * 10
+
+
 def test_the_row_is_given_back() -> None:
     target = TableTarget.random(context_length=64)
     call_times(target, sizes=[2], context=8, repeats=1)
+    with pytest.raises((KeyError, ValueError, AssertionError)):
+        target.length(0)
+    sampling_cost(target, context=8, repeats=1)
     with pytest.raises((KeyError, ValueError, AssertionError)):
         target.length(0)
 

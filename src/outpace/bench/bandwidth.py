@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import resource
 import statistics
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ def weight_bytes(model: Model) -> int:
 
 
 def resident_bytes() -> int:
-    """The most memory that this process has had resident so far, mapped weights included."""
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return 1024 * kilobytes
+    """The memory that this process has resident now, mapped weights that were read included."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):  # no Linux: the most it has had so far, in kilobytes
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return pages * resource.getpagesize()

@@ -70,6 +70,23 @@ def call_times(
     return [CallTime(size, 1e3 * statistics.median(seconds[size])) for size in sizes]
 
 
+def sampling_cost(target: Target, *, context: int = 256, repeats: int = 40) -> float:
+    """The time of a call of one token at temperature 1 over that of a greedy one: medians, calls in turns."""
+    text = [_token(position, target.vocab_size) for position in range(context + 1)]
+    rows, _ = target.prefill([text[:context]])
+    samplings = (Sampling(), Sampling(temperature=1.0))
+    seconds: tuple[list[float], list[float]] = ([], [])
+    try:
+        for _ in range(repeats):
+            for sampling, times in zip(samplings, seconds, strict=True):
+                start = time.perf_counter()
+                target.score(rows, [TokenTree.root(text[context])]).choose([sampling], [context])
+                times.append(time.perf_counter() - start)
+    finally:
+        target.free(rows)
+    return statistics.median(seconds[1]) / statistics.median(seconds[0])
+
+
 def _token(position: int, vocab_size: int) -> int:
     # Any spread of ordinary ids will do: the time of a call does not depend on which tokens it scores.
     return (position * 7919 + 1) % vocab_size

@@ -30,7 +30,7 @@ def profile(
 ) -> int:
     """Time one call of the model for blocks of 1 to 64 tokens."""
     from outpace.bench.bandwidth import read_bandwidth, resident_bytes, weight_bytes
-    from outpace.bench.call_times import call_times
+    from outpace.bench.call_times import call_times, sampling_cost
     from outpace.bench.report import markdown_table
     from outpace.core.sampling import Sampling
 
@@ -56,6 +56,7 @@ def profile(
             on_round=on_round,
         )
     resident = resident_bytes()
+    sampled = sampling_cost(loaded.target, context=context)
     num_bytes = weight_bytes(loaded)
     memory.append(read_bandwidth(loaded.num_threads))  # the machine may have changed meanwhile
     read_per_s = sum(memory) / len(memory)
@@ -74,6 +75,7 @@ def profile(
                 "seed": seed,
             },
             "latency_ms": {str(time.num_tokens): time.latency_ms for time in times},
+            "temperature_1_to_greedy": sampled,
             "weight_bytes": num_bytes,
             "resident_bytes": resident,
             "weight_bytes_per_s": reached,
@@ -93,7 +95,8 @@ def profile(
     ]
     print(markdown_table(("M", "ms", "ms per token", "t(M)/t(1)"), rows, num_text_columns=0))
     print(f"\n{loaded.num_threads} threads, {context} tokens of context, median of {repeats} rounds")
-    print(f"memory: {resident / 1e6:.0f} MB resident at most")
+    print(f"sampling at temperature 1: {sampled:.2f} times a greedy call of one token")
+    print(f"memory: {resident / 1e6:.0f} MB resident")
     if reached is not None:
         print(
             f"weights: {num_bytes / 1e6:.1f} MB per call, {reached / 1e9:.1f} GB/s at M = 1, "
