@@ -227,6 +227,17 @@ def test_bad_calls_are_refused_and_leave_the_target_usable(target: NativeTarget)
         target.free(rows)
 
 
+def test_a_row_number_that_is_used_again_inherits_no_scored_tree(target: NativeTarget) -> None:
+    decoder = target._decoder
+    row = decoder.open()
+    decoder.score([row], [0, 1], [5], [-1])
+    decoder.close(row)
+    assert decoder.open() == row
+    with pytest.raises(ValueError, match="no scored tree"):
+        decoder.keep(row, [])
+    decoder.close(row)
+
+
 def test_prompts_that_do_not_fit(tmp_path: Path) -> None:
     target = gguf_target(tmp_path, context_length=32, cache_tokens=48)
     with pytest.raises(PromptTooLong, match=r"33 tokens.*32"):
