@@ -179,6 +179,7 @@ class PyDecoder {
       : buffer_(std::move(buffer)) {
     if (num_threads < 1 || num_threads > 1024)
       refuse("num_threads has to be 1 to 1024, not " + std::to_string(num_threads));
+    if ((uintptr_t)buffer_.data() % 64) refuse("the packed weights have to begin at a multiple of 64 bytes");
     if (cache_positions < 16) refuse("the cache has to hold at least 16 positions");
     Config c = read_config(config);
     Weights w = read_weights(c, Reader(tensors, buffer_));
@@ -206,6 +207,7 @@ class PyDecoder {
     std::vector<Pick> picks;
     for (size_t r = 0; r < rows.size(); r++) {
       const auto& [first, count, position, temperature, top_k, top_p, min_p, seed] = rows[r];
+      if (count < 0) refuse("a row cannot have a negative number of nodes");
       samplings.push_back({temperature, top_k, top_p, min_p, seed});
       if (!changes.empty() && (int)changes[r].size() != count) refuse("edits have to be given for every node of a row");
       for (int i = 0; i < count; i++) {

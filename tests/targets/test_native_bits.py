@@ -238,6 +238,18 @@ def test_a_row_number_that_is_used_again_inherits_no_scored_tree(target: NativeT
     decoder.close(row)
 
 
+def test_the_native_module_checks_what_it_is_given(target: NativeTarget) -> None:
+    decoder = target._decoder
+    row = decoder.open()
+    decoder.score([row], [0, 1], [5], [-1])
+    for bad in ((0, -1), (0, 2), (-1, 1), (7, 1)):
+        with pytest.raises(ValueError, match=r"no node|negative"):
+            decoder.choose([(*bad, 0, 0.0, 0, 1.0, 0.0, 0)])
+    with pytest.raises(ValueError, match="fit together"):
+        decoder.score([row], [0, 2], [5], [-1])
+    decoder.close(row)
+
+
 def test_prompts_that_do_not_fit(tmp_path: Path) -> None:
     target = gguf_target(tmp_path, context_length=32, cache_tokens=48)
     with pytest.raises(PromptTooLong, match=r"33 tokens.*32"):
