@@ -339,5 +339,5 @@ NB_MODULE(_native, m) {
       .def_prop_ro("isa", [](PyDecoder& d) { return d.get().isa(); })
       .def_prop_ro("num_threads", [](PyDecoder& d) { return d.get().threads(); })
       .def_prop_ro("cache_bytes", [](PyDecoder& d) { return d.get().cache_bytes(); })
-      .def_prop_ro_static("max_nodes", [](nb::handle) { return Decoder::kMaxNodes; });
+      .def_prop_ro_static("max_nodes", [](nb::handle) { return kMaxNodes; });
 }

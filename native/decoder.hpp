@@ -70,8 +70,6 @@ class Buffer {
 
 class Decoder {
  public:
-  static constexpr int kMaxNodes = 1024;  // of one call, all rows together
-
   Decoder(Config config, Weights weights, int num_threads, bool half_cache, int64_t cache_positions);
 
   // rows[r] takes the nodes starts[r] ... starts[r+1]-1; parents are node numbers within the row, -1 for node 0.
@@ -81,7 +79,7 @@ class Decoder {
   void choose(const std::vector<Pick>& picks, int32_t* out);
   void logits(const std::vector<int>& nodes, float* out);
   // After score(): the residual stream behind a tapped layer, or behind the final norm (tap = -1). [nodes][hidden]
-  void hidden(int tap, float* out) const;
+  void hidden(int tap, float* out);
   void keep(int row, const std::vector<int>& path);
 
   int open();

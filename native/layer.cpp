@@ -133,7 +133,6 @@ void Decoder::attend_some(int thread, int layer, const RowPlan& row, int head, i
                       .next_head = head + 1 < config_.num_kv_heads ? cache_.head_bytes() : 0,
                       .head_dim = dim,
                       .length = row.length,
-                      .nodes = row.nodes,
                       .window = config_.layer_window[layer],
                       .half = cache_.half(),
                       .parents = parents_.data() + row.start,

@@ -148,13 +148,13 @@ void Decoder::logits(const std::vector<int>& nodes, float* out) {
   }
 }
 
-void Decoder::hidden(int tap, float* out) const {
-  const float* from = const_cast<Buffer&>(hidden_).floats(0);
+void Decoder::hidden(int tap, float* out) {
+  const float* from = hidden_.floats(0);
   if (tap >= 0) {
     const auto at = std::find(taps_.begin(), taps_.end(), tap);
     if (at == taps_.end())
       throw std::invalid_argument("layer " + std::to_string(tap) + " was not tapped in the last call");
-    from = const_cast<Buffer&>(tapped_).floats(0) + (size_t)(at - taps_.begin()) * nodes_ * width_;
+    from = tapped_.floats(0) + (size_t)(at - taps_.begin()) * nodes_ * width_;
   }
   for (int i = 0; i < nodes_; i++)
     std::memcpy(out + (size_t)i * config_.hidden_size, from + (size_t)i * width_, sizeof(float) * config_.hidden_size);

@@ -84,11 +84,11 @@ inline void dot_keys(const AttentionJob& j, int q0, int begin, int end) {
 inline int soften(const AttentionJob& j, int q, int first, int tile_begin, int tile_end, float& total) {
   float* s = j.scores + (size_t)q * j.score_stride;
   const int node = j.node[q], depth = j.depths[node], seen = j.length + depth + 1;
-  if (!j.chain)  // ancestors have ascending ids and depth(a) <= a: nothing is overwritten before it is read
-    for (int d = depth, a = node; d >= 0; d--, a = j.parents[a])
-      j.scores[(size_t)j.num_queries * j.score_stride + d] = s[j.length + a];
-  if (!j.chain)
-    for (int d = 0; d <= depth; d++) s[j.length + d] = j.scores[(size_t)j.num_queries * j.score_stride + d];
+  if (!j.chain) {  // from the slots of the ancestors to their positions, by way of the spare row
+    float* spare = j.scores + (size_t)j.num_queries * j.score_stride;
+    for (int d = depth, a = node; d >= 0; d--, a = j.parents[a]) spare[d] = s[j.length + a];
+    for (int d = 0; d <= depth; d++) s[j.length + d] = spare[d];
+  }
   const F lowest = set1(-__builtin_inff());
   F top = lowest;
   const int last = (seen + 15) / 16;
@@ -142,7 +142,7 @@ inline void mix_values(const AttentionJob& j, int q0, int dim, int first, const 
   add_values<T, Q, C>(j, q0, dim, first < shared ? first : shared, shared, sum);
   for (int q = 0; q < Q; q++) {
     if (!j.chain) {
-      int path[1024];
+      int path[kMaxNodes];
       const int depth = j.depths[j.node[q0 + q]];
       for (int d = depth, a = j.node[q0 + q]; d >= 0; d--, a = j.parents[a]) path[d] = a;
       const float* w = j.scores + (size_t)(q0 + q) * j.score_stride + j.length;

@@ -12,6 +12,7 @@ namespace outpace {
 constexpr int kTile = 16;
 constexpr int kGroup = 32;
 constexpr int kBlock = 16;
+constexpr int kMaxNodes = 1024;  // of one call, all rows together
 constexpr int padded(int n) { return (n + kGroup - 1) / kGroup * kGroup; }
 
 enum class Kind : int { q4m, q4s, q5m, q5s, q6s, q8s, f32, bf16, f16 };
@@ -62,18 +63,18 @@ struct AttentionJob {
   const uint8_t* pages;       // keys and values of this layer
   const int32_t* page_table;  // page of every 16 positions of the row
   size_t page_bytes, head_offset;
-  size_t next_head;             // from this head to the one that this thread reads next
-  int head_dim, length, nodes;  // committed positions, nodes of this call (slots length ... length + nodes - 1)
-  int window;                   // 0: all
-  bool half;                    // keys and values are f16
-  const int32_t* parents;       // [nodes] of this row's tree, -1 for the root
-  const int32_t* depths;        // [nodes]
+  size_t next_head;        // from this head to the one that this thread reads next
+  int head_dim, length;    // length: committed positions; the nodes of this call take the slots behind them
+  int window;              // 0: all
+  bool half;               // keys and values are f16
+  const int32_t* parents;  // [nodes] of this row's tree, -1 for the root
+  const int32_t* depths;   // [nodes]
   bool chain;
   int num_queries;            // at most kMaxQueries
   const float* const* query;  // [num_queries] pointers to head_dim floats, already scaled
   float* const* out;          // [num_queries]
   const int32_t* node;        // [num_queries] node of each query
-  float* scores;              // scratch [num_queries][score_stride]
+  float* scores;              // scratch [num_queries + 1][score_stride]
   int score_stride;
 };
 constexpr int kMaxQueries = 8;

@@ -86,6 +86,7 @@ template <Kind K, int N, int M>
 inline void tile_groups(const uint8_t* tile, size_t tile_bytes, size_t scale_offset, int groups, const Tokens& tokens,
                         F (&acc)[M][N]) {
   using T = Traits<K>;
+  // The group that is fetched now: of this tile or, as tiles are read N by N, of the one N further on.
   int ahead = kAheadBytes / (N * T::quant_bytes);
   const uint8_t* coming = tile + (size_t)(ahead / groups * N) * tile_bytes;
   ahead %= groups;
