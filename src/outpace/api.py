@@ -6,14 +6,17 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from outpace.core.contracts import Drafter, Rule, Target
+from outpace.core.contracts import Drafter, Rule, Target, TreePolicy
+from outpace.core.costs import CallCosts
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
-from outpace.drafters import DRAFTERS
+from outpace.drafters import make_drafter
 from outpace.engine.generate import generate
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
+from outpace.formats.memo import Memo
 from outpace.rules import RULES
+from outpace.trees import TREES
 
 if TYPE_CHECKING:
     from outpace.formats import LoadedModel
@@ -54,13 +57,16 @@ def load(
         context_length=context_length,
         kv=kv,
     )
-    return Model(loaded, target, name=str(source), num_threads=target.threads)
+    memo = Memo(loaded.weights.path)
+    return Model(loaded, target, name=str(source), num_threads=target.threads, memo=memo)
 
 
 class Model:
     """A loaded model: its files (`config`, `weights`, `tokenizer`, `chat`) and the `target` that runs it."""
 
-    def __init__(self, loaded: LoadedModel, target: Target, *, name: str, num_threads: int) -> None:
+    def __init__(
+        self, loaded: LoadedModel, target: Target, *, name: str, num_threads: int, memo: Memo | None = None
+    ) -> None:
         self.name = name
         self.num_threads = num_threads
         self.target = target
@@ -68,13 +74,16 @@ class Model:
         self.weights = loaded.weights
         self.tokenizer = loaded.tokenizer
         self.chat = loaded.chat
-        self._drafters: dict[str, Drafter] = {}
+        self._memo = memo or (lambda name, make: make())
+        self._costs: CallCosts | None = None
+        self._drafters: dict[tuple[str, str | None], Drafter] = {}
 
     def generate(
         self,
         prompt: Prompt,
         *,
         draft: str | Drafter = "ngram",
+        tree: str | TreePolicy | None = None,
         rule: str | Rule = "match",
         max_tokens: int = 128,
         temperature: float = 0.0,
@@ -90,6 +99,7 @@ class Model:
         stream = self.stream(
             prompt,
             draft=draft,
+            tree=tree,
             rule=rule,
             max_tokens=max_tokens,
             temperature=temperature,
@@ -110,6 +120,7 @@ class Model:
         prompt: Prompt,
         *,
         draft: str | Drafter = "ngram",
+        tree: str | TreePolicy | None = None,
         rule: str | Rule = "match",
         max_tokens: int = 128,
         temperature: float = 0.0,
@@ -125,6 +136,7 @@ class Model:
 
         prompt       a user message, or messages with "role" and "content", for the model's chat template.
         draft        `name:option=value,...` or a Drafter. Changes the speed, not the output.
+        tree         the shape of a model-based draft, `name:option=value,...`; None for the drafter's own.
         rule         what to accept of a draft; "match" gives the tokens of plain decoding.
         max_tokens   the most tokens to generate.
         temperature  0 takes the likeliest token; with top_k, top_p, min_p and seed see `Sampling`.
@@ -138,7 +150,7 @@ class Model:
         request = Request(self.prompt_ids(prompt, system=system, raw=raw), sampling, max_tokens)
         text = TextStream(self.tokenizer, stop=stop, keep_first_space=raw)
         judge = RULES.create(rule) if isinstance(rule, str) else rule
-        return Stream(generate(self.target, self._drafter(draft), judge, request, text=text))
+        return Stream(generate(self.target, self.drafter(draft, tree=tree), judge, request, text=text))
 
     def prompt_ids(self, prompt: Prompt, *, system: str | None = None, raw: bool = False) -> list[int]:
         """The token ids that the target reads for a prompt."""
@@ -160,12 +172,35 @@ class Model:
             raise OutpaceError("the prompt has no messages, accepted are 1 message or more")
         return self.tokenizer.encode(self.chat.render(messages), add_special_tokens=False)
 
-    def _drafter(self, draft: str | Drafter) -> Drafter:
+    def drafter(self, draft: str | Drafter, *, tree: str | TreePolicy | None = None) -> Drafter:
+        """The drafter that a spec describes, made once per model. A Drafter is returned as it is."""
         if not isinstance(draft, str):
+            if tree is not None:
+                raise OutpaceError("a tree goes with a drafter's name; give the Drafter its own tree")
             return draft
-        if draft not in self._drafters:
-            self._drafters[draft] = DRAFTERS.create(draft, target=self.target, tokenizer=self.tokenizer)
-        return self._drafters[draft]
+        if tree is not None and not isinstance(tree, str):
+            return make_drafter(draft, tree, self._context())
+        if (draft, tree) not in self._drafters:
+            policy = None if tree is None else TREES.create(tree, costs=self.costs)
+            self._drafters[draft, tree] = make_drafter(draft, policy, self._context())
+        return self._drafters[draft, tree]
+
+    def costs(self) -> CallCosts:
+        """What a call costs on this machine: measured once per model, in about a second, and kept on disk."""
+        if self._costs is None:
+            arrays = self._memo(f"costs-{self.num_threads}", lambda: vars(CallCosts.measure(self.target)))
+            self._costs = CallCosts(**arrays)
+        return self._costs
+
+    def _context(self) -> dict[str, Any]:
+        """All that a drafter's constructor may ask for by name (see `outpace.drafters`)."""
+        return {
+            "target": self.target,
+            "tokenizer": self.tokenizer,
+            "open_model": load,
+            "memo": self._memo,
+            "costs": self.costs,
+        }
 
 
 class Stream:

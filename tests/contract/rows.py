@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+from outpace import drafters
 from outpace.core.contracts import Drafter, Target
+from outpace.core.costs import straight
 from outpace.drafters import DRAFTERS
 from outpace.rules import RULES
 from outpace.targets.table import TableTarget
-from tests.fakes import hostile
+from outpace.trees import TREES
+from tests.fakes import Letters, hostile
 from tests.native_models import gguf_target
 
 VOCAB_SIZE = 8
@@ -46,4 +51,30 @@ DRAFTER_SPECS = [*DRAFTERS.names(), "ngram:min_n=2,max_n=4,length=12", "ngram:ma
 
 
 def make_drafter(name: str, target: Target) -> Drafter:
-    return HOSTILE[name] if name in HOSTILE else DRAFTERS.create(name, target=target)
+    """A fresh drafter; "SPEC tree=SPEC" gives it a tree of its own."""
+    if name in HOSTILE:
+        return HOSTILE[name]
+    spec, _, tree = name.partition(" tree=")
+    policy = TREES.create(tree, costs=lambda: straight(0.1)) if tree else None
+    return drafters.make_drafter(spec, policy, context_for(target))
+
+
+def context_for(target: Target) -> dict[str, Any]:
+    """What a model hands to its drafters, made of nothing but this target."""
+    tokenizer = Letters("".join(chr(0x4E00 + token) for token in range(target.vocab_size)))
+    return {
+        "target": target,
+        "tokenizer": tokenizer,
+        "open_model": lambda source: draft_model(source, target, tokenizer),
+        "memo": lambda name, make: make(),
+        "costs": lambda: straight(0.1),
+    }
+
+
+def draft_model(source: str, target: Target, tokenizer: Letters) -> SimpleNamespace:
+    """A model by name: "noisy", a table over the target's vocabulary that knows nothing of it."""
+    assert source == "noisy", source
+    table = TableTarget.random(
+        vocab_size=target.vocab_size, order=1, seed=9, context_length=target.context_length
+    )
+    return SimpleNamespace(target=table, tokenizer=tokenizer)

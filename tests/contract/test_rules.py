@@ -67,6 +67,8 @@ class NoResidual:
     """Speculative sampling that, after a rejection, draws from p again instead of what p has left."""
 
     exactness = "distribution"
+    draw = "iid"
+    needs_law = False
 
     def judge(self, tree: TokenTree, scores: RowScores, sampling: Sampling, position: int) -> Verdict:
         path, node = [], 0
@@ -83,6 +85,8 @@ class CoinsReused:
     """The match rule with one position's noise for a whole block."""
 
     exactness = "identical"
+    draw = "point"
+    needs_law = False
 
     def judge(self, tree: TokenTree, scores: RowScores, sampling: Sampling, position: int) -> Verdict:
         logits = scores.logits(range(tree.num_nodes))
@@ -98,6 +102,8 @@ class SoftmaxWhenGreedy:
     """At temperature 0, draws from the softmax instead of taking the likeliest token."""
 
     exactness = "identical"
+    draw = "point"
+    needs_law = False
 
     def judge(self, tree: TokenTree, scores: RowScores, sampling: Sampling, position: int) -> Verdict:
         law = scores.law(0, Sampling(temperature=1.0, seed=sampling.seed))

@@ -176,7 +176,7 @@ def test_top_ranks_the_raw_logits(target: Target) -> None:
         scores = target.score(rows, TREES)
         for row, node in ((0, 0), (0, 5), (1, 2), (2, 0)):
             logits = scores.logits(row, [node])[0]
-            ids, values = scores.top(row, node, 5)
+            ids, values = (found[0] for found in scores.top(row, [node], 5))
             assert list(ids) == sorted(range(len(logits)), key=lambda i: (-logits[i], i))[:5]
             assert_same(target, np.asarray(values), logits[ids])
 

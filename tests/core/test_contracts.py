@@ -22,8 +22,8 @@ class CountingScores:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
 
-    def choose(self, samplings: Any, positions: Any, edits: Any = None) -> list[list[int]]:
-        self.calls.append((samplings, positions, edits))
+    def choose(self, samplings: Any, positions: Any, edits: Any, top: int) -> list[list[int]]:
+        self.calls.append((samplings, positions, edits, top))
         return [[1], [2], [3]]
 
     def hidden(self, tap: str) -> np.ndarray:
@@ -42,7 +42,7 @@ def test_rows_share_one_choice_call_which_waits_for_a_reader() -> None:
     rows = ScoredCall(cast("Scores", scores), TREES, asks()).rows()
     assert not scores.calls
     assert [row.choices for row in (*rows, rows[0])] == [[1], [2], [3], [1]]
-    assert scores.calls == [(SAMPLINGS, [2, 3, 4], None)]
+    assert scores.calls == [(SAMPLINGS, [2, 3, 4], None, 0)]
 
 
 def test_hidden_states_are_cut_by_row() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core.sampling import Edit, Sampling, edited, warp
-from outpace.core.tree import TokenTree
+from outpace.core.tree import Draw, TokenTree
 
 Exactness = Literal["identical", "distribution", "lossy"]
 """From the strongest promise to the weakest: token for token what plain decoding gives for the same seed; the
@@ -40,6 +40,10 @@ class Ask:
     budget    at most so many drafted nodes (the root is free); the loop cuts off what goes beyond.
     depth     at most so many levels below the root: as many as could still be kept.
     edits     the row's logit edits, or None.
+    row       the row's number at the target. A drafter that is made of the target itself may `fork` it, or
+              `score` on it; it never keeps or frees it.
+    draw      how a drafter that has a law of its own should choose the children of a node; the rule's wish.
+    top       how many of the likeliest tokens after each node the drafter will ask for (its `reads_top`).
     """
 
     root: int
@@ -48,6 +52,9 @@ class Ask:
     budget: int
     depth: int
     edits: Editor | None = None
+    row: int = -1
+    draw: Draw = "without_replacement"
+    top: int = 0
 
 
 class Scores(Protocol):
@@ -62,11 +69,13 @@ class Scores(Protocol):
         samplings: Sequence[Sampling],
         positions: Sequence[int],
         edits: Sequence[Sequence[Edit | None] | None] | None = None,
+        top: int = 0,
     ) -> list[list[int]]:
         """The target's own choice after every node, as Python ints, one list per row.
 
         `positions` are those of the rows' roots: the choice after a node of depth d has the noise of
-        position + d + 1. `edits`, per row and node, are added to the raw logits first.
+        position + d + 1. `edits`, per row and node, are added to the raw logits first. `top` announces that
+        `Scores.top` will be asked for so many, which is cheap to find on the way.
         """
 
     def logits(self, row: int, nodes: Sequence[int]) -> NDArray[np.float32]:
@@ -75,8 +84,8 @@ class Scores(Protocol):
     def law(self, row: int, node: int, sampling: Sampling) -> NDArray[np.floating]:
         """[V]: the law of the choice after a node, without edits; the caller's own copy."""
 
-    def top(self, row: int, node: int, k: int) -> tuple[NDArray[np.integer], NDArray[np.floating]]:
-        """([k] ids, [k] raw logits) of the likeliest tokens after a node: best first, lower id on ties."""
+    def top(self, row: int, nodes: Sequence[int], k: int) -> tuple[NDArray[np.integer], NDArray[np.floating]]:
+        """([n, k] ids, [n, k] raw logits): the likeliest tokens after nodes, lower id first on ties."""
 
     def hidden(self, tap: str) -> NDArray[np.float32]:
         """f32[sum of N_r, D]: hidden states at a tap, rows after one another."""
@@ -107,9 +116,9 @@ class RowScores:
             return self._call.scores.law(self._row, node, sampling)
         return warp(edited(self.logits([node])[0], edits[node]), sampling)
 
-    def top(self, node: int, k: int) -> tuple[NDArray[np.integer], NDArray[np.floating]]:
-        """([k] ids, [k] raw logits) of the likeliest tokens after a node, without edits."""
-        return self._call.scores.top(self._row, node, k)
+    def top(self, nodes: Sequence[int], k: int) -> tuple[NDArray[np.integer], NDArray[np.floating]]:
+        """([n, k] ids, [n, k] raw logits) of the likeliest tokens after nodes, without edits."""
+        return self._call.scores.top(self._row, nodes, k)
 
     def hidden(self, tap: str) -> NDArray[np.float32]:
         """f32[N, D]: hidden states of this row's nodes at a tap."""
@@ -138,7 +147,8 @@ class ScoredCall:
             samplings = [ask.sampling for ask in self.asks]
             positions = [ask.position for ask in self.asks]
             edits = None if all(row is None for row in self.edits) else self.edits
-            self._choices = self.scores.choose(samplings, positions, edits)
+            top = max(ask.top for ask in self.asks)
+            self._choices = self.scores.choose(samplings, positions, edits, top)
         return self._choices
 
     def rows(self) -> list[RowScores]:
@@ -221,6 +231,11 @@ class Drafter(Protocol):
     `stop`. Methods may change the state they are given in place and return it. The prompt's own call is a
     step too: after `start` comes an `observe` of a root-only tree on the prompt's last token, whose verdict
     is the first new token.
+
+    Three attributes are optional:
+    draws      frozenset of the draws that it serves beside "point"; absent: none, it has no law of its own.
+    reads_top  the largest k that it asks `RowScores.top` for; absent: 0.
+    branches   whether it may propose more than a chain; absent: False.
     """
 
     def start(self, prompt: Sequence[int], scores: RowScores) -> Any:
@@ -236,14 +251,54 @@ class Drafter(Protocol):
         """Give back what the state holds."""
 
 
-class TreePolicy(Protocol):
-    """Where a model-based drafter spends its budget; knows no model."""
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What may be hung on a tree: for F of its nodes, K tokens each in the order of their draw.
 
-    def grow(self, tree: TokenTree, logq: NDArray[np.float32]) -> TokenTree:
-        """The tree with children added to its frontier, whose log-probabilities are f32[frontier, V].
+    nodes   the F nodes, ascending.
+    tokens  i32[F, K]; logq f32[F, K]: log-probabilities under the law, -inf where there is no such token.
+    laws    F laws f64[V], the drafter's after each node under the row's sampling.
+    draw    how the tokens were drawn from the laws.
+    """
 
-        The tree itself, if it has grown enough.
+    nodes: Sequence[int]
+    tokens: NDArray[np.int32]
+    logq: NDArray[np.float32]
+    laws: Sequence[NDArray[np.floating]]
+    draw: Draw
+
+    def hang(self, tree: TokenTree, counts: Sequence[int]) -> TokenTree:
+        """The tree with the first counts[f] tokens of each node as its children, node by node.
+
+        Counts may depend on the paths to the nodes and on their laws. Counts that depend on the tokens drawn
+        here bias the draw: such a policy has to hang them all and `TokenTree.prune` the tree afterwards.
         """
+        places = [(f, k) for f, count in enumerate(counts) for k in range(count) if self.logq[f, k] > -np.inf]
+        return tree.extend(
+            [self.nodes[f] for f, _ in places],
+            [int(self.tokens[place]) for place in places],
+            logq=[float(self.logq[place]) for place in places],
+            laws=dict(zip(self.nodes, self.laws, strict=True)),
+            draw=self.draw,
+        )
+
+
+class TreePolicy(Protocol):
+    """Where a model-based drafter spends its budget; knows no model and keeps no state.
+
+    The growth loop (`trees/grow.py`) asks in turns which nodes to expand, has the drafter's model score them,
+    draws `width` candidates after each, and lets the policy hang what it wants. At the end it prunes.
+    """
+
+    @property
+    def width(self) -> int:
+        """The most children of one node."""
+
+    def expand(self, tree: TokenTree) -> Sequence[int]:
+        """The nodes, ascending, whose children are wanted next; none has any yet. [] when grown enough."""
+
+    def grow(self, tree: TokenTree, candidates: Candidates) -> TokenTree:
+        """The tree with some of the candidates hung on it; unchanged nodes keep their ids."""
 
     def prune(self, tree: TokenTree, budget: int) -> TokenTree:
         """The tree with at most `budget` drafted nodes."""
@@ -255,6 +310,14 @@ class Rule(Protocol):
     @property
     def exactness(self) -> Exactness:
         """What the rule promises for a target that is "identical"."""
+
+    @property
+    def draw(self) -> Draw:
+        """The draw of the trees that it is made for. Others are judged by the target's choices."""
+
+    @property
+    def needs_law(self) -> bool:
+        """Whether it is of no use without the drafter's law."""
 
     def judge(self, tree: TokenTree, scores: RowScores, sampling: Sampling, position: int) -> Verdict:
         """`position` is the absolute position of the root; randomness is a pure function of the arguments."""

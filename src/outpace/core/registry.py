@@ -2,7 +2,11 @@
 
 A registry is a literal table of lazy paths plus an entry-point group, so nothing is imported to be listed.
 An object's options are its constructor's keyword-only parameters that hold an int, float, bool or str; all
-else that a constructor needs (a target, a tokenizer) comes from the caller as context.
+else that a constructor needs (a target, a tokenizer) comes from the caller as context, by name; a constructor
+that makes other objects takes all of it as `context`.
+
+Specs nest: a value in square brackets is one text, whatever stands in it, and `a+[b:x=1,y=2]` is a list of
+two specs (`split_specs`).
 """
 
 from __future__ import annotations
@@ -56,7 +60,7 @@ class Registry:
         name, _, rest = spec.partition(":")
         name, given = name.strip(), {}
         accepted = self.options(name)
-        for item in filter(None, (part.strip() for part in rest.split(","))):
+        for item in filter(None, (part.strip() for part in _split(rest, ","))):
             key, equals, text = (part.strip() for part in item.partition("="))
             if not equals:
                 raise OutpaceError(f"{self.kind} option {item!r} is not of the form key=value")
@@ -76,21 +80,58 @@ class Registry:
         name, options = self.parse(spec)
         factory = self.factory(name)
         accepted = inspect.signature(factory).parameters
-        return factory(**options, **{key: value for key, value in context.items() if key in accepted})
+        named = {**context, "context": context}
+        return factory(**options, **{key: value for key, value in named.items() if key in accepted})
 
     def _value(self, name: str, key: str, text: str, annotation: Any) -> Any:
         kind, optional = _option_type(annotation), type(None) in get_args(annotation)
         if optional and text.lower() == "none":
             return None
         try:
-            return _BOOLS[text.lower()] if kind is bool else kind(text)
+            return _BOOLS[text.lower()] if kind is bool else kind(_bare(text) if kind is str else text)
         except (ValueError, KeyError):
             accepted = _ACCEPTED[kind] + (", none" if optional else "")
             raise OutpaceError(f"{self.kind} {name!r} has {key}={text!r}, accepted are {accepted}") from None
 
 
+def split_specs(text: str) -> list[str]:
+    """`a+[b:x=1,y=2]` -> ["a", "b:x=1,y=2"]."""
+    return [_bare(part.strip()) for part in _split(text, "+")]
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """The parts of a text between separators that stand in no brackets."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "[") - (character == "]")
+        if character == separator and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    if depth:
+        raise OutpaceError(f"{text!r} has a square bracket without its partner")
+    return parts
+
+
+def _bare(text: str) -> str:
+    """Without the brackets that hold all of it: those of `[a]`, not those of `[a]+[b]`."""
+    if text.startswith("[") and text.endswith("]") and _matched(text):
+        return text[1:-1]
+    return text
+
+
+def _matched(text: str) -> bool:
+    depth = 0
+    for index, character in enumerate(text):
+        depth += (character == "[") - (character == "]")
+        if depth == 0:
+            return index == len(text) - 1
+    return False
+
+
 def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+    text = str(value).lower() if isinstance(value, bool) or value is None else str(value)
+    return f"[{text}]" if isinstance(value, str) and set(",+[]") & set(text) else text
 
 
 def _option_type(annotation: Any) -> Any:

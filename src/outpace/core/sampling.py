@@ -67,6 +67,19 @@ def gumbel(seed: int, position: int, tokens: ArrayLike) -> NDArray[np.float64]:
     return -np.log(exponential)
 
 
+def fresh_seed(seed: int, purpose: str, *numbers: int) -> int:
+    """A seed for other noise than that of the choices: a pure function, unrelated for unequal arguments."""
+    state = _splitmix64(seed & _U64)
+    for number in (*purpose.encode(), *numbers):
+        state = _splitmix64(state ^ (number & _U64))
+    return state
+
+
+def coin(seed: int, position: int, purpose: str, index: int = 0) -> float:
+    """Uniform in [0, 1): a rule's coin of this purpose at an absolute position; `index` counts them."""
+    return fresh_seed(seed, purpose, position, index) / 2.0**64
+
+
 def survivors(logits: ArrayLike, sampling: Sampling) -> NDArray[np.int64]:
     """Ids of the tokens that the filters leave, ascending. logits: f32[V]; -inf never survives."""
     if sampling.temperature == 0:

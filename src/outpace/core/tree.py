@@ -8,13 +8,13 @@ computed once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Draw = Literal["point", "iid", "without_replacement"]
+Draw = Literal["point", "iid", "without_replacement", "hub"]
 
 
 class Shape:
@@ -127,7 +127,9 @@ class TokenTree:
     draw    how the children of each node were chosen, in the order of their ids:
             "point"               in any way that ignores the rule's coins (always safe);
             "iid"                 independent draws from laws[node];
-            "without_replacement" successive draws from laws[node] without the tokens already taken.
+            "without_replacement" successive draws from laws[node] without the tokens already taken;
+            "hub"                 two draws from laws[node], joined so that its likeliest token is one of them
+                                  (`rules/spechub.py`).
     logq    f32[N]: log-probability that the drafter gave each token after its parent (the root's is unused).
     laws    one f32[V] or None per node: the law from which the node's children were drawn. A draw other than
             "point" needs it for every node that has children.
@@ -260,6 +262,33 @@ class TokenTree:
     def law(self, node: int) -> NDArray[np.floating] | None:
         """f32[V]: the law from which the children of `node` were drawn, where the drafter gave it."""
         return None if self.laws is None else self.laws[node]
+
+    def extend(
+        self,
+        parents: Sequence[int],
+        tokens: Sequence[int],
+        *,
+        logq: Sequence[float],
+        laws: Mapping[int, NDArray[np.floating]],
+        draw: Draw,
+    ) -> TokenTree:
+        """The tree with leaves added: their parents (nodes of this tree), tokens and log-probabilities.
+
+        `laws` are those of the parents. Two draws in one tree make a "point" tree.
+        """
+        if not tokens:
+            return self
+        known = [0.0] * self.num_nodes if self.logq is None else self.logq.tolist()
+        all_laws = [*(self.laws or [None] * self.num_nodes), *[None] * len(tokens)]
+        for node, law in laws.items():
+            all_laws[node] = law
+        return TokenTree(
+            [*self._list, *tokens],
+            [*self.shape.parent_list, *parents],
+            draw=draw if self.num_nodes == 1 or draw == self.draw else "point",
+            logq=[*known, *logq],
+            laws=all_laws,
+        )
 
     def prune(self, nodes: Iterable[int]) -> TokenTree:
         """The tree of these nodes and their ancestors. Old ids of the result's nodes: `shape.closure(nodes)`.

@@ -1,11 +1,45 @@
-"""Drafters: one method per file. The table is the list."""
+"""Drafters: one method per file. The table is the list.
+
+A constructor's keyword-only parameters are the method's options; what else it names, it gets from whoever
+puts things together:
+
+target      the Target that it will draft for.
+tokenizer   the target's tokenizer.
+tree        a TreePolicy, or None for the drafter's own. Who does not name it refuses the option.
+open_model  a function: short name, file or folder -> an object with `target` and `tokenizer`.
+memo        a function (name, make) -> arrays: `make()`, kept on disk beside the target's weights.
+costs       a function () -> CallCosts of the target.
+context     all of these, for a drafter that makes others.
+"""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from outpace.core.errors import OutpaceError
 from outpace.core.registry import Registry
+
+if TYPE_CHECKING:
+    from outpace.core.contracts import Drafter, TreePolicy
 
 DRAFTERS = Registry(
     "drafter",
     {"none": "outpace.drafters.none:NoDraft", "ngram": "outpace.drafters.ngram:NGram"},
     "outpace.drafters",
 )
+
+
+def make_drafter(spec: str, tree: TreePolicy | None, context: Mapping[str, Any]) -> Drafter:
+    """The drafter of a spec; a tree is refused by drafters that have none to shape."""
+    if tree is not None and not takes_tree(DRAFTERS.parse(spec)[0]):
+        names = ", ".join(filter(takes_tree, DRAFTERS.names())) or "none"
+        raise OutpaceError(f"the drafter {spec!r} takes no tree, accepted are {names}")
+    drafter: Drafter = DRAFTERS.create(spec, **{**context, "tree": tree})
+    return drafter
+
+
+def takes_tree(name: str) -> bool:
+    """Whether a drafter's trees have the shape that a TreePolicy gives them."""
+    return "tree" in inspect.signature(DRAFTERS.factory(name)).parameters

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from outpace.core.contracts import Exactness, RowScores, Verdict
 from outpace.core.sampling import Sampling
-from outpace.core.tree import TokenTree
+from outpace.core.tree import Draw, TokenTree
 
 
 class Match:
     """The default rule: identical to plain decoding for any tree and any draw."""
 
     exactness: Exactness = "identical"
+    draw: Draw = "without_replacement"  # in the target's own noise, so that drafts agree as often as can be
+    needs_law = False
 
     def judge(self, tree: TokenTree, scores: RowScores, sampling: Sampling, position: int) -> Verdict:
         """Reads nothing but the choices."""

@@ -206,6 +206,7 @@ class NativeScores:
         samplings: Sequence[Sampling],
         positions: Sequence[int],
         edits: Sequence[Sequence[Edit | None] | None] | None = None,
+        top: int = 0,
     ) -> list[list[int]]:
         """The target's own choice after every node (see `contracts.Scores`)."""
         rows = [
@@ -232,11 +233,11 @@ class NativeScores:
         """f64[V]: the law of the choice after a node."""
         return warp(self.logits(row, [node])[0], sampling)
 
-    def top(self, row: int, node: int, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """([k] ids, [k] raw logits): best first, lower id on ties."""
-        logits = self.logits(row, [node])[0]
-        ids = np.argsort(-logits, kind="stable")[:k]
-        return ids, logits[ids]
+    def top(self, row: int, nodes: Sequence[int], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """([n, k] ids, [n, k] raw logits): best first, lower id on ties."""
+        logits = self.logits(row, nodes)
+        ids = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+        return ids, np.take_along_axis(logits, ids, axis=1)
 
     def hidden(self, tap: str) -> NDArray[np.float32]:
         """f32[N, D]: "final" (behind the last norm) or a tapped layer's number; rows after one another."""

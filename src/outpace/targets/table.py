@@ -156,6 +156,7 @@ class TableScores:
         samplings: Sequence[Sampling],
         positions: Sequence[int],
         edits: Sequence[Sequence[Edit | None] | None] | None = None,
+        top: int = 0,
     ) -> list[list[int]]:
         """Per row, the choice after every node."""
         choices = []
@@ -175,11 +176,11 @@ class TableScores:
         """f64[V]: the law of the choice after a node."""
         return warp(self._logits[row][node], sampling)
 
-    def top(self, row: int, node: int, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """([k] ids, [k] raw logits), best first, lower id on ties."""
-        logits = self._logits[row][node]
-        ids = np.argsort(-logits, kind="stable")[:k]
-        return ids, logits[ids]
+    def top(self, row: int, nodes: Sequence[int], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """([n, k] ids, [n, k] raw logits), best first, lower id on ties."""
+        logits = self.logits(row, nodes)
+        ids = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+        return ids, np.take_along_axis(logits, ids, axis=1)
 
     def hidden(self, tap: str) -> NDArray[np.float32]:
         """A table has no layers to tap."""

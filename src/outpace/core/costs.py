@@ -1,0 +1,79 @@
+"""What one call of a target costs, by its number of nodes and the text before them: measured.
+
+Tree sizes follow from it: a drafted node is worth its place while it adds more tokens than time.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from outpace.core.contracts import Target
+from outpace.core.sampling import Sampling
+from outpace.core.tree import TokenTree
+
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+CONTEXTS = (32, 512)
+ROUNDS = 5
+
+
+class CallCosts:
+    """Seconds of a call that scores M nodes of one row behind a text of C tokens.
+
+    sizes, contexts  ascending whole numbers, the measured M and C.
+    seconds          f64[contexts, sizes].
+    """
+
+    def __init__(self, sizes: ArrayLike, contexts: ArrayLike, seconds: ArrayLike) -> None:
+        self.sizes = np.asarray(sizes, dtype=np.int64)
+        self.contexts = np.asarray(contexts, dtype=np.int64)
+        # A larger block never costs less: what says otherwise is noise of the clock.
+        self.seconds = np.maximum.accumulate(np.asarray(seconds, dtype=np.float64), axis=1)
+        assert self.seconds.shape == (len(self.contexts), len(self.sizes))
+
+    @classmethod
+    def measure(cls, target: Target, *, rounds: int = ROUNDS) -> CallCosts:
+        """Time calls of every size, in turns, behind texts of the two lengths that the context allows."""
+        room = target.context_length
+        sizes = [size for size in SIZES if size < room] or [1]
+        contexts = sorted({max(1, min(context, room - sizes[-1])) for context in CONTEXTS})
+        seconds = []
+        for context in contexts:
+            text = [position * 7919 % target.vocab_size for position in range(context + sizes[-1])]
+            rows, _ = target.prefill([text[:context]])
+            try:
+                times: dict[int, list[float]] = {size: [] for size in sizes}
+                for _ in range(rounds):
+                    for size in sizes:
+                        tree = TokenTree.chain(text[context], text[context + 1 : context + size])
+                        # The first of two calls finds the caches full of another size's data.
+                        for counts in (False, True):
+                            began = perf_counter()
+                            target.score(rows, [tree]).choose([Sampling()], [context])
+                            if counts:
+                                times[size].append(perf_counter() - began)
+            finally:
+                target.free(rows)
+            seconds.append([statistics.median(times[size]) for size in sizes])
+        return cls(sizes, contexts, seconds)
+
+    def curve(self, max_nodes: int, context: int) -> NDArray[np.float64]:
+        """f64[max_nodes]: seconds of a call of 1, 2, ... nodes; straight lines between what was timed."""
+        sizes, low = np.arange(1, max_nodes + 1), self.seconds[0]
+        if len(self.contexts) > 1:
+            share = (context - self.contexts[0]) / (self.contexts[-1] - self.contexts[0])
+            low = low + max(0.0, share) * (self.seconds[-1] - self.seconds[0])
+        curve = np.interp(sizes, self.sizes, low)
+        if len(self.sizes) > 1 and max_nodes > self.sizes[-1]:
+            slope = (low[-1] - low[-2]) / (self.sizes[-1] - self.sizes[-2])
+            curve[self.sizes[-1] :] = low[-1] + slope * (sizes[self.sizes[-1] :] - self.sizes[-1])
+        return curve
+
+
+def straight(per_node: float, *, sizes: Sequence[int] = (1, 64)) -> CallCosts:
+    """A made-up curve: a call of M nodes costs 1 + per_node (M - 1)."""
+    return CallCosts(sizes, [1], [[1 + per_node * (size - 1) for size in sizes]])

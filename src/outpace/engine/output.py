@@ -1,0 +1,89 @@
+"""What one request has so far, what it asks for next, and where it ends."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from outpace.core.contracts import Ask, Exactness, Step, Target
+from outpace.core.stats import GenerationStats, StepTimes
+from outpace.core.tree import Draw
+from outpace.engine.request import FinishReason, Generation, Request
+from outpace.engine.text import TextStream
+
+
+class Output:
+    """A request in progress. `finish_reason` is None while it runs."""
+
+    def __init__(self, target: Target, request: Request, text: TextStream | None) -> None:
+        self.request = request
+        self.stats = GenerationStats(prompt_tokens=len(request.prompt))
+        self.finish_reason: FinishReason | None = None
+        self._tokens = list(request.prompt)
+        self._text = text
+        self._pieces: list[str] = []
+        self._eos_ids = target.eos_ids if request.eos_ids is None else request.eos_ids
+        self._edits = None if request.edits is None else partial(request.edits, self._tokens)
+        # The token after a full context can still be chosen, but no longer be scored.
+        limit = min(request.max_tokens, target.context_length - len(request.prompt) + 1)
+        self._end = len(request.prompt) + limit
+        self._context_length = target.context_length
+
+    def ask(self, *, row: int, draw: Draw, top: int) -> Ask:
+        """What to propose now: no deeper than what is still wanted, no more than the context holds."""
+        position = len(self._tokens) - 1
+        return Ask(
+            root=self._tokens[-1],
+            position=position,
+            sampling=self.request.sampling,
+            budget=min(self.request.budget, self._context_length - position - 1),
+            depth=self._end - position - 2,
+            edits=self._edits,
+            row=row,
+            draw=draw,
+            top=top,
+        )
+
+    def start(self, step: Step) -> tuple[list[int], str]:
+        """Take the first token, which the prompt's own call gave."""
+        new, piece = self._add(step.tokens)
+        self.stats.completion_tokens = 1
+        return new, piece
+
+    def take(self, step: Step, times: StepTimes, *, wall_s: float) -> tuple[list[int], str]:
+        """Take a step; `times` are those of the whole call, which the rows of a batch share."""
+        new, piece = self._add(step.tokens)
+        self.stats.add(step, len(new), times)
+        self.stats.wall_s = wall_s
+        return new, piece
+
+    def generation(self, exactness: Exactness) -> Generation:
+        """The whole, once it has ended."""
+        assert self.finish_reason is not None
+        num_prompt = len(self.request.prompt)
+        new_tokens = self._tokens[num_prompt:]
+        text = "".join(self._pieces)
+        return Generation(text, new_tokens, self.finish_reason, self.stats, num_prompt, exactness)
+
+    def _add(self, tokens: list[int]) -> tuple[list[int], str]:
+        """Take tokens up to the end; returns what was taken, and the text that became certain."""
+        assert len(self._tokens) + len(tokens) <= self._end, "the ask's depth bounds what a step commits"
+        new = shown = tokens
+        for index, token in enumerate(new):
+            if token in self._eos_ids:
+                new, shown = new[: index + 1], new[:index]
+                self.finish_reason = "stop"
+                break
+        piece = ""
+        if self._text is not None:
+            before = self._text.tokens_used
+            piece = self._text.push(shown)
+            if self._text.stopped:
+                new = new[: self._text.tokens_used - before]
+                self.finish_reason = "stop"
+        self._tokens += new
+        if self.finish_reason is None and len(self._tokens) == self._end:
+            self.finish_reason = "length"
+        if self.finish_reason is not None and self._text is not None:
+            piece += self._text.finish()
+        self._pieces.append(piece)
+        return new, piece

@@ -1,0 +1,39 @@
+"""Arrays that are computed once per model and kept beside its packed file: call costs, bigram tables."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = Mapping[str, NDArray[np.generic]]
+
+
+class Memo:
+    """`memo(name, make)` gives the arrays of `make()`, from disk where an earlier call has left them.
+
+    A file that is damaged is made anew; one that cannot be written is done without.
+    """
+
+    def __init__(self, packed: Path) -> None:
+        self._stem = packed.with_suffix("")
+
+    def __call__(self, name: str, make: Callable[[], Arrays]) -> Arrays:
+        path = self._stem.with_name(f"{self._stem.name}.{name}.npz")
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return {key: stored[key] for key in stored.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            arrays = make()
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        try:
+            with part.open("wb") as file:
+                np.savez(file, allow_pickle=False, **dict(arrays))
+            part.replace(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+        return arrays
