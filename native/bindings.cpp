@@ -27,6 +27,7 @@ namespace {
 
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
+using Ids = nb::ndarray<nb::numpy, int64_t, nb::ndim<2>>;
 
 [[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
 
@@ -163,9 +164,10 @@ Weights read_weights(const Config& c, const Reader& r) {
   return w;
 }
 
-Floats floats(size_t rows, size_t cols) {
-  float* data = new float[rows * cols];
-  return Floats(data, {rows, cols}, nb::capsule(data, [](void* p) noexcept { delete[] static_cast<float*>(p); }));
+template <class T>
+nb::ndarray<nb::numpy, T, nb::ndim<2>> matrix(size_t rows, size_t cols) {
+  T* data = new T[rows * cols];
+  return {data, {rows, cols}, nb::capsule(data, [](void* p) noexcept { delete[] static_cast<T*>(p); })};
 }
 
 // (first node, number of nodes, position of the first, temperature, top_k, top_p, min_p, seed)
@@ -190,15 +192,16 @@ class PyDecoder {
   }
 
   void score(const std::vector<int>& rows, const std::vector<int>& starts, const std::vector<int32_t>& tokens,
-             const std::vector<int32_t>& parents, const std::vector<int>& taps) {
+             const std::vector<int32_t>& parents, const std::vector<int>& taps, int layers,
+             const std::vector<int>& skip) {
     if (rows.empty() || starts.size() != rows.size() + 1 || starts[0] != 0 || tokens.size() != parents.size() ||
         starts.back() != (int)tokens.size() || !std::is_sorted(starts.begin(), starts.end()))
       refuse("rows, starts, tokens and parents do not fit together");
     nb::gil_scoped_release release;
-    decoder_->score(rows, starts, tokens.data(), parents.data(), taps);
+    decoder_->score(rows, starts, tokens.data(), parents.data(), taps, layers, skip);
   }
 
-  std::vector<std::vector<int32_t>> choose(const std::vector<RowSampling>& rows, nb::object edits) {
+  std::vector<std::vector<int32_t>> choose(const std::vector<RowSampling>& rows, nb::object edits, int top) {
     std::vector<Sampling> samplings;
     std::vector<std::vector<Edit>> changes;
     samplings.reserve(rows.size());
@@ -227,7 +230,7 @@ class PyDecoder {
     std::vector<int32_t> chosen(picks.size());
     {
       nb::gil_scoped_release release;
-      decoder_->choose(picks, chosen.data());
+      decoder_->choose(picks, chosen.data(), top);
     }
     std::vector<std::vector<int32_t>> out;
     auto at = chosen.begin();
@@ -240,15 +243,23 @@ class PyDecoder {
 
   Floats logits(const std::vector<int>& nodes) {
     const size_t vocab = decoder_->config().vocab_size;
-    Floats out = floats(nodes.size(), vocab);
+    Floats out = matrix<float>(nodes.size(), vocab);
     nb::gil_scoped_release release;
     decoder_->logits(nodes, out.data());
     return out;
   }
 
+  std::pair<Ids, Floats> top(const std::vector<int>& nodes, int k) {
+    Ids ids = matrix<int64_t>(nodes.size(), std::max(k, 0));
+    Floats values = matrix<float>(nodes.size(), std::max(k, 0));
+    nb::gil_scoped_release release;
+    decoder_->top(nodes, k, ids.data(), values.data());
+    return {std::move(ids), std::move(values)};
+  }
+
   Floats hidden(int tap) {
     const size_t n = decoder_->nodes(), width = decoder_->config().hidden_size;
-    Floats out = floats(n, width);
+    Floats out = matrix<float>(n, width);
     decoder_->hidden(tap, out.data());
     return out;
   }
@@ -280,7 +291,7 @@ Floats multiply(const std::string& kind, int rows, int cols, Bytes data,
         row.data(), w.groups, activations.bytes(0) + k.activation_bytes(quantised, w.groups, block), m, i - block);
   }
   k.product({&w, activations.bytes(0), tokens, out.data(), stride, nullptr, false}, 0, w.tiles);
-  Floats result = floats(tokens, rows);
+  Floats result = matrix<float>(tokens, rows);
   for (int i = 0; i < tokens; i++) std::copy_n(out.data() + (size_t)i * stride, rows, result.data() + (size_t)i * rows);
   return result;
 }
@@ -289,7 +300,7 @@ Floats unpack(const std::string& kind, int rows, int cols, Bytes data) {
   const Matrix w = packed_matrix(kind, rows, cols, data.data());
   if (rows < 1 || cols < 1 || data.size() != w.tile_bytes * w.tiles) refuse("the packed matrix has a wrong size");
   std::vector<float> row(padded(cols));
-  Floats result = floats(rows, cols);
+  Floats result = matrix<float>(rows, cols);
   for (int i = 0; i < rows; i++) {
     unpack_row(w, i, row.data());
     std::copy_n(row.data(), cols, result.data() + (size_t)i * cols);
@@ -332,12 +343,16 @@ NB_MODULE(_native, m) {
       .def(
           "keep", [](PyDecoder& d, int row, const std::vector<int>& path) { d.get().keep(row, path); }, "row"_a,
           "path"_a)
-      .def("score", &PyDecoder::score, "rows"_a, "starts"_a, "tokens"_a, "parents"_a, "taps"_a = std::vector<int>{})
-      .def("choose", &PyDecoder::choose, "rows"_a, "edits"_a = nb::none())
+      .def("score", &PyDecoder::score, "rows"_a, "starts"_a, "tokens"_a, "parents"_a, "taps"_a = std::vector<int>{},
+           "layers"_a = -1, "skip"_a = std::vector<int>{})
+      .def("choose", &PyDecoder::choose, "rows"_a, "edits"_a = nb::none(), "top"_a = 0)
       .def("logits", &PyDecoder::logits, "nodes"_a)
+      .def("top", &PyDecoder::top, "nodes"_a, "k"_a)
       .def("hidden", &PyDecoder::hidden, "tap"_a)
       .def_prop_ro("isa", [](PyDecoder& d) { return d.get().isa(); })
       .def_prop_ro("num_threads", [](PyDecoder& d) { return d.get().threads(); })
+      .def_prop_ro("work", [](PyDecoder& d) { return d.get().work(); })
       .def_prop_ro("cache_bytes", [](PyDecoder& d) { return d.get().cache_bytes(); })
-      .def_prop_ro_static("max_nodes", [](nb::handle) { return kMaxNodes; });
+      .def_prop_ro_static("max_nodes", [](nb::handle) { return kMaxNodes; })
+      .def_prop_ro_static("max_top", [](nb::handle) { return kMaxTop; });
 }

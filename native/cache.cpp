@@ -89,18 +89,21 @@ void Cache::reserve(int row, int nodes) {
   while (r.pages.size() < need) r.pages.push_back(take_page());
 }
 
+void Cache::move(const Kernels& kernels, int row, int from, int to, int layers) {
+  const Row& r = at(row);
+  if (from == to) return;
+  from += r.length;
+  to += r.length;
+  for (int l = 0; l < layers; l++)
+    for (int h = 0; h < kv_heads_; h++)
+      kernels.move_key_value(layer(l) + r.pages[from / 16] * page_bytes_, from % 16,
+                             layer(l) + r.pages[to / 16] * page_bytes_, to % 16, (size_t)h * head_bytes_, head_dim_,
+                             half_);
+}
+
 void Cache::keep(const Kernels& kernels, int row, const std::vector<int>& path) {
-  Row& r = at(row);
-  for (size_t i = 0; i < path.size(); i++) {
-    const int from = r.length + path[i], to = r.length + (int)i;
-    if (from == to) continue;
-    for (int l = 0; l < layers_; l++)
-      for (int h = 0; h < kv_heads_; h++)
-        kernels.move_key_value(layer(l) + r.pages[from / 16] * page_bytes_, from % 16,
-                               layer(l) + r.pages[to / 16] * page_bytes_, to % 16, (size_t)h * head_bytes_, head_dim_,
-                               half_);
-  }
-  r.length += (int)path.size();
+  for (size_t i = 0; i < path.size(); i++) move(kernels, row, path[i], (int)i, layers_);
+  at(row).length += (int)path.size();
 }
 
 int64_t Cache::used_bytes() const { return (int64_t)(users_.size() - free_.size()) * (int64_t)page_bytes_ * layers_; }

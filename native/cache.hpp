@@ -24,6 +24,9 @@ class Cache {
   void reserve(int row, int nodes);
   const int32_t* pages(int row) const { return at(row).pages.data(); }
 
+  // A node's keys and values of the first layers, to the slot of another.
+  void move(const Kernels& kernels, int row, int from, int to, int layers);
+
   // Commits the nodes of a path (ascending node ids, the root included): slides each to its absolute position.
   void keep(const Kernels& kernels, int row, const std::vector<int>& path);
 

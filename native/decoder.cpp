@@ -1,10 +1,12 @@
 // What a call is made of: its plan, its buffers, its layers; and who keeps what afterwards.
+// What a call may take over from the one before: progress.cpp.
 #include "decoder.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 
 namespace outpace {
@@ -102,13 +104,17 @@ void Decoder::plan(const std::vector<int>& rows, const std::vector<int>& starts,
 }
 
 void Decoder::score(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens,
-                    const int32_t* parents, const std::vector<int>& taps) {
+                    const int32_t* parents, const std::vector<int>& taps, int layers, const std::vector<int>& skip) {
   std::lock_guard guard(lock_);
+  const Part part = part_of(layers, skip);
   for (int tap : taps)
     if (tap < 0 || tap >= (int)weights_.layers.size())
       throw std::invalid_argument("no layer " + std::to_string(tap) + " to tap");
   plan(rows, starts, tokens, parents);
-  taps_ = taps;
+  complete_ = part == part_of(-1, {});
+  taps_ = complete_ ? taps : std::vector<int>{};
+  top_.resize(std::max(top_.size(), (size_t)nodes_ * kMaxTop));
+  num_top_.assign(nodes_, 0);
   fill_rope(*std::max_element(positions_.begin(), positions_.end()) + 1);
   const size_t n = (size_t)nodes_;
   x_.floats(n * width_);
@@ -121,23 +127,64 @@ void Decoder::score(const std::vector<int>& rows, const std::vector<int>& starts
   gate_.floats(n * ffn_width_);
   up_.floats(n * ffn_width_);
   gated_.bytes(n * ffn_width_ / kGroup * (kQuantGroupBytes + kFloatGroupBytes) + 64);
-  if (!taps.empty()) tapped_.floats(taps.size() * n * width_);
+  states_.floats(n * width_);
+  if (!taps_.empty()) tapped_.floats(taps_.size() * n * width_);
   int longest = 0;
   for (const RowPlan& p : rows_) longest = std::max(longest, p.length + p.nodes);
   const int widest = std::max(width_, q_width_);
   for (int t = 0; t < threads_.count(); t++) {
-    if (t == 0 || n <= kBlock) activations_[t]->bytes(n * widest / kGroup * (kQuantGroupBytes + kFloatGroupBytes) + 64);
+    const size_t tokens = t == 0 ? n : std::min<size_t>(n, kBlock);  // see prepare()
+    activations_[t]->bytes(tokens * widest / kGroup * (kQuantGroupBytes + kFloatGroupBytes) + 64);
     scratch_[t]->floats(n * (size_t)width_);
     scores_[t]->floats((size_t)(kMaxQueries + 1) * padded(longest + 16));
   }
-  threads_.run([this](int t) {
-    embed(t);
+  every_.resize(n);
+  std::iota(every_.begin(), every_.end(), 0);
+  work_ = 0;
+  const int from = resume(part, taps_);
+  if (from > 0 && !pending_.empty()) {
+    activate(pending_);
+    run_layers(0, from, part, false);
+  }
+  activate(every_);
+  run_layers(from, part.layers, part, true);
+  if (!complete_) remember(part);
+}
+
+void Decoder::activate(const std::vector<int>& nodes) {
+  active_ = nodes;
+  size_t i = 0;
+  for (RowPlan& row : rows_) {
+    row.first_active = (int)i;
+    while (i < active_.size() && active_[i] < row.start + row.nodes) i++;
+    row.num_active = (int)i - row.first_active;
+  }
+}
+
+// The active nodes through the layers begin ... end-1, from their tokens or from states_. Behind the last layers of a
+// call they go through the final norm; what another call or pass may go on from stays in states_.
+void Decoder::run_layers(int begin, int end, const Part& part, bool last) {
+  const auto skipped = part.skipped.begin();
+  work_ += std::count(skipped + 2 * begin, skipped + 2 * end, 0) * (int64_t)active_.size();
+  threads_.run([&](int t) {
+    const Range mine = share((int)active_.size(), t);
+    const auto x = [&](int i) { return x_.floats(0) + (size_t)i * width_; };
+    const auto state = [&](int i) { return states_.floats(0) + (size_t)active_[i] * width_; };
+    if (begin == 0) embed(t);
+    else
+      for (int i = mine.begin; i < mine.end; i++) std::memcpy(x(i), state(i), sizeof(float) * width_);
     threads_.barrier();
-    for (int l = 0; l < (int)weights_.layers.size(); l++) run_layer(t, l);
-    const Range mine = share(nodes_, t);
-    for (int i = mine.begin; i < mine.end; i++)
-      kernels_.rms_norm(x_.floats(0) + (size_t)i * width_, weights_.final_norm.data(), config_.hidden_size, width_,
-                        config_.rms_eps, hidden_.floats(0) + (size_t)i * width_);
+    for (int l = begin; l < end; l++) {
+      if (!part.skipped[2 * l]) run_attention(t, l);
+      if (!part.skipped[2 * l + 1]) run_feed_forward(t, l);
+      keep_tap(t, l);
+    }
+    for (int i = mine.begin; i < mine.end; i++) {
+      if (!last || !complete_) std::memcpy(state(i), x(i), sizeof(float) * width_);
+      if (last)
+        kernels_.rms_norm(x(i), weights_.final_norm.data(), config_.hidden_size, width_, config_.rms_eps,
+                          hidden_.floats(0) + (size_t)active_[i] * width_);
+    }
   });
 }
 
@@ -155,6 +202,7 @@ void Decoder::close(int row) {
   std::lock_guard guard(lock_);
   cache_.close(row);
   // A new row may get this number: it must not inherit the scored tree.
+  if (row < (int)progress_.size()) progress_[row].part.layers = 0;
   for (RowPlan& plan : rows_)
     if (plan.row == row) plan.row = -1;
 }
@@ -172,7 +220,7 @@ int64_t Decoder::cache_bytes() {
 void Decoder::keep(int row, const std::vector<int>& path) {
   std::lock_guard guard(lock_);
   const auto plan = std::find_if(rows_.begin(), rows_.end(), [&](const RowPlan& r) { return r.row == row; });
-  if (plan == rows_.end() || cache_.length(row) != plan->length)
+  if (plan == rows_.end() || !complete_ || cache_.length(row) != plan->length)
     throw std::invalid_argument("row " + std::to_string(row) + " has no scored tree to keep a path of");
   std::vector<int> nodes{0};
   for (int node : path) {

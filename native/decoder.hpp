@@ -1,7 +1,7 @@
 // The decoder-only transformer: scores trees of tokens for several rows in one call and chooses the next tokens.
 //
-// One call of score() runs all layers for all nodes; choose() and logits() then apply the output matrix to the nodes
-// asked for, so that logits exist only where somebody wants them.
+// One call of score() runs all layers, or a part of them, for all nodes; choose() and logits() then apply the output
+// matrix to the nodes asked for, so that logits exist only where somebody wants them.
 #pragma once
 #include <cstdint>
 #include <initializer_list>
@@ -53,6 +53,22 @@ struct Pick {
   int num_edits;
 };
 
+// What part of the model a call runs: the layers 0 ... layers-1 without some sublayers. Sublayer 2l is the attention of
+// layer l, 2l + 1 its feed-forward.
+struct Part {
+  int layers;
+  std::vector<uint8_t> skipped;  // [2 * all layers]
+  bool operator==(const Part&) const = default;
+};
+
+// Nodes of a row that have run through a part of the model, where a later call may go on from. Their keys and values
+// stand in the row's slots, in this order.
+struct Progress {
+  Part part{0, {}};
+  std::vector<int32_t> tokens, parents;
+  std::vector<float> states;  // the residual stream behind the part: [nodes][width]
+};
+
 // Buffers that only grow, aligned to cache lines.
 class Buffer {
  public:
@@ -73,10 +89,15 @@ class Decoder {
   Decoder(Config config, Weights weights, int num_threads, bool half_cache, int64_t cache_positions);
 
   // rows[r] takes the nodes starts[r] ... starts[r+1]-1; parents are node numbers within the row, -1 for node 0.
-  // taps: layers whose output is kept for hidden().
+  // taps: layers whose output is kept for hidden(); a call of a part keeps none.
+  // layers (-1: all) and skip say which part of the model runs. Nodes of a part cannot be kept, but the next call of
+  // their row goes on with those that it has again, if its own part goes on from theirs; the bits are the same.
   void score(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens,
-             const int32_t* parents, const std::vector<int>& taps);
-  void choose(const std::vector<Pick>& picks, int32_t* out);
+             const int32_t* parents, const std::vector<int>& taps, int layers = -1, const std::vector<int>& skip = {});
+  // top > 0: the so many likeliest tokens after these nodes are found on the way, for top().
+  void choose(const std::vector<Pick>& picks, int32_t* out, int top = 0);
+  // The k <= kMaxTop largest raw logits after nodes, best first, of equal ones the lower token. [nodes][k]
+  void top(const std::vector<int>& nodes, int k, int64_t* tokens, float* values);
   void logits(const std::vector<int>& nodes, float* out);
   // After score(): the residual stream behind a tapped layer, or behind the final norm (tap = -1). [nodes][hidden]
   void hidden(int tap, float* out);
@@ -89,6 +110,8 @@ class Decoder {
   int64_t cache_bytes();
   const Config& config() const { return config_; }
   int nodes() const { return nodes_; }
+  // How many sublayers the last call ran, each node counted.
+  int64_t work() const { return work_; }
   int depth(int node) const;
   int threads() const { return threads_.count(); }
   const char* isa() const { return kernels_.name; }
@@ -97,15 +120,30 @@ class Decoder {
   struct RowPlan {
     int row, start, nodes, length;
     bool chain;
+    int first_active = 0, num_active = 0;
   };
   struct Range {
     int begin, end;
   };
+  // Activations of x [tokens][stride] in the forms that the matrices read, normalised first where norm is given.
+  struct Input {
+    uint8_t* quantised;  // null where no matrix reads this form
+    uint8_t* floats;
+  };
   void plan(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens,
             const int32_t* parents);
+  Part part_of(int layers, const std::vector<int>& skip) const;
+  int resume(const Part& part, const std::vector<int>& taps);
+  void take_over(const RowPlan& row, const Progress& known, int layers);
+  void remember(const Part& part);
+  void activate(const std::vector<int>& nodes);
+  void run_layers(int begin, int end, const Part& part, bool last);
   void fill_rope(int positions);
   void embed(int thread);
-  void run_layer(int thread, int layer);
+  void run_attention(int thread, int layer);
+  void run_feed_forward(int thread, int layer);
+  void add(int thread, const Matrix& m, const Input& in, const std::vector<float>& post_norm);
+  void keep_tap(int thread, int layer);
   void attend(int thread, int layer);
   void attend_some(int thread, int layer, const RowPlan& row, int head, int first, int count);
   void fetch_pages(int thread, int layer) const;
@@ -114,17 +152,14 @@ class Decoder {
     return {(int)((int64_t)total * thread / threads_.count()), (int)((int64_t)total * (thread + 1) / threads_.count())};
   }
 
-  // Activations of x [tokens][stride] in the forms that the matrices read, normalised first where norm is given.
-  struct Input {
-    uint8_t* quantised;  // null where no matrix reads this form
-    uint8_t* floats;
-  };
   Input layout(Buffer& buffer, int groups, int tokens, std::initializer_list<const Matrix*> readers) const;
   void write(const Input& in, int groups, int tokens, int i, const float* x, Range part) const;
   Input prepare(int thread, const float* x, int stride, int dim, int tokens, const std::vector<float>* norm,
                 std::initializer_list<const Matrix*> readers);
   Input collect(int thread, const std::vector<int>& nodes);
-  void choose_some(const Pick* picks, int count, int32_t* out);
+  void choose_some(const Pick* picks, int count, int32_t* out, int top);
+  void record_top(int node, const Top* parts);
+  void check_node(int node) const;
   void reserve_output(int nodes, int full);
   void multiply(const Matrix& w, const Input& in, int tokens, float* out, int stride, const std::vector<float>& bias,
                 bool accumulate, Range tiles) const;
@@ -138,12 +173,18 @@ class Decoder {
   int width_, q_width_, kv_width_, ffn_width_;  // padded to multiples of 32
 
   int nodes_ = 0;
+  int64_t work_ = 0;
+  bool complete_ = false;  // the last call ran the whole model
   std::vector<RowPlan> rows_;
   std::vector<int32_t> tokens_, parents_, depths_, positions_, row_of_;
+  std::vector<int> active_, pending_, every_;  // nodes: those that run now, those not yet begun, all
+  std::vector<Progress> progress_;             // by row
   std::vector<int> taps_, chosen_, whole_, place_;
   std::vector<Noise> noises_;
-  std::vector<Best> best_;
-  Buffer x_, normed_, q_, k_, v_, attended_, gate_, up_, gated_, hidden_, tapped_, full_, spare_, picked_;
+  std::vector<Best> best_, top_;  // top_: [nodes][kMaxTop], of which num_top_ are known
+  std::vector<Top> tops_;         // per thread and pick
+  std::vector<int> num_top_;
+  Buffer x_, normed_, q_, k_, v_, attended_, gate_, up_, gated_, hidden_, tapped_, full_, spare_, picked_, states_;
   std::vector<std::unique_ptr<Buffer>> activations_, scratch_, scores_;  // per thread
   std::unique_ptr<float[]> rope_cos_, rope_sin_;                         // [tables][context][head_dim / 2]
   int rope_filled_ = 0;

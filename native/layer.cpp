@@ -1,4 +1,5 @@
-// One layer, phase by phase, each shared between the threads.
+// The two halves of a layer, phase by phase, each shared between the threads. They work on the active nodes: number i
+// among these is row i of every buffer.
 #include <algorithm>
 #include <cstring>
 #include <initializer_list>
@@ -11,13 +12,15 @@ namespace {
 // Tiles of gate and up whose products are joined while they are in the first-level cache.
 constexpr int kStrip = 8;
 
+const std::vector<float> kNoBias;
+
 }  // namespace
 
 void Decoder::embed(int thread) {
-  const Range mine = share(nodes_, thread);
+  const Range mine = share((int)active_.size(), thread);
   for (int i = mine.begin; i < mine.end; i++) {
     float* x = x_.floats(0) + (size_t)i * width_;
-    unpack_row(weights_.embed, tokens_[i], x);
+    unpack_row(weights_.embed, tokens_[active_[i]], x);
     if (config_.embedding_scale != 1.0f)
       for (int d = 0; d < width_; d++) x[d] *= config_.embedding_scale;
   }
@@ -79,11 +82,12 @@ void Decoder::rotate_and_store(int thread, int layer) {
   const Layer& w = weights_.layers[layer];
   const int dim = config_.head_dim, group = config_.num_heads / config_.num_kv_heads;
   const size_t table = (size_t)config_.layer_rope[layer] * config_.context_length;
-  const Range mine = share(config_.num_kv_heads * (group + 1) * nodes_, thread);
+  const int n = (int)active_.size();
+  const Range mine = share(config_.num_kv_heads * (group + 1) * n, thread);
   for (int u = mine.begin; u < mine.end; u++) {
-    const int i = u % nodes_, head = u / nodes_ / (group + 1), member = u / nodes_ % (group + 1) - 1;
-    const float* cos = rope_cos_.get() + (table + positions_[i]) * (dim / 2);
-    const float* sin = rope_sin_.get() + (table + positions_[i]) * (dim / 2);
+    const int i = u % n, node = active_[i], head = u / n / (group + 1), member = u / n % (group + 1) - 1;
+    const float* cos = rope_cos_.get() + (table + positions_[node]) * (dim / 2);
+    const float* sin = rope_sin_.get() + (table + positions_[node]) * (dim / 2);
     const bool is_key = member < 0;
     float* x = is_key ? k_.floats(0) + (size_t)i * kv_width_ + head * dim
                       : q_.floats(0) + (size_t)i * q_width_ + (head * group + member) * dim;
@@ -91,8 +95,8 @@ void Decoder::rotate_and_store(int thread, int layer) {
     if (!norm.empty()) kernels_.rms_norm(x, norm.data(), dim, dim, config_.rms_eps, x);
     kernels_.rope(x, cos, sin, dim, is_key ? 1.0f : config_.attention_scale);
     if (!is_key) continue;
-    const RowPlan& row = rows_[row_of_[i]];
-    const int slot = row.length + i - row.start;
+    const RowPlan& row = rows_[row_of_[node]];
+    const int slot = row.length + node - row.start;
     uint8_t* page = cache_.layer(layer) + cache_.pages(row.row)[slot / 16] * cache_.page_bytes();
     kernels_.store_key_value(x, v_.floats(0) + (size_t)i * kv_width_ + head * dim, page, head * cache_.head_bytes(),
                              slot % 16, dim, cache_.half());
@@ -103,13 +107,13 @@ void Decoder::rotate_and_store(int thread, int layer) {
 // at a time. A share begins at a multiple of four where there are many: kernels like fours.
 void Decoder::attend(int thread, int layer) {
   const int kv_heads = config_.num_kv_heads, group = config_.num_heads / kv_heads;
-  const int total = nodes_ * config_.num_heads, grain = total >= 16 * threads_.count() ? 4 : 1;
+  const int total = (int)active_.size() * config_.num_heads, grain = total >= 16 * threads_.count() ? 4 : 1;
   const Range mine = share((total + grain - 1) / grain, thread);
   int before = 0;
   for (const RowPlan& row : rows_)
-    for (int head = 0; head < kv_heads; head++, before += row.nodes * group) {
+    for (int head = 0; head < kv_heads; head++, before += row.num_active * group) {
       int first = std::max(mine.begin * grain - before, 0);
-      const int end = std::min(mine.end * grain - before, row.nodes * group);
+      const int end = std::min(mine.end * grain - before, row.num_active * group);
       for (; first < end; first += kMaxQueries)
         attend_some(thread, layer, row, head, first, std::min(end - first, kMaxQueries));
     }
@@ -121,8 +125,9 @@ void Decoder::attend_some(int thread, int layer, const RowPlan& row, int head, i
   float* out[kMaxQueries];
   int32_t node[kMaxQueries];
   for (int i = 0; i < count; i++) {
-    node[i] = (first + i) / group;
-    const size_t at = (size_t)(row.start + node[i]) * q_width_ + (head * group + (first + i) % group) * dim;
+    const int active = row.first_active + (first + i) / group;
+    node[i] = active_[active] - row.start;
+    const size_t at = (size_t)active * q_width_ + (head * group + (first + i) % group) * dim;
     query[i] = q_.floats(0) + at;
     out[i] = attended_.floats(0) + at;
   }
@@ -157,27 +162,28 @@ void Decoder::fetch_pages(int thread, int layer) const {
     }
 }
 
-void Decoder::run_layer(int t, int layer) {
-  const Layer& w = weights_.layers[layer];
-  const int n = nodes_;
-  const std::vector<float> none;
+// Adds a product to the residual stream, behind a norm of its own where there is one.
+void Decoder::add(int t, const Matrix& m, const Input& in, const std::vector<float>& post_norm) {
+  const int n = (int)active_.size();
   float *x = x_.floats(0), *normed = normed_.floats(0);
-  const auto add = [&](const Matrix& m, const Input& in, const std::vector<float>& post) {
-    if (post.empty()) {
-      multiply(m, in, n, x, width_, none, true, share(m.tiles, t));
-      threads_.barrier();
-      return;
-    }
-    multiply(m, in, n, normed, width_, none, false, share(m.tiles, t));
+  if (post_norm.empty()) {
+    multiply(m, in, n, x, width_, kNoBias, true, share(m.tiles, t));
     threads_.barrier();
-    const Range mine = share(n, t);
-    for (int i = mine.begin; i < mine.end; i++)
-      kernels_.add_rms_norm(normed + (size_t)i * width_, post.data(), config_.hidden_size, width_, config_.rms_eps,
-                            x + (size_t)i * width_);
-    threads_.barrier();
-  };
+    return;
+  }
+  multiply(m, in, n, normed, width_, kNoBias, false, share(m.tiles, t));
+  threads_.barrier();
+  const Range mine = share(n, t);
+  for (int i = mine.begin; i < mine.end; i++)
+    kernels_.add_rms_norm(normed + (size_t)i * width_, post_norm.data(), config_.hidden_size, width_, config_.rms_eps,
+                          x + (size_t)i * width_);
+  threads_.barrier();
+}
 
-  const Input in = prepare(t, x, width_, config_.hidden_size, n, &w.attn_norm, {&w.q, &w.k, &w.v});
+void Decoder::run_attention(int t, int layer) {
+  const Layer& w = weights_.layers[layer];
+  const int n = (int)active_.size();
+  const Input in = prepare(t, x_.floats(0), width_, config_.hidden_size, n, &w.attn_norm, {&w.q, &w.k, &w.v});
   const Range all = share(w.q.tiles + w.k.tiles + w.v.tiles, t);
   const auto within = [&](const Matrix& m, int offset) {
     return Range{std::clamp(all.begin - offset, 0, m.tiles), std::clamp(all.end - offset, 0, m.tiles)};
@@ -191,17 +197,21 @@ void Decoder::run_layer(int t, int layer) {
   threads_.barrier();
   attend(t, layer);
   threads_.barrier();
-  add(w.o, prepare(t, attended_.floats(0), q_width_, 0, n, nullptr, {&w.o}), w.post_attn_norm);
+  add(t, w.o, prepare(t, attended_.floats(0), q_width_, 0, n, nullptr, {&w.o}), w.post_attn_norm);
+}
 
-  const Input ffn = prepare(t, x, width_, config_.hidden_size, n, &w.ffn_norm, {&w.gate, &w.up});
+void Decoder::run_feed_forward(int t, int layer) {
+  const Layer& w = weights_.layers[layer];
+  const int n = (int)active_.size();
+  const Input ffn = prepare(t, x_.floats(0), width_, config_.hidden_size, n, &w.ffn_norm, {&w.gate, &w.up});
   const int groups = ffn_width_ / kGroup;
   const Input gated = layout(gated_, groups, n, {&w.down});
   const Range part = share(groups, t),
               tiles{2 * part.begin, std::min(2 * part.end, w.gate.tiles)};  // two tiles a group
   for (int tile = tiles.begin; tile < tiles.end; tile += kStrip) {
     const Range strip{tile, std::min(tile + kStrip, tiles.end)};
-    multiply(w.gate, ffn, n, gate_.floats(0), ffn_width_, none, false, strip);
-    multiply(w.up, ffn, n, up_.floats(0), ffn_width_, none, false, strip);
+    multiply(w.gate, ffn, n, gate_.floats(0), ffn_width_, kNoBias, false, strip);
+    multiply(w.up, ffn, n, up_.floats(0), ffn_width_, kNoBias, false, strip);
     for (int i = 0; i < n; i++) {
       float* row = gate_.floats(0) + (size_t)i * ffn_width_;
       const size_t first = (size_t)kTile * strip.begin;
@@ -211,12 +221,15 @@ void Decoder::run_layer(int t, int layer) {
     }
   }
   threads_.barrier();
-  add(w.down, gated, w.post_ffn_norm);
+  add(t, w.down, gated, w.post_ffn_norm);
+}
 
+void Decoder::keep_tap(int t, int layer) {
+  const size_t n = active_.size();
   for (size_t i = 0; i < taps_.size(); i++)
     if (taps_[i] == layer) {
-      const Range mine = share(n, t);
-      std::memcpy(tapped_.floats(0) + (i * n + mine.begin) * width_, x + (size_t)mine.begin * width_,
+      const Range mine = share((int)n, t);
+      std::memcpy(tapped_.floats(0) + (i * n + mine.begin) * width_, x_.floats(0) + (size_t)mine.begin * width_,
                   sizeof(float) * (size_t)(mine.end - mine.begin) * width_);
       threads_.barrier();
     }

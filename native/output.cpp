@@ -32,8 +32,12 @@ constexpr Best kNone{-std::numeric_limits<float>::infinity(), std::numeric_limit
 
 }  // namespace
 
-int Decoder::depth(int node) const {
+void Decoder::check_node(int node) const {
   if (node < 0 || node >= nodes_) throw std::invalid_argument("no node " + std::to_string(node) + " in the last call");
+}
+
+int Decoder::depth(int node) const {
+  check_node(node);
   return depths_[node];
 }
 
@@ -57,20 +61,20 @@ void Decoder::reserve_output(int nodes, int full) {
   spare_.floats(full ? threads_.count() * stride : 0);
 }
 
-void Decoder::choose(const std::vector<Pick>& picks, int32_t* out) {
+void Decoder::choose(const std::vector<Pick>& picks, int32_t* out, int top) {
   std::lock_guard guard(lock_);
   for (const Pick& p : picks) {
-    if (p.node < 0 || p.node >= nodes_)
-      throw std::invalid_argument("no node " + std::to_string(p.node) + " in the last call");
+    check_node(p.node);
     for (int e = 0; e < p.num_edits; e++)
       if (p.edit_tokens[e] < 0 || p.edit_tokens[e] >= config_.vocab_size)
         throw std::invalid_argument("an edit names a token outside the vocabulary");
   }
   for (size_t begin = 0; begin < picks.size(); begin += kNodesAtOnce)
-    choose_some(picks.data() + begin, (int)std::min<size_t>(kNodesAtOnce, picks.size() - begin), out + begin);
+    choose_some(picks.data() + begin, (int)std::min<size_t>(kNodesAtOnce, picks.size() - begin), out + begin,
+                std::min({top, kMaxTop, config_.vocab_size}));
 }
 
-void Decoder::choose_some(const Pick* picks, int n, int32_t* out) {
+void Decoder::choose_some(const Pick* picks, int n, int32_t* out, int top) {
   const Matrix& w = weights_.output;
   const int vocab = config_.vocab_size, num_threads = threads_.count();
   const size_t stride = (size_t)w.tiles * kTile;
@@ -88,6 +92,10 @@ void Decoder::choose_some(const Pick* picks, int n, int32_t* out) {
     whole_.push_back(i);
   }
   reserve_output(n, (int)whole_.size());
+  if (top > 0) {
+    tops_.resize(std::max(tops_.size(), (size_t)n * num_threads));
+    for (int i = 0; i < n * num_threads; i++) tops_[i].k = top, tops_[i].count = 0;
+  }
   threads_.run([&](int t) {
     const Input in = collect(t, chosen_);
     float* strip = scratch_[t]->floats(0);
@@ -100,11 +108,13 @@ void Decoder::choose_some(const Pick* picks, int n, int32_t* out) {
       multiply(part, in, n, strip, kStrip * kTile, kNoBias, false, {0, tiles});
       for (int i = 0; i < n; i++) {
         float* logits = strip + (size_t)i * kStrip * kTile;
+        if (top > 0) kernels_.rank(logits, first, count, tops_[(size_t)i * num_threads + t]);
         if (place_[i] < 0) kernels_.best_of(logits, first, count, noises_[i], best_[(size_t)t * n + i]);
         else std::memcpy(full_.floats(0) + place_[i] * stride + first, logits, sizeof(float) * (size_t)tiles * kTile);
       }
     }
     threads_.barrier();
+    for (int i = t; top > 0 && i < n; i += num_threads) record_top(chosen_[i], tops_.data() + (size_t)i * num_threads);
     for (size_t f = (size_t)t; f < whole_.size(); f += num_threads) {
       const int i = whole_[f];
       const Pick& p = picks[i];
@@ -128,13 +138,48 @@ void Decoder::choose_some(const Pick* picks, int n, int32_t* out) {
   }
 }
 
+// Joins what the threads have found; their tokens ascend, so of equal values the earlier thread's goes first.
+void Decoder::record_top(int node, const Top* parts) {
+  Best* out = top_.data() + (size_t)node * kMaxTop;
+  std::vector<int> taken(threads_.count(), 0);
+  num_top_[node] = parts[0].k;
+  for (int i = 0; i < parts[0].k; i++) {
+    int from = -1;
+    for (int t = 0; t < threads_.count(); t++)
+      if (taken[t] < parts[t].count &&
+          (from < 0 || parts[t].best[taken[t]].value > parts[from].best[taken[from]].value))
+        from = t;
+    out[i] = parts[from].best[taken[from]++];
+  }
+}
+
+void Decoder::top(const std::vector<int>& nodes, int k, int64_t* tokens, float* values) {
+  std::lock_guard guard(lock_);
+  if (k < 1 || k > std::min(kMaxTop, config_.vocab_size))
+    throw std::invalid_argument("top finds 1 to " + std::to_string(std::min(kMaxTop, config_.vocab_size)) +
+                                " tokens, not " + std::to_string(k));
+  const Sampling greedy{};
+  std::vector<Pick> missing;
+  for (int node : nodes) {
+    check_node(node);
+    if (num_top_[node] < k) missing.push_back({node, 0, &greedy, nullptr, nullptr, 0});
+  }
+  std::vector<int32_t> unused(missing.size());
+  for (size_t begin = 0; begin < missing.size(); begin += kNodesAtOnce)
+    choose_some(missing.data() + begin, (int)std::min<size_t>(kNodesAtOnce, missing.size() - begin), unused.data(), k);
+  for (int node : nodes)
+    for (int i = 0; i < k; i++) {
+      const Best& best = top_[(size_t)node * kMaxTop + i];
+      *tokens++ = best.token;
+      *values++ = best.value;
+    }
+}
+
 void Decoder::logits(const std::vector<int>& nodes, float* out) {
   std::lock_guard guard(lock_);
   const Matrix& w = weights_.output;
   const int stride = w.tiles * kTile;
-  for (int node : nodes)
-    if (node < 0 || node >= nodes_)
-      throw std::invalid_argument("no node " + std::to_string(node) + " in the last call");
+  for (int node : nodes) check_node(node);
   for (size_t begin = 0; begin < nodes.size(); begin += kNodesAtOnce) {
     chosen_.assign(nodes.begin() + begin, nodes.begin() + std::min(nodes.size(), begin + kNodesAtOnce));
     const int n = (int)chosen_.size();

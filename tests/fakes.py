@@ -1,4 +1,4 @@
-"""Drafters that nobody should write, and a tokenizer of letters."""
+"""Drafters that nobody should write, drafters with a law that is known, and a tokenizer of letters."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from outpace.core.contracts import Ask, RowScores, Step
-from outpace.core.tree import TokenTree
+import numpy as np
+
+from outpace.core.contracts import Ask, Candidates, RowScores, Step, TreePolicy
+from outpace.core.tree import Draw, TokenTree
+from outpace.targets.table import TableTarget
+from outpace.trees.grow import Logits, grow_trees
 
 
 class Hostile:
@@ -63,6 +67,67 @@ def hostile(vocab_size: int) -> dict[str, Hostile]:
         "twins": Hostile(lambda ask, rng: TokenTree([ask.root, 0, 0, 1, 1, 0], [-1, 0, 0, 1, 2, 2])),
         "everything": Hostile(lambda ask, rng: full_tree(ask, vocab_size, 2)),
     }
+
+
+class Wide:
+    """A tree policy: `width` children for every node down to depth `levels`, whatever was drawn."""
+
+    def __init__(self, width: int, levels: int) -> None:
+        self.width = width
+        self.levels = levels
+
+    def expand(self, tree: TokenTree) -> Sequence[int]:
+        depths = tree.shape.depths
+        return [node for node in range(tree.num_nodes) if depths[node] == tree.shape.height < self.levels]
+
+    def grow(self, tree: TokenTree, candidates: Candidates) -> TokenTree:
+        return candidates.hang(tree, [self.width] * len(candidates.nodes))
+
+    def prune(self, tree: TokenTree, budget: int) -> TokenTree:
+        return tree.prune_to(budget, np.arange(0, -tree.num_nodes, -1))
+
+
+class TableDraft:
+    """A drafter whose law is a table's: it serves every draw, and the shape of its trees is the policy's.
+
+    prune  what to make of a finished tree.
+    """
+
+    draws: frozenset[Draw] = frozenset({"iid", "without_replacement", "hub"})
+    branches = True
+
+    def __init__(
+        self,
+        table: TableTarget,
+        policy: TreePolicy,
+        prune: Callable[[TokenTree], TokenTree] = lambda tree: tree,
+    ) -> None:
+        self.table = table
+        self.policy = policy
+        self.prune = prune
+
+    def start(self, prompt: Sequence[int], scores: RowScores) -> list[int]:
+        return list(prompt)
+
+    def propose(self, states: Sequence[list[int]], asks: Sequence[Ask]) -> list[TokenTree]:
+        def step(
+            rows: Sequence[int], trees: Sequence[TokenTree], nodes: Sequence[Sequence[int]]
+        ) -> list[Logits]:
+            return [
+                np.stack([self._after(states[row], tree, node) for node in expanded])
+                for row, tree, expanded in zip(rows, trees, nodes, strict=True)
+            ]
+
+        return [self.prune(tree) for tree in grow_trees(asks, self.policy, step)]
+
+    def observe(self, states: Sequence[list[int]], steps: Sequence[Step]) -> list[list[int]]:
+        return [[*state, *step.tokens] for state, step in zip(states, steps, strict=True)]
+
+    def stop(self, state: list[int]) -> None:
+        pass
+
+    def _after(self, text: list[int], tree: TokenTree, node: int) -> Logits:
+        return self.table.after([*text, *(tree.token_list[i] for i in tree.path_to(node)[1:])])
 
 
 class Letters:

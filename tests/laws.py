@@ -1,18 +1,29 @@
-"""The G-test: does a sample follow a law that is known exactly?
+"""Does a sample follow a law that is known exactly, and does a rule, all its coins and drafts enumerated?
 
-G = 2 sum observed log(observed / expected) is chi-squared under the law (Wilks 1938). Cells expected fewer
-than 5 times are pooled, and a sample outside the law's support has p-value 0.
+The G-test: G = 2 sum observed log(observed / expected) is chi-squared under the law (Wilks 1938). Cells
+expected fewer than 5 times are pooled, and a sample outside the law's support has p-value 0.
+
+Enumeration: `over_coins` runs a function of coins once for every outcome of them, `drafts_of` lists what a
+node's children can be. Together they give a rule's law to the last digit, without sampling.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from outpace.core.tree import Draw
+from outpace.rules.walk import NodeRule, Toss
 
 FALSE_ALARM_RATE = 1e-4
 """Of all G-tests of one file together; a file with n of them rejects below FALSE_ALARM_RATE / n."""
+
+T = TypeVar("T")
 
 
 def g_test(sample: Iterable[Hashable], law: Mapping[Any, float]) -> float:
@@ -46,3 +57,67 @@ def chi2_tail(x: float, degrees: int) -> float:
         tail += math.exp(a * math.log(y) - y - math.lgamma(a + 1))
         a += 1
     return min(tail, 1.0)
+
+
+def over_coins(decide: Callable[[Toss], T]) -> Iterator[tuple[float, T]]:
+    """(probability, result) of every run of a function of coins that differs in how they fell."""
+    waiting: list[list[bool]] = [[]]
+    while waiting:
+        given, fell, mass = waiting.pop(), [], 1.0
+
+        def toss(chance: float, given: list[bool] = given, fell: list[bool] = fell) -> bool:
+            nonlocal mass
+            up = given[len(fell)] if len(fell) < len(given) else chance > 0
+            if len(fell) >= len(given) and 0 < chance < 1:
+                waiting.append([*fell, False])
+            mass *= min(max(chance, 0.0), 1.0) if up else 1 - min(max(chance, 0.0), 1.0)
+            fell.append(up)
+            return up
+
+        result = decide(toss)
+        yield mass, result
+
+
+def drafts_of(q: np.ndarray, draw: Draw, k: int) -> dict[tuple[int, ...], float]:
+    """The law of a node's k children, in order, from the meaning of each draw."""
+    support = [int(x) for x in np.flatnonzero(q)]
+    if draw == "iid":
+        return {xs: math.prod(q[x] for x in xs) for xs in itertools.product(support, repeat=k)}
+    if draw == "without_replacement":
+        return {
+            xs: math.prod(q[x] / sum(q[y] for y in support if y not in xs[:i]) for i, x in enumerate(xs))
+            for xs in itertools.permutations(support, min(k, len(support)))
+        }
+    assert draw == "hub"
+    hub = int(np.argmax(q))
+    if k == 1 or len(support) == 1:
+        return {(x,): q[x] for x in support}
+    others = [x for x in support if x != hub]
+    rest = sum(q[x] for x in others)
+    return {(x, hub): q[x] for x in others} | {(hub, x): q[hub] * q[x] / rest for x in others}
+
+
+def node_law(rule: NodeRule, p: np.ndarray, q: np.ndarray, k: int) -> tuple[np.ndarray, float]:
+    """The exact law of the token after a node with k children, and the chance that a child is kept."""
+    law, kept_mass = np.zeros(len(p)), 0.0
+    for drafts, drafted in drafts_of(q, rule.draw, k).items():
+        for mass, kept in over_coins(lambda toss, drafts=drafts: rule.keep(p, q, drafts, toss)):
+            if isinstance(kept, int):
+                law[drafts[kept]] += drafted * mass
+                kept_mass += drafted * mass
+            else:
+                law += drafted * mass * kept / (kept.sum() or 1.0)
+    return law, kept_mass
+
+
+def best_acceptance(p: np.ndarray, drafts: Mapping[tuple[int, ...], float]) -> float:
+    """The most that any rule can keep of these drafts: the least cut between drafts and tokens.
+
+    A cut pays p(x) for the tokens of a set, and for all drafts that have a token outside it.
+    """
+    sets = itertools.product([False, True], repeat=len(p))
+    return min(
+        float(p[list(chosen)].sum())
+        + sum(mass for xs, mass in drafts.items() if not all(chosen[x] for x in xs))
+        for chosen in sets
+    )

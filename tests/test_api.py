@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -67,7 +67,7 @@ def test_prompts_become_token_ids() -> None:
         ("", {"raw": True}, "prompt is empty"),
         ("a", {"draft": "ngrams"}, "accepted are"),
         ("a", {"draft": "ngram:max=3"}, "accepted are min_n, max_n, length, max_length"),
-        ("a", {"rule": "lucky"}, "accepted are match"),
+        ("a", {"rule": "lucky"}, "unknown rule 'lucky', accepted are"),
         ("a", {"temperature": -1.0}, ">= 0"),
         ("a", {"max_tokens": 0}, ">= 1"),
         ("a", {"stop": ""}, "at least one character"),
@@ -136,3 +136,36 @@ def test_drafters_are_made_once_per_spec(monkeypatch: pytest.MonkeyPatch) -> Non
     for spec in ("ngram", "ngram:length=4", "ngram"):
         made.generate("face", draft=spec, max_tokens=3)
     assert specs == ["ngram", "ngram:length=4"]
+    assert made.new_drafter("ngram") is not made.drafter("ngram")
+    assert specs == ["ngram", "ngram:length=4", "ngram"]
+
+
+def test_prepare_refuses_what_does_not_go_together() -> None:
+    made = model()
+    made.prepare("ngram", tree=None, rule="match")
+    with pytest.raises(OutpaceError, match="takes no tree"):
+        made.prepare("ngram", tree="chain", rule="match")
+    with pytest.raises(OutpaceError, match="needs the law of the drafts"):
+        made.prepare("ngram", tree=None, rule="speculative")
+
+
+class Reader(NGram):
+    """Opens another model."""
+
+    def __init__(self, *, model: str, open_model: Callable[[str], Model]) -> None:
+        super().__init__()
+        self.other = open_model(model)
+
+
+def test_every_drafter_opens_a_model_of_its_own_with_as_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    def load(source: str, *, threads: int) -> Model:
+        opened.append((source, threads))
+        return model()
+
+    monkeypatch.setitem(DRAFTERS._table, "reader", f"{__name__}:Reader")
+    monkeypatch.setattr("outpace.api.load", load)
+    made = model()
+    first, second = (cast("Reader", made.new_drafter("reader:model=a")) for _ in range(2))
+    assert opened == [("a", 1)] * 2 and first.other is not second.other

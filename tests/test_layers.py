@@ -21,11 +21,13 @@ LAYERS: dict[str, list[str]] = {
     "targets": ["formats"],
     "rules": ["core"],
     "trees": ["core"],
-    "drafters": ["trees"],
+    "drafters": ["trees", "formats"],
     "decode": ["drafters", "rules", "targets"],
     "engine": ["decode"],
     "api": ["engine"],
-    "": ["api"],  # outpace/__init__.py
+    "accelerated": ["accelerated_seq2seq"],
+    "accelerated_seq2seq": ["api"],
+    "": ["accelerated"],  # outpace/__init__.py
     "diffusion": ["core"],
     "bench": [""],
     "server": [""],

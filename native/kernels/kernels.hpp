@@ -88,6 +88,12 @@ struct Best {
   float value;
   int32_t token;
 };
+// The k likeliest tokens seen so far, best first; on cache lines of its own.
+constexpr int kMaxTop = 64;
+struct alignas(64) Top {
+  int k, count;
+  Best best[kMaxTop];
+};
 
 struct Kernels {
   const char* name;
@@ -106,6 +112,7 @@ struct Kernels {
   void (*attention)(const AttentionJob&);
   void (*best_of)(float* logits,  // overwritten; room up to a multiple of 16
                   int begin, int count, const Noise&, Best&);
+  void (*rank)(const float* logits, int begin, int count, Top&);
   int (*choose_filtered)(float* logits, int vocab, const Noise&, int top_k, float top_p, float min_p, float* scratch);
 };
 

@@ -4,13 +4,14 @@
 #include "elementwise.hpp"
 #include "product.hpp"
 #include "sampler_kernel.hpp"
+#include "top_kernel.hpp"
 
 namespace outpace::OUTPACE_ISA {
 namespace {
 
 constexpr Kernels table(const char* name) {
-  return {name, activation_bytes, quantise,       interleave, product, rms_norm,       add_rms_norm, gated,
-          rope, store_key_value,  move_key_value, attention,  best_of, choose_filtered};
+  return {name, activation_bytes, quantise,       interleave, product, rms_norm, add_rms_norm,   gated,
+          rope, store_key_value,  move_key_value, attention,  best_of, rank,     choose_filtered};
 }
 
 }  // namespace

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from outpace.accelerated import Accelerated, accelerate
     from outpace.api import Generation, Model, Stream, load
     from outpace.core.contracts import Ask, Drafter, Rule, Scores, Step, Target, Verdict
     from outpace.core.errors import OutpaceError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Accelerated",
     "Ask",
     "Drafter",
     "Generation",
@@ -32,10 +34,12 @@ __all__ = [
     "Target",
     "TokenTree",
     "Verdict",
+    "accelerate",
     "load",
 ]
 
 _MODULES = {
+    **dict.fromkeys(("Accelerated", "accelerate"), "outpace.accelerated"),
     **dict.fromkeys(("Generation", "Model", "Stream", "load"), "outpace.api"),
     **dict.fromkeys(
         ("Ask", "Drafter", "Rule", "Scores", "Step", "Target", "Verdict"), "outpace.core.contracts"

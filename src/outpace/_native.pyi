@@ -15,9 +15,11 @@ def unpack(kind: str, rows: int, cols: int, data: NDArray[np.uint8]) -> NDArray[
 
 class Decoder:
     max_nodes: ClassVar[int]
+    max_top: ClassVar[int]
     isa: str
     num_threads: int
     cache_bytes: int
+    work: int
     def __init__(
         self,
         config: Mapping[str, Any],
@@ -39,11 +41,15 @@ class Decoder:
         tokens: Sequence[int],
         parents: Sequence[int],
         taps: Sequence[int] = ...,
+        layers: int = -1,
+        skip: Sequence[int] = ...,
     ) -> None: ...
     def choose(
         self,
         rows: Sequence[tuple[int, int, int, float, int, float, float, int]],
         edits: Sequence[Sequence[tuple[list[int], list[float]]]] | None = None,
+        top: int = 0,
     ) -> list[list[int]]: ...
     def logits(self, nodes: Sequence[int]) -> NDArray[np.float32]: ...
+    def top(self, nodes: Sequence[int], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]: ...
     def hidden(self, tap: int) -> NDArray[np.float32]: ...

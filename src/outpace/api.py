@@ -10,6 +10,7 @@ from outpace.core.contracts import Drafter, Rule, Target, TreePolicy
 from outpace.core.costs import CallCosts
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
+from outpace.decode.pairing import check_pairing
 from outpace.drafters import make_drafter
 from outpace.engine.generate import generate
 from outpace.engine.request import Generation, Request
@@ -75,6 +76,7 @@ class Model:
         self.tokenizer = loaded.tokenizer
         self.chat = loaded.chat
         self._memo = memo or (lambda name, make: make())
+        self._beside = memo and memo.path
         self._costs: CallCosts | None = None
         self._drafters: dict[tuple[str, str | None], Drafter] = {}
 
@@ -173,17 +175,29 @@ class Model:
         return self.tokenizer.encode(self.chat.render(messages), add_special_tokens=False)
 
     def drafter(self, draft: str | Drafter, *, tree: str | TreePolicy | None = None) -> Drafter:
-        """The drafter that a spec describes, made once per model. A Drafter is returned as it is."""
+        """The drafter that a spec describes, made once per model. A Drafter is returned as it is.
+
+        All requests with the spec share it, and what it learns from them.
+        """
         if not isinstance(draft, str):
             if tree is not None:
                 raise OutpaceError("a tree goes with a drafter's name; give the Drafter its own tree")
             return draft
         if tree is not None and not isinstance(tree, str):
-            return make_drafter(draft, tree, self._context())
+            return self.new_drafter(draft, tree=tree)
         if (draft, tree) not in self._drafters:
-            policy = None if tree is None else TREES.create(tree, costs=self.costs)
-            self._drafters[draft, tree] = make_drafter(draft, policy, self._context())
+            self._drafters[draft, tree] = self.new_drafter(draft, tree=tree)
         return self._drafters[draft, tree]
+
+    def new_drafter(self, draft: str, *, tree: str | TreePolicy | None = None) -> Drafter:
+        """A drafter of one's own, which shares with no other what it learns."""
+        policy = TREES.create(tree, costs=self.costs) if isinstance(tree, str) else tree
+        return make_drafter(draft, policy, self._context())
+
+    def prepare(self, draft: str | Drafter, *, tree: str | TreePolicy | None, rule: str | Rule) -> None:
+        """Make now what requests with these will use; an OutpaceError if they do not go together."""
+        judge = RULES.create(rule) if isinstance(rule, str) else rule
+        check_pairing(self.target, self.drafter(draft, tree=tree), judge)
 
     def costs(self) -> CallCosts:
         """What a call costs on this machine: measured once per model, in about a second, and kept on disk."""
@@ -197,10 +211,15 @@ class Model:
         return {
             "target": self.target,
             "tokenizer": self.tokenizer,
-            "open_model": load,
+            "open_model": self._open,
             "memo": self._memo,
+            "beside": self._beside,
             "costs": self.costs,
         }
+
+    def _open(self, source: str) -> Model:
+        """A model that drafts for this one: each drafter has a target of its own, over the same file."""
+        return load(source, threads=self.num_threads)
 
 
 class Stream:

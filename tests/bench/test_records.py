@@ -8,16 +8,19 @@ from typing import Any
 
 import pytest
 
+from outpace.bench.method import Method
 from outpace.bench.prompts import BUILTIN, Prompt, read_prompts
 from outpace.bench.records import RecordFile, read_records
-from outpace.bench.report import format_report, summarise
+from outpace.bench.report import format_report, format_summary, summarise
 from outpace.core.errors import OutpaceError
 
 
 def record(**changed: Any) -> dict[str, Any]:
     return {
-        "category": "qa", "draft": "none", "prompt_id": "1", "model": "m", "completion_tokens": 11,
-        "tokens_per_s": 10.0, "target_calls": 10, "mean_accepted_length": 1.0, "identical_to_plain": True,
+        "category": "qa", "draft": "none", "tree": None, "rule": "match", "prompt_id": "1", "model": "m",
+        "completion_tokens": 11, "tokens_per_s": 10.0, "target_calls": 10, "mean_accepted_length": 1.0,
+        "num_drafted": 0, "wall_s": 3.0, "prefill_s": 2.0, "draft_s": 0.0, "score_s": 0.9,
+        "exactness": "identical", "identical_to_plain": True,
     } | changed  # fmt: skip
 
 
@@ -64,24 +67,64 @@ def test_overall_speed_weighs_by_time() -> None:
                 tokens_per_s=40.0,
                 target_calls=2,
                 mean_accepted_length=5.0,
+                num_drafted=30,
+                draft_s=0.25,
                 identical_to_plain=False,
             ),
         ]
     )
-    assert [(row.category, row.draft) for row in rows] == [
+    assert [(row.category, row.method.draft) for row in rows] == [
         ("qa", "none"), ("qa", "d"), ("code", "none"), ("overall", "none"), ("overall", "d")
     ]  # fmt: skip
     overall, drafted = rows[3:]
     assert overall.tokens_per_s == pytest.approx(20.0)
     assert drafted.ratio == pytest.approx(2.0)
-    assert (overall.identical, drafted.identical) == (True, False)
-    assert drafted.mean_accepted_length == 5.0
+    assert (overall.identical_share, drafted.identical_share) == (1.0, 0.0)
+    assert drafted.mean_accepted_length == 5.0 and drafted.drafted_per_call == 15.0
+    assert drafted.draft_share == pytest.approx(0.25) and drafted.ms_per_call == pytest.approx(450.0)
 
 
 def test_single_token_answers_have_no_speed() -> None:
     (row, _) = summarise([record(completion_tokens=1, tokens_per_s=0.0, target_calls=0)])
     assert (row.tokens_per_s, row.ratio) == (0.0, None)
     assert "-" in format_report([row])
+
+
+def test_what_identical_says_depends_on_the_promise() -> None:
+    same, other = {"identical_to_plain": True}, {"identical_to_plain": False, "prompt_id": "2"}
+    said = {}
+    for promise in ("identical", "distribution", "lossy"):
+        rows = summarise([record(exactness=promise, **kind) for kind in (same, other)])
+        said[promise] = format_report(rows).splitlines()[-1].split("|")[-2].strip()
+    assert said == {"identical": "no", "distribution": "-", "lossy": "50 %"}
+    assert "| identical |       yes |" in format_report(summarise([record()]))
+
+
+def test_the_summary_names_the_worst_category() -> None:
+    drafted = {"draft": "d", "rule": "fair"}
+    rows = summarise(
+        [
+            record(), record(category="code"), record(category="chat"),
+            record(tokens_per_s=12.0, **drafted), record(category="code", tokens_per_s=8.0, **drafted),
+            record(category="chat", tokens_per_s=0.0, **drafted),
+        ]
+    )  # fmt: skip
+    assert {row.method for row in rows} == {Method("none"), Method("d", None, "fair")}
+    header, _, plain, other = format_summary(rows).splitlines()
+    assert len({len(line) for line in (header, plain, other)}) == 1
+    assert [cell.strip() for cell in other.split("|")][1:6] == ["d rule=fair", "chat", "0.00", "3", "9.6"]
+
+
+def test_records_of_before_trees_and_rules_are_read_and_found(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    old = {key: value for key, value in record(draft="ngram").items() if key not in ("tree", "rule")}
+    path.write_text(json.dumps(old) + "\n")
+    assert list(read_records(path)) == [record(draft="ngram")]
+    with RecordFile(path) as file:
+        found = file.find(record(draft="ngram"))
+        assert found is not None and summarise([found])[0].method == Method("ngram")
+        assert file.find(record(draft="ngram", rule="lucky")) is None
+        assert file.find(record(draft="ngram", tree="chain")) is None
 
 
 def test_a_half_written_line_is_cut_off(tmp_path: Path) -> None:

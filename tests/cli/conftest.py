@@ -1,4 +1,8 @@
-"""A model that answers from a list and counts as the real one does, and a way to run one command."""
+"""A model that answers from a list and counts as the real one does, and a way to run one command.
+
+The tests of the command line know two rules that promise less than `match`, "fair" and "lucky", and a drafter
+"shaped" that takes a tree.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,33 @@ from typing import Any, NamedTuple
 import pytest
 
 from outpace.cli.main import main
+from outpace.core.contracts import Exactness
 from outpace.core.errors import PromptTooLong
 from outpace.core.stats import GenerationStats
+from outpace.drafters import DRAFTERS
+from outpace.drafters.none import NoDraft
+from outpace.rules import RULES
+from outpace.rules.match import Match
+
+
+class Fair(Match):
+    """Promises the law; needs that of the draft if it is told so."""
+
+    exactness: Exactness = "distribution"
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self.needs_law = strict
+
+
+class Lucky(Match):
+    exactness: Exactness = "lossy"
+
+
+class Shaped(NoDraft):
+    """Takes a tree, and more from the model than its options."""
+
+    def __init__(self, *, target: object, tree: object = None, model: str) -> None:
+        """Nothing is kept."""
 
 
 @dataclass
@@ -22,7 +51,7 @@ class FakeGeneration:
     stats: GenerationStats
     prompt_tokens: int
     finish_reason: str = "stop"
-    exactness: str = "identical"
+    exactness: Exactness = "identical"
 
 
 class FakeStream:
@@ -44,12 +73,25 @@ class FakeStream:
 
 @dataclass
 class FakeModel:
-    """Answers `pieces` to everything; drafts make it faster, and `wrong` makes drafted tokens differ."""
+    """Answers `pieces` to everything; drafts make it faster, and `wrong` makes drafted tokens differ.
+
+    Where it makes drafters, these are texts.
+    """
+
+    target = None
 
     pieces: list[Any] = field(default_factory=lambda: ["The ", "moon ", "pulls."])
     wrong: bool = False
     calls: list[tuple[Any, dict[str, Any]]] = field(default_factory=list)
     loaded_with: dict[str, Any] = field(default_factory=dict)
+    made: list[tuple[str, str | None]] = field(default_factory=list)
+
+    def new_drafter(self, draft: str, *, tree: str | None = None) -> str:
+        self.made.append((draft, tree))
+        return draft
+
+    def prepare(self, draft: str, *, tree: str | None, rule: str) -> None:
+        self.made.append((draft, tree))
 
     def stream(self, prompt: Any, *, draft: str = "ngram", **request: Any) -> FakeStream:
         prompt = [dict(message) for message in prompt] if isinstance(prompt, list) else prompt
@@ -63,10 +105,17 @@ class FakeModel:
             prompt_tokens=4,
             completion_tokens=len(tokens),
             target_calls=calls,
+            num_drafted=0 if draft == "none" else 3 * calls,
             wall_s=0.5 + 0.1 * calls,
+            prefill_s=0.5,
+            draft_s=0.0 if draft == "none" else 0.02,
+            score_s=0.08 * calls,
             time_to_first_token_s=0.5,
         )
-        return FakeStream(list(self.pieces), FakeGeneration("".join(words), tokens, stats, 4))
+        promise = RULES.create(request.get("rule", "match")).exactness
+        return FakeStream(
+            list(self.pieces), FakeGeneration("".join(words), tokens, stats, 4, "stop", promise)
+        )
 
     def generate(self, prompt: Any, **request: Any) -> FakeGeneration:
         if isinstance(prompt, str) and "endless" in prompt:
@@ -75,6 +124,14 @@ class FakeModel:
         for _ in stream:
             pass
         return stream.result
+
+
+@pytest.fixture(autouse=True)
+def more_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The methods of this file, by their names."""
+    monkeypatch.setitem(RULES._table, "fair", f"{__name__}:Fair")
+    monkeypatch.setitem(RULES._table, "lucky", f"{__name__}:Lucky")
+    monkeypatch.setitem(DRAFTERS._table, "shaped", f"{__name__}:Shaped")
 
 
 class Outcome(NamedTuple):

@@ -19,6 +19,10 @@ def spec_bench(path: Path, *items: tuple[int, str, str]) -> str:
     return str(path)
 
 
+PLAIN = ["10.0", "1.00", "1.00", "0.0", "0.0", "80.00", "identical", "yes"]
+DRAFTED = ["20.0", "2.00", "2.00", "3.0", "20.0", "80.00", "identical", "yes"]
+
+
 def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
@@ -33,19 +37,65 @@ def test_table_per_category_and_overall(run: Run, model: FakeModel, tmp_path: Pa
     assert outcome.status == 0 and outcome.err == ""
     header, _, *rows = (cells(line) for line in outcome.out.splitlines())
     assert header == [
-        "category", "draft", "prompts", "tokens/s", "ratio to plain", "mean accepted length", "identical"
+        "category", "method", "prompts", "tokens/s", "ratio", "accepted", "drafted", "draft %", "ms/call",
+        "exactness", "identical",
     ]  # fmt: skip
-    assert rows == [
-        ["qa", "none", "2", "10.0", "1.00", "1.00", "yes"],
-        ["qa", "ngram", "2", "20.0", "2.00", "2.00", "yes"],
-        ["qa", "ngram:length=3", "2", "20.0", "2.00", "2.00", "yes"],
-        ["code", "none", "1", "10.0", "1.00", "1.00", "yes"],
-        ["code", "ngram", "1", "20.0", "2.00", "2.00", "yes"],
-        ["code", "ngram:length=3", "1", "20.0", "2.00", "2.00", "yes"],
-        ["overall", "none", "3", "10.0", "1.00", "1.00", "yes"],
-        ["overall", "ngram", "3", "20.0", "2.00", "2.00", "yes"],
-        ["overall", "ngram:length=3", "3", "20.0", "2.00", "2.00", "yes"],
+    assert [row[:3] for row in rows] == [
+        [category, method, prompts]
+        for category, prompts in (("qa", "2"), ("code", "1"), ("overall", "3"))
+        for method in ("none", "ngram", "ngram:length=3")
     ]
+    for row in rows:
+        plain = row[1] == "none"
+        assert row[3:] == (PLAIN if plain else DRAFTED)
+
+
+def test_methods_differ_by_tree_and_rule(run: Run, model: FakeModel, tmp_path: Path) -> None:
+    model.wrong = True
+    prompts = spec_bench(tmp_path / "p.jsonl", (1, "qa", "a"), (2, "code", "b"))
+    out = tmp_path / "out.jsonl"
+    texts = [
+        "shaped:model=a b.gguf tree=chain:length=2 rule=fair", "shaped:model=a b.gguf", "ngram rule=lucky",
+    ]  # fmt: skip
+    drafts = [word for text in texts for word in ("--draft", text)]
+    command = ("bench", "--prompts", prompts, "--json", str(out), *drafts, "--rule", "lucky", "--summary")
+    outcome = run(*command)
+    assert outcome.status == 0 and outcome.err == "", "no identical method, so none that fails"
+    assert model.made == [
+        ("none", None), ("shaped:model=a b.gguf", "chain:length=2"), ("shaped:model=a b.gguf", None),
+        ("ngram", None),
+    ]  # fmt: skip
+    header, _, *rows = (cells(line) for line in outcome.out.splitlines())
+    assert header[:5] == ["method", "worst category", "worst", "prompts", "tokens/s"]
+    assert [(row[0], row[2], row[-2], row[-1]) for row in rows] == [
+        ("none", "-", "identical", "yes"),
+        (texts[0], "2.00", "distribution", "-"),
+        ("shaped:model=a b.gguf rule=lucky", "2.00", "lossy", "0 %"),
+        ("ngram rule=lucky", "2.00", "lossy", "0 %"),
+    ]
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(r["draft"], r["tree"], r["rule"]) for r in records[:4]] == [
+        ("none", None, "match"), ("shaped:model=a b.gguf", "chain:length=2", "fair"),
+        ("shaped:model=a b.gguf", None, "lucky"), ("ngram", None, "lucky"),
+    ]  # fmt: skip
+    model.calls.clear()
+    assert run(*command) == outcome and not model.calls
+    run(*command, "--draft", "ngram")  # takes the rule that --rule names, so it is measured already
+    assert not model.calls
+    run(*command, "--draft", "ngram rule=match")
+    assert {request["rule"] for _, request in model.calls} == {"match"}
+    assert model.made[-2:] == [("ngram", None)] * 2, (
+        "one for each rule: neither learns from the other's answers"
+    )
+
+
+def test_parts_that_do_not_go_together_are_refused_before_anything_runs(
+    run: Run, model: FakeModel, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    outcome = run("bench", "--json", str(out), "--draft", "none", "--draft", "none rule=fair:strict=true")
+    assert outcome.status == 2 and outcome.err.count("\n") == 1 and "needs the law" in outcome.err
+    assert not model.calls and out.read_text() == ""
 
 
 def test_one_record_per_prompt_and_method(run: Run, model: FakeModel, tmp_path: Path) -> None:
@@ -68,7 +118,7 @@ def test_a_second_run_goes_on_where_the_first_stopped(run: Run, model: FakeModel
     model.calls.clear()
     again = run("bench", "--prompts", prompts, "--json", str(out))
     assert again == whole
-    assert [request["draft"] for prompt, request in model.calls if prompt == "b"] == ["none", "ngram"]
+    assert [request["draft"] for prompt, request in model.calls if prompt == "b"] == ["ngram"]
     assert not [prompt for prompt, _ in model.calls if prompt == "a"]
     assert out.read_text().splitlines(keepends=True) == lines
     run("bench", "--prompts", prompts, "--json", str(out), "--max-tokens", "9")

@@ -11,9 +11,9 @@ from tests.cli.conftest import FakeModel, Outcome
 
 Run = Callable[..., Outcome]
 FIELDS = {  # what `--json` promises
-    "model", "draft", "sampling", "prompt_tokens", "completion_tokens", "wall_s", "tokens_per_s",
-    "target_calls", "mean_accepted_length", "draft_s", "score_s", "exactness", "identical_to_plain", "text",
-    "token_ids",
+    "model", "draft", "tree", "rule", "sampling", "prompt_tokens", "completion_tokens", "wall_s",
+    "tokens_per_s", "target_calls", "mean_accepted_length", "draft_s", "score_s", "exactness",
+    "identical_to_plain", "text", "token_ids",
 }  # fmt: skip
 
 
@@ -23,21 +23,23 @@ def test_text_alone_on_standard_output(run: Run, model: FakeModel) -> None:
     prompt, request = model.calls[0]
     assert prompt == "Explain tides."
     assert request == {
-        "draft": "ngram", "max_tokens": 128, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0,
-        "seed": 0, "system": None, "raw": False, "stop": (),
+        "draft": "ngram", "tree": None, "rule": "match", "max_tokens": 128, "temperature": 0.0,
+        "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0, "system": None, "raw": False, "stop": (),
     }  # fmt: skip
     assert model.loaded_with["source"] == "smollm2-135m-instruct"
 
 
 def test_every_option_reaches_the_model(run: Run, model: FakeModel) -> None:
     options = (
-        "-m tiny.gguf --draft ngram:max_n=4,length=8 --max-tokens 9 --temperature 0.8 --top-k 40 "
-        "--top-p 0.95 --min-p 0.05 --seed 7 --system Brief. --raw --stop END --stop STOP --threads 3"
+        "-m tiny.gguf --draft shaped:model=x --tree chain:length=2 --rule fair --max-tokens 9 "
+        "--temperature 0.8 --top-k 40 --top-p 0.95 --min-p 0.05 --seed 7 --system Brief. --raw --stop END "
+        "--stop STOP --threads 3"
     )
     assert run("generate", "x", *options.split()).status == 0
     assert model.calls[0][1] == {
-        "draft": "ngram:max_n=4,length=8", "max_tokens": 9, "temperature": 0.8, "top_k": 40,
-        "top_p": 0.95, "min_p": 0.05, "seed": 7, "system": "Brief.", "raw": True, "stop": ("END", "STOP"),
+        "draft": "shaped:model=x", "tree": "chain:length=2", "rule": "fair", "max_tokens": 9,
+        "temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "seed": 7,
+        "system": "Brief.", "raw": True, "stop": ("END", "STOP"),
     }  # fmt: skip
     assert model.loaded_with["source"] == "tiny.gguf"
     assert model.loaded_with["threads"] == 3
@@ -88,6 +90,18 @@ def test_a_broken_promise_is_a_failure(run: Run, model: FakeModel) -> None:
     assert json.loads(outcome.out)["identical_to_plain"] is False
 
 
+def test_a_weaker_promise_is_printed_and_cannot_be_broken(run: Run, model: FakeModel) -> None:
+    model.wrong = True
+    for rule, promise in (("fair", "distribution"), ("lucky", "lossy")):
+        outcome = run("generate", "x", "--compare", "--draft", f"ngram:length=5 rule={rule}")
+        assert outcome.status == 0
+        assert f"\nngram:length=5 rule={rule}  3 tokens" in outcome.out
+        assert outcome.out.endswith(f"identical: no; what is promised: {promise}\n")
+        assert model.calls[-1][1]["draft"] == "none" and "rule" not in model.calls[-1][1]
+        record = json.loads(run("generate", "x", "--json", "--rule", rule).out)
+        assert (record["rule"], record["exactness"]) == (rule, promise)
+
+
 def test_interrupted_in_mid_stream(run: Run, model: FakeModel) -> None:
     model.pieces = ["Half an ans", KeyboardInterrupt()]
     outcome = run("generate", "x")
@@ -99,6 +113,19 @@ def test_interrupted_in_mid_stream(run: Run, model: FakeModel) -> None:
     [
         (("generate", "x", "--draft", "magic"), ["magic", "ngram", "none"]),
         (("generate", "x", "--draft", "ngram:colour=3"), ["colour", "max_n", "length"]),
+        (("generate", "x", "--draft", "ngram:length=0"), ["length=0", ">= 1"]),
+        (("generate", "x", "--draft", "ngram", "--tree", "chain"), ["'ngram' takes no tree", "shaped"]),
+        (("generate", "x", "--draft", "shaped:model=x", "--tree", "oak"), ["tree 'oak'", "chain"]),
+        (("generate", "x", "--draft", "shaped:model=x", "--tree", "chain:length=0"), ["length=0", ">= 1"]),
+        (("generate", "x", "--draft", "shaped"), ["'shaped' needs model=..."]),
+        (("generate", "x", "--draft", "shaped:model=[x"), ["bracket"]),
+        (("generate", "x", "--draft", "ngram rule=match rule=fair"), ["its rule twice"]),
+        (("generate", "x", "--rule", "coin"), ["rule 'coin'", "match"]),
+        (("generate", "x", "--rule", "fair:strict=often"), ["strict='often'", "true, false"]),
+        (("chat", "--rule", "coin"), ["rule 'coin'", "match"]),
+        (("bench", "--draft", "ngram tree=chain"), ["'ngram' takes no tree"]),
+        (("bench", "--draft", "ngram", "--draft", "none rule=coin"), ["rule 'coin'"]),
+        (("methods", "paint"), ["'paint'", "ngram", "chain", "match"]),
         (("generate", "x", "--temperature", "-1"), ["temperature", "-1"]),
         (("generate", "x", "--top-p", "1.5"), ["top_p", "1.5"]),
         (("generate", "x", "--temperature", "warm"), ["--temperature", "number"]),

@@ -70,4 +70,4 @@ def test_profile_and_bench(tmp_path: Path) -> None:
     assert {r["draft"] for r in records} == {"none", "ngram"} and all(
         r["identical_to_plain"] for r in records
     )
-    assert f"| overall  | ngram | {len(records) // 2:7d} |" in table
+    assert f"| overall  | ngram  | {len(records) // 2:7d} |" in table

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+import tempfile
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from outpace import drafters
 from outpace.core.contracts import Drafter, Target
 from outpace.core.costs import straight
 from outpace.drafters import DRAFTERS
+from outpace.formats.backoff import write_backoff
+from outpace.formats.datastore import vocabulary_id, write_datastore
 from outpace.rules import RULES
+from outpace.targets.hf_causal import HfCausalTarget
 from outpace.targets.table import TableTarget
 from outpace.trees import TREES
 from tests.fakes import Letters, hostile
+from tests.hf_families import tiny_model
+from tests.hf_seq2seq_families import OneSource, tiny_seq2seq
 from tests.native_models import gguf_target
 
+FOLDER = tempfile.TemporaryDirectory(prefix="outpace-contract-")
 VOCAB_SIZE = 8
 """Prompts of the suite use token ids below this; a target may have more."""
 
@@ -39,36 +50,141 @@ def native_sliding(folder: Path) -> Target:
     return gguf_target(folder, "gemma3", "F32", kv="f32", context_length=64)
 
 
-TARGETS: list[Callable[[Path], Target]] = [table, predictable_table, native_quantised, native_sliding]
+def hf_causal(folder: Path) -> Target:
+    """A transformers model with learned positions, in one layer: the suite runs it often."""
+    return HfCausalTarget(tiny_model("gpt2", num_hidden_layers=1), context_length=64)
+
+
+def hf_causal_sliding(folder: Path) -> Target:
+    """One layer that slides and one that does not, each with its own mask."""
+    kinds = ["sliding_attention", "full_attention"]
+    model = tiny_model("gemma3_text", num_hidden_layers=2, layer_types=kinds)
+    return HfCausalTarget(model, context_length=64)
+
+
+def hf_seq2seq(folder: Path) -> Target:
+    """An encoder-decoder model with a relative bias, whose texts are all written from one source."""
+    return OneSource(tiny_seq2seq("t5", num_layers=1, num_decoder_layers=1), context_length=64)
+
+
+TARGETS: list[Callable[[Path], Target]] = [
+    table,
+    predictable_table,
+    native_quantised,
+    native_sliding,
+    hf_causal,
+    hf_causal_sliding,
+    hf_seq2seq,
+]
 """Factories, given an empty folder, of targets with VOCAB_SIZE tokens or more and a context of 48 to 256;
 called once per file."""
+
+NEEDS = dict.fromkeys(("early_exit", "layer_skip", "swift"), (native_quantised, native_sliding))
+"""Drafter -> the targets of the list that it can draft for, where it cannot for all. Others refuse it."""
 
 RULE_NAMES = RULES.names()
 
 # Drafters of the table by name, and those that nobody should write: they change no output either.
 HOSTILE = hostile(VOCAB_SIZE)
-DRAFTER_SPECS = [*DRAFTERS.names(), "ngram:min_n=2,max_n=4,length=12", "ngram:max_n=1,length=3,max_length=3"]
+NOTHING_WITHOUT_OPTIONS = {"small_model", "cascade", "retrieval"}
+DRAFTER_SPECS = [
+    *(name for name in DRAFTERS.names() if name not in NOTHING_WITHOUT_OPTIONS),
+    "ngram:min_n=2,max_n=4,length=12",
+    "ngram:max_n=1,length=3,max_length=3",
+    "suffix:factor=4,min_p=0,max_depth=3,size=40",
+    "suffix:factor=1,max_depth=8,store=5",
+    "copy:length=1,min_match=1",
+    "copy:length=12,min_match=3",
+    "phrases:draft=none,num_phrases=1,phrase_length=12",
+    "phrases:draft=[suffix:factor=4,size=7],num_phrases=9,phrase_length=2,pool=7",
+    "phrases:draft=[phrases:draft=jacobi,phrase_length=1]",
+    "retrieval:path=CORPUS",
+    "retrieval:path=CORPUS,min_n=1,max_n=3,max_hits=5,length=3,size=40,min_p=0",
+    "recycling:size=40,k=3",
+    "bigram:size=3,copy=false",
+    "bigram:size=30,depth=3",
+    "backoff:size=20,min_p=0",
+    "mix:drafts=ngram+backoff",
+    "mix:drafts=[ngram:max_n=2]+suffix+recycling+[lookahead:window=2],size=9,depth=3",
+    "small_model:model=noisy",
+    "small_model:model=noisy tree=chain:length=9,min_p=0.3",
+    "small_model:model=noisy tree=static",
+    "small_model:model=noisy tree=dynamic",
+    "small_model:model=noisy tree=sequoia",
+    "small_model:model=noisy tree=opt_tree:size=30,gain=0.05",
+    "small_model:model=noisy,bridge=text",
+    "small_model:model=noisy,bridge=intersection tree=static:widths=[2,2]",
+    "cascade:model=noisy",
+    "cascade:model=noisy,draft=[ngram:max_n=2],length=3,tail=4",
+    "cascade:model=noisy,draft=[cascade:model=noisy,draft=none,length=2],length=5",
+    "jacobi:length=1",
+    "lookahead:window=1,ngram=2,candidates=1",
+    "lookahead:window=7,ngram=5,candidates=3",
+    "consensus:min_n=2,max_n=3,size=3,depth=2",
+    "early_exit:layers=1",
+    "early_exit:layers=2 tree=dynamic:size=9",
+    "early_exit:layers=1 tree=static:widths=[2,2]",
+    "layer_skip:skip=a1,stop=0",
+    "layer_skip:skip=[0,m1],adapt=0.5,acceptance=0.5 tree=static:widths=[3,2]",
+    "swift:window=4,trials=9,ratio=0.5,enough=1",
+    "swift:window=2,trials=3,ratio=0.3 tree=dynamic:size=7",
+]
+
+
+def pairs(specs: Iterable[str]) -> list[Any]:
+    """Each spec with each of the targets that its drafter can draft for, as pytest parameters."""
+    return [
+        pytest.param(factory, spec, id=f"{factory.__name__}-{spec}")
+        for spec in specs
+        for factory in NEEDS.get(spec.partition(" ")[0].partition(":")[0], TARGETS)
+    ]
 
 
 def make_drafter(name: str, target: Target) -> Drafter:
-    """A fresh drafter; "SPEC tree=SPEC" gives it a tree of its own."""
+    """A fresh drafter; "SPEC tree=SPEC" gives it a tree of its own, CORPUS is a datastore for the target."""
     if name in HOSTILE:
         return HOSTILE[name]
     spec, _, tree = name.partition(" tree=")
+    spec = spec.replace("CORPUS", corpus(target.vocab_size)) if "CORPUS" in spec else spec
     policy = TREES.create(tree, costs=lambda: straight(0.1)) if tree else None
     return drafters.make_drafter(spec, policy, context_for(target))
 
 
+@cache
+def corpus(vocab_size: int) -> str:
+    """A datastore of random texts in the suite's few tokens, for targets of this vocabulary."""
+    path = Path(FOLDER.name) / f"{vocab_size}.datastore"
+    texts = [random.Random(seed).choices(range(VOCAB_SIZE), k=200) for seed in range(3)]
+    vocabulary = vocabulary_id(letters(vocab_size).text_bytes, vocab_size)
+    write_datastore(path, texts, vocab_size=vocab_size, vocabulary=vocabulary)
+    return str(path)
+
+
+def letters(vocab_size: int) -> Letters:
+    """The tokenizer of every target of the suite."""
+    return Letters("".join(chr(0x4E00 + token) for token in range(vocab_size)))
+
+
 def context_for(target: Target) -> dict[str, Any]:
     """What a model hands to its drafters, made of nothing but this target."""
-    tokenizer = Letters("".join(chr(0x4E00 + token) for token in range(target.vocab_size)))
+    tokenizer = letters(target.vocab_size)
     return {
         "target": target,
         "tokenizer": tokenizer,
         "open_model": lambda source: draft_model(source, target, tokenizer),
         "memo": lambda name, make: make(),
+        "beside": lambda name: counted(target.vocab_size),
         "costs": lambda: straight(0.1),
     }
+
+
+@cache
+def counted(vocab_size: int) -> Path:
+    """A back-off table of the texts of `corpus`."""
+    path = Path(FOLDER.name) / f"{vocab_size}.backoff"
+    texts = [random.Random(seed).choices(range(VOCAB_SIZE), k=200) for seed in range(3)]
+    write_backoff(path, texts, vocabulary=vocabulary_id(letters(vocab_size).text_bytes, vocab_size))
+    return path
 
 
 def draft_model(source: str, target: Target, tokenizer: Letters) -> SimpleNamespace:

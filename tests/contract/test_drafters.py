@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from outpace.core.contracts import Ask, Drafter, ScoredCall, Step, Target
+from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
 from outpace.core.tree import TokenTree
 from outpace.decode.step import judge, step
@@ -16,7 +18,7 @@ from outpace.engine.generate import generate
 from outpace.engine.request import Generation, Request
 from outpace.rules import RULES
 from outpace.rules.match import Match
-from tests.contract.rows import DRAFTER_SPECS, HOSTILE, RULE_NAMES, make_drafter
+from tests.contract.rows import DRAFTER_SPECS, HOSTILE, NEEDS, RULE_NAMES, TARGETS, make_drafter, pairs
 from tests.fakes import whole
 
 PROMPTS = [[1, 2, 3, 1, 2, 3, 1], [4], [5, 6, 7, 0, 5, 6, 7, 1, 5, 6]]
@@ -35,7 +37,7 @@ def run(target: Target, drafter: Drafter, rule: str, prompt: list[int], sampling
     return result
 
 
-@pytest.mark.parametrize("name", [*DRAFTER_SPECS, *HOSTILE])
+@pytest.mark.parametrize(("target", "name"), pairs([*DRAFTER_SPECS, *HOSTILE]), indirect=["target"])
 @pytest.mark.parametrize("rule", [name for name in RULE_NAMES if RULES.create(name).exactness == "identical"])
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 def test_the_output_is_that_of_plain_decoding(
@@ -64,7 +66,7 @@ class Watched:
         return trees
 
 
-@pytest.mark.parametrize("name", DRAFTER_SPECS)
+@pytest.mark.parametrize(("target", "name"), pairs(DRAFTER_SPECS), indirect=["target"])
 def test_proposals_keep_to_the_ask(target: Target, name: str) -> None:
     """The loop would cut what goes beyond, but a drafter of ours does not pay for what is thrown away."""
     for prompt in PROMPTS:
@@ -77,7 +79,7 @@ def test_proposals_keep_to_the_ask(target: Target, name: str) -> None:
             assert all(0 <= token < target.vocab_size for token in tree.token_list)
 
 
-@pytest.mark.parametrize("name", DRAFTER_SPECS)
+@pytest.mark.parametrize(("target", "name"), pairs(DRAFTER_SPECS), indirect=["target"])
 def test_state_of_one_row_never_leaks_into_another(target: Target, name: str) -> None:
     """Proposals of a batch are those of its rows alone."""
 
@@ -87,7 +89,10 @@ def test_state_of_one_row_never_leaks_into_another(target: Target, name: str) ->
         rows, scores = target.prefill(prompts)
 
         def asks() -> list[Ask]:
-            return [Ask(text[-1], len(text) - 1, SAMPLINGS[1], 9, 9) for text in texts]
+            return [
+                Ask(text[-1], len(text) - 1, SAMPLINGS[1], 9, 9, row=row)
+                for text, row in zip(texts, rows, strict=True)
+            ]
 
         steps: list[Step] = judge(
             Match(), ScoredCall(scores, [TokenTree.root(p[-1]) for p in prompts], asks())
@@ -107,6 +112,14 @@ def test_state_of_one_row_never_leaks_into_another(target: Target, name: str) ->
         return seen
 
     assert proposals(PROMPTS) == [proposals([prompt])[0] for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_who_needs_certain_targets_refuses_the_others(name: str, tmp_path: Path) -> None:
+    for factory in TARGETS:
+        if factory not in NEEDS[name]:
+            with pytest.raises(OutpaceError, match=f"{name} .*accepted are"):
+                make_drafter(name, factory(tmp_path))
 
 
 def test_every_registered_drafter_is_in_the_suite() -> None:

@@ -34,10 +34,23 @@ def plain(*, tokenizer: object = None) -> str:
     return "plain"
 
 
+def needy(*, path: str, size: int = 1) -> str:
+    return path
+
+
+def unreadable(*, path: Nowhere) -> None:  # type: ignore[name-defined]  # noqa: F821
+    """A name that exists for type checkers only."""
+
+
 THINGS = Registry(
     "thing",
     {"thing": f"{__name__}:Thing", "plain": f"{__name__}:plain", "lazy": "not.importable:Nothing"},
     "outpace.test_things",
+)
+NEEDY = Registry(
+    "thing",
+    {"needy": f"{__name__}:needy", "unreadable": f"{__name__}:unreadable"},
+    "outpace.test_needy_things",
 )
 
 
@@ -100,10 +113,23 @@ def test_errors_name_what_is_accepted(spec: str, accepted: str) -> None:
     assert accepted in str(error.value) and "\n" not in str(error.value)
 
 
+def test_an_option_without_a_default_is_needed() -> None:
+    assert NEEDY.create("needy:path=a b") == "a b"
+    with pytest.raises(OutpaceError, match=r"^thing 'needy' needs path=\.\.\.$"):
+        NEEDY.parse("needy:size=2")
+
+
+def test_options_that_cannot_be_read_are_one_line() -> None:
+    with pytest.raises(OutpaceError, match="'unreadable' has options that cannot be read: name 'Nowhere'"):
+        NEEDY.parse("unreadable")
+
+
 def test_listing_imports_nothing() -> None:
     assert THINGS.names() == ["lazy", "plain", "thing"]
     assert "not" not in sys.modules
-    with pytest.raises(ModuleNotFoundError):
+    with pytest.raises(
+        OutpaceError, match=r"^the thing 'lazy' cannot be loaded: ModuleNotFoundError: No mod"
+    ):
         THINGS.create("lazy")
 
 

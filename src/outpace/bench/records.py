@@ -13,18 +13,24 @@ from outpace.core.errors import OutpaceError
 
 if TYPE_CHECKING:
     from outpace.api import Generation
+    from outpace.bench.method import Method
 
 Record = dict[str, Any]
 
 # What makes two records the same measurement: a file that already holds it is not measured again.
-KEY = ("model", "draft", "sampling", "max_tokens", "threads", "prompt_id", "category", "prompt_digest")
+KEY = (
+    "model", "draft", "tree", "rule", "sampling", "max_tokens", "threads", "prompt_id", "category",
+    "prompt_digest",
+)  # fmt: skip
+# What the fields mean where a record of an older version has none.
+OLDER = {"tree": None, "rule": "match"}
 
 
 def generation_record(
     generation: Generation,
     *,
     model: str,
-    draft: str,
+    method: Method,
     sampling: Mapping[str, Any],
     identical_to_plain: bool | None = None,
 ) -> Record:
@@ -35,7 +41,9 @@ def generation_record(
     stats = generation.stats
     return {
         "model": model,
-        "draft": draft,
+        "draft": method.draft,
+        "tree": method.tree,
+        "rule": method.rule,
         "sampling": dict(sampling),
         "prompt_tokens": generation.prompt_tokens,
         "completion_tokens": stats.completion_tokens,
@@ -59,7 +67,7 @@ def generation_record(
 
 def record_key(record: Mapping[str, Any]) -> str:
     """The measurement that a bench record is of, as one comparable text."""
-    return json.dumps([record.get(name) for name in KEY], sort_keys=True)
+    return json.dumps([record.get(name, OLDER.get(name)) for name in KEY], sort_keys=True)
 
 
 def read_records(path: Path) -> Iterator[Record]:
@@ -77,7 +85,7 @@ def read_records(path: Path) -> Iterator[Record]:
             raise OutpaceError(f"{path}, line {number}: not a JSON record") from error
         if not isinstance(record, dict):
             raise OutpaceError(f"{path}, line {number}: not a JSON record")
-        yield record
+        yield OLDER | record
 
 
 class RecordFile:

@@ -1,68 +1,89 @@
-"""Tables from records: by category and over all, the speed of each draft and its ratio to plain decoding."""
+"""Tables from records: by category and over all, what each method did and its ratio to plain decoding."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from outpace.bench.method import Method
 from outpace.bench.records import Record
 from outpace.bench.run import PLAIN
+from outpace.core.contracts import Exactness, weakest
 
 OVERALL = "overall"
+COLUMNS = (
+    "prompts",
+    "tokens/s",
+    "ratio",
+    "accepted",
+    "drafted",
+    "draft %",
+    "ms/call",
+    "exactness",
+    "identical",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table: what one draft did on the prompts of one category.
+    """One line of the table: what one method did on the prompts of one category.
 
-    tokens_per_s is all tokens over all decode time, so long answers weigh more than short ones. ratio is
-    against plain decoding of the same prompts; None where that has no speed.
+    tokens_per_s          all tokens over all decode time, so long answers weigh more than short ones.
+    ratio                 of that to plain decoding of the same prompts; None where that has no speed.
+    mean_accepted_length  tokens per call, the one that the call itself adds counted.
+    drafted_per_call      drafted nodes per call.
+    draft_share           the drafter's part of the time after the prompt's call.
+    ms_per_call           milliseconds of a call, its choices and the verdict.
+    identical_share       the part of the prompts whose tokens are those of plain decoding.
     """
 
     category: str
-    draft: str
+    method: Method
     num_prompts: int
     tokens_per_s: float
     ratio: float | None
     mean_accepted_length: float
-    identical: bool
+    drafted_per_call: float
+    draft_share: float
+    ms_per_call: float
+    exactness: Exactness
+    identical_share: float
 
 
 def summarise(records: Iterable[Record]) -> list[Row]:
-    """Rows by category, then over all; categories and drafts in the order in which they first appear."""
-    groups: dict[str, dict[str, list[Record]]] = {}
-    overall: dict[str, list[Record]] = {}
+    """Rows by category, then over all; categories and methods in the order in which they first appear."""
+    groups: dict[str, dict[Method, list[Record]]] = {}
+    overall: dict[Method, list[Record]] = {}
     for record in records:
-        groups.setdefault(record["category"], {}).setdefault(record["draft"], []).append(record)
-        overall.setdefault(record["draft"], []).append(record)
+        method = Method(record["draft"], record["tree"], record["rule"])
+        groups.setdefault(record["category"], {}).setdefault(method, []).append(record)
+        overall.setdefault(method, []).append(record)
     groups[OVERALL] = overall
-    return [_row(category, draft, by_draft) for category, by_draft in groups.items() for draft in by_draft]
+    return [
+        _row(category, method, by_method) for category, by_method in groups.items() for method in by_method
+    ]
 
 
 def format_report(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table."""
-    cells = [
-        (
-            row.category,
-            row.draft,
-            str(row.num_prompts),
-            f"{row.tokens_per_s:.1f}",
-            "-" if row.ratio is None else f"{row.ratio:.2f}",
-            f"{row.mean_accepted_length:.2f}",
-            "yes" if row.identical else "no",
-        )
-        for row in rows
-    ]
-    header = (
-        "category",
-        "draft",
-        "prompts",
-        "tokens/s",
-        "ratio to plain",
-        "mean accepted length",
-        "identical",
-    )
-    return markdown_table(header, cells, num_text_columns=2)
+    cells = [(row.category, str(row.method), *_figures(row)) for row in rows]
+    return markdown_table(("category", "method", *COLUMNS), cells, num_text_columns=2)
+
+
+def format_summary(rows: Sequence[Row]) -> str:
+    """A Markdown table of the methods over all, each with the category in which its ratio is worst."""
+    worst: dict[Method, tuple[float, str]] = {}
+    for row in rows:
+        if row.category != OVERALL and row.method != PLAIN and row.ratio is not None:
+            worst[row.method] = min(
+                worst.get(row.method, (row.ratio, row.category)), (row.ratio, row.category)
+            )
+    cells = []
+    for row in rows:
+        if row.category == OVERALL:
+            ratio, category = worst.get(row.method, (None, "-"))
+            cells.append((str(row.method), category, _ratio(ratio), *_figures(row)))
+    return markdown_table(("method", "worst category", "worst", *COLUMNS), cells, num_text_columns=2)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, num_text_columns: int) -> str:
@@ -80,21 +101,53 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, num_
     return "\n".join([line(header), "| " + " | ".join(rule) + " |", *map(line, rows)])
 
 
-def _row(category: str, draft: str, by_draft: dict[str, list[Record]]) -> Row:
-    records = by_draft[draft]
+def _figures(row: Row) -> tuple[str, ...]:
+    identical = {
+        "identical": "yes" if row.identical_share == 1 else "no",
+        "distribution": "-",
+        "lossy": f"{100 * row.identical_share:.0f} %",
+    }
+    return (
+        str(row.num_prompts),
+        f"{row.tokens_per_s:.1f}",
+        _ratio(row.ratio),
+        f"{row.mean_accepted_length:.2f}",
+        f"{row.drafted_per_call:.1f}",
+        f"{100 * row.draft_share:.1f}",
+        f"{row.ms_per_call:.2f}",
+        row.exactness,
+        identical[row.exactness],
+    )
+
+
+def _ratio(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.2f}"
+
+
+def _row(category: str, method: Method, by_method: dict[Method, list[Record]]) -> Row:
+    records = by_method[method]
     speed = _speed(records)
-    plain = _speed(by_draft.get(PLAIN, []))
-    calls = sum(record["target_calls"] for record in records)
+    plain = _speed(by_method.get(PLAIN, []))
+    calls = _sum(records, "target_calls")
     accepted = sum(record["mean_accepted_length"] * record["target_calls"] for record in records)
+    after_prompt_s = _sum(records, "wall_s") - _sum(records, "prefill_s")
     return Row(
         category=category,
-        draft=draft,
+        method=method,
         num_prompts=len(records),
         tokens_per_s=speed,
         ratio=speed / plain if plain > 0 else None,
         mean_accepted_length=accepted / calls if calls else 0.0,
-        identical=all(record["identical_to_plain"] for record in records),
+        drafted_per_call=_sum(records, "num_drafted") / calls if calls else 0.0,
+        draft_share=_sum(records, "draft_s") / after_prompt_s if after_prompt_s > 0 else 0.0,
+        ms_per_call=1e3 * _sum(records, "score_s") / calls if calls else 0.0,
+        exactness=weakest(*(record["exactness"] for record in records)),
+        identical_share=sum(record["identical_to_plain"] for record in records) / len(records),
     )
+
+
+def _sum(records: Sequence[Record], name: str) -> float:
+    return sum(record[name] for record in records)
 
 
 def _speed(records: Sequence[Record]) -> float:

@@ -1,4 +1,4 @@
-"""`outpace bench`: drafts against plain decoding over a file of prompts."""
+"""`outpace bench`: methods against plain decoding over a file of prompts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,9 @@ def bench(
             help="JSON lines with category and turns, or one prompt a line; left out: a small set.",
         ),
     ] = None,
-    draft: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--draft", metavar="METHOD", help=options.DRAFT_HELP + " May be repeated; none always runs."
-        ),
-    ] = None,
+    draft: options.Drafts = None,
+    tree: options.Tree = None,
+    rule: options.Rule = "match",
     max_tokens: options.MaxTokens = 128,
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", help="The first N prompts of each category.")
@@ -36,6 +33,10 @@ def bench(
     min_p: options.MinP = 0.0,
     seed: options.Seed = 0,
     threads: options.Threads = None,
+    summary: Annotated[
+        bool,
+        typer.Option("--summary", help="One line per method: over all, and the category where it is worst."),
+    ] = False,
     records: Annotated[
         Path | None,
         typer.Option(
@@ -45,46 +46,35 @@ def bench(
         ),
     ] = None,
 ) -> int:
-    """Measure drafts against plain decoding.
+    """Measure methods against plain decoding.
 
-    Prints, by category and over all: speed, ratio to plain decoding, mean accepted length, and whether the
-    tokens are identical.
+    Prints, by category and over all: speed, ratio to plain decoding, tokens accepted and drafted per call,
+    where the time went, and whether the tokens are identical.
     """
     from outpace.bench.prompts import BUILTIN, read_prompts
     from outpace.bench.records import RecordFile
-    from outpace.bench.report import format_report, summarise
-    from outpace.bench.run import methods_of, run_bench
+    from outpace.bench.report import format_report, format_summary, summarise
+    from outpace.bench.run import run_bench
 
-    drafts = draft or ["ngram"]
-    for method in drafts:
-        options.check_draft(method)
+    methods = [options.method_option(text, tree, rule) for text in draft or ["ngram"]]
     sampling = options.sampling_options(temperature, top_k, top_p, min_p, seed)
     chosen = read_prompts(prompts or BUILTIN, limit=limit)
     with RecordFile(records) as file:
         loaded = render.load_model(model, threads=threads)
         with render.progress_bar() as progress:
-            done = 0
-            total = len(chosen) * len(methods_of(drafts))
-
-            def on_record(record: object) -> None:
-                nonlocal done
-                done += 1
-                if progress is not None:
-                    progress(done, total, "measuring")
-
             measured, too_long = run_bench(
                 loaded,
                 chosen,
-                drafts,
+                methods,
                 name=model,
                 max_tokens=max_tokens,
                 sampling=sampling,
                 threads=threads,
                 records=file,
-                on_record=on_record,
+                progress=progress or (lambda done, total, label: None),
             )
     rows = summarise(measured)
-    print(format_report(rows))
+    print(format_summary(rows) if summary else format_report(rows))
     if too_long:
         print(f"\nleft out, longer than the context: {', '.join(prompt.prompt_id for prompt in too_long)}")
     broken = any(

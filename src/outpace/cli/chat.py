@@ -15,7 +15,9 @@ HELP = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C cuts an 
 
 def chat(
     model: options.Model = options.DEFAULT_MODEL,
-    draft: Annotated[str, typer.Option("--draft", metavar="METHOD", help=options.DRAFT_HELP)] = "ngram",
+    draft: options.Draft = "ngram",
+    tree: options.Tree = None,
+    rule: options.Rule = "match",
     max_tokens: options.MaxTokens = 512,
     temperature: options.Temperature = 0.0,
     top_k: options.TopK = 0,
@@ -28,13 +30,16 @@ def chat(
     threads: options.Threads = None,
 ) -> int:
     """Talk with a model. Standard input may be a pipe: one line is one turn."""
+    method = options.method_option(draft, tree, rule)
     request: dict[str, Any] = {
-        "draft": draft,
+        "draft": method.draft,
+        "tree": method.tree,
+        "rule": method.rule,
         "max_tokens": max_tokens,
         **options.sampling_options(temperature, top_k, top_p, min_p, seed),
     }
-    options.check_draft(draft)
     loaded = render.load_model(model, threads=threads)
+    loaded.prepare(method.draft, tree=method.tree, rule=method.rule)
     interactive = sys.stdin.isatty()
     if interactive:
         import readline  # noqa: F401 - gives input() its line editing and history

@@ -13,6 +13,7 @@ from outpace.core.errors import OutpaceError
 
 if TYPE_CHECKING:
     from outpace.api import Generation, Model
+    from outpace.bench.method import Method
 
 
 def generate(
@@ -20,7 +21,9 @@ def generate(
         str | None, typer.Argument(metavar="PROMPT|-", help="The prompt; - reads it from standard input.")
     ] = None,
     model: options.Model = options.DEFAULT_MODEL,
-    draft: Annotated[str, typer.Option("--draft", metavar="METHOD", help=options.DRAFT_HELP)] = "ngram",
+    draft: options.Draft = "ngram",
+    tree: options.Tree = None,
+    rule: options.Rule = "match",
     max_tokens: options.MaxTokens = 128,
     temperature: options.Temperature = 0.0,
     top_k: options.TopK = 0,
@@ -50,7 +53,8 @@ def generate(
     """Generate text."""
     text = read_prompt(prompt)
     sampling = options.sampling_options(temperature, top_k, top_p, min_p, seed)
-    options.check_draft(draft)
+    method = options.method_option(draft, tree, rule)
+    drafted: dict[str, Any] = {"draft": method.draft, "tree": method.tree, "rule": method.rule}
     request: dict[str, Any] = {
         "max_tokens": max_tokens,
         "system": system,
@@ -60,22 +64,22 @@ def generate(
     }
     loaded = render.load_model(model, threads=threads)
     if as_json:
-        generation = loaded.generate(text, draft=draft, **request)
+        generation = loaded.generate(text, **drafted, **request)
     else:
-        generation = _show(loaded, text, draft, request)
+        generation = _show(loaded, text, drafted | request)
     plain = loaded.generate(text, draft="none", **request) if compare else None
     identical = None if plain is None else generation.token_ids == plain.token_ids
     if as_json:
         from outpace.bench.records import generation_record
 
         record = generation_record(
-            generation, model=model, draft=draft, sampling=sampling, identical_to_plain=identical
+            generation, model=model, method=method, sampling=sampling, identical_to_plain=identical
         )
         if plain is not None:
             record["plain_tokens_per_s"] = plain.stats.tokens_per_s
         print(json.dumps(record, ensure_ascii=False))
     elif plain is not None:
-        print(_comparison(generation, plain, draft))
+        print(_comparison(generation, plain, method))
     elif sys.stderr.isatty():
         render.note(f"[{render.figures(generation)}]")
     return 1 if identical is False and generation.exactness == "identical" else 0
@@ -93,24 +97,27 @@ def read_prompt(prompt: str | None) -> str:
     return prompt
 
 
-def _show(model: Model, text: str, draft: str, request: dict[str, Any]) -> Generation:
-    stream = model.stream(text, draft=draft, **request)
+def _show(model: Model, text: str, request: dict[str, Any]) -> Generation:
+    stream = model.stream(text, **request)
     with render.StreamedText() as out:
         for piece in stream:
             out.write(piece)
     return stream.result
 
 
-def _comparison(generation: Generation, plain: Generation, draft: str) -> str:
+def _comparison(generation: Generation, plain: Generation, method: Method) -> str:
     speed, plain_speed = generation.stats.tokens_per_s, plain.stats.tokens_per_s
     ratio = f" ({speed / plain_speed:.2f} times)" if plain_speed > 0 else ""
-    width = max(len(draft), len("plain"))
+    name = str(method)
+    width = max(len(name), len("plain"))
     identical = "yes" if generation.token_ids == plain.token_ids else "no"
+    if generation.exactness != "identical":
+        identical += f"; what is promised: {generation.exactness}"
     return "\n".join(
         [
             "",
             f"{'plain'.ljust(width)}  {render.figures(plain)}",
-            f"{draft.ljust(width)}  {render.figures(generation)}{ratio}",
+            f"{name.ljust(width)}  {render.figures(generation)}{ratio}",
             f"identical: {identical}",
         ]
     )

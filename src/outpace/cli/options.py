@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from outpace.bench.method import Method
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
@@ -36,7 +39,32 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", metavar="N", help="Threads to compute with; the physical cores if left out."),
 ]
-DRAFT_HELP = "How to draft: none, or METHOD:option=value,... such as ngram:max_n=3,length=6."
+Draft = Annotated[
+    str,
+    typer.Option(
+        "--draft",
+        metavar="DRAFT",
+        help="How to draft: NAME:option=value,... such as ngram:max_n=3,length=6; none for plain decoding.",
+    ),
+]
+Drafts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--draft",
+        metavar="METHOD",
+        help="What to measure: DRAFT, or 'DRAFT tree=TREE rule=RULE'; may be repeated, ngram if left out. "
+        "none always runs.",
+    ),
+]
+Tree = Annotated[
+    str | None,
+    typer.Option(
+        "--tree", metavar="TREE", help="The shape of a model-based draft; the draft's own if left out."
+    ),
+]
+Rule = Annotated[
+    str, typer.Option("--rule", metavar="RULE", help="What to accept; match gives plain decoding's tokens.")
+]
 
 
 def sampling_options(
@@ -52,8 +80,10 @@ def sampling_options(
     return {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
 
 
-def check_draft(spec: str) -> None:
-    """Raise OutpaceError for a draft method or option that does not exist; also before a model is loaded."""
-    from outpace.drafters import DRAFTERS
+def method_option(text: str, tree: str | None, rule: str) -> Method:
+    """The method of `--draft`, `--tree` and `--rule`; what is wrong with it also costs no waiting."""
+    from outpace.bench.method import Method
 
-    DRAFTERS.parse(spec)
+    method = Method.parse(text, tree=tree, rule=rule)
+    method.check()
+    return method

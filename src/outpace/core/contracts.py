@@ -7,9 +7,9 @@ on `self`. Shapes: N nodes of a tree, V vocabulary, D width of a hidden state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +41,10 @@ class Ask:
     depth     at most so many levels below the root: as many as could still be kept.
     edits     the row's logit edits, or None.
     row       the row's number at the target. A drafter that is made of the target itself may `fork` it, or
-              `score` on it; it never keeps or frees it.
+              `score` or `run` on it; it never keeps or frees it.
     draw      how a drafter that has a law of its own should choose the children of a node; the rule's wish.
+    law       whether the rule reads the laws that drafts are drawn from. Where not, a drafter may leave them
+              out and choose as seems best to it: a "point" tree.
     top       how many of the likeliest tokens after each node the drafter will ask for (its `reads_top`).
     """
 
@@ -54,6 +56,7 @@ class Ask:
     edits: Editor | None = None
     row: int = -1
     draw: Draw = "without_replacement"
+    law: bool = True
     top: int = 0
 
 
@@ -224,6 +227,34 @@ class Target(Protocol):
         """How many tokens the row has cached."""
 
 
+@runtime_checkable
+class Layered(Target, Protocol):
+    """A target that can run a part of itself, for drafters made of nothing else.
+
+    Its sublayers have numbers: 2l is the attention of layer l, 2l + 1 its feed-forward.
+    """
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers it has."""
+
+    def run(
+        self,
+        rows: Sequence[int],
+        trees: Sequence[TokenTree],
+        *,
+        layers: int | None = None,
+        skip: Collection[int] = (),
+    ) -> Scores:
+        """As `score`, through the first `layers` layers alone (None: all) and without the sublayers `skip`.
+
+        The scores are what the last norm and the output matrix make of the state reached. Nothing can be
+        kept. A row's next `run` or `score` goes on from here if its part goes on from this one: the nodes
+        that it has again (tokens and parents in this order, others may stand between) are not run again
+        through these layers. No bit depends on it, and any other use of the row forgets.
+        """
+
+
 class Drafter(Protocol):
     """Proposes continuations. Can never change the output of an exact rule, only the speed.
 
@@ -232,10 +263,12 @@ class Drafter(Protocol):
     step too: after `start` comes an `observe` of a root-only tree on the prompt's last token, whose verdict
     is the first new token.
 
-    Three attributes are optional:
+    Four attributes are optional:
     draws      frozenset of the draws that it serves beside "point"; absent: none, it has no law of its own.
     reads_top  the largest k that it asks `RowScores.top` for; absent: 0.
     branches   whether it may propose more than a chain; absent: False.
+    fork       a method: state -> a second state of the same row, for a continuation that may come to nothing.
+               It is stopped like any other and must leave no trace; absent: no cascade can be built on it.
     """
 
     def start(self, prompt: Sequence[int], scores: RowScores) -> Any:
@@ -257,7 +290,9 @@ class Candidates:
 
     nodes   the F nodes, ascending.
     tokens  i32[F, K]; logq f32[F, K]: log-probabilities under the law, -inf where there is no such token.
-    laws    F laws f64[V], the drafter's after each node under the row's sampling.
+    laws    F laws f32[V] or f64[V], the drafter's after each node. Drawn from, they are those of the row's
+            sampling. In a "point" draw they tell what the target's choice will be, in the drafter's view, and
+            are missing (an empty list, and logq 0) where neither rule nor policy reads them.
     draw    how the tokens were drawn from the laws.
     """
 
@@ -277,8 +312,8 @@ class Candidates:
         return tree.extend(
             [self.nodes[f] for f, _ in places],
             [int(self.tokens[place]) for place in places],
-            logq=[float(self.logq[place]) for place in places],
-            laws=dict(zip(self.nodes, self.laws, strict=True)),
+            logq=[float(self.logq[place]) for place in places] if self.laws else None,
+            laws={} if self.draw == "point" else dict(zip(self.nodes, self.laws, strict=True)),
             draw=self.draw,
         )
 
@@ -287,7 +322,12 @@ class TreePolicy(Protocol):
     """Where a model-based drafter spends its budget; knows no model and keeps no state.
 
     The growth loop (`trees/grow.py`) asks in turns which nodes to expand, has the drafter's model score them,
-    draws `width` candidates after each, and lets the policy hang what it wants. At the end it prunes.
+    draws `width` candidates after each, and lets the policy hang what it wants. At the end it prunes, always.
+
+    Two attributes are optional:
+    reads_logq  whether it looks at log-probabilities or laws; absent: True. Who does not spares their price.
+    keeps_draw  whether its trees serve rules that read laws; absent: True. A policy that takes or leaves
+                nodes for the tokens that were drawn does not: its trees have a "point" draw, always.
     """
 
     @property

@@ -42,17 +42,32 @@ class Registry:
         return sorted({*self._table, *(point.name for point in entry_points(group=self._group))})
 
     def factory(self, name: str) -> Callable[..., Any]:
-        """The class or function behind a name. An unknown name is an OutpaceError that lists the others."""
-        if name in self._table:
+        """The class or function behind a name.
+
+        An OutpaceError lists the names where this one is unknown, and says what went wrong where it cannot be
+        imported: its package may be broken, or a library that it needs missing.
+        """
+        # Installed packages are searched only for a name that is not ours.
+        points = [] if name in self._table else list(entry_points(group=self._group, name=name))
+        if name not in self._table and not points:
+            raise OutpaceError(f"unknown {self.kind} {name!r}, accepted are {', '.join(self.names())}")
+        try:
+            if points:
+                return points[0].load()
             module, _, attribute = self._table[name].partition(":")
             return getattr(importlib.import_module(module), attribute)
-        for point in entry_points(group=self._group, name=name):
-            return point.load()
-        raise OutpaceError(f"unknown {self.kind} {name!r}, accepted are {', '.join(self.names())}")
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise OutpaceError(f"the {self.kind} {name!r} cannot be loaded: {what}") from error
 
     def options(self, name: str) -> dict[str, inspect.Parameter]:
         """The options of a name, each with its type (`annotation`) and default."""
-        parameters = inspect.signature(self.factory(name), eval_str=True).parameters.values()
+        try:
+            parameters = inspect.signature(self.factory(name), eval_str=True).parameters.values()
+        except (NameError, TypeError) as error:
+            raise OutpaceError(
+                f"the {self.kind} {name!r} has options that cannot be read: {error}"
+            ) from error
         return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and _option_type(p.annotation)}
 
     def parse(self, spec: str) -> tuple[str, dict[str, Any]]:
@@ -68,11 +83,14 @@ class Registry:
                 names = ", ".join(accepted) or "none"
                 raise OutpaceError(f"{self.kind} {name!r} has no option {key!r}, accepted are {names}")
             given[key] = self._value(name, key, text, accepted[key].annotation)
+        missing = [key for key, p in accepted.items() if p.default is p.empty and key not in given]
+        if missing:
+            raise OutpaceError(f"{self.kind} {name!r} needs {', '.join(f'{key}=...' for key in missing)}")
         return name, given
 
     def format(self, name: str, options: Mapping[str, Any]) -> str:
         """The spec that `parse` reads back as this name and these options."""
-        listed = ",".join(f"{key}={_text(value)}" for key, value in options.items())
+        listed = ",".join(f"{key}={value_text(value)}" for key, value in options.items())
         return f"{name}:{listed}" if listed else name
 
     def create(self, spec: str, **context: Any) -> Any:
@@ -129,7 +147,8 @@ def _matched(text: str) -> bool:
     return False
 
 
-def _text(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """An option's value as a spec writes it."""
     text = str(value).lower() if isinstance(value, bool) or value is None else str(value)
     return f"[{text}]" if isinstance(value, str) and set(",+[]") & set(text) else text
 

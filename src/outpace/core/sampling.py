@@ -77,7 +77,7 @@ def fresh_seed(seed: int, purpose: str, *numbers: int) -> int:
 
 def coin(seed: int, position: int, purpose: str, index: int = 0) -> float:
     """Uniform in [0, 1): a rule's coin of this purpose at an absolute position; `index` counts them."""
-    return fresh_seed(seed, purpose, position, index) / 2.0**64
+    return (fresh_seed(seed, purpose, position, index) >> 11) * 2.0**-53
 
 
 def survivors(logits: ArrayLike, sampling: Sampling) -> NDArray[np.int64]:

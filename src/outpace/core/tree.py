@@ -268,13 +268,14 @@ class TokenTree:
         parents: Sequence[int],
         tokens: Sequence[int],
         *,
-        logq: Sequence[float],
+        logq: Sequence[float] | None,
         laws: Mapping[int, NDArray[np.floating]],
         draw: Draw,
     ) -> TokenTree:
         """The tree with leaves added: their parents (nodes of this tree), tokens and log-probabilities.
 
-        `laws` are those of the parents. Two draws in one tree make a "point" tree.
+        `laws` are those of the parents. Two draws in one tree make a "point" tree. Leaves without
+        log-probabilities make a tree without.
         """
         if not tokens:
             return self
@@ -286,18 +287,19 @@ class TokenTree:
             [*self._list, *tokens],
             [*self.shape.parent_list, *parents],
             draw=draw if self.num_nodes == 1 or draw == self.draw else "point",
-            logq=[*known, *logq],
+            logq=None if logq is None else [*known, *logq],
             laws=all_laws,
         )
 
-    def prune(self, nodes: Iterable[int]) -> TokenTree:
+    def prune(self, nodes: Iterable[int], *, blind: bool = False) -> TokenTree:
         """The tree of these nodes and their ancestors. Old ids of the result's nodes: `shape.closure(nodes)`.
 
         A tree that loses nodes becomes a "point" tree: which nodes survive may depend on what was drawn,
-        and a rule that then used the drafter's law would change the output's.
+        and a rule that then used the drafter's law would change the output's. `blind` promises that it does
+        not, and that of siblings those drawn first survive: then the draw stays what it was.
         """
         kept = self.shape.closure(nodes)
-        return self if len(kept) == self.num_nodes else self._take(kept, "point")
+        return self if len(kept) == self.num_nodes else self._take(kept, self.draw if blind else "point")
 
     def prune_to(self, budget: int, scores: Sequence[float] | NDArray[np.floating]) -> TokenTree:
         """Keep at most `budget` drafted nodes (the root is free): best score first, each with its ancestors.

@@ -20,20 +20,31 @@ def step(
 ) -> tuple[list[Step], list[Any], StepTimes]:
     """Commit one token or more to every row (its `Step.tokens`); returns steps, new states and times."""
     began = perf_counter()
-    vocab_size = target.vocab_size
-    trees = [
-        tree.fit(ask.root, vocab_size=vocab_size, budget=ask.budget, depth=ask.depth)
-        for tree, ask in zip(drafter.propose(states, asks), asks, strict=True)
-    ]
-    proposed = perf_counter()
-    scored = ScoredCall(target.score(rows, trees), trees, asks)
-    steps = judge(rule, scored)
+    steps, proposed = half_step(target, drafter, rule, rows, states, asks)
     judged = perf_counter()
     target.keep(rows, [step.verdict.path for step in steps])
     kept = perf_counter()
     states = drafter.observe(states, steps)
     observed = perf_counter()
     return steps, states, StepTimes(draft_s=proposed - began + observed - kept, score_s=judged - proposed)
+
+
+def half_step(
+    target: Target,
+    drafter: Drafter,
+    rule: Rule,
+    rows: Sequence[int],
+    states: Sequence[Any],
+    asks: Sequence[Ask],
+) -> tuple[list[Step], float]:
+    """Propose, score and judge, but commit nothing; returns the steps and when the proposals were there."""
+    vocab_size = target.vocab_size
+    trees = [
+        tree.fit(ask.root, vocab_size=vocab_size, budget=ask.budget, depth=ask.depth)
+        for tree, ask in zip(drafter.propose(states, asks), asks, strict=True)
+    ]
+    proposed = perf_counter()
+    return judge(rule, ScoredCall(target.score(rows, trees), trees, asks)), proposed
 
 
 def judge(rule: Rule, scored: ScoredCall) -> list[Step]:

@@ -8,6 +8,7 @@ tokenizer   the target's tokenizer.
 tree        a TreePolicy, or None for the drafter's own. Who does not name it refuses the option.
 open_model  a function: short name, file or folder -> an object with `target` and `tokenizer`.
 memo        a function (name, make) -> arrays: `make()`, kept on disk beside the target's weights.
+beside      a function: name -> path of a file that belongs to the target's weights; None if they are no file.
 costs       a function () -> CallCosts of the target.
 context     all of these, for a drafter that makes others.
 """
@@ -26,20 +27,48 @@ if TYPE_CHECKING:
 
 DRAFTERS = Registry(
     "drafter",
-    {"none": "outpace.drafters.none:NoDraft", "ngram": "outpace.drafters.ngram:NGram"},
+    {
+        "none": "outpace.drafters.none:NoDraft",
+        "ngram": "outpace.drafters.ngram:NGram",
+        "recycling": "outpace.drafters.recycling:Recycling",
+        "bigram": "outpace.drafters.bigram:Bigram",
+        "jacobi": "outpace.drafters.jacobi:Jacobi",
+        "lookahead": "outpace.drafters.lookahead:Lookahead",
+        "consensus": "outpace.drafters.consensus:Consensus",
+        "copy": "outpace.drafters.copy:Copy",
+        "phrases": "outpace.drafters.phrases:Phrases",
+        "retrieval": "outpace.drafters.retrieval:Retrieval",
+        "backoff": "outpace.drafters.backoff:Backoff",
+        "mix": "outpace.drafters.mix:Mix",
+        "suffix": "outpace.drafters.suffix:Suffix",
+        "layer_skip": "outpace.drafters.layer_skip:LayerSkip",
+        "early_exit": "outpace.drafters.early_exit:EarlyExit",
+        "swift": "outpace.drafters.swift:Swift",
+        "small_model": "outpace.drafters.small_model:SmallModel",
+        "cascade": "outpace.decode.cascade:Cascade",
+    },
     "outpace.drafters",
 )
 
 
 def make_drafter(spec: str, tree: TreePolicy | None, context: Mapping[str, Any]) -> Drafter:
     """The drafter of a spec; a tree is refused by drafters that have none to shape."""
-    if tree is not None and not takes_tree(DRAFTERS.parse(spec)[0]):
-        names = ", ".join(filter(takes_tree, DRAFTERS.names())) or "none"
-        raise OutpaceError(f"the drafter {spec!r} takes no tree, accepted are {names}")
+    if tree is not None:
+        check_takes_tree(spec)
     drafter: Drafter = DRAFTERS.create(spec, **{**context, "tree": tree})
     return drafter
 
 
+def check_takes_tree(spec: str) -> None:
+    """Raise an OutpaceError that names the others, if the drafter of a spec has no tree to shape."""
+    if not takes_tree(DRAFTERS.parse(spec)[0]):
+        names = ", ".join(name for name in DRAFTERS.names() if takes_tree(name)) or "none"
+        raise OutpaceError(f"the drafter {spec!r} takes no tree, accepted are {names}")
+
+
 def takes_tree(name: str) -> bool:
-    """Whether a drafter's trees have the shape that a TreePolicy gives them."""
-    return "tree" in inspect.signature(DRAFTERS.factory(name)).parameters
+    """Whether a drafter's trees have the shape that a TreePolicy gives them; no for one that is broken."""
+    try:
+        return "tree" in inspect.signature(DRAFTERS.factory(name)).parameters
+    except OutpaceError:
+        return False

@@ -66,8 +66,28 @@ class NGram:
         """Index what was committed, in place."""
         return [self._extend(state, step.tokens) for state, step in zip(states, steps, strict=True)]
 
+    def fork(self, state: NGramState) -> NGramState:
+        """A copy, in proportion to the text."""
+        twin = NGramState()
+        twin.tokens, twin.index = list(state.tokens), dict(state.index)
+        return twin
+
     def stop(self, state: NGramState) -> None:
         """There is nothing to give back."""
+
+    def successors(self, state: NGramState, text: Sequence[int]) -> tuple[int, Sequence[tuple[int, float]]]:
+        """(m, what followed the latest match of the last m tokens of `text`); m is 0 without one."""
+        tokens = state.tokens
+        for n in self._sizes:
+            found = state.index.get(tuple(text[-n:]))
+            if found is not None:
+                matched, most = n, min(found, len(text), self.max_length)
+                while (
+                    n == self.max_n and matched < most and tokens[found - 1 - matched] == text[-1 - matched]
+                ):
+                    matched += 1
+                return matched, ((tokens[found], 1.0),)
+        return 0, ()
 
     def _extend(self, state: NGramState, new: Sequence[int]) -> NGramState:
         tokens, index = state.tokens, state.index

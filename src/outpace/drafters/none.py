@@ -1,4 +1,11 @@
-"""Plain decoding: propose nothing, so that every step is one token of the target."""
+"""Plain decoding: propose nothing, so that every step is one token of the target.
+
+The token is an argmax over logits and noise (Maddison, Tarlow & Minka 2014, arXiv:1411.0030), a function of
+the text before it (`core/sampling.py`).
+
+    propose   the root alone
+    observe   nothing
+"""
 
 from __future__ import annotations
 
@@ -21,6 +28,9 @@ class NoDraft:
     def observe(self, states: Sequence[None], steps: Sequence[Step]) -> list[None]:
         """There is nothing to learn."""
         return list(states)
+
+    def fork(self, state: None) -> None:
+        """There is nothing to copy."""
 
     def stop(self, state: None) -> None:
         """There is nothing to give back."""

@@ -72,15 +72,13 @@ def _run(
 
     def ask(outputs: Sequence[Output], rows: Sequence[int]) -> list[Ask]:
         pairs = zip(outputs, rows, strict=True)
-        return [output.ask(row=row, draw=rule.draw, top=top) for output, row in pairs]
+        return [output.ask(row=row, draw=rule.draw, law=rule.needs_law, top=top) for output, row in pairs]
 
     rows: list[int] = []
     states: list[Any] = []
     try:
         rows, scores = target.prefill([output.request.prompt for output in outputs])
-        asks = [
-            output.ask(row=row, draw=rule.draw, top=top) for output, row in zip(outputs, rows, strict=True)
-        ]
+        asks = ask(outputs, rows)
         steps = judge(rule, ScoredCall(scores, [TokenTree.root(ask.root) for ask in asks], asks))
         prefill_s = perf_counter() - began
         for output, first in zip(outputs, steps, strict=True):
@@ -104,10 +102,7 @@ def _run(
             waiting = perf_counter()
             yield pieces
             paused += perf_counter() - waiting
-            asks = [
-                outputs[number].ask(row=row, draw=rule.draw, top=top)
-                for number, row in zip(live, rows, strict=True)
-            ]
+            asks = ask([outputs[number] for number in live], rows)
             steps, states, times = step(target, drafter, rule, rows, states, asks)
             now = perf_counter() - began - paused
             pieces = {

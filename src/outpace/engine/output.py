@@ -28,7 +28,7 @@ class Output:
         self._end = len(request.prompt) + limit
         self._context_length = target.context_length
 
-    def ask(self, *, row: int, draw: Draw, top: int) -> Ask:
+    def ask(self, *, row: int, draw: Draw, law: bool, top: int) -> Ask:
         """What to propose now: no deeper than what is still wanted, no more than the context holds."""
         position = len(self._tokens) - 1
         return Ask(
@@ -40,6 +40,7 @@ class Output:
             edits=self._edits,
             row=row,
             draw=draw,
+            law=law,
             top=top,
         )
 

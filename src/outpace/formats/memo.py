@@ -22,10 +22,14 @@ class Memo:
     def __init__(self, packed: Path) -> None:
         self._stem = packed.with_suffix("")
 
+    def path(self, name: str) -> Path:
+        """Of a file of this name that belongs to the model."""
+        return self._stem.with_name(f"{self._stem.name}.{name}")
+
     def __call__(self, name: str, make: Callable[[], Arrays]) -> Arrays:
-        path = self._stem.with_name(f"{self._stem.name}.{name}.npz")
+        path = self.path(f"{name}.npz")
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as source, np.load(source, allow_pickle=False) as stored:
                 return {key: stored[key] for key in stored.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             arrays = make()

@@ -8,6 +8,8 @@ proposed and however it was drawn.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from outpace.core.contracts import Exactness, RowScores, Verdict
 from outpace.core.sampling import Sampling
 from outpace.core.tree import Draw, TokenTree
@@ -17,13 +19,32 @@ class Match:
     """The default rule: identical to plain decoding for any tree and any draw."""
 
     exactness: Exactness = "identical"
-    draw: Draw = "without_replacement"  # in the target's own noise, so that drafts agree as often as can be
+    draw: Draw = "point"  # any will do, so drafters draw in the target's own noise and agree most often
     needs_law = False
 
     def judge(self, tree: TokenTree, scores: RowScores, sampling: Sampling, position: int) -> Verdict:
         """Reads nothing but the choices."""
-        choices, path, node = scores.choices, [], 0
-        while (child := tree.child(node, choices[node])) > 0:
-            path.append(child)
-            node = child
-        return Verdict(path, choices[node], self.exactness)
+        return by_choices(tree, scores, self.exactness)
+
+
+def by_choices(
+    tree: TokenTree,
+    scores: RowScores,
+    exactness: Exactness,
+    otherwise: Callable[[int], int] | None = None,
+) -> Verdict:
+    """The verdict of the target's own choices.
+
+    Where none of a node's children is the choice, a lossy rule's `otherwise` (node -> child, or -1) may name
+    one that will do. A node without children is not asked about.
+    """
+    choices, node = scores.choices, 0
+    path: list[int] = []
+    while True:
+        child = tree.child(node, choices[node])
+        if child < 0 and otherwise is not None and tree.children(node):
+            child = otherwise(node)
+        if child < 0:
+            return Verdict(path, choices[node], exactness)
+        path.append(child)
+        node = child

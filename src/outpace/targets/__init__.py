@@ -6,6 +6,11 @@ from outpace.core.registry import Registry
 
 TARGETS = Registry(
     "target",
-    {"native": "outpace.targets.native:NativeTarget", "table": "outpace.targets.table:TableTarget"},
+    {
+        "hf_causal": "outpace.targets.hf_causal:HfCausalTarget",
+        "hf_seq2seq": "outpace.targets.hf_seq2seq:HfSeq2SeqTarget",
+        "native": "outpace.targets.native:NativeTarget",
+        "table": "outpace.targets.table:TableTarget",
+    },
     "outpace.targets",
 )

@@ -8,7 +8,7 @@ environment variable OUTPACE_ISA forces one.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -93,6 +93,7 @@ class NativeTarget:
         except ValueError as error:
             raise OutpaceError(str(error)) from None
         self.max_nodes: int = _native.Decoder.max_nodes
+        self.max_top: int = _native.Decoder.max_top  # of one `Scores.top` without whole logits
         self._call = 0  # number of the last native call: older scores have been overwritten
 
     @property
@@ -104,6 +105,11 @@ class NativeTarget:
     def threads(self) -> int:
         """How many threads compute."""
         return self._decoder.num_threads
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers the model has."""
+        return self.config.num_layers
 
     @property
     def cache_bytes(self) -> int:
@@ -152,7 +158,25 @@ class NativeTarget:
         """Run every node of every tree in one call; nothing is committed."""
         return NativeScores(self, self._score(rows, trees))
 
-    def _score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> list[tuple[int, int]]:
+    def run(
+        self,
+        rows: Sequence[int],
+        trees: Sequence[TokenTree],
+        *,
+        layers: int | None = None,
+        skip: Collection[int] = (),
+    ) -> NativeScores:
+        """`score` by a part of the model (see `contracts.Layered`)."""
+        layers = self.num_layers if layers is None else layers
+        return NativeScores(self, self._score(rows, trees, layers, skip))
+
+    def _score(
+        self,
+        rows: Sequence[int],
+        trees: Sequence[TokenTree],
+        layers: int = -1,
+        skip: Collection[int] = (),
+    ) -> list[tuple[int, int]]:
         starts, places = [0], []
         tokens: list[int] = []
         parents: list[int] = []
@@ -163,7 +187,7 @@ class NativeTarget:
             starts.append(len(tokens))
         self._call += 1
         try:
-            self._decoder.score(list(rows), starts, tokens, parents, self.taps)
+            self._decoder.score(list(rows), starts, tokens, parents, self.taps, layers, list(skip))
         except RuntimeError as error:  # the arena of keys and values is full
             raise OutpaceError(str(error)) from None
         return places
@@ -175,7 +199,10 @@ class NativeTarget:
 
     def fork(self, row: int) -> int:
         """A new row with the same cached tokens; full pages are shared."""
-        return self._decoder.fork(row)
+        try:
+            return self._decoder.fork(row)
+        except RuntimeError as error:
+            raise OutpaceError(str(error)) from None
 
     def free(self, rows: Sequence[int]) -> None:
         """Give rows back."""
@@ -214,27 +241,33 @@ class NativeScores:
             for (first, count), position, s in zip(self._places, positions, samplings, strict=True)
         ]
         if edits is None:
-            return self._decoder().choose(rows)
+            return self._decoder().choose(rows, None, top)
         listed = [
             [([], []) if e is None else (np.asarray(e[0]).tolist(), np.asarray(e[1]).tolist()) for e in row]
             if row is not None
             else [([], [])] * count
             for row, (_, count) in zip(edits, self._places, strict=True)
         ]
-        return self._decoder().choose(rows, listed)
+        return self._decoder().choose(rows, listed, top)
 
     def logits(self, row: int, nodes: Sequence[int]) -> NDArray[np.float32]:
         """f32[n, V]: raw logits after these nodes."""
+        return self._decoder().logits(self._nodes(row, nodes))
+
+    def _nodes(self, row: int, nodes: Sequence[int]) -> list[int]:
+        """Numbers within the call."""
         first, count = self._places[row]
         assert all(0 <= node < count for node in nodes), "a node that the tree does not have"
-        return self._decoder().logits([first + node for node in nodes])
+        return [first + node for node in nodes]
 
     def law(self, row: int, node: int, sampling: Sampling) -> NDArray[np.float64]:
         """f64[V]: the law of the choice after a node."""
         return warp(self.logits(row, [node])[0], sampling)
 
     def top(self, row: int, nodes: Sequence[int], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """([n, k] ids, [n, k] raw logits): best first, lower id on ties."""
+        """([n, k] ids, [n, k] raw logits): best first, lower id on ties. `choose` has found them if told."""
+        if 1 <= k <= min(self._target.max_top, self._target.vocab_size):
+            return self._decoder().top(self._nodes(row, nodes), k)
         logits = self.logits(row, nodes)
         ids = np.argsort(-logits, axis=1, kind="stable")[:, :k]
         return ids, np.take_along_axis(logits, ids, axis=1)

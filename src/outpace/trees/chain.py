@@ -1,12 +1,15 @@
 """A chain: one token after another, `length` of them, or fewer where the draft grows unsure.
 
 Fixed lengths: Leviathan, Kalman & Matias 2022, arXiv:2211.17192. Stopping: Draft & Verify (Zhang et al. 2023,
-arXiv:2309.08168) and Kangaroo (Liu et al. 2024, arXiv:2404.18911) end a draft where the drafter's largest
-probability falls below a threshold.
+arXiv:2309.08168) and Kangaroo (Liu et al. 2024, arXiv:2404.18911) end a draft where the drafter's confidence
+falls below a threshold.
 
     expand  the last node, until there are `length`
-    grow    the first candidate, unless no token has a probability of `min_p`
+    grow    the first candidate, unless its probability is below `min_p`
     prune   cut the end off
+
+The draw stays valid: where the rule reads laws, the largest probability of the law decides instead of that of
+the token drawn.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from outpace.core.tree import TokenTree
 
 
 class Chain:
-    """Up to `length` tokens; none after a node whose law has no token of probability `min_p`."""
+    """Up to `length` tokens; none that has a probability below `min_p` (0 is off)."""
 
     width = 1
 
@@ -32,6 +35,7 @@ class Chain:
             raise OutpaceError(f"chain has min_p={min_p}, accepted are 0 to 1")
         self.length = length
         self.min_p = min_p
+        self.reads_logq = min_p > 0
 
     def expand(self, tree: TokenTree) -> Sequence[int]:
         """The last node."""
@@ -39,10 +43,13 @@ class Chain:
         return [node] if node < self.length else []
 
     def grow(self, tree: TokenTree, candidates: Candidates) -> TokenTree:
-        """One more token, unless the law is too flat: that looks at the law, not at the draw."""
-        sure = float(np.max(candidates.laws[0])) >= self.min_p
-        return candidates.hang(tree, [int(sure)])
+        """One more token, if it is likely enough."""
+        if not self.reads_logq:
+            return candidates.hang(tree, [1])
+        drawn = candidates.draw != "point"
+        sure = np.max(candidates.laws[0]) if drawn else np.exp(candidates.logq[0, 0])
+        return candidates.hang(tree, [int(sure >= self.min_p)])
 
     def prune(self, tree: TokenTree, budget: int) -> TokenTree:
         """The first tokens. Which they are says nothing about what was drawn."""
-        return tree.fit(tree.token_list[0], vocab_size=2**31, budget=tree.num_nodes, depth=budget)
+        return tree if tree.num_nodes - 1 <= budget else tree.prune([budget], blind=True)

@@ -1,18 +1,24 @@
 """The one growth loop: a step function of a model and a TreePolicy make a tree for each row.
 
 A level at a time: the policy names the nodes to expand, the step function gives their logits, candidates are
-drawn from the drafter's law under the row's sampling, and the policy hangs what it wants.
+drawn, and the policy hangs what it wants.
 
-How candidates are drawn (`Ask.draw`; all of them functions of seed, position and depth alone):
+How candidates are drawn where the rule reads laws (`Ask.law`), by `Ask.draw`. The noise is a function of
+seed, root and node, and new for every root: a rule may reject a draft for what comes after it (block
+verification), and noise that has been looked at must not decide again.
 
-    temperature 0        the likeliest tokens, best first: a "point" draw, whatever was asked for
-    without_replacement  the largest of log q + g, g being the noise of the target's own choice there:
-                         successive draws without replacement (Gumbel top-k: Vieira 2014; Kool, van Hoof &
-                         Welling 2019, arXiv:1903.06059) that agree with the target as often as they can
-    iid                  argmax of log q + fresh noise, once per candidate; fresh for every root, because a
-                         rule may reject a draft for what comes after it (block verification)
-    hub                  SpecHub's pair: one fresh draw x; the other is the likeliest token a, or, if x = a, a
-                         second draw without a (Sun et al. 2024, arXiv:2411.05289)
+    iid                  argmax of log q + noise, once per candidate
+    without_replacement  the largest of log q + noise: successive draws without replacement (Gumbel top-k:
+                         Vieira 2014; Kool, van Hoof & Welling 2019, arXiv:1903.06059)
+    hub                  SpecHub's pair: one draw x; the other is the likeliest token a, or, if x = a, a
+    second
+                         draw without a (Sun et al. 2024, arXiv:2411.05289)
+
+At temperature 0, and where the rule reads nothing but the target's choices, a "point" draw: the tokens most
+likely to be that choice. It is the argmax of l + T g over the logits l, and the noise g is known; what is not
+known is how far the draft's logits are off. If that is about one unit (Gumbel noise of scale 1), a token is
+chosen with probability softmax(l + T g): at T = 0 the plain softmax, which is known to be calibrated
+(EAGLE-2, Li et al. 2024, arXiv:2406.16858). Policies that weigh nodes weigh them by it.
 """
 
 from __future__ import annotations
@@ -23,87 +29,146 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core.contracts import Ask, Candidates, TreePolicy
-from outpace.core.sampling import Sampling, fresh_seed, gumbel, warp
+from outpace.core.sampling import Sampling, edited, fresh_seed, gumbel, survivors, warp
 from outpace.core.tree import Draw, TokenTree
 
 Logits = NDArray[np.floating]
-StepFunction = Callable[[Sequence[int], Sequence[TokenTree], Sequence[Sequence[int]]], Sequence[Logits]]
-"""(rows, their trees, per tree the nodes to expand) -> per row the drafter's raw logits f32[F, V] there."""
+StepFunction = Callable[
+    [Sequence[int], Sequence[TokenTree], Sequence[Sequence[int]]], Sequence[Logits | None]
+]
+"""(rows, their trees, per tree the nodes to expand) -> per row the drafter's raw logits f32[F, V] there.
+
+None for a row that the drafter cannot run: its tree stays as it is."""
+
+PickFunction = Callable[
+    [Sequence[int], Sequence[TokenTree], Sequence[Sequence[int]], int],
+    Sequence[Sequence[Sequence[int]] | None],
+]
+"""The same with the number of tokens wanted after each node -> per row and node the tokens that a "point"
+draw would take from the logits, best first, which may be far cheaper to get."""
 
 
-def grow_trees(asks: Sequence[Ask], policy: TreePolicy, step: StepFunction) -> list[TokenTree]:
-    """A tree for each ask, within its budget and depth; `step` is called once per level for all rows."""
+EVERY_DRAW: frozenset[Draw] = frozenset({"iid", "without_replacement", "hub"})
+
+
+def draws_of(policy: TreePolicy) -> frozenset[Draw]:
+    """The draws, beside "point", that trees of a policy can have where the drafter has a law."""
+    return EVERY_DRAW if getattr(policy, "keeps_draw", True) else frozenset()
+
+
+def grow_trees(
+    asks: Sequence[Ask], policy: TreePolicy, step: StepFunction, *, pick: PickFunction | None = None
+) -> list[TokenTree]:
+    """A tree for each ask, within its budget and depth; `step` is called once per level for all rows.
+
+    `pick` stands in for `step` where nobody reads more than tokens: neither the rules nor the policy, and no
+    row has edits.
+    """
     trees = [TokenTree.root(ask.root) for ask in asks]
-    rows = list(range(len(asks)))
+    rows = [row for row, ask in enumerate(asks) if ask.budget > 0]
+    if getattr(policy, "reads_logq", True) or any(ask.law or ask.edits is not None for ask in asks):
+        pick = None
     while True:
-        nodes = {
-            row: list(policy.expand(trees[row]))
-            for row in rows
-            if trees[row].shape.height < asks[row].depth and asks[row].budget > 0
+        expanded = {
+            row: policy.expand(trees[row]) for row in rows if trees[row].shape.height < asks[row].depth
         }
-        rows = [row for row in rows if nodes.get(row)]
+        rows = [row for row, nodes in expanded.items() if nodes]
         if not rows:
             break
-        logits = step(rows, [trees[row] for row in rows], [nodes[row] for row in rows])
-        grown = []
-        for row, after in zip(rows, logits, strict=True):
-            tree = policy.grow(
-                trees[row], draw_candidates(trees[row], nodes[row], after, asks[row], policy.width)
-            )
-            if tree is not trees[row]:
-                grown.append(row)
-            trees[row] = tree
-        rows = grown
-    return [
-        tree if tree.num_nodes - 1 <= ask.budget else policy.prune(tree, ask.budget)
-        for tree, ask in zip(trees, asks, strict=True)
-    ]
+        nodes = [expanded[row] for row in rows]
+        before = [trees[row] for row in rows]
+        if pick is not None:
+            picked = pick(rows, before, nodes, policy.width)
+            drawn = [_picked(*pair, policy.width) for pair in zip(nodes, picked, strict=True)]
+        else:
+            drawn = [
+                after
+                if after is None
+                else draw_candidates(trees[row], expanded[row], after, asks[row], policy.width)
+                for row, after in zip(rows, step(rows, before, nodes), strict=True)
+            ]
+        for row, candidates in zip(rows, drawn, strict=True):
+            if candidates is not None:
+                trees[row] = policy.grow(trees[row], candidates)
+        rows = [row for row, tree in zip(rows, before, strict=True) if trees[row] is not tree]
+    return [policy.prune(tree, ask.budget) for tree, ask in zip(trees, asks, strict=True)]
 
 
 def draw_candidates(
     tree: TokenTree, nodes: Sequence[int], logits: Logits, ask: Ask, width: int
 ) -> Candidates:
     """`width` tokens after each of `nodes`, from raw logits f32[F, V]; fewer where the law has fewer."""
-    draw: Draw = "point" if ask.sampling.temperature == 0 else ask.draw
+    point = ask.sampling.temperature == 0 or not ask.law or ask.draw == "point"
+    edits = ask.edits and ask.edits(tree)
     tokens = np.zeros((len(nodes), width), np.int32)
     logq = np.full((len(nodes), width), -np.inf, np.float32)
     laws = []
     for f, node in enumerate(nodes):
-        # Greedy laws are one-hot: there, confidence is read from the softmax.
-        sampling = Sampling(temperature=1.0) if ask.sampling.temperature == 0 else ask.sampling
-        law = warp(logits[f], sampling)
+        after = edited(logits[f], edits[node]) if edits else logits[f]
         position = ask.position + tree.shape.depths[node] + 1
-        drawn = _drawn(law, draw, ask, position, node, width)
+        if point:
+            drawn, law = _point(after, ask.sampling, position, width)
+        else:
+            law = warp(after, ask.sampling)
+            drawn = _drawn(law, ask, position, node, width)
+        drawn = drawn[law[drawn] > 0]
         tokens[f, : len(drawn)] = drawn
         logq[f, : len(drawn)] = np.log(law[drawn])
         laws.append(law)
-    return Candidates(nodes, tokens, logq, laws, draw)
+    return Candidates(nodes, tokens, logq, laws, "point" if point else ask.draw)
 
 
-def _drawn(
-    law: NDArray[np.float64], draw: Draw, ask: Ask, position: int, node: int, width: int
-) -> NDArray[np.int64]:
+def _picked(nodes: Sequence[int], picked: Sequence[Sequence[int]] | None, width: int) -> Candidates | None:
+    if picked is None:
+        return None
+    tokens = np.zeros((len(nodes), width), np.int32)
+    logq = np.full((len(nodes), width), -np.inf, np.float32)
+    for f, chosen in enumerate(picked):
+        tokens[f, : len(chosen)] = chosen
+        logq[f, : len(chosen)] = 0.0
+    return Candidates(nodes, tokens, logq, [], "point")
+
+
+def _point(
+    logits: Logits, sampling: Sampling, position: int, width: int
+) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
+    """The tokens most likely to be the target's choice, and for every token how likely that is: f32[V]."""
+    if sampling.temperature == 0:
+        law = np.exp(logits - logits.max())
+        law /= law.sum()
+        return _best(np.arange(len(law)), logits, width), law
+    kept = survivors(logits, sampling)
+    with np.errstate(over="ignore"):  # no temperature is too low
+        scaled = (logits[kept].astype(np.float64) - logits.max()) / sampling.temperature
+    noisy = scaled + gumbel(sampling.seed, position, kept)
+    weight = np.exp(sampling.temperature * (noisy - noisy.max()))
+    law = np.zeros(len(logits), np.float32)
+    law[kept] = weight / weight.sum()
+    return _best(kept, noisy, width), law
+
+
+def _drawn(law: NDArray[np.floating], ask: Ask, position: int, node: int, width: int) -> NDArray[np.int64]:
+    """The children of a node as `ask.draw` wants them, from a law f64[V]."""
     support = np.flatnonzero(law)
     logq = np.log(law[support])
-    if draw == "point":
-        return _best(support, logq, width)
-    if draw == "without_replacement":
-        return _best(support, logq + gumbel(ask.sampling.seed, position, support), width)
 
     def fresh(purpose: str) -> NDArray[np.float64]:
         seed = fresh_seed(ask.sampling.seed, purpose, ask.position, node)
-        return logq + gumbel(seed, position, support)
+        noisy: NDArray[np.float64] = logq + gumbel(seed, position, support)
+        return noisy
 
-    if draw == "iid":
+    if ask.draw == "without_replacement":
+        return _best(support, fresh("draft 0"), width)
+    if ask.draw == "iid":
         return np.array([support[np.argmax(fresh(f"draft {k}"))] for k in range(width)])
-    assert draw == "hub", f"no way to draw {draw!r}"
+    assert ask.draw == "hub", f"no way to draw {ask.draw!r}"
     first, second = _best(support, fresh("draft 0"), 2)[[0, -1]]
     likeliest = support[np.argmax(logq)]
     pair = [first, second if first == likeliest else likeliest]
     return np.array(pair[: min(width, len(support))])
 
 
-def _best(tokens: NDArray[np.int64], scores: NDArray[np.float64], k: int) -> NDArray[np.int64]:
+def _best(tokens: NDArray[np.int64], scores: NDArray[np.floating], k: int) -> NDArray[np.int64]:
     """The k tokens of the highest scores, best first, lower id on ties."""
     if k == 1:
         return tokens[[np.argmax(scores)]]

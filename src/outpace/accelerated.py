@@ -1,0 +1,235 @@
+"""Drafts for a model that transformers has loaded: `generate` as its users know it, sooner.
+
+model = AutoModelForCausalLM.from_pretrained(...).eval()
+ids = outpace.accelerate(model, draft="ngram").generate(input_ids, attention_mask, max_new_tokens=100)
+
+The model is used as it is and nothing is left behind in it. Greedy output is token for token that of
+`model.generate`, up to floating-point ties; sampled output has the same law.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+from outpace.accelerated_seq2seq import AcceleratedSeq2Seq
+from outpace.api import Model, Prompt, Stream
+from outpace.core.contracts import Drafter, Rule, Target, TreePolicy
+from outpace.core.errors import OutpaceError
+from outpace.decode.pairing import check_pairing
+from outpace.drafters.small_model import SmallModel
+from outpace.engine.generate import generate, generate_batch
+from outpace.engine.generation_config import Wanted, read_options
+from outpace.engine.request import Generation
+from outpace.engine.text import TextStream
+from outpace.formats import LoadedModel
+from outpace.formats.tokenizer import Tokenizer
+from outpace.rules import RULES
+from outpace.targets.hf_causal import HfCausalTarget
+from outpace.targets.hf_seq2seq import HfSeq2SeqTarget
+from outpace.targets.native import physical_cores
+from outpace.trees import TREES
+
+
+def accelerate(
+    model: Any,
+    tokenizer: Any = None,
+    *,
+    draft: Any = "ngram",
+    tree: str | TreePolicy | None = None,
+    rule: str | Rule = "match",
+    draft_tokenizer: Any = None,
+    context_length: int | None = None,
+) -> Accelerated | AcceleratedSeq2Seq:
+    """Put a transformers model, which stays as it is, together with a drafter.
+
+    model            a decoder-only or encoder-decoder model in eval mode, on any device, in any float type.
+    tokenizer        its tokenizer, for text in and text out, and for drafters that read text.
+    draft            `name:option=value,...`, a Drafter, or a smaller transformers model.
+    tree             the shape of a model-based draft, `name:option=value,...`; None for the drafter's own.
+    rule             what to accept of a draft; "match" gives the tokens of plain decoding.
+    draft_tokenizer  of a draft model with another vocabulary than the model's.
+    context_length   a smaller context than the model's own, in tokens.
+
+    Raises OutpaceError for a model that cannot keep a path of a tree, and for parts that do not go together.
+    """
+    seq2seq = getattr(model.config, "is_encoder_decoder", False)
+    target = (HfSeq2SeqTarget if seq2seq else HfCausalTarget)(model, context_length=context_length)
+    slow = seq2seq and getattr(tokenizer, "backend_tokenizer", None) is None
+    ours = None if tokenizer is None or slow else TransformersTokenizer(tokenizer)
+    chat = _Chat(tokenizer) if getattr(tokenizer, "chat_template", None) else None
+    loaded = SimpleNamespace(config=model.config, weights=None, tokenizer=ours, chat=chat)
+    name = getattr(model.config, "_name_or_path", "") or model.config.model_type
+    text_model = Model(cast(LoadedModel, loaded), target, name=name, num_threads=physical_cores())
+    if hasattr(draft, "get_output_embeddings"):
+        policy = TREES.create(tree, costs=text_model.costs) if isinstance(tree, str) else tree
+        drafter: Drafter = _draft_model(draft, draft_tokenizer, policy, target, ours)
+    elif draft_tokenizer is not None:
+        raise OutpaceError("draft_tokenizer goes with a transformers model as draft")
+    else:
+        drafter = text_model.drafter(draft, tree=tree)
+    judge = RULES.create(rule) if isinstance(rule, str) else rule
+    if isinstance(target, HfSeq2SeqTarget):
+        return AcceleratedSeq2Seq(model, target, drafter, judge, tokenizer=tokenizer, pieces=ours)
+    return Accelerated(model, text_model, drafter, judge)
+
+
+class Accelerated:
+    """A transformers model with a drafter: made by `accelerate`. Drafts change the speed, not the output."""
+
+    def __init__(self, model: Any, text_model: Model, drafter: Drafter, rule: Rule) -> None:
+        check_pairing(text_model.target, drafter, rule)
+        self.model = model
+        self.target = text_model.target
+        self.drafter = drafter
+        self.rule = rule
+        self._text_model = text_model
+
+    def generate(self, input_ids: Any, attention_mask: Any = None, **options: Any) -> Any:
+        """i64[B, T]: the prompts and what comes after them, as `model.generate` returns it.
+
+        input_ids       i64[B, W], prompts padded on the left.
+        attention_mask  [B, W], 0 for padding; None: what equals the pad token is padding.
+
+        Options, whose defaults are those of `model.generation_config`: max_new_tokens, max_length, do_sample,
+        temperature, top_k, top_p, min_p, seed, eos_token_id, pad_token_id. Others raise an OutpaceError. Rows
+        that end early are filled up with the pad token. `seed` stands for torch's global generator: the same
+        seed gives the same tokens, whatever drafts.
+        """
+        wanted = read_options(options, self.model.generation_config)
+        results = self._run(input_ids, attention_mask, wanted)
+        longest = max(len(result.token_ids) for result in results)
+        pad_id = wanted.pad_id or 0  # without a pad or end token all rows have one length, or a full context
+        new = [[*r.token_ids, *[pad_id] * (longest - len(r.token_ids))] for r in results]
+        batch, width = input_ids.shape
+        output = input_ids.new_empty((batch, width + longest))
+        output[:, :width] = input_ids
+        output[:, width:] = input_ids.new_tensor(new)
+        return output
+
+    def generations(self, input_ids: Any, attention_mask: Any = None, **options: Any) -> list[Generation]:
+        """As `generate`, but one Generation per row: new tokens, why they end, and counts and times."""
+        wanted = read_options(options, self.model.generation_config)
+        return self._run(input_ids, attention_mask, wanted)
+
+    def generate_text(self, prompt: Prompt, **options: Any) -> Generation:
+        """Text to text: `stream` to its end."""
+        stream = self.stream(prompt, **options)
+        for _ in stream:
+            pass
+        return stream.result
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        system: str | None = None,
+        raw: bool = False,
+        stop: str | Sequence[str] = (),
+        **options: Any,
+    ) -> Stream:
+        """An iterator of pieces of text; its `result` is the Generation. Needs the tokenizer.
+
+        prompt  a user message, or messages with "role" and "content", for the tokenizer's chat template.
+        system  a system message to put in front.
+        raw     continue the prompt as it is, without the chat template.
+        stop    texts before which the output ends.
+
+        The other options are those of `generate`.
+        """
+        if self._text_model.tokenizer is None:
+            raise OutpaceError("text needs the tokenizer, accepted is accelerate(model, tokenizer)")
+        prompt_ids = self._text_model.prompt_ids(prompt, system=system, raw=raw)
+        wanted = read_options(options, self.model.generation_config)
+        request = wanted.request(prompt_ids, width=len(prompt_ids))
+        text = TextStream(self._text_model.tokenizer, stop=stop, keep_first_space=raw)
+        return Stream(generate(self.target, self.drafter, self.rule, request, text=text))
+
+    def _run(self, input_ids: Any, attention_mask: Any, wanted: Wanted) -> list[Generation]:
+        prompts = _prompts(input_ids, attention_mask, wanted)
+        width = input_ids.shape[1]
+        requests = [wanted.request(prompt, width=width, number=row) for row, prompt in enumerate(prompts)]
+        steps = generate_batch(self.target, self.drafter, self.rule, requests)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+
+
+class TransformersTokenizer(Tokenizer):
+    """Our view of a transformers tokenizer; it encodes itself."""
+
+    def __init__(self, theirs: Any) -> None:
+        backend = getattr(theirs, "backend_tokenizer", None)
+        if backend is None:
+            raise OutpaceError(
+                f"{type(theirs).__name__} has no fast tokenizer, accepted are those of the tokenizers library"
+            )
+        eos_ids = () if theirs.eos_token_id is None else (theirs.eos_token_id,)
+        super().__init__(backend, bos_id=theirs.bos_token_id, eos_ids=eos_ids)
+        self._theirs = theirs
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids of a text."""
+        ids: list[int] = self._theirs.encode(text, add_special_tokens=add_special_tokens)
+        return ids
+
+
+class _Chat:
+    """A transformers tokenizer's chat template."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def render(self, messages: Any) -> str:
+        text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return text
+
+
+def _draft_model(
+    draft: Any, tokenizer: Any, tree: TreePolicy | None, target: Target, ours: Tokenizer | None
+) -> SmallModel:
+    """The drafter that a smaller transformers model makes."""
+    drafting = HfCausalTarget(draft)
+    if tokenizer is not None:
+        if ours is None:
+            raise OutpaceError("draft_tokenizer goes with the model's tokenizer, accepted are both or none")
+        opened = SimpleNamespace(target=drafting, tokenizer=TransformersTokenizer(tokenizer))
+        return SmallModel(
+            model="draft", tree=tree, open_model=lambda source: opened, target=target, tokenizer=ours
+        )
+    if drafting.vocab_size != target.vocab_size:
+        raise OutpaceError(
+            f"the draft model has {drafting.vocab_size} tokens and the model {target.vocab_size}, accepted "
+            "are equal vocabularies, or others with tokenizer and draft_tokenizer"
+        )
+    return SmallModel.of(drafting, tree=tree)
+
+
+def _prompts(input_ids: Any, attention_mask: Any, wanted: Wanted) -> list[list[int]]:
+    """The rows' tokens without the padding on their left."""
+    if input_ids.ndim != 2 or 0 in input_ids.shape:
+        raise OutpaceError(f"input_ids has shape {tuple(input_ids.shape)}, accepted are [B, W], both >= 1")
+    rows: list[list[int]] = input_ids.tolist()
+    if attention_mask is None:
+        # As transformers does: a pad token that also ends texts says nothing.
+        padded = wanted.pad_id is not None and wanted.pad_id not in wanted.eos_ids
+        masks = [[int(not padded or token != wanted.pad_id) for token in row] for row in rows]
+    else:
+        if attention_mask.shape != input_ids.shape:
+            raise OutpaceError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}, accepted is that of input_ids, "
+                f"{tuple(input_ids.shape)}"
+            )
+        masks = attention_mask.long().tolist()
+    prompts = []
+    for row, mask in zip(rows, masks, strict=True):
+        first = mask.index(1) if 1 in mask else len(mask)
+        if any(seen != 1 for seen in mask[first:]):
+            raise OutpaceError(
+                "attention_mask has zeros after ones, accepted is padding on the left (padding_side='left')"
+            )
+        prompts.append(row[first:])
+    return prompts

@@ -1,0 +1,128 @@
+"""`outpace datastore write` and `count`: text that a model writes itself, and a text's back-off table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from outpace.cli import options, render
+from outpace.core.errors import OutpaceError
+
+Temperature = Annotated[
+    float, typer.Option("--temperature", metavar="T", help="Of the answers; 0 takes the likeliest token.")
+]
+
+
+def write(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The .jsonl file; it is added to.")
+    ],
+    tokens: Annotated[int, typer.Option("--tokens", metavar="N", help="Answer tokens wanted in all.")],
+    model: options.Model = options.DEFAULT_MODEL,
+    batch: Annotated[int, typer.Option("--batch", metavar="N", help="Texts that are written at once.")] = 48,
+    temperature: Temperature = 0.0,
+    seed: options.Seed = 0,
+    threads: options.Threads = None,
+) -> int:
+    """Let a model write its own questions and answer them: the best text to draft from.
+
+    A run that was interrupted goes on where the file ends.
+    """
+    from outpace.core.sampling import Sampling
+    from outpace.train.self_text import write_text
+
+    if tokens < 1 or batch < 1:
+        raise OutpaceError("tokens and batch must be whole numbers >= 1")
+    answers = Sampling(temperature=temperature, seed=seed)
+    done, group = _written(output)
+    loaded = render.load_model(model, threads=threads)
+    try:
+        file = output.expanduser().open("a", encoding="utf-8")
+    except OSError as error:
+        raise OutpaceError(f"cannot write {output}: {error.strerror}") from error
+    with file, render.progress_bar() as progress:
+        groups = write_text(loaded, seed=seed, first_group=group, batch=batch, answers=answers)
+        while done < tokens:
+            if progress is not None:
+                progress(done, tokens, f"{done} tokens")
+            documents = next(groups)
+            records = [
+                {"group": group, "prompt_ids": list(d.prompt_ids), "token_ids": d.token_ids}
+                for d in documents
+            ]
+            # One write for a group, which is on disk whole before the next begins.
+            file.write("".join(json.dumps(record) + "\n" for record in records))
+            file.flush()
+            done += sum(len(document.token_ids) for document in documents)
+            group += 1
+    print(f"{output}: {done} tokens of {model}")
+    return 0
+
+
+def count(
+    texts: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Plain texts, or .jsonl with an object a line.")
+    ],
+    model: options.Model = options.DEFAULT_MODEL,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="The table; without it, the model's own."),
+    ] = None,
+    order: Annotated[int, typer.Option("--order", metavar="N", help="The longest context counted.")] = 5,
+    min_count: Annotated[
+        int, typer.Option("--min-count", metavar="N", help="Leave out contexts seen less often.")
+    ] = 2,
+) -> int:
+    """Count a text into the back-off table that the draft backoff uses, and mix where there is one."""
+    from outpace.drafters.backoff import FILE_NAME
+    from outpace.formats import open_model
+    from outpace.formats.backoff import write_backoff
+    from outpace.formats.corpus import read_corpus
+    from outpace.formats.datastore import vocabulary_id
+    from outpace.formats.memo import Memo
+
+    if not 1 <= order <= 8 or min_count < 1:
+        raise OutpaceError("order must be 1 to 8 and min-count a whole number >= 1")
+    with render.progress_bar() as progress:
+        loaded = open_model(model, progress=progress)
+        tokenizer, vocab_size = loaded.tokenizer, loaded.config.vocab_size
+        path = Memo(loaded.weights.path).path(FILE_NAME) if output is None else output.expanduser()
+        if not path.absolute().parent.is_dir():
+            raise OutpaceError(f"cannot write {path}: there is no folder {path.parent}")
+
+        def encode(text: str) -> list[int]:
+            return tokenizer.encode(text, add_special_tokens=False)
+
+        table = write_backoff(
+            path,
+            read_corpus(texts, encode, vocab_size=vocab_size, progress=progress),
+            vocabulary=vocabulary_id(tokenizer.text_bytes, vocab_size),
+            order=order,
+            min_count=min_count,
+        )
+        loaded.close()
+    print(f"{path}: {table.num_contexts} contexts, {path.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def _written(output: Path) -> tuple[int, int]:
+    """(tokens that a file holds, number of the next group). A half-written last line is cut off."""
+    path = output.expanduser()
+    if not path.exists():
+        return 0, 0
+    done = group = 0
+    try:
+        with path.open("rb+") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    file.truncate(path.stat().st_size - len(line))
+                    break
+                record = json.loads(line)
+                done += len(record["token_ids"])
+                group = max(group, record["group"] + 1)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutpaceError(f"{output} is not a file that this command has written: {error}") from None
+    return done, group

@@ -1,0 +1,220 @@
+"""A draft model whose own drafting is drafted for: a drafter made of `half_step` and `step`.
+
+Chen et al. 2023, "Cascade Speculative Drafting for Even Faster LLM Inference", arXiv:2312.11462; staged
+speculation: Spector & Re 2023, arXiv:2308.04623.
+
+    vertical    the small model generates `length` tokens by steps of the one decoding loop: a cheaper drafter
+                proposes, the small model judges by the rule match, in the target's own noise
+    horizontal  the cheaper drafter alone adds `tail` tokens: late ones are rarely accepted, so they may not
+                cost much
+    observe     the cheaper drafter learns from the target's own steps
+
+What the small model guesses lives in a fork of its row and of the cheaper drafter's state, both given up when
+the proposal is made; the row itself holds committed text alone.
+
+Deviations. One small model instead of a matrix of lengths for several; cascades nest (`draft=[cascade:...]`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from outpace.core.contracts import Ask, Drafter, RowScores, Step, Target
+from outpace.core.errors import OutpaceError
+from outpace.core.tree import TokenTree
+from outpace.decode.pairing import check_pairing
+from outpace.decode.step import half_step, step
+from outpace.drafters import DRAFTERS
+from outpace.drafters.catch_up import CatchUp
+from outpace.drafters.vocabulary import Words, same_vocabulary
+from outpace.rules.match import Match
+
+MATCH = Match()
+
+
+class CascadeState:
+    """One row: what the small model has not read, its row, and the cheaper drafter's state."""
+
+    __slots__ = ("inner", "lost", "row", "unread")
+
+    def __init__(self, unread: Sequence[int], inner: Any) -> None:
+        self.unread: list[int] = list(unread)
+        self.row: int | None = None
+        self.lost = False  # the small model cannot follow this text any more
+        self.inner = inner
+
+
+class Cascade:
+    """Chains of `length` tokens of a small model and `tail` tokens of the drafter that drafts for it.
+
+    model  short name, file or folder; of the same vocabulary.
+    draft  the cheaper drafter, as a spec; one that can be forked.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        draft: str = "ngram",
+        length: int = 8,
+        tail: int = 0,
+        open_model: Callable[[str], Any],
+        target: Target,
+        tokenizer: Any,
+        context: Mapping[str, Any],
+    ) -> None:
+        if length < 1 or tail < 0:
+            names = f"length={length} and tail={tail}"
+            raise OutpaceError(f"cascade has {names}, accepted are whole numbers >= 1 and >= 0")
+        small = open_model(model)
+        words = Words(tokenizer, target.vocab_size), Words(small.tokenizer, small.target.vocab_size)
+        if not same_vocabulary(*words):
+            raise OutpaceError(f"cascade has model={model!r}, accepted are models of the target's vocabulary")
+        own = {
+            "target": small.target,
+            "tokenizer": small.tokenizer,
+            "tree": None,
+            "costs": getattr(small, "costs", None),
+            "memo": lambda name, make: make(),
+        }
+        inner: Drafter = DRAFTERS.create(draft, **{**context, **own})
+        if not hasattr(inner, "fork"):
+            raise OutpaceError(
+                f"cascade has draft={draft!r}, accepted are drafters that can try a text and forget it, such "
+                "as ngram, small_model and cascade"
+            )
+        check_pairing(small.target, inner, MATCH)
+        self._small = CatchUp(small.target)
+        self._inner: Any = inner
+        self._length = length
+        self._tail = tail
+        self._eos_ids = target.eos_ids
+        self.reads_top: int = getattr(inner, "reads_top", 0)
+
+    def start(self, prompt: Sequence[int], scores: RowScores) -> CascadeState:
+        """The small model reads the prompt when it is first asked."""
+        return CascadeState(prompt, self._inner.start(prompt, scores))
+
+    def propose(self, states: Sequence[CascadeState], asks: Sequence[Ask]) -> list[TokenTree]:
+        """A chain for each row; root-only where the small model cannot go on."""
+        drafts: dict[int, list[int]] = {n: [] for n in self._catch_up(states, asks)}
+        guesses = {n: self._inner.fork(states[n].inner) for n in drafts}
+        rows: dict[int, int] = {}
+        try:
+            self._begin(states, asks, drafts, guesses, rows)
+            while live := [n for n in rows if self._left(asks[n], drafts[n]) > 0]:
+                own = [self._ask(asks[n], drafts[n], self._left(asks[n], drafts[n]) - 1) for n in live]
+                steps, inner, _ = step(
+                    self._small, self._inner, MATCH, [rows[n] for n in live], [guesses[n] for n in live], own
+                )
+                for n, one, guess in zip(live, steps, inner, strict=True):
+                    drafts[n] += one.tokens
+                    guesses[n] = guess
+            self._end(asks, drafts, guesses)
+        except OutpaceError:  # no memory left for so many rows: what is drafted has to do
+            pass
+        finally:
+            self._small.free(list(rows.values()))
+            for guess in guesses.values():
+                self._inner.stop(guess)
+        return [TokenTree.chain(ask.root, drafts.get(n, [])) for n, ask in enumerate(asks)]
+
+    def observe(self, states: Sequence[CascadeState], steps: Sequence[Step]) -> list[CascadeState]:
+        """What was committed is to be read; the cheaper drafter learns from it."""
+        inner = self._inner.observe([state.inner for state in states], steps)
+        for state, one, own in zip(states, steps, inner, strict=True):
+            state.unread += one.tokens
+            state.inner = own
+        return list(states)
+
+    def fork(self, state: CascadeState) -> CascadeState:
+        """The same row once more; what is unread is read before, once for both."""
+        self._read(state)
+        twin = CascadeState(state.unread, self._inner.fork(state.inner))
+        twin.lost = state.lost
+        if state.row is not None:
+            try:
+                self._small.settle(state.row)
+                twin.row = self._small.fork(state.row)
+            except OutpaceError:  # no memory left for so many rows
+                twin.lost = True
+        return twin
+
+    def stop(self, state: CascadeState) -> None:
+        """Give back the row and the cheaper drafter's state."""
+        if state.row is not None:
+            self._small.free([state.row])
+            state.row = None
+        self._inner.stop(state.inner)
+
+    def _read(self, *states: CascadeState) -> None:
+        """The rows of the small model get all but their last unread token."""
+        able = [state for state in states if not state.lost]
+        rows = self._small.extend([state.row for state in able], [state.unread for state in able])
+        for state, row in zip(able, rows, strict=True):
+            state.row, state.lost = row, row is None
+            state.unread = state.unread[-1:]
+
+    def _catch_up(self, states: Sequence[CascadeState], asks: Sequence[Ask]) -> list[int]:
+        """The rows that can be drafted for."""
+        wanted = [n for n, ask in enumerate(asks) if self._left(ask, []) > 0]
+        self._read(*(states[n] for n in wanted))
+        return [n for n in wanted if states[n].row is not None]
+
+    def _begin(
+        self,
+        states: Sequence[CascadeState],
+        asks: Sequence[Ask],
+        drafts: dict[int, list[int]],
+        guesses: dict[int, Any],
+        rows: dict[int, int],
+    ) -> None:
+        """The first step: of what it scores the rows keep the root, and forks the rest."""
+        live, known = list(drafts), [row for n in drafts if (row := states[n].row) is not None]
+        if not live:
+            return
+        own = [self._ask(asks[n], [], self._left(asks[n], []) - 1) for n in live]
+        steps, _ = half_step(self._small, self._inner, MATCH, known, [guesses[n] for n in live], own)
+        self._small.keep(known, [[] for _ in known])
+        for n in live:
+            states[n].unread = []
+        for n, row, one in zip(live, known, steps, strict=True):
+            rows[n] = self._small.fork(row)
+            self._small.owe(rows[n], one.tokens[:-1])
+            drafts[n] += one.tokens
+        guesses |= zip(live, self._inner.observe([guesses[n] for n in live], steps), strict=True)
+
+    def _end(self, asks: Sequence[Ask], drafts: dict[int, list[int]], guesses: dict[int, Any]) -> None:
+        """The last tokens, by the cheaper drafter alone: its first path."""
+        room = {n: min(self._tail, self._most(asks[n]) - len(draft)) for n, draft in drafts.items()}
+        live = [n for n, draft in drafts.items() if room[n] > 0 and draft and draft[-1] not in self._eos_ids]
+        own = [self._ask(asks[n], drafts[n], room[n]) for n in live]
+        trees = self._inner.propose([guesses[n] for n in live], own) if live else []
+        for n, ask, tree in zip(live, own, trees, strict=True):
+            fit = tree.fit(ask.root, vocab_size=self._small.vocab_size, budget=ask.budget, depth=ask.depth)
+            drafts[n] += [fit.token_list[node] for node in fit.paths()[0][1:]]
+
+    def _most(self, ask: Ask) -> int:
+        """The longest chain that may be proposed; the small model has to have room for it too."""
+        return min(ask.budget, ask.depth, self._small.context_length - ask.position)
+
+    def _left(self, ask: Ask, draft: Sequence[int]) -> int:
+        """How many tokens more the small model may say."""
+        if draft and draft[-1] in self._eos_ids:
+            return 0
+        return min(self._length, self._most(ask)) - len(draft)
+
+    def _ask(self, ask: Ask, draft: Sequence[int], depth: int) -> Ask:
+        """What the cheaper drafter is asked for behind a draft."""
+        position = ask.position + len(draft)
+        return Ask(
+            root=draft[-1] if draft else ask.root,
+            position=position,
+            sampling=ask.sampling,
+            budget=max(0, min(ask.budget, self._small.context_length - position - 1)),
+            depth=depth,
+            draw=MATCH.draw,
+            law=False,
+            top=self.reads_top,
+        )

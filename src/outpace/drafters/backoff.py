@@ -1,0 +1,103 @@
+"""Back-off n-grams, counted once on text that the model wrote itself: the statistical drafter.
+
+Katz 1987 and Witten & Bell 1991 for the counts; as drafts: staged speculative decoding (Spector & Re 2023,
+arXiv:2308.04623) and the statistical end of cascades (Chen et al. 2023, arXiv:2312.11462).
+
+    table     every context of up to 5 tokens that occurred twice, with its likeliest next tokens
+              (`formats/backoff.py`; `outpace datastore count` makes it)
+    propose   the `size` likeliest paths: product of the probabilities after the longest known context
+
+It looks at nothing but the last few tokens, so it drafts from the first token on and never learns: best mixed
+with `ngram`, which knows the text at hand (`mix`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+from math import log
+from pathlib import Path
+from typing import Any
+
+from outpace.core.contracts import Ask, RowScores, Step, Target
+from outpace.core.errors import OutpaceError
+from outpace.core.tree import TokenTree
+from outpace.formats.backoff import BackoffTable, read_backoff
+from outpace.formats.datastore import vocabulary_id
+
+FILE_NAME = "backoff.npz"
+
+
+class Backoff:
+    """Trees of the `size` likeliest paths, none less likely than `min_p`.
+
+    path  a table made by `outpace datastore count`; None for the one beside the model's packed weights.
+    """
+
+    branches = True
+
+    def __init__(
+        self,
+        beside: Callable[[str], Path] | None,
+        target: Target,
+        tokenizer: Any,
+        *,
+        path: str | None = None,
+        size: int = 6,
+        min_p: float = 0.1,
+    ) -> None:
+        if size < 1:
+            raise OutpaceError(f"backoff has size={size}, accepted are whole numbers >= 1")
+        if not 0 <= min_p <= 1:
+            raise OutpaceError(f"backoff has min_p={min_p}, accepted are 0 to 1")
+        file = Path(path) if path else beside and beside(FILE_NAME)
+        if file is None:
+            raise OutpaceError("backoff needs path=FILE for a model that is no file itself")
+        if not file.exists():
+            raise OutpaceError(f"there is no back-off table {file}; `outpace datastore count` makes one")
+        self.table: BackoffTable = read_backoff(file)
+        if self.table.vocabulary != vocabulary_id(tokenizer.text_bytes, target.vocab_size):
+            raise OutpaceError(f"the back-off table {file} was counted in another vocabulary; count it anew")
+        self.size = size
+        self.min_p = min_p
+
+    def start(self, prompt: Sequence[int], scores: RowScores) -> list[int]:
+        """The last tokens of the text are all that counts."""
+        return list(prompt[-self.table.order :])
+
+    def propose(self, states: Sequence[list[int]], asks: Sequence[Ask]) -> list[TokenTree]:
+        """A tree for each row. logq: the table's log-probability after the parent."""
+        return [self._grow(state, ask) for state, ask in zip(states, asks, strict=True)]
+
+    def observe(self, states: Sequence[list[int]], steps: Sequence[Step]) -> list[list[int]]:
+        """Move on."""
+        order = self.table.order
+        return [[*state, *step.tokens][-order:] for state, step in zip(states, steps, strict=True)]
+
+    def stop(self, state: list[int]) -> None:
+        """There is nothing to give back."""
+
+    def successors(self, state: list[int], text: Sequence[int]) -> tuple[int, Sequence[tuple[int, float]]]:
+        """(0, the likeliest tokens after a text with their probabilities)."""
+        return 0, self.table.next(text)
+
+    def _grow(self, text: list[int], ask: Ask) -> TokenTree:
+        size = min(self.size, ask.budget)
+        tokens, parents, logq, depths, texts = [ask.root], [-1], [0.0], [0], [text]
+        heap: list[tuple[float, int, int, float]] = []
+        node, p = 0, 1.0
+        while True:
+            if depths[node] < ask.depth:
+                for token, q in self.table.next(texts[node]):
+                    if p * q >= self.min_p and q > 0:
+                        heappush(heap, (-p * q, node, token, q))
+            node = len(tokens)
+            if not heap or node > size:
+                return TokenTree(tokens, parents, logq=logq)
+            negative, parent, token, q = heappop(heap)
+            p = -negative
+            tokens.append(token)
+            parents.append(parent)
+            logq.append(log(q))
+            depths.append(depths[parent] + 1)
+            texts.append([*texts[parent], token])

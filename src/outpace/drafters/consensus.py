@@ -1,0 +1,148 @@
+"""Consensus: answers to one question that are sampled side by side draft for each other.
+
+Li et al. 2025, "Speculative Decoding for Multi-Sample Inference", arXiv:2503.05330. Several samples of one
+prompt (for self-consistency, best of n) reason in much the same words. The last tokens of one path are looked
+up in the others, and what followed them there is drafted where they agree.
+
+    observe   each new token continues one n-gram per n of its own row's index
+    propose   the longest suffix of max_n to min_n tokens that any other row of the prompt has; what came
+              after it there is counted in a trie, one vote a row; the `size` likeliest nodes are the draft
+    stop      a row that has ended still votes, until the last one of its prompt ends
+
+Deviations. Votes are counted; the paper weighs them by the probabilities of the paths. A tree takes the place
+of the paper's graph and of its single best path, and its odds leave room for one more row that agrees with
+nobody. A row's vote is the latest of the places where it has the suffix.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Sequence
+from itertools import count
+from math import log
+
+from outpace.core.contracts import Ask, RowScores, Step
+from outpace.core.errors import OutpaceError
+from outpace.core.tree import TokenTree
+
+MAX_ENDED = 32  # rows of one prompt that are remembered after their end
+
+
+class Group:
+    """The rows of one prompt: how many are running, and the states of those that have ended."""
+
+    __slots__ = ("ended", "num_running")
+
+    def __init__(self) -> None:
+        self.num_running = 0
+        self.ended: deque[ConsensusState] = deque(maxlen=MAX_ENDED)
+
+
+class ConsensusState:
+    """One row: the end of the prompt and all output, and for every n-gram the position behind the latest."""
+
+    __slots__ = ("group", "index", "prompt", "tokens")
+
+    def __init__(self, prompt: tuple[int, ...], group: Group, max_n: int) -> None:
+        self.prompt = prompt
+        self.group = group
+        self.tokens = list(prompt[-max_n:])
+        self.index: dict[tuple[int, ...], int] = {}
+
+
+class Consensus:
+    """Trees of `size` nodes and `depth` levels that the other rows of the same prompt vote for."""
+
+    branches = True
+
+    def __init__(self, *, min_n: int = 1, max_n: int = 4, size: int = 12, depth: int = 8) -> None:
+        if not 1 <= min_n <= max_n:
+            raise OutpaceError(
+                f"consensus has min_n={min_n} and max_n={max_n}, accepted are 1 <= min_n <= max_n"
+            )
+        if size < 1 or depth < 1:
+            raise OutpaceError(
+                f"consensus has size={size} and depth={depth}, accepted are whole numbers >= 1"
+            )
+        self.max_n = max_n
+        self.size = size
+        self.depth = depth
+        self._sizes = range(max_n, min_n - 1, -1)
+        # Who shares a prompt with whom is what the method is about; other prompts are other groups.
+        self._groups: dict[tuple[int, ...], Group] = {}
+
+    def start(self, prompt: Sequence[int], scores: RowScores) -> ConsensusState:
+        """Join the rows of the same prompt."""
+        key = tuple(prompt)
+        group = self._groups.setdefault(key, Group())
+        group.num_running += 1
+        return ConsensusState(key, group, self.max_n)
+
+    def propose(self, states: Sequence[ConsensusState], asks: Sequence[Ask]) -> list[TokenTree]:
+        """For each row the vote of the others. logq: the log of a token's share of its parent's votes."""
+        peers: dict[int, list[ConsensusState]] = {}
+        for state in states:
+            peers.setdefault(id(state.group), list(state.group.ended)).append(state)
+        return [
+            self._vote(state, peers[id(state.group)], ask) for state, ask in zip(states, asks, strict=True)
+        ]
+
+    def observe(self, states: Sequence[ConsensusState], steps: Sequence[Step]) -> list[ConsensusState]:
+        """Index what was committed, in place."""
+        for state, step in zip(states, steps, strict=True):
+            tokens, index = state.tokens, state.index
+            for token in step.tokens:
+                end = len(tokens)
+                for n in self._sizes:
+                    if n <= end:
+                        index[tuple(tokens[end - n :])] = end
+                tokens.append(token)
+        return list(states)
+
+    def stop(self, state: ConsensusState) -> None:
+        """Leave the row's text to those that still run; forget all of them with the last."""
+        group = state.group
+        group.ended.append(state)
+        group.num_running -= 1
+        if group.num_running == 0:
+            del self._groups[state.prompt]
+
+    def _vote(self, state: ConsensusState, rows: Sequence[ConsensusState], ask: Ask) -> TokenTree:
+        tokens, depth = state.tokens, min(self.depth, ask.depth)
+        for n in self._sizes:
+            suffix = tuple(tokens[-n:]) if n <= len(tokens) else None
+            ends = [(row, row.index.get(suffix)) for row in rows if suffix and row is not state]
+            votes = [row.tokens[end : end + depth] for row, end in ends if end is not None]
+            if votes:
+                return _tree(ask.root, votes, min(self.size, ask.budget))
+        return TokenTree.root(ask.root)
+
+
+def _tree(root: int, votes: Sequence[Sequence[int]], size: int) -> TokenTree:
+    """The likeliest nodes of the votes' trie, an earlier vote first where the odds are equal.
+
+    A child of c of the n votes at its parent has odds of c / (n + 1).
+    """
+    tokens, parents, logq, probs = [root], [-1], [0.0], [1.0]
+    number = count()
+    heap: list[tuple[float, int, int, int, list[Sequence[int]]]] = []
+
+    def offer(node: int, votes: Sequence[Sequence[int]]) -> None:
+        level: dict[int, list[Sequence[int]]] = {}
+        for vote in votes:
+            if vote:
+                level.setdefault(vote[0], []).append(vote[1:])
+        for token, rest in level.items():
+            prob = probs[node] * len(rest) / (len(votes) + 1)
+            heapq.heappush(heap, (-prob, next(number), node, token, rest))
+
+    offer(0, votes)
+    while heap and len(tokens) <= size:
+        negative, _, parent, token, rest = heapq.heappop(heap)
+        tokens.append(token)
+        parents.append(parent)
+        probs.append(-negative)
+        logq.append(log(-negative / probs[parent]))
+        offer(len(tokens) - 1, rest)
+    return TokenTree(tokens, parents, logq=logq)

@@ -1,0 +1,74 @@
+"""Jacobi decoding: the draft is what the target said about the last draft.
+
+Santilli et al. 2023, "Accelerating Transformer Inference for Translation via Parallel Decoding",
+arXiv:2305.10427; with fixed noise, so that sampling works too: Wiggers & Hoogeboom 2020, arXiv:2002.09928.
+Greedy decoding solves a system of equations, one per position. Jacobi iteration computes all of them from the
+last guess at once, and each call settles one position or more.
+
+    propose   a chain of `length` guesses behind the root
+    observe   the choice after the guess for position i is the next guess for position i + 1
+
+With the noise of (seed, position, token) a sampled choice is a function of its prefix as well, the same in
+each iteration: a guess that is right stays right, and the rule keeps none that is not.
+
+Deviations. The paper decodes in blocks, and the next begins when one is settled; here the window slides, so
+every call looks `length` tokens ahead. Positions without a guess get tokens of the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from outpace.core.contracts import Ask, RowScores, Step
+from outpace.core.errors import OutpaceError
+from outpace.core.tree import TokenTree
+
+
+class JacobiState:
+    """The guesses for the tokens behind the next root, and what stands where there is none yet."""
+
+    __slots__ = ("guesses", "prompt")
+
+    def __init__(self, prompt: Sequence[int]) -> None:
+        self.prompt = list(prompt)
+        self.guesses: list[int] = []
+
+
+class Jacobi:
+    """Chains of the `length` guesses that one more iteration would check."""
+
+    def __init__(self, *, length: int = 8) -> None:
+        if length < 1:
+            raise OutpaceError(f"jacobi has length={length}, accepted are whole numbers >= 1")
+        self.length = length
+
+    def start(self, prompt: Sequence[int], scores: RowScores) -> JacobiState:
+        """Remember the prompt: its tokens are the first guesses."""
+        return JacobiState(prompt)
+
+    def propose(self, states: Sequence[JacobiState], asks: Sequence[Ask]) -> list[TokenTree]:
+        """The guesses, filled up with tokens of the prompt."""
+        trees = []
+        for state, ask in zip(states, asks, strict=True):
+            length, prompt = min(self.length, ask.budget, ask.depth), state.prompt
+            first = ask.position + 1
+            for position in range(first + len(state.guesses), first + length):
+                state.guesses.append(prompt[position % len(prompt)])
+            trees.append(TokenTree.chain(ask.root, state.guesses[:length]))
+        return trees
+
+    def observe(self, states: Sequence[JacobiState], steps: Sequence[Step]) -> list[JacobiState]:
+        """One iteration: the choices behind what was kept are the new guesses."""
+        for state, step in zip(states, steps, strict=True):
+            # The guesses may stand in a larger tree, or not all of them may have been scored.
+            node, choices, iterated = 0, step.scores.choices, []
+            for guess in state.guesses:
+                node = step.tree.child(node, guess)
+                if node < 0:
+                    break
+                iterated.append(choices[node])
+            state.guesses = iterated[len(step.verdict.path) :]
+        return list(states)
+
+    def stop(self, state: JacobiState) -> None:
+        """There is nothing to give back."""

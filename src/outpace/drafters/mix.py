@@ -1,0 +1,282 @@
+"""Several drafters, one tree: a mixture of what they expect, in which measured success sets the weights.
+
+One tree from several drafters: SpecInfer (Miao et al. 2023, arXiv:2305.09781). What to take of it: the
+mixture of interpolated language models (Jelinek & Mercer 1980, "Interpolated estimation of Markov source
+parameters from sparse data"). After a node, P(x) = sum over sources of w_s P_s(x); what is missing to 1
+belongs to tokens that no source knows. Sources that name the successors of any text (`successors`) are asked
+below every node that the tree takes, so a copy goes on with another source's n-grams; of others the proposed
+tree is read.
+
+    propose   take the likeliest paths (product of P) while they add more tokens than time: the next node is
+              taken if its P exceeds (tokens expected so far) * (t(n+1) - t(n)) / t(n), t measured here
+    observe   where the true next token is now known: each source's share in its probability adds to the
+              source's weight, one step of expectation maximisation (Dempster, Laird & Rubin 1977); kept by
+              length of the best match and by depth in the tree
+    stop      the row's counts become those of all later requests
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from heapq import heappop, heappush
+from itertools import pairwise
+from math import exp, log
+from typing import Any
+
+from outpace.core.contracts import Ask, Drafter, RowScores, Step
+from outpace.core.costs import CallCosts
+from outpace.core.errors import OutpaceError
+from outpace.core.registry import split_specs
+from outpace.core.tree import TokenTree
+from outpace.drafters import backoff
+
+HISTORY = 12  # committed tokens that sources see, the root included
+MAX_LEVEL, MAX_DEPTH = 9, 2  # beyond, matches and depths share their weights
+PRIOR = 8.0  # how many observations the weights over all contexts count for
+CURVE_STEP = 128  # tokens of context over which one cost curve serves
+
+Successors = Sequence[tuple[int, float]]
+Key = tuple[int, int]  # (length of the best match, depth), both capped
+
+
+class Mix:
+    """One tree of at most `size` nodes from the drafters `drafts`, `a+[b:x=1,y=2]+c`.
+
+    "auto" is ngram+suffix, and backoff too where the model has a table beside it.
+    depth  at most so many tokens deep.
+    """
+
+    branches = True
+
+    def __init__(
+        self,
+        context: Mapping[str, Any],
+        costs: Callable[[], CallCosts],
+        *,
+        drafts: str = "auto",
+        size: int = 24,
+        depth: int = 16,
+    ) -> None:
+        from outpace.drafters import DRAFTERS
+
+        if size < 1 or depth < 1:
+            raise OutpaceError(f"mix has size={size} and depth={depth}, accepted are whole numbers >= 1")
+        specs = split_specs(_auto(context) if drafts == "auto" else drafts)
+        self.sources: list[Drafter] = [DRAFTERS.create(spec, **context) for spec in specs]
+        self.reads_top: int = max(getattr(source, "reads_top", 0) for source in self.sources)
+        self.size = size
+        self.depth = depth
+        self._successors = [getattr(source, "successors", None) for source in self.sources]
+        self._proposing = [s for s, function in enumerate(self._successors) if function is None]
+        self._costs = costs()
+        self._curves: dict[int, list[float]] = {}
+        self._shared = Weights(len(self.sources))
+
+    def start(self, prompt: Sequence[int], scores: RowScores) -> MixState:
+        """Start every source."""
+        return MixState(
+            [source.start(prompt, scores) for source in self.sources], list(prompt), self._shared.copy()
+        )
+
+    def propose(self, states: Sequence[MixState], asks: Sequence[Ask]) -> list[TokenTree]:
+        """One tree for each row; logq: the mixture's log-probability after the parent."""
+        trees: list[list[TokenTree | None]] = [[None] * len(asks) for _ in self.sources]
+        for s in self._proposing:
+            trees[s] = list(self.sources[s].propose([state.inner[s] for state in states], asks))
+        for row, (state, ask) in enumerate(zip(states, asks, strict=True)):
+            state.tree = self._grow(state, ask, [of_source[row] for of_source in trees])
+        return [state.tree for state in states]
+
+    def observe(self, states: Sequence[MixState], steps: Sequence[Step]) -> list[MixState]:
+        """Every source sees the step; the weights learn from the tokens that it committed."""
+        for s, source in enumerate(self.sources):
+            inner = source.observe([state.inner[s] for state in states], steps)
+            for state, one in zip(states, inner, strict=True):
+                state.inner[s] = one
+        for state, step in zip(states, steps, strict=True):
+            node = 0
+            for token in step.tokens:
+                if node in state.expected:
+                    state.weights.learn(*state.expected[node], token)
+                node = state.tree.child(node, token)
+            state.expected.clear()
+            state.text += step.tokens
+        return list(states)
+
+    def stop(self, state: MixState) -> None:
+        """Give back what the sources hold, keep what the weights have learnt."""
+        for source, inner in zip(self.sources, state.inner, strict=True):
+            source.stop(inner)
+        self._shared.add(state.weights)
+
+    def _grow(self, state: MixState, ask: Ask, trees: Sequence[TokenTree | None]) -> TokenTree:
+        size, depth = min(self.size, ask.budget), min(self.depth, ask.depth)
+        curve, weights, expected_at = self._curve(ask.position), state.weights, state.expected
+        tokens, parents, logq, depths = [ask.root], [-1], [0.0], [0]
+        texts = [state.text[-HISTORY:]]
+        places: list[Sequence[int]] = [[0] * len(trees)]  # of every node in the sources' trees, -1: none
+        heap: list[tuple[float, int, int, float]] = []  # (-P of the path, token, parent, P after the parent)
+        value, node, p = 1.0, 0, 1.0
+        while True:
+            # What a node must add to be worth its time. It only grows, so what falls short now always will.
+            worth = value * (curve[node + 2] - curve[node + 1]) / curve[node + 1]
+            if depths[node] < depth and p > worth:
+                key, expected = self._expect(state, texts[node], depths[node], trees, places[node])
+                expected_at[node] = key, expected
+                for token, q in weights.mixture(key, expected).items():
+                    if p * q > worth:
+                        heappush(heap, (-p * q, token, node, q))
+            node += 1
+            if not heap or node > size:
+                break
+            negative, token, parent, q = heappop(heap)
+            p = -negative
+            if p <= worth:
+                break
+            value += p
+            tokens.append(token)
+            parents.append(parent)
+            logq.append(log(q))
+            depths.append(depths[parent] + 1)
+            texts.append([*texts[parent][1:], token])
+            if self._proposing:
+                pairs = zip(trees, places[parent], strict=True)
+                places.append([-1 if not tree or at < 0 else tree.child(at, token) for tree, at in pairs])
+            else:
+                places.append(places[0])
+        return TokenTree(tokens, parents, logq=logq)
+
+    def _expect(
+        self,
+        state: MixState,
+        text: Sequence[int],
+        depth: int,
+        trees: Sequence[TokenTree | None],
+        places: Sequence[int],
+    ) -> tuple[Key, list[Successors]]:
+        """What each source expects after a text, and the key of the weights."""
+        level, expected = 0, []
+        for s, successors in enumerate(self._successors):
+            if successors is not None:
+                matched, pairs = successors(state.inner[s], text)
+                if matched > level:
+                    level = matched
+                expected.append(pairs)
+            else:
+                expected.append(_children(trees[s], places[s]))
+        return (min(level, MAX_LEVEL), min(depth, MAX_DEPTH)), expected
+
+    def _curve(self, position: int) -> list[float]:
+        """curve[n]: seconds of a call of n nodes behind so many tokens, made convex; curve[0] is unused."""
+        step = position // CURVE_STEP
+        if step not in self._curves:
+            costs = self._costs.curve(self.size + 3, step * CURVE_STEP + CURVE_STEP // 2).tolist()
+            self._curves[step] = [0.0, *_convex(costs)]
+        return self._curves[step]
+
+
+class MixState:
+    """A row: its sources' states, its text, its weights, and what was expected where in the last tree."""
+
+    __slots__ = ("expected", "inner", "text", "tree", "weights")
+
+    def __init__(self, inner: list[Any], text: list[int], weights: Weights) -> None:
+        self.inner = inner
+        self.text = text
+        self.weights = weights
+        self.tree = TokenTree.root(text[-1])
+        self.expected: dict[int, tuple[Key, list[Successors]]] = {}
+
+
+class Weights:
+    """How much each source, and in the last place nobody, has contributed to true tokens, by key."""
+
+    def __init__(self, num_sources: int) -> None:
+        self._all = [1.0] * (num_sources + 1)
+        self._by_key: dict[Key, list[float]] = {}
+        self._before: tuple[list[float], dict[Key, list[float]]] | None = None
+        self._ready: dict[Key, list[float]] = {}  # the weights of keys, until they learn
+
+    def copy(self) -> Weights:
+        """An independent copy that remembers what it began with."""
+        other = Weights(len(self._all) - 1)
+        other._all = list(self._all)
+        other._by_key = {key: list(counts) for key, counts in self._by_key.items()}
+        other._before = list(self._all), {key: list(counts) for key, counts in self._by_key.items()}
+        return other
+
+    def add(self, row: Weights) -> None:
+        """Add what a copy has learnt since it was made."""
+        assert row._before is not None
+        start, by_key = row._before
+        self._all = [a + b - c for a, b, c in zip(self._all, row._all, start, strict=True)]
+        zeros = [0.0] * len(start)
+        for key, counts in row._by_key.items():
+            mine, began = self._by_key.get(key, zeros), by_key.get(key, zeros)
+            self._by_key[key] = [a + b - c for a, b, c in zip(mine, counts, began, strict=True)]
+
+    def of(self, key: Key) -> list[float]:
+        """The sources' weights; with nobody's they sum to 1."""
+        ready = self._ready.get(key)
+        if ready is None:
+            counts = self._by_key.get(key) or [0.0] * len(self._all)
+            total, share = sum(counts) + PRIOR, PRIOR / sum(self._all)
+            ready = [(count + share * one) / total for count, one in zip(counts, self._all, strict=True)][:-1]
+            self._ready[key] = ready
+        return ready
+
+    def mixture(self, key: Key, expected: Sequence[Successors]) -> dict[int, float]:
+        """{token: probability} under the weights of a key."""
+        mixed: dict[int, float] = {}
+        for weight, pairs in zip(self.of(key), expected, strict=True):
+            for token, p in pairs:
+                if token in mixed:
+                    mixed[token] += weight * p
+                else:
+                    mixed[token] = weight * p
+        return mixed
+
+    def learn(self, key: Key, expected: Sequence[Successors], token: int) -> None:
+        """The token came: share one count among the sources that expected it."""
+        shares = [
+            weight * next((p for other, p in pairs if other == token), 0.0)
+            for weight, pairs in zip(self.of(key), expected, strict=True)
+        ]
+        total = sum(shares)
+        shares = [share / total for share in shares] if total else shares
+        counts = self._by_key.setdefault(key, [0.0] * len(self._all))
+        for s, share in enumerate([*shares, 0.0 if total else 1.0]):
+            counts[s] += share
+            self._all[s] += 0.1 * share
+        self._ready.pop(key, None)
+
+
+def _auto(context: Mapping[str, Any]) -> str:
+    beside = context.get("beside")
+    has_table = beside is not None and beside(backoff.FILE_NAME).exists()
+    return "ngram+suffix+backoff" if has_table else "ngram+suffix"
+
+
+def _children(tree: TokenTree | None, node: int) -> Successors:
+    """What a proposed tree says about the tokens after a node; certainty where it gives no probabilities."""
+    if tree is None or node < 0:
+        return ()
+    tokens, logq = tree.token_list, tree.logq
+    return [
+        (tokens[child], 1.0 if logq is None else exp(float(logq[child]))) for child in tree.children(node)
+    ]
+
+
+def _convex(costs: Sequence[float]) -> list[float]:
+    """The largest convex curve below: where a step of the costs is followed by cheap nodes, they share it."""
+    hull: list[int] = []
+    for n in range(len(costs)):
+        while len(hull) > 1:
+            a, b = hull[-2:]
+            if (costs[b] - costs[a]) * (n - a) <= (costs[n] - costs[a]) * (b - a):
+                break
+            hull.pop()
+        hull.append(n)
+    return [
+        costs[a] + (costs[b] - costs[a]) * (n - a) / (b - a) for a, b in pairwise(hull) for n in range(a, b)
+    ] + [costs[-1]]

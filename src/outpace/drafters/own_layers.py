@@ -1,0 +1,86 @@
+"""Trees that a part of the target drafts for the whole of it, on the very row that they are for.
+
+What layer_skip, swift and early_exit share. A level of a tree is one `Layered.run`, which runs only nodes
+that are new to it. The text before the root stands in the row's cache as the whole model has left it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from outpace.core.contracts import Ask, Layered, Scores, Target, TreePolicy
+from outpace.core.errors import OutpaceError
+from outpace.core.tree import TokenTree
+from outpace.trees.grow import Logits, grow_trees
+
+
+def layered(target: Target, name: str) -> Layered:
+    """The target, if it can run a part of itself; else an OutpaceError in the name of the drafter."""
+    if not isinstance(target, Layered):
+        raise OutpaceError(
+            f"{name} drafts with layers of the target's own and {type(target).__name__} cannot run a part of "
+            "them, accepted are native targets"
+        )
+    return target
+
+
+def grow_on_rows(
+    target: Layered,
+    asks: Sequence[Ask],
+    policy: TreePolicy,
+    *,
+    layers: int | None = None,
+    skip: Collection[int] = (),
+    stop: Sequence[float] | None = None,
+) -> list[TokenTree]:
+    """A tree for each ask, drafted by a part of the target (`Layered.run`).
+
+    stop  per ask, a threshold: the first level that holds no token of this probability is the tree's last.
+    """
+    unsure = [False] * len(asks)
+    greedy = all(ask.sampling.temperature == 0 for ask in asks)
+
+    def run(
+        rows: Sequence[int], trees: Sequence[TokenTree], nodes: Sequence[Sequence[int]]
+    ) -> tuple[Scores, list[list[int]]]:
+        """The scores of all nodes expanded so far, and the numbers among them of those expanded now."""
+        expanded = [
+            tree.shape.closure({0, *tree.shape.parent_list[1:], *now})
+            for tree, now in zip(trees, nodes, strict=True)
+        ]
+        parts = [tree.prune(some) for tree, some in zip(trees, expanded, strict=True)]
+        scores = target.run([asks[row].row for row in rows], parts, layers=layers, skip=skip)
+        return scores, [[some.index(n) for n in now] for some, now in zip(expanded, nodes, strict=True)]
+
+    def step(
+        rows: Sequence[int], trees: Sequence[TokenTree], nodes: Sequence[Sequence[int]]
+    ) -> list[Logits | None]:
+        sure = [i for i, row in enumerate(rows) if not unsure[row]]
+        found: list[Logits | None] = [None] * len(rows)
+        if sure:
+            scores, wanted = run([rows[i] for i in sure], [trees[i] for i in sure], [nodes[i] for i in sure])
+            for place, i in enumerate(sure):
+                logits = found[i] = scores.logits(place, wanted[place])
+                if stop is not None:
+                    unsure[rows[i]] = confidence(logits) < stop[rows[i]]
+        return found
+
+    def pick(
+        rows: Sequence[int], trees: Sequence[TokenTree], nodes: Sequence[Sequence[int]], width: int
+    ) -> list[list[list[int]] | None]:
+        scores, wanted = run(rows, trees, nodes)
+        if greedy:
+            return [scores.top(i, now, width)[0].tolist() for i, now in enumerate(wanted)]
+        chosen = scores.choose([asks[row].sampling for row in rows], [asks[row].position for row in rows])
+        return [[[chosen[i][n]] for n in now] for i, now in enumerate(wanted)]
+
+    cheap = stop is None and (policy.width == 1 or greedy)
+    return grow_trees(asks, policy, step, pick=pick if cheap else None)
+
+
+def confidence(logits: Logits) -> float:
+    """The largest probability of a token after any of these nodes, from logits [F, V]."""
+    peaks = logits.max(axis=1, keepdims=True)
+    return float((1.0 / np.exp(logits - peaks).sum(axis=1)).max())

@@ -1,0 +1,255 @@
+"""Another model drafts: any target for any other.
+
+Leviathan, Kalman & Matias 2022, arXiv:2211.17192; Chen et al. 2023, arXiv:2302.01318; trees of a draft model:
+SpecInfer (Miao et al. 2023, arXiv:2305.09781); other vocabularies: Timor et al. 2025, arXiv:2502.05202.
+
+    propose  a TreePolicy grows a tree, one call of the draft model per level for all rows; the first call
+             also reads the committed tokens that a row has not read yet (`catch_up.py`)
+    observe  of the nodes that the draft model has scored, those on the accepted path keep their keys and
+             values; the rest of the committed tokens is to be read
+
+The draft model's choices carry the target's own noise (`trees/grow.py`): a draft model of the target's law
+drafts the very sample of the target. Between two vocabularies stands `foreign.py`.
+
+Deviations. A level scores the nodes to expand and their ancestors anew: the price of a call hardly depends on
+its size, and so no drafted node is cached before it is accepted. A row that the draft model has no room for,
+or that has tokens unknown to it, drafts nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outpace.core.contracts import Ask, RowScores, Scores, Step, Target, TreePolicy
+from outpace.core.errors import OutpaceError
+from outpace.core.tree import TokenTree
+from outpace.drafters.catch_up import CatchUp
+from outpace.drafters.foreign import IntersectionBridge, Respelled, TextBridge
+from outpace.drafters.vocabulary import (
+    Bridge,
+    Reader,
+    Reading,
+    SameTokens,
+    SameVocabulary,
+    Words,
+    same_vocabulary,
+)
+from outpace.trees.chain import Chain
+from outpace.trees.grow import draws_of, grow_trees
+
+BRIDGES = ("auto", "text", "intersection")
+
+Rows = Sequence[int]
+Trees = Sequence[TokenTree]
+Nodes = Sequence[Sequence[int]]
+
+
+class SmallModelState:
+    """One row: what the draft model has to read, its own row from the first draft on, its last tree."""
+
+    __slots__ = ("lost", "reading", "row", "scored")
+
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
+        self.row: int | None = None
+        self.scored: TokenTree | None = None
+        self.lost = False  # the draft model cannot follow this text any more
+
+
+class SmallModel:
+    """Trees of a draft model, for which nobody else may have use from `propose` to `observe`.
+
+    model   short name, file or folder.
+    bridge  what to do about another vocabulary: "text", "intersection", or "auto" for nothing if it is the
+            same and else "text".
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        bridge: str = "auto",
+        tree: TreePolicy | None = None,
+        open_model: Callable[[str], Any],
+        target: Target,
+        tokenizer: Any,
+    ) -> None:
+        if bridge not in BRIDGES:
+            raise OutpaceError(f"small_model has bridge={bridge!r}, accepted are {', '.join(BRIDGES)}")
+        small = open_model(model)
+        ours, theirs = Words(tokenizer, target.vocab_size), Words(small.tokenizer, small.target.vocab_size)
+        if bridge == "auto" and same_vocabulary(ours, theirs):
+            self._set(small.target, SameTokens(), SameVocabulary(target.vocab_size), tree)
+        elif tokenizer is None or small.tokenizer is None:
+            raise OutpaceError(
+                f"small_model has model={model!r} of another vocabulary, which takes both tokenizers; "
+                "accepted are models of the same vocabulary"
+            )
+        elif bridge == "intersection":
+            self._set(small.target, Respelled(ours, theirs), IntersectionBridge(ours, theirs), tree)
+        else:
+            self._set(small.target, Respelled(ours, theirs), TextBridge(ours, theirs), tree)
+
+    @classmethod
+    def of(
+        cls, draft_target: Target, *, tree: TreePolicy | None = None, vocab_size: int | None = None
+    ) -> SmallModel:
+        """From a target of the same vocabulary; `vocab_size` is that of the model it drafts for."""
+        drafter = cls.__new__(cls)
+        bridge = SameVocabulary(draft_target.vocab_size if vocab_size is None else vocab_size)
+        drafter._set(draft_target, SameTokens(), bridge, tree)
+        return drafter
+
+    def _set(self, target: Target, reader: Reader, bridge: Bridge, tree: TreePolicy | None) -> None:
+        self._draft = CatchUp(target)
+        self._reader = reader
+        self._bridge = bridge
+        self._tree: TreePolicy = Chain() if tree is None else tree
+        self.draws = bridge.draws & draws_of(self._tree)
+        self.branches = self._tree.width > 1
+
+    def start(self, prompt: Sequence[int], scores: RowScores) -> SmallModelState:
+        """The prompt is to be read; nothing runs before the first draft."""
+        return SmallModelState(self._reader.start(prompt))
+
+    def propose(self, states: Sequence[SmallModelState], asks: Sequence[Ask]) -> list[TokenTree]:
+        """A tree for each row; root-only where the draft model cannot go on."""
+        proposals = [TokenTree.root(ask.root) for ask in asks]
+        wanted = [number for number, ask in enumerate(asks) if min(ask.budget, ask.depth) > 0]
+        rooms = self._catch_up([states[number] for number in wanted])
+        drafting = [number for number, room in zip(wanted, rooms, strict=True) if room > 0]
+        rows = [states[number] for number in drafting]
+        own = [
+            self._bridge.ask(asks[number], row.reading.ids[0])
+            for number, row in zip(drafting, rows, strict=True)
+        ]
+        calls = _Calls(self._draft, self._bridge, rows, own, [room for room in rooms if room > 0])
+        can_pick = self._tree.width == 1 or all(ask.sampling.temperature == 0 for ask in own)
+        pick = calls.pick if self._bridge.plain and can_pick else None
+        for number, tree in zip(drafting, grow_trees(own, self._tree, calls.step, pick=pick), strict=True):
+            proposals[number] = self._bridge.proposal(tree, asks[number])
+        return proposals
+
+    def observe(self, states: Sequence[SmallModelState], steps: Sequence[Step]) -> list[SmallModelState]:
+        """Keep what was drafted rightly; the rest is to be read."""
+        rows: list[int] = []
+        paths: list[list[int]] = []
+        for state, one in zip(states, steps, strict=True):
+            if not state.lost:
+                path = self._reader.commit(state.reading, state.scored, one.tokens)
+                if path is not None and state.row is not None:
+                    rows.append(state.row)
+                    paths.append(path)
+                state.scored = None
+        self._draft.keep(rows, paths)
+        return list(states)
+
+    def fork(self, state: SmallModelState) -> SmallModelState:
+        """The same row once more; what is unread is read before, once for both."""
+        self._catch_up([state])
+        twin = SmallModelState(Reading(state.reading.ids, state.reading.tail))
+        twin.lost = state.lost
+        if state.row is not None:
+            try:
+                self._draft.settle(state.row)
+                twin.row = self._draft.fork(state.row)
+            except OutpaceError:  # no memory left for so many rows
+                twin.lost = True
+        return twin
+
+    def stop(self, state: SmallModelState) -> None:
+        """Give the row back."""
+        if state.row is not None:
+            self._draft.free([state.row])
+            state.row = None
+
+    def _catch_up(self, states: Sequence[SmallModelState]) -> list[int]:
+        """The rows get all but their last unread token; how many nodes there is room for then, or 0."""
+        unread = [[] if state.lost else self._reader.pending(state.reading) for state in states]
+        # A new row begins with a text: a root alone has to wait.
+        able = [n for n, state in enumerate(states) if len(unread[n]) > (state.row is None)]
+        rows = self._draft.extend([states[n].row for n in able], [unread[n] for n in able])
+        rooms = [0] * len(states)
+        for n, row in zip(able, rows, strict=True):
+            states[n].row, states[n].lost = row, row is None
+            if row is not None:
+                states[n].reading = Reading(unread[n][-1:])
+                rooms[n] = self._draft.context_length - self._draft.length(row)
+        return rooms
+
+
+class _Calls:
+    """The draft model as a step function, for the rows of one `propose`.
+
+    asks   what is grown for each row; their first node stands for the draft model's last token.
+    rooms  how many nodes each row may score.
+    """
+
+    def __init__(
+        self,
+        draft: CatchUp,
+        bridge: Bridge,
+        states: Sequence[SmallModelState],
+        asks: Sequence[Ask],
+        rooms: Sequence[int],
+    ) -> None:
+        self._draft = draft
+        self._bridge = bridge
+        self._states = states
+        self._asks = asks
+        self._rooms = rooms
+
+    def step(self, rows: Rows, trees: Trees, nodes: Nodes) -> list[NDArray[np.float32] | None]:
+        """See `trees.grow.StepFunction`."""
+        logits: list[NDArray[np.float32] | None] = [None] * len(rows)
+        scores, part = self._score(rows, trees, nodes)
+        if scores is not None:
+            for number, (place, at) in enumerate(part):
+                logits[place] = self._bridge.from_draft(scores.logits(number, at))
+        return logits
+
+    def pick(self, rows: Rows, trees: Trees, nodes: Nodes, width: int) -> list[list[list[int]] | None]:
+        """See `trees.grow.PickFunction`: the choices where they will do, else the top."""
+        picked: list[list[list[int]] | None] = [None] * len(rows)
+        scores, part = self._score(rows, trees, nodes)
+        if scores is not None and width == 1:
+            asks = [self._asks[rows[place]] for place, _ in part]
+            choices = scores.choose([ask.sampling for ask in asks], [ask.position for ask in asks])
+            for (place, at), chosen in zip(part, choices, strict=True):
+                picked[place] = [[chosen[node]] for node in at]
+        elif scores is not None:
+            for number, (place, at) in enumerate(part):
+                picked[place] = scores.top(number, at, width)[0].tolist()
+        return picked
+
+    def _score(
+        self, rows: Rows, trees: Trees, nodes: Nodes
+    ) -> tuple[Scores | None, list[tuple[int, list[int]]]]:
+        """One call on the nodes and their ancestors: the places of the rows it has, and their nodes in it."""
+        part, scored, left = list[tuple[int, list[int]]](), list[TokenTree](), self._draft.max_nodes
+        for place, (row, tree, wanted) in enumerate(zip(rows, trees, nodes, strict=True)):
+            state, kept = self._states[row], tree.shape.closure(wanted)
+            size = len(kept) + self._draft.owed(_row(state))
+            if len(kept) <= self._rooms[row] and size <= left:
+                left -= size
+                part.append((place, [kept.index(node) for node in wanted]))
+                scored.append(self._bridge.into_draft(tree.prune(kept), state.reading.ids[0]))
+        if not part:
+            return None, []
+        states = [self._states[rows[place]] for place, _ in part]
+        try:
+            scores = self._draft.score([_row(state) for state in states], scored)
+        except OutpaceError:  # no memory left for so many rows
+            return None, []
+        for state, tree in zip(states, scored, strict=True):
+            state.scored = tree
+        return scores, part
+
+
+def _row(state: SmallModelState) -> int:
+    assert state.row is not None
+    return state.row

@@ -1,0 +1,183 @@
+"""A datastore: a corpus as token ids with its suffix array, in one memory-mapped file.
+
+Layout: magic, u64 length of the header, the header (JSON), u32 CRC of the header; then, at multiples of 64
+bytes, the tokens i32[n], every text closed by END, and the order i32[n]: all positions, sorted by the
+KEY_LENGTH tokens that begin there. So the occurrences of a string of up to KEY_LENGTH tokens are neighbours
+in the order, sorted by what follows them. The header names the vocabulary that the ids belong to. All numbers
+are little-endian.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import zlib
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outpace.core.errors import FormatError, OutpaceError
+
+MAGIC = b"OUTPDATA"
+VERSION = 1
+ALIGNMENT = 64
+KEY_LENGTH = 16
+"""The longest string that can be looked up."""
+END = -1
+"""Closes every text; no token."""
+
+Progress = Callable[[int, int, str], None]
+
+
+class Datastore:
+    """An open datastore.
+
+    tokens      i32[n]; order i32[n]: see the layout. Both read-only.
+    num_texts   how many texts the corpus has.
+    vocab_size  token ids are below it.
+    vocabulary  `vocabulary_id` of the tokenizer that made the ids.
+
+    FormatError for a file that is not a whole and undamaged datastore. All of it is read once to see that.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser()
+        try:
+            buffer = np.memmap(self.path, np.uint8, "r").view(np.ndarray)
+        except (OSError, ValueError) as error:  # ValueError: an empty file
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise FormatError(f"cannot read the datastore {self.path}: {reason}") from None
+        header, start = _read_header(self.path, buffer)
+        num_tokens = header["num_tokens"]
+        if len(buffer) != start + 8 * num_tokens:
+            expected = start + 8 * num_tokens
+            raise FormatError(f"{self.path}: {len(buffer)} bytes, not the {expected} of its header")
+        if zlib.crc32(buffer[start:].data) != header["data_crc"]:
+            raise FormatError(f"{self.path}: damaged data; build the datastore anew")
+        self.tokens, self.order = buffer[start:].view("<i4").reshape(2, num_tokens)
+        self.num_texts: int = header["num_texts"]
+        self.vocab_size: int = header["vocab_size"]
+        self.vocabulary: str = header["vocabulary"]
+        # Python ints out of these cost a fraction of what numpy's scalars do.
+        self._tokens, self._order = self.tokens.data, self.order.data
+
+    def find(self, string: Sequence[int]) -> tuple[int, int]:
+        """(low, high): order[low:high] are the positions of a string of up to KEY_LENGTH tokens."""
+        tokens, wanted, n = self._tokens, list(string), len(string)
+
+        def key(at: int) -> list[int]:
+            return tokens[at : at + n].tolist()
+
+        low = bisect_left(self._order, wanted, key=key)
+        if low == len(self._order) or key(self._order[low]) != wanted:
+            return low, low
+        return low, bisect_right(self._order, wanted, low, key=key)
+
+
+def write_datastore(
+    path: Path,
+    texts: Iterable[Sequence[int]],
+    *,
+    vocab_size: int,
+    vocabulary: str,
+    progress: Progress | None = None,
+) -> None:
+    """Write the datastore of these texts, whole or not at all; needs about 40 bytes of memory per token.
+
+    `progress(done, total, label)` follows the sorting. OutpaceError where there are no texts or the disk
+    refuses.
+    """
+    chunks, num_texts = [], 0
+    for text in texts:
+        if len(text):
+            chunks.append(np.array([*text, END], "<i4"))
+            num_texts += 1
+    if not chunks:
+        raise OutpaceError("the corpus is empty, accepted are texts of one token or more")
+    tokens = np.concatenate(chunks)
+    assert tokens.min() >= END and tokens.max() < vocab_size, "token ids are of the vocabulary"
+    data = np.concatenate([tokens, suffix_order(tokens, progress)]).view(np.uint8)
+    fields = {
+        "version": VERSION,
+        "num_tokens": len(tokens),
+        "num_texts": num_texts,
+        "vocab_size": vocab_size,
+        "vocabulary": vocabulary,
+        "data_crc": zlib.crc32(data.data),
+    }
+    header = json.dumps(fields).encode()
+    head = MAGIC + struct.pack("<Q", len(header)) + header + struct.pack("<I", zlib.crc32(header))
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(head.ljust(-(-len(head) // ALIGNMENT) * ALIGNMENT, b"\0"))
+            file.write(data.data)
+        part.replace(path)
+    except OSError as error:
+        raise OutpaceError(f"cannot write the datastore {path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):  # after success it has been renamed
+            part.unlink()
+
+
+def suffix_order(tokens: NDArray[np.int32], progress: Progress | None = None) -> NDArray[np.int32]:
+    """i32[n]: the positions sorted by the KEY_LENGTH tokens from there on; equal ones in ascending order.
+
+    Prefix doubling (Manber & Myers 1990): ranks by 2k tokens are those of pairs of ranks by k tokens.
+    """
+    num_tokens, length = len(tokens), 1
+    num_rounds = KEY_LENGTH.bit_length() - 1
+    rank = tokens.astype(np.int64) + 2  # 0 is the end of the corpus, 1 that of a text
+    while length < KEY_LENGTH:
+        if progress is not None:
+            progress(length.bit_length() - 1, num_rounds, "sorting")
+        pairs = rank * (int(rank.max()) + 1)
+        pairs[:-length] += rank[length:]
+        order = np.argsort(pairs)
+        pairs = pairs[order]
+        rank[order[0]] = 1
+        rank[order[1:]] = 1 + np.cumsum(pairs[1:] != pairs[:-1])
+        length *= 2
+    # No two keys are equal here, so the order is the same whatever sort numpy chooses on a machine.
+    order = np.sort(rank * num_tokens + np.arange(num_tokens)) % num_tokens
+    if progress is not None:
+        progress(num_rounds, num_rounds, "sorting")
+    return order.astype("<i4")
+
+
+def vocabulary_id(text_bytes: Mapping[int, bytes], vocab_size: int) -> str:
+    """Names a vocabulary by what its tokens stand for: 64 hex digits.
+
+    Ids without a text behind the last that has one do not count: models round their vocabularies up.
+    """
+    table = [text_bytes[token] for token in range(vocab_size)]
+    while table and not table[-1]:
+        table.pop()
+    digest = hashlib.sha256()
+    for text in table:
+        digest.update(struct.pack("<I", len(text)) + text)
+    return digest.hexdigest()
+
+
+def _read_header(path: Path, buffer: NDArray[np.uint8]) -> tuple[dict[str, Any], int]:
+    """The header, and where the data begins."""
+    raw = buffer[:16].tobytes()
+    if len(raw) < 16 or raw[:8] != MAGIC:
+        raise FormatError(f"{path} is not a datastore; outpace datastore build makes one")
+    (length,) = struct.unpack("<Q", raw[8:])
+    if length > len(buffer) - 20:
+        raise FormatError(f"{path}: truncated header")
+    text = buffer[16 : 16 + length].tobytes()
+    if not length or struct.pack("<I", zlib.crc32(text)) != buffer[16 + length : 20 + length].tobytes():
+        raise FormatError(f"{path}: damaged header; build the datastore anew")
+    header = json.loads(text)  # whatever has the right CRC was written by us
+    if header["version"] != VERSION:
+        raise FormatError(f"{path}: datastore version {header['version']}, accepted is {VERSION}")
+    return header, -(-(20 + length) // ALIGNMENT) * ALIGNMENT

@@ -1,0 +1,47 @@
+"""Multi-round rejection over independent drafts: what one draft leaves of p is the target's law for the next.
+
+Miao et al. 2023, "SpecInfer", arXiv:2305.09781 (multi-step speculative sampling). For children x_1 .. x_k of
+a node, drawn independently from q, in this order, beginning with p:
+
+    keep x_i with chance min(1, p(x_i) / q(x_i))
+    else p becomes max(p - q, 0), normalised, and the next child is looked at
+    when none is left, the token comes from the last p
+
+Each round is speculative sampling with the p that the round before left, so the law is right whatever k is.
+Deviation: the original tries the children in random order; independent draws need no shuffling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from outpace.core.contracts import Exactness, RowScores, Verdict
+from outpace.core.sampling import Sampling
+from outpace.core.tree import Draw, TokenTree
+from outpace.rules.walk import Law, Toss, chance, walk
+
+
+class MultiDraftIid:
+    """The target's law, several independent drafts per position."""
+
+    exactness: Exactness = "distribution"
+    draw: Draw = "iid"
+    needs_law = True
+
+    def judge(self, tree: TokenTree, scores: RowScores, sampling: Sampling, position: int) -> Verdict:
+        """See `walk`."""
+        return walk(self, tree, scores, sampling, position)
+
+    def keep(self, p: Law, q: Law, drafts: Sequence[int], toss: Toss) -> int | Law:
+        """See `NodeRule.keep`."""
+        for place, x in enumerate(drafts):
+            if toss(chance(p[x], q[x])):
+                return place
+            left = np.maximum(p - q, 0)
+            mass = left.sum()
+            if mass <= 0:
+                return left
+            p = left / mass
+        return p

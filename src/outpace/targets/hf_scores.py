@@ -1,0 +1,152 @@
+"""Scores of a call whose logits are a torch tensor: argmax and top-k on its device, the rest on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from outpace.core import sampling as sampling_
+from outpace.core.errors import OutpaceError
+from outpace.core.sampling import Edit, Sampling, edited, gumbel, warp
+
+NARROW = 512
+"""Filters look at so many of the likeliest tokens first; at all of them only where those do not decide."""
+
+
+class TorchScores:
+    """Scores from logits [M, V] of any float type, M the nodes of all rows with padding between them.
+
+    logits  on any device; read as f32.
+    firsts  per row, where its nodes begin.
+    depths  per row, the depth of each of its nodes.
+    hidden  hidden states [M, D] by tap.
+    """
+
+    __slots__ = ("_depths", "_firsts", "_hidden", "_logits")
+
+    def __init__(
+        self,
+        logits: Tensor,
+        firsts: Sequence[int],
+        depths: Sequence[Sequence[int]],
+        hidden: Mapping[str, Tensor],
+    ) -> None:
+        self._logits = logits
+        self._firsts = firsts
+        self._depths = depths
+        self._hidden = hidden
+
+    def choose(
+        self,
+        samplings: Sequence[Sampling],
+        positions: Sequence[int],
+        edits: Sequence[Sequence[Edit | None] | None] | None = None,
+        top: int = 0,
+    ) -> list[list[int]]:
+        """The target's own choice after every node (see `contracts.Scores`)."""
+        greedy: list[int] | None = None
+        choices: list[list[int]] = []
+        for row, (sampling, position, depths) in enumerate(
+            zip(samplings, positions, self._depths, strict=True)
+        ):
+            row_edits = edits[row] if edits is not None else None
+            if sampling.temperature == 0 and row_edits is None:
+                if greedy is None:
+                    greedy = self._logits.argmax(dim=-1).tolist()  # the first of equals
+                choices.append(greedy[self._firsts[row] : self._firsts[row] + len(depths)])
+                continue
+            noise_positions = [position + 1 + depth for depth in depths]
+            if row_edits is None:
+                choices.append(self._sample(row, sampling, noise_positions))
+                continue
+            logits = self.logits(row, range(len(depths)))
+            logits = np.stack([edited(*pair) for pair in zip(logits, row_edits, strict=True)])
+            choices.append(sampling_.choose(logits, sampling, noise_positions))
+        return choices
+
+    def _sample(self, row: int, sampling: Sampling, positions: Sequence[int]) -> list[int]:
+        """The choices after all nodes of a row, whose tokens will be at these positions."""
+        nodes = range(len(positions))
+        if sampling.top_k == 0 and sampling.top_p == 1 and sampling.min_p == 0:
+            return sampling_.choose(self.logits(row, nodes), sampling, positions)
+        ids, values = self.top(row, nodes, sampling.top_k or NARROW)
+        totals = np.ones(len(positions))
+        if sampling.top_p < 1 and not sampling.top_k:
+            logits = self._logits[self._at(row, nodes)].double()
+            scaled = (logits - logits.amax(dim=1, keepdim=True)) / sampling.temperature
+            totals = scaled.exp().sum(dim=1).cpu().numpy()
+        choices = []
+        for node, position in enumerate(positions):
+            choice = _narrow_choice(ids[node], values[node], totals[node], sampling, position)
+            if choice is None:
+                choice = sampling_.choose(self.logits(row, [node]), sampling, [position])[0]
+            choices.append(choice)
+        return choices
+
+    def logits(self, row: int, nodes: Sequence[int]) -> NDArray[np.float32]:
+        """f32[n, V]: raw logits after these nodes."""
+        picked: NDArray[np.float32] = self._logits[self._at(row, nodes)].float().cpu().numpy()
+        return picked
+
+    def law(self, row: int, node: int, sampling: Sampling) -> NDArray[np.float64]:
+        """f64[V]: the law of the choice after a node."""
+        return warp(self.logits(row, [node])[0], sampling)
+
+    def top(self, row: int, nodes: Sequence[int], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """([n, k] ids, [n, k] raw logits): best first, lower id on ties."""
+        logits = self._logits[self._at(row, nodes)].float()
+        best, ids = (found.cpu().numpy() for found in logits.topk(min(k, logits.shape[1])))
+        # torch leaves open which of several equals come in.
+        crowded = ((logits >= logits.new_tensor(best[:, -1:])).sum(dim=1) > best.shape[1]).tolist()
+        order = np.lexsort((ids, -best))
+        best, ids = np.take_along_axis(best, order, axis=1), np.take_along_axis(ids, order, axis=1)
+        for node, more in enumerate(crowded):
+            if more:
+                values = logits[node].cpu().numpy()
+                ids[node] = np.argsort(-values, kind="stable")[: ids.shape[1]]
+                best[node] = values[ids[node]]
+        return ids, best
+
+    def hidden(self, tap: str) -> NDArray[np.float32]:
+        """f32[N, D]: "final" (what the output matrix reads) or a tapped layer's number; rows in turn."""
+        if tap not in self._hidden:
+            accepted = ", ".join(self._hidden) or "none: name taps when the target is made"
+            raise OutpaceError(f"unknown tap {tap!r}, accepted are {accepted}")
+        every = [self._at(row, range(len(depths))) for row, depths in enumerate(self._depths)]
+        states: NDArray[np.float32] = self._hidden[tap][torch.cat(every)].float().cpu().numpy()
+        return states
+
+    def _at(self, row: int, nodes: Sequence[int]) -> Tensor:
+        count = len(self._depths[row])
+        assert all(0 <= node < count for node in nodes), "a node that the tree does not have"
+        first = self._firsts[row]
+        return torch.tensor([first + node for node in nodes], device=self._logits.device)
+
+
+def _narrow_choice(
+    ids: NDArray[np.int64], values: NDArray[np.float32], total: float, sampling: Sampling, position: int
+) -> int | None:
+    """`sampling.choose` from the likeliest tokens alone, best first; None where others could matter.
+
+    total: the weight of all tokens, the likeliest's being 1, up to rounding; unused with top_k.
+    """
+    scaled = (values.astype(np.float64) - values[0]) / sampling.temperature
+    weight = np.exp(scaled)
+    complete = bool(sampling.top_k)  # all tokens that the filters can leave are here
+    keep = len(ids)
+    if sampling.top_p < 1:
+        ahead = np.cumsum(weight) - weight
+        limit = sampling.top_p * (weight.sum() if sampling.top_k else total)
+        if not complete and np.abs(ahead - limit).min() < 1e-9 * total:
+            return None  # the order of summation could decide
+        keep = int((ahead < limit).sum())
+        complete = complete or keep < len(ids)
+    keep = min(keep, int((weight >= sampling.min_p).sum()))
+    if not complete and keep == len(ids):
+        return None
+    noisy = scaled[:keep] + gumbel(sampling.seed, position, ids[:keep])
+    return int(ids[:keep][noisy == noisy.max()].min())

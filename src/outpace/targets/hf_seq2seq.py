@@ -1,0 +1,308 @@
+"""An encoder-decoder transformers model as a target: texts that are written from a source.
+
+    encode    runs the encoder, once per source
+    prefill   takes prompts that carry a source; the decoder's first call caches the keys and values of its
+              cross attention, once for all rows of a source (`fork` shares them), till the last of them ends
+    score     a tree of the decoder's tokens in one call: a 4-D mask (`hf_masks.py`), a cache with rows
+              (`hf_cache.py`) for the decoder and one for the sources, positions by hooks that live as long as
+              the call (`hf_seq2seq_positions.py`)
+
+The model is unmodified and nothing stays behind in it. "identical" holds up to floating-point ties, as in
+`hf_causal.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.cache_utils import EncoderDecoderCache
+
+from outpace.core.contracts import Exactness
+from outpace.core.errors import OutpaceError, PromptTooLong
+from outpace.core.tree import Shape, TokenTree
+from outpace.targets.hf_cache import SlotCache
+from outpace.targets.hf_causal import MAX_NODES
+from outpace.targets.hf_masks import tree_masks
+from outpace.targets.hf_scores import TorchScores
+from outpace.targets.hf_seq2seq_models import TESTED, inspect_seq2seq
+
+
+class Source:
+    """What a text is written from, encoded: made by `HfSeq2SeqTarget.encode`.
+
+    states  [S, D]: the encoder's output, padding left out.
+    ids     the S token ids that were encoded; None where they are none, as in speech.
+    """
+
+    __slots__ = ("ids", "states")
+
+    def __init__(self, states: Tensor, ids: list[int] | None) -> None:
+        self.states = states
+        self.ids = ids
+
+
+class SourcePrompt(tuple[int, ...]):
+    """The decoder's first tokens, and the source that they belong to: a prompt for `prefill` or a Request.
+
+    To drafters it is a prompt like others; those that copy look for `source_ids`.
+    """
+
+    source: Source
+
+    def __new__(cls, tokens: Iterable[int], source: Source) -> Self:
+        prompt = super().__new__(cls, tokens)
+        prompt.source = source
+        return prompt
+
+    @property
+    def source_ids(self) -> list[int] | None:
+        """Token ids of the source, where it is text in the target's vocabulary."""
+        return self.source.ids
+
+
+class HfSeq2SeqTarget:
+    """A loaded model (`AutoModelForSeq2SeqLM...eval()`, or Whisper's) with its rows.
+
+    context_length  caps the decoder's own; positions beyond it are refused.
+
+    Models whose decoder cannot be told positions are refused: see `hf_seq2seq_models.py`.
+    """
+
+    exactness: Exactness = "identical"
+    rounds = True  # the same logits only up to the order of summation
+    max_nodes = MAX_NODES
+
+    def __init__(self, model: Any, *, context_length: int | None = None) -> None:
+        facts = inspect_seq2seq(model)
+        if context_length is not None and not 1 <= context_length <= facts.context_length:
+            raise OutpaceError(
+                f"context_length is {context_length}, accepted are 1 to {facts.context_length}"
+            )
+        self.model = model
+        self.vocab_size = facts.vocab_size
+        self.context_length = context_length or facts.context_length
+        self.eos_ids = facts.eos_ids
+        self._facts = facts
+        self._device: torch.device = model.get_output_embeddings().weight.device
+        self._dtype: torch.dtype = model.dtype
+        self._cache = SlotCache(self._device, max_slots=self.context_length)
+        self._cross = SlotCache(self._device)
+        self._sources: dict[int, Source] = {}  # row -> its source
+        self._cross_rows: dict[Source, int] = {}  # the sources of rows -> their rows in the cross cache
+        if facts.name not in TESTED:
+            self._try_a_tree()
+
+    def encode(self, inputs: Tensor, attention_mask: Tensor | None = None) -> list[Source]:
+        """Run the encoder on a batch of sources.
+
+        inputs          i64[B, S] token ids, or whatever else the encoder reads (Whisper: features
+                        [B, mel, frames]).
+        attention_mask  [B, S], 0 for padding, on either side; None: there is none. Not for speech, whose
+                        sources have one length.
+        """
+        encoder, mask = self.model.get_encoder(), attention_mask
+        is_text = not inputs.is_floating_point()
+        if mask is not None and (not is_text or mask.shape != inputs.shape):
+            expected = f"that of the token ids, {tuple(inputs.shape)}" if is_text else "None for features"
+            raise OutpaceError(f"attention_mask has shape {tuple(mask.shape)}, accepted is {expected}")
+        with torch.no_grad():
+            states = encoder(inputs, attention_mask=mask, return_dict=True).last_hidden_state
+        if not is_text:
+            return [Source(row, None) for row in states]
+        masks = torch.ones_like(inputs, dtype=torch.bool) if mask is None else mask.bool()
+        if not masks.any(dim=1).all():
+            raise OutpaceError("a source is empty, accepted are sources of 1 token or more")
+        return [
+            Source(row[kept.to(row.device)], ids[kept].tolist())
+            for row, ids, kept in zip(states, inputs, masks, strict=True)
+        ]
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[list[int], TorchScores]:
+        """Cache the prompts, which are `SourcePrompt`s, in new rows; the scores are of their last tokens.
+
+        Raises PromptTooLong for a prompt that does not fit, OutpaceError for an empty one.
+        """
+        sources = [_source_of(prompt) for prompt in prompts]
+        for prompt in prompts:
+            if not prompt:
+                raise OutpaceError("the prompt is empty, accepted are prompts of 1 token or more")
+            if len(prompt) > self.context_length:
+                raise PromptTooLong(
+                    f"the prompt has {len(prompt)} tokens, the context holds {self.context_length}"
+                )
+        new = [source for source in dict.fromkeys(sources) if source not in self._cross_rows]
+        if 0 < len(new) < len(prompts):
+            # One call either fills the cross cache or reads it: where both would be, new sources go first.
+            held, _ = self.prefill([SourcePrompt(prompts[sources.index(s)], s) for s in new])
+            try:
+                return self.prefill(prompts)
+            finally:
+                self.free(held)
+        rows = self._cache.open(len(prompts))
+        self._cross_rows |= zip(new, self._cross.open(len(new)), strict=True)
+        self._sources |= zip(rows, sources, strict=True)
+        try:
+            shapes = [Shape.chain(len(prompt)) for prompt in prompts]
+            logits, width = self._forward(rows, prompts, shapes, fill=new)
+        except BaseException:
+            self.free(rows)
+            raise
+        self._cache.keep(rows, [range(1, len(prompt)) for prompt in prompts])
+        firsts = [row * width + len(prompt) - 1 for row, prompt in enumerate(prompts)]
+        return rows, TorchScores(logits, firsts, [[0]] * len(rows), {})
+
+    def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> TorchScores:
+        """Run every node of every tree in one call; nothing is committed."""
+        assert len(rows) == len(trees), "one tree for each row"
+        for row, tree in zip(rows, trees, strict=True):
+            length = self._cache.length(row)
+            if length + tree.num_nodes > self.context_length:
+                raise OutpaceError(
+                    f"the row holds {length} tokens and {tree.num_nodes} were to be scored, "
+                    f"the context holds {self.context_length}"
+                )
+        shapes = [tree.shape for tree in trees]
+        logits, width = self._forward(rows, [tree.token_list for tree in trees], shapes)
+        firsts = [width * row for row in range(len(rows))]
+        return TorchScores(logits, firsts, [shape.depths for shape in shapes], {})
+
+    def keep(self, rows: Sequence[int], paths: Sequence[Sequence[int]]) -> None:
+        """Commit the roots of the last `score` of these rows and the given nodes after them."""
+        self._cache.keep(rows, paths)
+
+    def fork(self, row: int) -> int:
+        """A new row with the same cached tokens, copied, and the same source, shared."""
+        copy = self._cache.fork(row)
+        self._sources[copy] = self._sources[row]
+        return copy
+
+    def free(self, rows: Sequence[int]) -> None:
+        """Give rows back, and the cached sources that no row is left of. Their memory stays allotted."""
+        self._cache.free(rows)
+        left = {self._sources.pop(row) for row in rows}.difference(self._sources.values())
+        self._cross.free([self._cross_rows.pop(source) for source in left])
+
+    def length(self, row: int) -> int:
+        """How many tokens the row has cached."""
+        return self._cache.length(row)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in use."""
+        return self._cache.num_rows
+
+    @property
+    def num_sources(self) -> int:
+        """Sources that rows in use are written from."""
+        return self._cross.num_rows
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes allotted to keys and values, those of the sources included."""
+        return self._cache.num_bytes + self._cross.num_bytes
+
+    def _forward(
+        self,
+        rows: Sequence[int],
+        texts: Sequence[Sequence[int]],
+        shapes: Sequence[Shape],
+        fill: Sequence[Source] = (),
+    ) -> tuple[Tensor, int]:
+        """(logits [B * N, V], N) of all nodes, padded. `fill`: the rows' sources, if not cached yet."""
+        if min(map(min, texts)) < 0 or max(map(max, texts)) >= self.vocab_size:
+            raise OutpaceError(f"token ids are not all from 0 to {self.vocab_size - 1}")
+        num_nodes = max(map(len, texts))
+        lengths = [self._cache.length(row) for row in rows]
+        inputs = np.zeros((2, len(rows), num_nodes), dtype=np.int64)
+        for row, (text, shape, length) in enumerate(zip(texts, shapes, lengths, strict=True)):
+            inputs[0, row, : len(text)] = text
+            inputs[1, row, : len(text)] = shape.depths
+            inputs[1, row, : len(text)] += length
+        in_sight = self._cache.aim(rows, num_nodes)
+        tokens, positions = torch.from_numpy(inputs).to(self._device, non_blocking=True)
+        plain = len(set(lengths)) == 1 and all(shape.is_chain for shape in shapes)
+        mask = None  # then the model makes its own causal one
+        if not plain or (lengths[0] > 0 and num_nodes > 1):
+            (mask,) = tree_masks(shapes, positions, in_sight, [None], self._dtype)
+        states, source_mask = self._sources_of(rows, fill)
+        slot_positions = _slot_positions(positions, in_sight)
+        with torch.no_grad(), self._facts.placing.at(positions, slot_positions):
+            logits = self.model(
+                encoder_outputs=(states,),
+                attention_mask=source_mask,
+                decoder_input_ids=tokens,
+                decoder_attention_mask=mask,
+                past_key_values=EncoderDecoderCache(self._cache, self._cross),
+                use_cache=True,
+            ).logits
+        if fill:
+            self._cross.keep([self._cross_rows[s] for s in fill], [range(1, len(s.states)) for s in fill])
+        return logits.flatten(0, 1), num_nodes
+
+    def _sources_of(self, rows: Sequence[int], fill: Sequence[Source]) -> tuple[Tensor, Tensor | None]:
+        """([B, S, D], bool[B, S] or None): the rows' sources padded to the longest, and where they are.
+
+        The values count where the cross cache is to be filled from them; else only the shape does.
+        """
+        sources = [self._sources[row] for row in rows]
+        sizes = [len(source.states) for source in sources]
+        longest = max(sizes)
+        self._cross.aim([self._cross_rows[source] for source in sources], longest if fill else 0)
+        if fill:
+            states = torch.nn.utils.rnn.pad_sequence([s.states for s in sources], batch_first=True)
+        else:
+            states = torch.zeros((), dtype=self._dtype, device=self._device)
+            states = states.expand(len(rows), longest, self._facts.width)
+        if min(sizes) == longest:
+            return states, None
+        places = torch.arange(longest, device=self._device)
+        return states, places < torch.tensor(sizes, device=self._device)[:, None]
+
+    def _try_a_tree(self) -> None:
+        """Refuse a model whose nodes do not see their own path: all that masks and positions should do."""
+        token = [(7 * i + 1) % self.vocab_size for i in range(6)]
+        tree = TokenTree(token[2:], [-1, 0, 0, 1])
+        generator = torch.Generator().manual_seed(0)
+        states = torch.randn((5, self._facts.width), generator=generator).to(self._device, self._dtype)
+        sources = [Source(states, None), Source(states[:3], None)]
+        try:
+            rows, _ = self.prefill([SourcePrompt(token[:2], sources[0]), SourcePrompt(token[:1], sources[1])])
+            scores = self.score(rows, [tree, TokenTree.root(0)])
+            for path in tree.paths():
+                text = [*token[:2], *(tree.token_list[node] for node in path)]
+                with torch.no_grad():
+                    alone = self.model(
+                        encoder_outputs=(states[None],),
+                        decoder_input_ids=torch.tensor([text], device=self._device),
+                        use_cache=False,
+                    ).logits
+                alone = alone[0, 2:].float().cpu().numpy()
+                apart = np.abs(scores.logits(0, path) - alone).max()
+                if not apart < 0.05 * alone.std():
+                    raise ValueError(f"the logits of a tree's path are off by {apart:.2g}")
+            self.free(rows)
+        except Exception as error:
+            raise OutpaceError(
+                f"the model type {self._facts.name!r} cannot be a target: a tree could not be scored "
+                f"({error}); tested are {', '.join(TESTED)}"
+            ) from error
+
+
+def _source_of(prompt: Sequence[int]) -> Source:
+    if not isinstance(prompt, SourcePrompt):
+        raise OutpaceError(
+            f"the prompt is a {type(prompt).__name__} without a source, accepted is SourcePrompt(tokens, "
+            "source) with a source from encode"
+        )
+    return prompt.source
+
+
+def _slot_positions(positions: Tensor, in_sight: int) -> Tensor:
+    """i64[B, in_sight]: where the tokens in a call's slots stand; node i of a row has slot `length + i`."""
+    nodes = positions[:, :1] + torch.arange(positions.shape[1], device=positions.device)
+    slots = torch.arange(in_sight, device=positions.device).repeat(len(positions), 1)
+    return slots.scatter_(1, nodes, positions)

@@ -1,0 +1,111 @@
+"""Which encoder-decoder models can be a target, and what has to be known of one."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from outpace.core.errors import OutpaceError
+from outpace.targets.hf_models import ATTENTION
+from outpace.targets.hf_seq2seq_positions import Placing, find_placing
+
+TESTED = ("bart", "m2m_100", "marian", "mbart", "mt5", "pegasus", "t5", "whisper")
+_NEEDED = ("encoder_outputs", "decoder_input_ids", "decoder_attention_mask", "past_key_values")
+
+
+@dataclass(frozen=True, slots=True)
+class Seq2SeqFacts:
+    """What a target needs to know of its model.
+
+    width    of the encoder's output.
+    placing  how the decoder is told positions.
+    """
+
+    name: str
+    vocab_size: int
+    context_length: int
+    eos_ids: frozenset[int]
+    width: int
+    placing: Placing
+
+
+def inspect_seq2seq(model: Any) -> Seq2SeqFacts:
+    """The facts of a model; an OutpaceError, which names the model type, if it cannot be a target."""
+    config = model.config
+    name: str = config.model_type
+    why = _why_not(model, config)
+    if why is not None:
+        raise OutpaceError(
+            f"the model type {name!r} cannot be a target of source texts: {why}; tested are "
+            f"{', '.join(TESTED)}, and models like them are accepted"
+        )
+    if model.training:
+        raise OutpaceError("the model is in training mode, accepted is model.eval()")
+    listed = getattr(model.generation_config, "eos_token_id", None)
+    eos_ids = [] if listed is None else listed if isinstance(listed, list) else [listed]
+    positions = getattr(config, "max_target_positions", None) or getattr(
+        config, "max_position_embeddings", None
+    )
+    return Seq2SeqFacts(
+        name=name,
+        vocab_size=model.get_output_embeddings().weight.shape[0],
+        context_length=positions or 2**20,
+        eos_ids=frozenset(map(int, eos_ids)),
+        width=config.d_model,
+        placing=find_placing(model.get_decoder(), name),
+    )
+
+
+def begin_ids(config: Any, model_type: str) -> list[int]:
+    """What the decoder of a model begins with, by a generation_config.
+
+    The start token; for Whisper also language, task and "no timestamps".
+    """
+    start = getattr(config, "decoder_start_token_id", None)
+    start = getattr(config, "bos_token_id", None) if start is None else start
+    if start is None:
+        raise OutpaceError(
+            "the model's generation_config has no decoder_start_token_id, accepted is one that has, or "
+            "decoder_input_ids"
+        )
+    return [start, *(_spoken_ids(config) if model_type == "whisper" else [])]
+
+
+def _spoken_ids(config: Any) -> list[int]:
+    """Whisper's tokens behind the start: language and task, or those that old files list, no timestamps."""
+    language, task = getattr(config, "language", None), getattr(config, "task", None)
+    languages, tasks = getattr(config, "lang_to_id", None), getattr(config, "task_to_id", None)
+    listed = [token for _, token in sorted(getattr(config, "forced_decoder_ids", None) or [])]
+    ids: list[int] = []
+    if language is None and task is None and listed and None not in listed:
+        ids = listed
+    elif languages:
+        known = sorted(code.strip("<|>") for code in languages)
+        if f"<|{language}|>" not in languages:
+            raise OutpaceError(
+                f"generation_config.language is {language!r}, accepted are {', '.join(known)}, or "
+                "decoder_input_ids of your own; no language is detected here"
+            )
+        ids = [languages[f"<|{language}|>"]]
+        ids += [] if tasks is None else [tasks[task or "transcribe"]]
+    silent = getattr(config, "no_timestamps_token_id", None)
+    if silent is not None and not getattr(config, "return_timestamps", None) and silent not in ids[-1:]:
+        ids.append(silent)
+    return ids
+
+
+def _why_not(model: Any, config: Any) -> str | None:
+    if not getattr(config, "is_encoder_decoder", False):
+        return "it is no encoder-decoder"
+    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+        return "it is compiled, which may overlook the hooks that give positions"
+    missing = sorted(set(_NEEDED) - set(inspect.signature(model.forward).parameters))
+    if missing:
+        return f"its forward call has no {', '.join(missing)}"
+    if model.get_output_embeddings() is None:
+        return "it has no output matrix"
+    attention = config._attn_implementation
+    if attention not in ATTENTION:
+        return f"attn_implementation={attention!r} takes no tree mask, accepted are {', '.join(ATTENTION)}"
+    return None

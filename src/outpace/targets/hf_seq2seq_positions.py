@@ -1,0 +1,124 @@
+"""Positions of a tree's nodes for decoders that count tokens: given to them by hooks, during a call only.
+
+The decoder of an encoder-decoder model takes no position_ids. It numbers the tokens of a call from the length
+of its cache on, which is wrong in a tree and in rows of different lengths. What reads the numbers is one
+module, and that is told better: a table of embeddings, or the first layer's relative bias.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from outpace.core.errors import OutpaceError
+
+
+class Placing(Protocol):
+    """How a family of decoders can be told positions."""
+
+    def at(self, positions: Tensor, slot_positions: Tensor) -> AbstractContextManager[None]:
+        """Forward calls inside are on nodes at i64[B, N], over slots whose tokens are at i64[B, in_sight]."""
+
+
+class EmbeddedPositions:
+    """A table, learned or of sines, that takes position_ids: BART, mBART, Marian, Pegasus, Whisper."""
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+
+    @contextmanager
+    def at(self, positions: Tensor, slot_positions: Tensor) -> Iterator[None]:
+        """See `Placing`."""
+
+        def before(module: Any, args: Any, options: dict[str, Any]) -> Any:
+            return args, options | {"position_ids": positions}
+
+        def after(module: Any, args: Any, output: Tensor) -> Tensor:
+            # Some tables expect the positions of one row and put an axis in front.
+            return output.view(*positions.shape, -1)
+
+        first = self._table.register_forward_pre_hook(before, with_kwargs=True)
+        second = self._table.register_forward_hook(after)
+        try:
+            yield
+        finally:
+            first.remove()
+            second.remove()
+
+
+class SkippingPositions:
+    """A table of sines that counts what is not padding and grows: M2M-100 and NLLB."""
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+
+    @contextmanager
+    def at(self, positions: Tensor, slot_positions: Tensor) -> Iterator[None]:
+        """See `Placing`."""
+
+        def after(module: Any, args: Any, output: Tensor) -> Tensor:
+            padding: int = module.padding_idx
+            numbers = (positions + padding + 1).masked_fill(args[0] == padding, padding)
+            rows: Tensor = module.weights[numbers]
+            return rows
+
+        hook = self._table.register_forward_hook(after)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+
+class RelativeBias:
+    """A bias of the attention by the distance between positions, which the layers share: T5, mT5."""
+
+    def __init__(self, first_block: Any, attention: Any) -> None:
+        self._block = first_block
+        self._attention = attention
+
+    @contextmanager
+    def at(self, positions: Tensor, slot_positions: Tensor) -> Iterator[None]:
+        """See `Placing`."""
+        attention = self._attention
+        buckets = attention._relative_position_bucket(
+            slot_positions[:, None] - positions[:, :, None],  # [B, N, in_sight]
+            bidirectional=False,
+            num_buckets=attention.relative_attention_num_buckets,
+            max_distance=attention.relative_attention_max_distance,
+        )
+        with torch.no_grad():
+            bias = attention.relative_attention_bias(buckets).permute(0, 3, 1, 2)  # [B, heads, N, in_sight]
+
+        def before(module: Any, args: Any) -> Any:
+            hidden, mask, nothing, *others = args
+            assert nothing is None, "the first block has no bias from another"
+            return (hidden, mask, bias, *others)
+
+        hook = self._block.register_forward_pre_hook(before)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+
+def find_placing(decoder: Any, name: str) -> Placing:
+    """How to tell this decoder positions; an OutpaceError, which names the model type, if there is no way."""
+    table = getattr(decoder, "embed_positions", None)
+    if table is not None and "position_ids" in inspect.signature(table.forward).parameters:
+        return EmbeddedPositions(table)
+    if hasattr(table, "create_position_ids_from_inputs_embeds"):
+        return SkippingPositions(table)
+    blocks: Any = getattr(decoder, "block", ())
+    layers = [getattr(block.layer[0], "SelfAttention", None) for block in blocks]
+    biased = [hasattr(layer, "relative_attention_bias") for layer in layers]
+    if biased and biased == [True, *[False] * (len(layers) - 1)]:
+        return RelativeBias(blocks[0], layers[0])
+    raise OutpaceError(
+        f"the model type {name!r} cannot be a target: its decoder cannot be told positions, accepted are "
+        "decoders with a table of positions, or with a relative bias that all layers share"
+    )

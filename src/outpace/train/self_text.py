@@ -1,0 +1,116 @@
+"""Text that a model writes itself: user messages of its own, each answered by it.
+
+Drafts have to agree with one model, so nothing fits them better than that model's own text. A user message is
+sampled behind the chat template's opening of a user turn (after Xu et al. 2024, arXiv:2406.08464), half of
+them behind one of a few everyday openers, so that short questions, sums, translations and lists of facts
+occur too; the answer is decoded as `answers` says, greedily by default. A model without a chat template
+continues its beginning-of-text token instead.
+
+A group of `batch` messages is a function of (model, seed, group number) alone, so an interrupted run goes on
+with the next group and gives the same text as one that was not interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from outpace.core.sampling import Sampling, fresh_seed
+from outpace.drafters.none import NoDraft
+from outpace.engine.generate import generate_batch
+from outpace.engine.request import Generation, Request
+from outpace.rules.match import Match
+
+if TYPE_CHECKING:
+    from outpace.api import Model
+
+OPENERS = (
+    "Write a", "Write a short", "Explain", "Explain how", "Describe", "What is", "What are the", "Who",
+    "When did", "Where is", "Why", "How do I", "How many", "How does", "Which", "Can you", "Give me",
+    "List", "Name three", "Compare", "Summarize the following text:", "Summarize:", "Translate to English:",
+    "Translate to German:", "Translate to French:", "Rewrite this sentence:", "Correct the grammar:",
+    "Answer the question:", "Solve:", "Calculate", "A farmer has", "A train leaves", "If", "Tom has",
+    "There are", "Let's", "Pretend that you are", "You are", "Imagine", "Act as", "Read the passage:",
+    "Extract the names from:", "Classify:", "Context:", "Write a Python function that", "Write code",
+    "Fix this program:", "Implement", "Create a table of", "Prove that", "Tell me a story about", "Discuss",
+    "What happened", "In what year",
+)  # fmt: skip
+MAX_MESSAGE, MAX_ANSWER = 120, 256
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One exchange as token ids: what the model read (template included) and what it answered."""
+
+    group: int
+    prompt_ids: Sequence[int]
+    token_ids: list[int]
+
+
+def write_text(
+    model: Model,
+    *,
+    seed: int = 0,
+    first_group: int = 0,
+    batch: int = 48,
+    answers: Sampling | None = None,
+    max_answer: int = MAX_ANSWER,
+) -> Iterator[list[Document]]:
+    """Group after group of documents, without end. Messages longer than MAX_MESSAGE tokens are left out."""
+    group = first_group
+    while True:
+        yield [
+            Document(group, request.prompt, answer.token_ids)
+            for request, answer in _group(model, seed, group, batch, answers or Sampling(), max_answer)
+        ]
+        group += 1
+
+
+def _group(
+    model: Model, seed: int, group: int, batch: int, answers: Sampling, max_answer: int
+) -> list[tuple[Request, Generation]]:
+    seeds = [fresh_seed(seed, "message", group, number) for number in range(batch)]
+    if model.chat is None:
+        start = model.tokenizer.encode("", add_special_tokens=True) or [min(model.target.eos_ids, default=0)]
+        samplings = [Sampling(temperature=1.0, top_p=0.95, seed=one) for one in seeds]
+        requests = [Request(start, sampling, max_answer) for sampling in samplings]
+        return list(zip(requests, _all(model, requests), strict=True))
+    mark = "\x00"
+    before, _, after = model.chat.render([{"role": "user", "content": mark}]).partition(mark)
+    ends = frozenset(model.tokenizer.encode(after, add_special_tokens=False)[:1])
+    openers = [OPENERS[one % len(OPENERS)] if one & 64 else "" for one in seeds]
+    messages = _all(
+        model,
+        [
+            Request(
+                model.tokenizer.encode(before + opener, add_special_tokens=False),
+                Sampling(temperature=1.0, top_p=0.95, seed=one),
+                MAX_MESSAGE,
+                eos_ids=ends,
+            )
+            for opener, one in zip(openers, seeds, strict=True)
+        ],
+    )
+    texts = [
+        opener + model.tokenizer.decode(message.token_ids[:-1])
+        for opener, message in zip(openers, messages, strict=True)
+        if message.finish_reason == "stop"
+    ]
+    requests = [
+        Request(model.prompt_ids(text), answers, max_answer) for text in map(str.strip, texts) if text
+    ]
+    return list(zip(requests, _all(model, requests), strict=True))
+
+
+def _all(model: Model, requests: list[Request]) -> list[Generation]:
+    """The requests decoded plainly, side by side: many rows share each pass over the weights."""
+    if not requests:
+        return []
+    steps = generate_batch(model.target, NoDraft(), Match(), requests)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            generations: list[Generation] = end.value
+            return generations

@@ -1,0 +1,69 @@
+"""OPT-Tree: as deep as pays, with the nodes that make the expected accepted length largest.
+
+Wang et al. 2024, "OPT-Tree: Speculative Decoding with Adaptive Draft Tree Structure", arXiv:2406.17276. The
+weight of a node is the product of the draft's probabilities on its path. The sum of a tree's weights is the
+accepted length to be expected, and the `size` heaviest nodes are the best tree of that size.
+
+    expand  the nodes of the last level that are among the `size` heaviest, as long as the last level has
+            added `gain` to the sum of the `size` largest weights, for at most `depth` levels
+    grow    `k` children of each
+    prune   the `size` heaviest nodes of all levels
+
+The draw is a "point" draw: which nodes stay depends on the tokens drawn.
+
+Deviations. A node has at most `k` children; the paper takes a whole level's best from all tokens. Nodes that
+cannot be in the final tree are not expanded, which changes nothing but the work.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from outpace.core.contracts import Candidates
+from outpace.core.errors import OutpaceError
+from outpace.core.tree import TokenTree
+from outpace.trees.dynamic import joint
+from outpace.trees.template import best
+
+
+class OptTree:
+    """`size` nodes; another level is drafted while the last one was worth `gain` accepted tokens."""
+
+    keeps_draw = False
+
+    def __init__(self, *, size: int = 16, k: int = 8, gain: float = 0.2, depth: int = 10) -> None:
+        if min(size, k, depth) < 1:
+            names = f"size={size}, k={k} and depth={depth}"
+            raise OutpaceError(f"opt_tree has {names}, accepted are whole numbers >= 1")
+        if not 0 <= gain:
+            raise OutpaceError(f"opt_tree has gain={gain}, accepted are numbers >= 0")
+        self.size = size
+        self.width = k
+        self.gain = gain
+        self.depth = depth
+
+    def expand(self, tree: TokenTree) -> Sequence[int]:
+        """The hopeful nodes of the last level, if it was worth its price."""
+        depths, height, values = tree.shape.depths, tree.shape.height, joint(tree)
+        if height >= self.depth:
+            return []
+        if height:
+            before = [value for value, depth in zip(values, depths, strict=True) if depth < height]
+            if self._expected(values) - self._expected(before) < self.gain:
+                return []
+        return sorted(node for node in best(values, self.size + 1) if depths[node] == height)
+
+    def grow(self, tree: TokenTree, candidates: Candidates) -> TokenTree:
+        """All candidates."""
+        return replace(candidates, draw="point").hang(tree, [self.width] * len(candidates.nodes))
+
+    def prune(self, tree: TokenTree, budget: int) -> TokenTree:
+        """The heaviest nodes of all levels."""
+        return tree.prune(best(joint(tree), 1 + min(budget, self.size)))
+
+    def _expected(self, values: Sequence[float]) -> float:
+        """The accepted length to be expected of the `size` heaviest nodes."""
+        return sum(map(math.exp, heapq.nlargest(self.size, values[1:])))

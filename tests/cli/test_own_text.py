@@ -1,0 +1,79 @@
+"""`outpace datastore write` and `count`: a model's own text, resumable, and the table that drafts from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from outpace.cli.main import main
+from tests.fake_models import write_gguf
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
+    write_gguf(path, "llama")
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OUTPACE_CACHE", str(tmp_path / "cache"))
+
+
+def write(output: Path, model: str, tokens: int) -> int:
+    return main(
+        ["datastore", "write", "-o", str(output), "--tokens", str(tokens), "-m", model, "--batch", "6"]
+    )
+
+
+def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_path: Path, model: str) -> None:
+    whole, parts = tmp_path / "whole.jsonl", tmp_path / "parts.jsonl"
+    assert write(whole, model, 1500) == 0
+    groups = [json.loads(line)["group"] for line in whole.read_text().splitlines()]
+    assert groups == sorted(groups) and len(set(groups)) > 1
+    lines = whole.read_text().splitlines(keepends=True)
+    first = [line for line, group in zip(lines, groups, strict=True) if group == groups[0]]
+    parts.write_text("".join(first) + lines[len(first)][:20])
+    assert write(parts, model, 1500) == 0
+    assert parts.read_text() == whole.read_text()
+    assert write(parts, model, 10) == 0 and parts.read_text() == whole.read_text(), "enough is there already"
+
+
+def test_what_was_written_drafts(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "own.jsonl"
+    assert main(["generate", "hello", "-m", model, "--draft", "backoff", "--max-tokens", "9"]) == 2
+    assert "outpace datastore count" in capsys.readouterr().err
+    assert write(text, model, 400) == 0
+    assert main(["datastore", "count", str(text), "-m", model]) == 0
+    assert "contexts" in capsys.readouterr().out
+    for draft in ("backoff", "mix:drafts=ngram+backoff", "mix"):
+        assert (
+            main(["generate", "hello", "-m", model, "--draft", draft, "--max-tokens", "30", "--compare"]) == 0
+        )
+        assert "identical: yes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["write", "-o", "FOREIGN", "--tokens", "5"], "not a file that this command has written"),
+        (["write", "-o", "OUT", "--tokens", "0"], ">= 1"),
+        (["write", "-o", "OUT/gone/x", "--tokens", "5"], "cannot write"),
+        (["count", "FOREIGN"], "line 1"),
+        (["count", "MISSING"], "MISSING"),
+        (["count", "FOREIGN", "--order", "99"], "1 to 8"),
+    ],
+)
+def test_bad_input_gets_one_line(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str], args: list[str], message: str
+) -> None:
+    (tmp_path / "FOREIGN.jsonl").write_text('{"nothing": 1}\n')
+    names = {"FOREIGN": "FOREIGN.jsonl"}
+    args = [str(tmp_path / names.get(a, a)) if a.isupper() or "/" in a else a for a in args]
+    assert main(["datastore", *args, "-m", model]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and message in error
+    assert (tmp_path / "FOREIGN.jsonl").read_text() == '{"nothing": 1}\n'

@@ -1,0 +1,53 @@
+"""Call costs: interpolation by hand, and a measurement on a target whose clock we hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from outpace.core import costs as costs_
+from outpace.core.costs import CallCosts, straight
+from outpace.targets.table import TableTarget
+
+
+def test_between_and_beyond_what_was_timed() -> None:
+    costs = CallCosts([1, 2, 4], [100, 200], [[1.0, 2.0, 3.0], [2.0, 4.0, 8.0]])
+    assert costs.curve(6, 100) == pytest.approx([1, 2, 2.5, 3, 3.5, 4])
+    assert costs.curve(4, 150) == pytest.approx([1.5, 3, 4.25, 5.5])
+    assert costs.curve(3, 10) == pytest.approx([1, 2, 2.5]), "shorter texts cost what the shortest did"
+    assert costs.curve(2, 300) == pytest.approx([3, 6])
+
+
+def test_a_larger_block_never_costs_less() -> None:
+    costs = CallCosts([1, 2, 3], [1], [[1.0, 3.0, 2.0]])
+    assert costs.curve(3, 1) == pytest.approx([1, 3, 3])
+
+
+def test_one_size_alone_is_a_constant() -> None:
+    assert CallCosts([1], [1], [[2.0]]).curve(3, 5) == pytest.approx([2, 2, 2])
+    assert straight(0.5).curve(3, 9) == pytest.approx([1, 1.5, 2])
+
+
+def test_it_measures_what_the_clock_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that advances with the nodes: 10 s a call and 1 s a node, twice that behind long texts."""
+    now = 0.0
+
+    class Timed(TableTarget):
+        def score(self, rows, trees):  # type: ignore[no-untyped-def]
+            nonlocal now
+            now += (10 + trees[0].num_nodes) * (2 if self.length(rows[0]) > 100 else 1)
+            return super().score(rows, trees)
+
+    monkeypatch.setattr(costs_, "perf_counter", lambda: now)
+    target = Timed.random(vocab_size=5)
+    costs = CallCosts.measure(target)
+    assert target.num_rows == 0
+    assert costs.contexts.tolist() == list(costs_.CONTEXTS)
+    assert np.array_equal(costs.seconds[0], 10 + np.array(costs_.SIZES))
+    assert np.array_equal(costs.seconds[1], 2 * costs.seconds[0])
+
+
+def test_a_short_context_is_measured_as_far_as_it_goes() -> None:
+    target = TableTarget.random(vocab_size=5, context_length=20)
+    costs = CallCosts.measure(target, rounds=1)
+    assert costs.sizes.max() < 20 and len(costs.contexts) == 1

@@ -1,0 +1,58 @@
+"""What does not go together is refused by name, and everything else is not."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from outpace.core.contracts import Target
+from outpace.core.errors import OutpaceError
+from outpace.core.sampling import Sampling
+from outpace.decode.pairing import check_pairing
+from outpace.drafters.ngram import NGram
+from outpace.drafters.none import NoDraft
+from outpace.engine.generate import generate
+from outpace.engine.request import Request
+from outpace.rules import RULES
+from outpace.targets.table import TableTarget
+from tests.fakes import TableDraft, Wide
+
+TARGET = TableTarget.random(vocab_size=4, order=1)
+WITH_LAW = TableDraft(TARGET, Wide(2, 2))
+
+
+@pytest.mark.parametrize("name", RULES.names())
+def test_a_rule_that_needs_the_law_refuses_drafters_without(name: str) -> None:
+    rule = RULES.create(name)
+    assert rule.needs_law == (rule.exactness == "distribution")
+    check_pairing(TARGET, WITH_LAW, rule)
+    for drafter in (NGram(), NoDraft()):
+        if not rule.needs_law:
+            check_pairing(TARGET, drafter, rule)
+            continue
+        names = rf"{type(rule).__name__} .*{rule.draw}.*{type(drafter).__name__} .*accepted .*match"
+        with pytest.raises(OutpaceError, match=names):
+            check_pairing(TARGET, drafter, rule)
+        with pytest.raises(OutpaceError, match="accepted"):
+            generate(TARGET, drafter, rule, Request([1], Sampling(), 4))
+    assert TARGET.num_rows == 0
+
+
+@pytest.mark.parametrize("name", [name for name in RULES.names() if RULES.create(name).needs_law])
+def test_a_law_of_another_draw_does_not_do(name: str) -> None:
+    rule = RULES.create(name)
+    served = TableDraft(TARGET, Wide(2, 2))
+    served.draws = frozenset({"iid", "without_replacement", "hub"} - {rule.draw})
+    with pytest.raises(OutpaceError, match="needs the law"):
+        check_pairing(TARGET, served, rule)
+
+
+def test_trees_need_a_target_that_branches() -> None:
+    chains_only = cast("Target", SimpleNamespace(branching=False))
+    match: Any = RULES.create("match")
+    check_pairing(chains_only, NGram(), match)
+    with pytest.raises(OutpaceError, match=r"chains only .*TableDraft .*accepted"):
+        check_pairing(chains_only, WITH_LAW, match)
+    check_pairing(TARGET, WITH_LAW, match)

@@ -1,0 +1,189 @@
+"""The mixture: weights follow success, trees follow the price of a call, sources of both kinds meet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from outpace.core.contracts import Ask, RowScores, Step, Verdict
+from outpace.core.costs import CallCosts, straight
+from outpace.core.errors import OutpaceError
+from outpace.core.sampling import Sampling
+from outpace.core.tree import TokenTree
+from outpace.drafters import DRAFTERS
+from outpace.drafters.mix import Mix, Weights, _convex
+
+SCORES: Any = None  # no source here reads any
+
+
+class Fixed:
+    """A source that expects the same after any text."""
+
+    def __init__(self, *expected: tuple[int, float], level: int = 0) -> None:
+        self.expected = expected
+        self.level = level
+
+    def start(self, prompt: Sequence[int], scores: RowScores) -> None:
+        return None
+
+    def successors(self, state: None, text: Sequence[int]) -> tuple[int, Sequence[tuple[int, float]]]:
+        return self.level, self.expected
+
+    def observe(self, states: Sequence[None], steps: Sequence[Step]) -> list[None]:
+        return list(states)
+
+    def stop(self, state: None) -> None:
+        pass
+
+
+class Proposing(Fixed):
+    """A source that proposes a tree."""
+
+    successors = None  # type: ignore[assignment]
+
+    def __init__(self, tree: TokenTree) -> None:
+        self.tree = tree
+
+    def propose(self, states: Sequence[None], asks: Sequence[Ask]) -> list[TokenTree]:
+        return [self.tree for _ in asks]
+
+
+def mix(
+    monkeypatch: pytest.MonkeyPatch, *sources: Any, costs: CallCosts | None = None, **options: Any
+) -> Mix:
+    made = iter(sources)
+    monkeypatch.setattr(type(DRAFTERS), "create", lambda *_, **__: next(made))
+    drafts = "+".join("s" for _ in sources)
+    return Mix({}, lambda: costs or straight(0.05), drafts=drafts, **options)
+
+
+def ask(*, budget: int = 63, depth: int = 63) -> Ask:
+    return Ask(7, 9, Sampling(), budget, depth)
+
+
+def paths(tree: TokenTree) -> set[tuple[int, ...]]:
+    return {tuple(tree.token_list[node] for node in tree.path_to(n)[1:]) for n in range(1, tree.num_nodes)}
+
+
+def feed(drafter: Mix, state: Any, *tokens: int) -> Any:
+    """One step per token: nothing of what is proposed is kept."""
+    for token in tokens:
+        [tree] = drafter.propose([state], [ask()])
+        [state] = drafter.observe([state], [Step(tree, SCORES, Verdict([], token, "identical"))])
+    return state
+
+
+def test_the_source_that_is_right_gets_the_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    drafter = mix(monkeypatch, Fixed((1, 0.5), (2, 0.5)), Fixed((3, 1.0)))
+    state = feed(drafter, drafter.start([7], SCORES), *[1, 2] * 40)
+    right, wrong = state.weights.of((0, 0))
+    assert right > 0.9 and wrong < 0.05
+    [tree] = drafter.propose([state], [ask(depth=1)])
+    assert paths(tree) == {(1,), (2,)}
+
+
+def test_weights_are_shares_of_one_count_by_expectation() -> None:
+    """Two sources that both know the token share it by w_s P_s, computed by hand."""
+    weights = Weights(2)
+    weights.learn((3, 0), [[(5, 0.8)], [(5, 0.2), (6, 0.8)]], 5)
+    counts, overall = [0.8, 0.2, 0.0], [1.08, 1.02, 1.0]
+    expected = [(c + 8 * a / sum(overall)) / 9 for c, a in zip(counts, overall, strict=True)]
+    assert weights.of((3, 0)) == pytest.approx(expected[:2])
+    assert weights.of((4, 0)) == pytest.approx([one / sum(overall) for one in overall[:2]])
+
+
+def test_tokens_that_nobody_knew_make_drafts_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    drafter = mix(monkeypatch, Fixed((1, 1.0)), costs=straight(0.2))
+    state = drafter.start([7], SCORES)
+    [before] = drafter.propose([state], [ask()])
+    state = feed(drafter, state, *[9] * 60)
+    [after] = drafter.propose([state], [ask()])
+    assert before.num_nodes > 1 and after.num_nodes == 1
+
+
+@pytest.mark.parametrize(("price", "low", "high"), [(0.01, 6, 63), (0.3, 2, 5), (5.0, 1, 1)])
+def test_trees_are_as_large_as_pays(
+    monkeypatch: pytest.MonkeyPatch, price: float, low: int, high: int
+) -> None:
+    drafter = mix(monkeypatch, Fixed((1, 0.9)), costs=straight(price), size=60, depth=60)
+    state = feed(drafter, drafter.start([7], SCORES), *[1] * 30)
+    [tree] = drafter.propose([state], [ask()])
+    assert low <= tree.num_nodes <= high
+
+
+def test_the_size_is_the_best_of_all_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expected tokens over time, for the chosen tree and for every other prefix of the likeliest paths."""
+    drafter = mix(monkeypatch, Fixed((1, 0.6), (2, 0.3)), costs=straight(0.15), size=40, depth=40)
+    state = feed(drafter, drafter.start([7], SCORES), *[1, 1, 2] * 20)
+    [tree] = drafter.propose([state], [ask()])
+    p = sorted(
+        (0.9 * 0 + 1) * a * b
+        for a in [1.0]
+        for b in _path_probabilities(state.weights.of((0, 0))[0], state.weights, depth=12)
+    )[::-1]
+    curve = straight(0.15).curve(42, 9)
+    ratios = [(1 + sum(p[:n])) / curve[n] for n in range(40)]
+    assert tree.num_nodes - 1 == max(range(40), key=ratios.__getitem__)
+
+
+def _path_probabilities(first: float, weights: Weights, *, depth: int) -> list[float]:
+    """Of all paths of tokens 1 (0.6) and 2 (0.3), each level under the weight of its depth."""
+    level, every = [1.0], []
+    for d in range(depth):
+        w = weights.of((0, min(d, 2)))[0]
+        level = [p * w * q for p in level for q in (0.6, 0.3)]
+        every += level
+    return every
+
+
+def test_a_proposed_tree_and_successors_meet_in_one_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below the end of the proposed chain the other source goes on."""
+    chain = TokenTree.chain(7, [4, 5])
+    drafter = mix(monkeypatch, Proposing(chain), Fixed((8, 0.9)), costs=straight(0.001))
+    [tree] = drafter.propose([drafter.start([7], SCORES)], [ask()])
+    assert {(4,), (4, 5), (8,), (4, 8), (4, 5, 8)} <= paths(tree) and (5,) not in paths(tree)
+
+
+def test_probabilities_of_a_proposed_tree_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    sure = TokenTree([7, 4, 5], [-1, 0, 0], logq=[0.0, -0.05, -3.0])
+    drafter = mix(monkeypatch, Proposing(sure), costs=straight(0.1))
+    state = feed(drafter, drafter.start([7], SCORES), *[4] * 20)
+    [tree] = drafter.propose([state], [ask()])
+    assert paths(tree) == {(4,)}
+
+
+def test_what_a_row_learns_serves_later_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    drafter = mix(monkeypatch, Fixed((1, 1.0)), Fixed((3, 1.0)))
+    first = feed(drafter, drafter.start([7], SCORES), *[3] * 30)
+    beside = drafter.start([7], SCORES)
+    assert beside.weights.of((0, 0))[0] == beside.weights.of((0, 0))[1]
+    drafter.stop(first)
+    later = drafter.start([7], SCORES)
+    assert later.weights.of((0, 0)) == pytest.approx(first.weights.of((0, 0)))
+    drafter.stop(beside)
+    assert drafter.start([7], SCORES).weights.of((0, 0)) == pytest.approx(first.weights.of((0, 0)))
+
+
+def test_matches_of_different_length_have_weights_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = Fixed((1, 1.0), level=20)
+    drafter = mix(monkeypatch, long)
+    state = feed(drafter, drafter.start([7], SCORES), *[1] * 20)
+    assert state.weights.of((9, 0))[0] > 0.85 > 0.8 > state.weights.of((1, 0))[0]
+
+
+def test_convex_curves() -> None:
+    assert _convex([1.0, 1.0, 4.0, 4.0, 4.0, 9.0]) == pytest.approx([1.0, 1.0, 2.0, 3.0, 4.0, 9.0])
+    assert _convex([2.0]) == [2.0]
+
+
+@pytest.mark.parametrize("options", [{"size": 0}, {"depth": 0}])
+def test_bad_options(monkeypatch: pytest.MonkeyPatch, options: dict[str, int]) -> None:
+    with pytest.raises(OutpaceError, match="accepted are whole numbers >= 1"):
+        mix(monkeypatch, Fixed(), **options)
+
+
+def test_an_unknown_source_names_those_that_exist() -> None:
+    with pytest.raises(OutpaceError, match=r"unknown drafter 'nonsense', accepted are .*ngram"):
+        DRAFTERS.create("mix:drafts=ngram+nonsense", costs=lambda: straight(0.1))
