@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from outpace.core.contracts import Drafter, Rule, Target, TreePolicy
-from outpace.core.costs import CallCosts
+from outpace.core.costs import CallCosts, LiveCosts
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
 from outpace.decode.pairing import check_pairing
@@ -20,6 +20,8 @@ from outpace.rules import RULES
 from outpace.trees import TREES
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from outpace.formats import LoadedModel
 
 __all__ = ["Generation", "Model", "Stream", "load"]
@@ -200,10 +202,17 @@ class Model:
         check_pairing(self.target, self.drafter(draft, tree=tree), judge)
 
     def costs(self) -> CallCosts:
-        """What a call costs on this machine: measured once per model, in about a second, and kept on disk."""
+        """What a call costs on this machine: measured once per model, in about a second, and kept on disk.
+
+        While drafters use them, they follow what calls take.
+        """
         if self._costs is None:
-            arrays = self._memo(f"costs-{self.num_threads}", lambda: vars(CallCosts.measure(self.target)))
-            self._costs = CallCosts(**arrays)
+
+            def measure() -> Mapping[str, NDArray[Any]]:
+                costs = CallCosts.measure(self.target)
+                return {"sizes": costs.sizes, "contexts": costs.contexts, "seconds": costs.seconds}
+
+            self._costs = LiveCosts(**self._memo(f"costs-{self.num_threads}", measure))
         return self._costs
 
     def _context(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from outpace.core import costs as costs_
-from outpace.core.costs import CallCosts, straight
+from outpace.core.costs import LARGE, CallCosts, LiveCosts, straight
 from outpace.targets.table import TableTarget
 
 
@@ -51,3 +51,29 @@ def test_a_short_context_is_measured_as_far_as_it_goes() -> None:
     target = TableTarget.random(vocab_size=5, context_length=20)
     costs = CallCosts.measure(target, rounds=1)
     assert costs.sizes.max() < 20 and len(costs.contexts) == 1
+
+
+def test_live_costs_follow_small_and_large_calls_apart() -> None:
+    """Memory gets faster, arithmetic slower: one node takes half as long, LARGE and more twice."""
+    measured = CallCosts([1, 8, 16], [1], [[1.0, 2.0, 4.0]])
+    live = LiveCosts([1, 8, 16], [1], [[1.0, 2.0, 4.0]])
+    assert live.curve(16, 1) == pytest.approx(measured.curve(16, 1))
+    for _ in range(200):
+        live.learn(1, 1, 0.5)
+        live.learn(LARGE, 1, 4.0)
+    factors = live.curve(16, 1) / measured.curve(16, 1)
+    assert factors[0] == pytest.approx(0.5, rel=0.02)
+    assert factors[LARGE - 1 :] == pytest.approx(np.full(17 - LARGE, 2.0), rel=0.02)
+    assert np.all(np.diff(factors) > -1e-9)
+
+
+def test_one_interrupted_call_changes_little() -> None:
+    live = LiveCosts([1, 8], [1], [[1.0, 2.0]])
+    live.learn(1, 1, 1000.0)
+    assert live.curve(1, 1)[0] < 1.1
+
+
+def test_measured_costs_stay() -> None:
+    costs = straight(0.1)
+    costs.learn(1, 1, 9.0)
+    assert costs.curve(2, 1) == pytest.approx([1.0, 1.1])

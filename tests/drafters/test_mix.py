@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from outpace.core.contracts import Ask, RowScores, Step, Verdict
-from outpace.core.costs import CallCosts, straight
+from outpace.core.costs import CallCosts, LiveCosts, straight
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
 from outpace.core.tree import TokenTree
 from outpace.drafters import DRAFTERS
+from outpace.drafters import mix as mix_
 from outpace.drafters.mix import Mix, Weights, _convex
 
 SCORES: Any = None  # no source here reads any
@@ -78,7 +79,7 @@ def feed(drafter: Mix, state: Any, *tokens: int) -> Any:
 def test_the_source_that_is_right_gets_the_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     drafter = mix(monkeypatch, Fixed((1, 0.5), (2, 0.5)), Fixed((3, 1.0)))
     state = feed(drafter, drafter.start([7], SCORES), *[1, 2] * 40)
-    right, wrong = state.weights.of((0, 0))
+    right, wrong = state.weights.of((0, 0, 0b11))
     assert right > 0.9 and wrong < 0.05
     [tree] = drafter.propose([state], [ask(depth=1)])
     assert paths(tree) == {(1,), (2,)}
@@ -87,11 +88,11 @@ def test_the_source_that_is_right_gets_the_weight(monkeypatch: pytest.MonkeyPatc
 def test_weights_are_shares_of_one_count_by_expectation() -> None:
     """Two sources that both know the token share it by w_s P_s, computed by hand."""
     weights = Weights(2)
-    weights.learn((3, 0), [[(5, 0.8)], [(5, 0.2), (6, 0.8)]], 5)
+    weights.learn((3, 0, 3), [[(5, 0.8)], [(5, 0.2), (6, 0.8)]], 5)
     counts, overall = [0.8, 0.2, 0.0], [1.08, 1.02, 1.0]
     expected = [(c + 8 * a / sum(overall)) / 9 for c, a in zip(counts, overall, strict=True)]
-    assert weights.of((3, 0)) == pytest.approx(expected[:2])
-    assert weights.of((4, 0)) == pytest.approx([one / sum(overall) for one in overall[:2]])
+    assert weights.of((3, 0, 3)) == pytest.approx(expected[:2])
+    assert weights.of((4, 0, 3)) == pytest.approx([one / sum(overall) for one in overall[:2]])
 
 
 def test_tokens_that_nobody_knew_make_drafts_short(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,21 +119,17 @@ def test_the_size_is_the_best_of_all_sizes(monkeypatch: pytest.MonkeyPatch) -> N
     drafter = mix(monkeypatch, Fixed((1, 0.6), (2, 0.3)), costs=straight(0.15), size=40, depth=40)
     state = feed(drafter, drafter.start([7], SCORES), *[1, 1, 2] * 20)
     [tree] = drafter.propose([state], [ask()])
-    p = sorted(
-        (0.9 * 0 + 1) * a * b
-        for a in [1.0]
-        for b in _path_probabilities(state.weights.of((0, 0))[0], state.weights, depth=12)
-    )[::-1]
+    p = sorted(_path_probabilities(state.weights, depth=12), reverse=True)
     curve = straight(0.15).curve(42, 9)
     ratios = [(1 + sum(p[:n])) / curve[n] for n in range(40)]
     assert tree.num_nodes - 1 == max(range(40), key=ratios.__getitem__)
 
 
-def _path_probabilities(first: float, weights: Weights, *, depth: int) -> list[float]:
+def _path_probabilities(weights: Weights, *, depth: int) -> list[float]:
     """Of all paths of tokens 1 (0.6) and 2 (0.3), each level under the weight of its depth."""
     level, every = [1.0], []
     for d in range(depth):
-        w = weights.of((0, min(d, 2)))[0]
+        w = weights.of((0, min(d, 2), 1))[0]
         level = [p * w * q for p in level for q in (0.6, 0.3)]
         every += level
     return every
@@ -158,19 +155,21 @@ def test_what_a_row_learns_serves_later_rows(monkeypatch: pytest.MonkeyPatch) ->
     drafter = mix(monkeypatch, Fixed((1, 1.0)), Fixed((3, 1.0)))
     first = feed(drafter, drafter.start([7], SCORES), *[3] * 30)
     beside = drafter.start([7], SCORES)
-    assert beside.weights.of((0, 0))[0] == beside.weights.of((0, 0))[1]
+    assert beside.weights.of((0, 0, 0b11))[0] == beside.weights.of((0, 0, 0b11))[1]
     drafter.stop(first)
     later = drafter.start([7], SCORES)
-    assert later.weights.of((0, 0)) == pytest.approx(first.weights.of((0, 0)))
+    assert later.weights.of((0, 0, 0b11)) == pytest.approx(first.weights.of((0, 0, 0b11)))
     drafter.stop(beside)
-    assert drafter.start([7], SCORES).weights.of((0, 0)) == pytest.approx(first.weights.of((0, 0)))
+    assert drafter.start([7], SCORES).weights.of((0, 0, 0b11)) == pytest.approx(
+        first.weights.of((0, 0, 0b11))
+    )
 
 
 def test_matches_of_different_length_have_weights_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     long = Fixed((1, 1.0), level=20)
     drafter = mix(monkeypatch, long)
     state = feed(drafter, drafter.start([7], SCORES), *[1] * 20)
-    assert state.weights.of((9, 0))[0] > 0.85 > 0.8 > state.weights.of((1, 0))[0]
+    assert state.weights.of((9, 0, 1))[0] > 0.85 > 0.8 > state.weights.of((1, 0, 1))[0]
 
 
 def test_convex_curves() -> None:
@@ -187,3 +186,19 @@ def test_bad_options(monkeypatch: pytest.MonkeyPatch, options: dict[str, int]) -
 def test_an_unknown_source_names_those_that_exist() -> None:
     with pytest.raises(OutpaceError, match=r"unknown drafter 'nonsense', accepted are .*ngram"):
         DRAFTERS.create("mix:drafts=ngram+nonsense", costs=lambda: straight(0.1))
+
+
+def test_trees_follow_what_calls_take_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured: nodes cost next to nothing. Then calls of many nodes take as long as that many calls."""
+    now = 0.0
+    monkeypatch.setattr(mix_, "perf_counter", lambda: now)
+    costs = LiveCosts([1, 24], [1], [[1.0, 1.1]])
+    drafter = mix(monkeypatch, Fixed((1, 0.9)), costs=costs)
+    state = drafter.start([7], SCORES)
+    sizes = []
+    for _ in range(300):
+        [tree] = drafter.propose([state], [ask()])
+        now += tree.num_nodes
+        sizes.append(tree.num_nodes)
+        [state] = drafter.observe([state], [Step(tree, SCORES, Verdict([], 1, "identical"))])
+    assert max(sizes[:40]) >= 5 and max(sizes[-20:]) <= 3

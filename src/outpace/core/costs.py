@@ -1,12 +1,14 @@
 """What one call of a target costs, by its number of nodes and the text before them: measured.
 
-Tree sizes follow from it: a drafted node is worth its place while it adds more tokens than time.
+Tree sizes follow from it: a drafted node is worth its place while it adds more tokens than time. On shared
+machines memory and clock change within minutes, and with them the price of a node; `LiveCosts` follows.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from math import log, log2
 from time import perf_counter
 
 import numpy as np
@@ -19,6 +21,9 @@ from outpace.core.tree import TokenTree
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 CONTEXTS = (32, 512)
 ROUNDS = 5
+LARGE = 8  # nodes of a call that is large
+RATE = 0.05  # so that some twenty calls make a change
+OUTLIER = 1.0
 
 
 class CallCosts:
@@ -61,6 +66,9 @@ class CallCosts:
             seconds.append([statistics.median(times[size]) for size in sizes])
         return cls(sizes, contexts, seconds)
 
+    def learn(self, num_nodes: int, context: int, seconds: float) -> None:
+        """What a call of one row has taken. Measured costs stay as they are."""
+
     def curve(self, max_nodes: int, context: int) -> NDArray[np.float64]:
         """f64[max_nodes]: seconds of a call of 1, 2, ... nodes; straight lines between what was timed."""
         sizes, low = np.arange(1, max_nodes + 1), self.seconds[0]
@@ -72,6 +80,32 @@ class CallCosts:
             slope = (low[-1] - low[-2]) / (self.sizes[-1] - self.sizes[-2])
             curve[self.sizes[-1] :] = low[-1] + slope * (sizes[self.sizes[-1] :] - self.sizes[-1])
         return curve
+
+
+class LiveCosts(CallCosts):
+    """Costs that follow what calls take now: the measured ones times factors for small and large calls.
+
+    The logarithm of (observed / measured) is taken as a line in log2 of the nodes, from 1 node to `LARGE`,
+    and flat beyond; both ends learn from every call, each as far as the call's size concerns it.
+    """
+
+    def __init__(self, sizes: ArrayLike, contexts: ArrayLike, seconds: ArrayLike) -> None:
+        super().__init__(sizes, contexts, seconds)
+        self._small = self._large = 0.0
+
+    def learn(self, num_nodes: int, context: int, seconds: float) -> None:
+        """A call of one row took so long."""
+        share = min(1.0, log2(num_nodes) / log2(LARGE))
+        measured = float(super().curve(num_nodes, context)[-1])
+        error = log(seconds / measured) - (1 - share) * self._small - share * self._large
+        error = max(-OUTLIER, min(OUTLIER, error))  # an interrupted call says nothing about its price
+        self._small += RATE * (1 - share) * error
+        self._large += RATE * share * error
+
+    def curve(self, max_nodes: int, context: int) -> NDArray[np.float64]:
+        """As measured, times the factors."""
+        share = np.minimum(1.0, np.log2(np.arange(1, max_nodes + 1)) / log2(LARGE))
+        return super().curve(max_nodes, context) * np.exp((1 - share) * self._small + share * self._large)
 
 
 def straight(per_node: float, *, sizes: Sequence[int] = (1, 64)) -> CallCosts:

@@ -181,6 +181,17 @@ class TokenTree:
         return tree
 
     @classmethod
+    def grown(cls, tokens: list[int], parents: list[int], logq: Sequence[float]) -> TokenTree:
+        """A "point" tree from lists that nobody else will change. Hot path: checks only the parents."""
+        tree = cls.__new__(cls)
+        tree._list = tokens
+        tree.shape = Shape(parents)
+        tree._array = tree._index = tree.laws = None
+        tree.logq = _frozen(logq, np.float32)
+        tree.draw = "point"
+        return tree
+
+    @classmethod
     def merge(cls, *trees: TokenTree) -> TokenTree:
         """Trie union: the tree whose set of token paths is the union of theirs, each path once.
 

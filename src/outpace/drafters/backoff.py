@@ -93,7 +93,7 @@ class Backoff:
                         heappush(heap, (-p * q, node, token, q))
             node = len(tokens)
             if not heap or node > size:
-                return TokenTree(tokens, parents, logq=logq)
+                return TokenTree.grown(tokens, parents, logq)
             negative, parent, token, q = heappop(heap)
             p = -negative
             tokens.append(token)

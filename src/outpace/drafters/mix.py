@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import pairwise
 from math import exp, log
+from time import perf_counter
 from typing import Any
 
 from outpace.core.contracts import Ask, Drafter, RowScores, Step
@@ -34,15 +35,16 @@ HISTORY = 12  # committed tokens that sources see, the root included
 MAX_LEVEL, MAX_DEPTH = 9, 2  # beyond, matches and depths share their weights
 PRIOR = 8.0  # how many observations the weights over all contexts count for
 CURVE_STEP = 128  # tokens of context over which one cost curve serves
+CALLS_PER_CURVE = 16  # so long it serves before the costs are asked again
 
 Successors = Sequence[tuple[int, float]]
-Key = tuple[int, int]  # (length of the best match, depth), both capped
+Key = tuple[int, int, int]  # length of the best match, depth (both capped), sources that had a say (bits)
 
 
 class Mix:
     """One tree of at most `size` nodes from the drafters `drafts`, `a+[b:x=1,y=2]+c`.
 
-    "auto" is ngram+suffix, and backoff too where the model has a table beside it.
+    "auto" is ngram+backoff where the model has a table beside it, else ngram+suffix.
     depth  at most so many tokens deep.
     """
 
@@ -70,6 +72,8 @@ class Mix:
         self._proposing = [s for s, function in enumerate(self._successors) if function is None]
         self._costs = costs()
         self._curves: dict[int, list[float]] = {}
+        self._proposed = 0.0
+        self._calls = 0
         self._shared = Weights(len(self.sources))
 
     def start(self, prompt: Sequence[int], scores: RowScores) -> MixState:
@@ -85,10 +89,13 @@ class Mix:
             trees[s] = list(self.sources[s].propose([state.inner[s] for state in states], asks))
         for row, (state, ask) in enumerate(zip(states, asks, strict=True)):
             state.tree = self._grow(state, ask, [of_source[row] for of_source in trees])
+        self._proposed = perf_counter()
         return [state.tree for state in states]
 
     def observe(self, states: Sequence[MixState], steps: Sequence[Step]) -> list[MixState]:
         """Every source sees the step; the weights learn from the tokens that it committed."""
+        if len(steps) == 1 and states[0].expected:
+            self._learn_costs(steps[0].tree.num_nodes, len(states[0].text))
         for s, source in enumerate(self.sources):
             inner = source.observe([state.inner[s] for state in states], steps)
             for state, one in zip(states, inner, strict=True):
@@ -144,7 +151,7 @@ class Mix:
                 places.append([-1 if not tree or at < 0 else tree.child(at, token) for tree, at in pairs])
             else:
                 places.append(places[0])
-        return TokenTree(tokens, parents, logq=logq)
+        return TokenTree.grown(tokens, parents, logq)
 
     def _expect(
         self,
@@ -155,16 +162,25 @@ class Mix:
         places: Sequence[int],
     ) -> tuple[Key, list[Successors]]:
         """What each source expects after a text, and the key of the weights."""
-        level, expected = 0, []
+        level, said, expected = 0, 0, []
         for s, successors in enumerate(self._successors):
             if successors is not None:
                 matched, pairs = successors(state.inner[s], text)
                 if matched > level:
                     level = matched
-                expected.append(pairs)
             else:
-                expected.append(_children(trees[s], places[s]))
-        return (min(level, MAX_LEVEL), min(depth, MAX_DEPTH)), expected
+                pairs = _children(trees[s], places[s])
+            if pairs:
+                said |= 1 << s
+            expected.append(pairs)
+        return (min(level, MAX_LEVEL), min(depth, MAX_DEPTH), said), expected
+
+    def _learn_costs(self, num_nodes: int, context: int) -> None:
+        """What has passed since the proposal is the call: a clock is no part of any row's state."""
+        self._costs.learn(num_nodes, context, perf_counter() - self._proposed)
+        self._calls += 1
+        if self._calls % CALLS_PER_CURVE == 0:
+            self._curves.clear()
 
     def _curve(self, position: int) -> list[float]:
         """curve[n]: seconds of a call of n nodes behind so many tokens, made convex; curve[0] is unused."""
@@ -254,7 +270,7 @@ class Weights:
 def _auto(context: Mapping[str, Any]) -> str:
     beside = context.get("beside")
     has_table = beside is not None and beside(backoff.FILE_NAME).exists()
-    return "ngram+suffix+backoff" if has_table else "ngram+suffix"
+    return "ngram+backoff" if has_table else "ngram+suffix"
 
 
 def _children(tree: TokenTree | None, node: int) -> Successors:

@@ -182,7 +182,7 @@ class NativeTarget:
         parents: list[int] = []
         for tree in trees:
             tokens += tree.token_list
-            parents += tree.parents.tolist()
+            parents += tree.shape.parent_list
             places.append((starts[-1], tree.num_nodes))
             starts.append(len(tokens))
         self._call += 1
