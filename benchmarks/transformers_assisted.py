@@ -152,7 +152,10 @@ def main() -> None:
     parser.add_argument("--num-lookup", type=int, nargs="*", default=[3, 10], help="prompt lookup's tokens")
     parser.add_argument("--draft", nargs="*", default=["ngram"], help="our drafters")
     parser.add_argument(
-        "--tree", nargs="*", default=["chain:length=4"], help="our trees with the draft model"
+        "--tree",
+        nargs="*",
+        default=["chain:length=4", "chain:length=20,min_p=0.4"],  # the second is how transformers stops
+        help="our trees with the draft model",
     )
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="cpu")

@@ -24,6 +24,7 @@ ROUNDS = 5
 LARGE = 8  # nodes of a call that is large
 RATE = 0.05  # so that some twenty calls make a change
 OUTLIER = 1.0
+NEAR = 64  # tokens of context between which costs hardly differ
 
 
 class CallCosts:
@@ -92,12 +93,16 @@ class LiveCosts(CallCosts):
     def __init__(self, sizes: ArrayLike, contexts: ArrayLike, seconds: ArrayLike) -> None:
         super().__init__(sizes, contexts, seconds)
         self._small = self._large = 0.0
+        self._measured: dict[int, list[float]] = {}  # curves by length of the text, for the hot path
 
     def learn(self, num_nodes: int, context: int, seconds: float) -> None:
         """A call of one row took so long."""
         share = min(1.0, log2(num_nodes) / log2(LARGE))
-        measured = float(super().curve(num_nodes, context)[-1])
-        error = log(seconds / measured) - (1 - share) * self._small - share * self._large
+        measured = self._measured.get(context // NEAR)
+        if measured is None or len(measured) < num_nodes:
+            measured = super().curve(max(num_nodes, SIZES[-1]), context).tolist()
+            self._measured[context // NEAR] = measured
+        error = log(seconds / measured[num_nodes - 1]) - (1 - share) * self._small - share * self._large
         error = max(-OUTLIER, min(OUTLIER, error))  # an interrupted call says nothing about its price
         self._small += RATE * (1 - share) * error
         self._large += RATE * share * error

@@ -35,7 +35,7 @@ HISTORY = 12  # committed tokens that sources see, the root included
 MAX_LEVEL, MAX_DEPTH = 9, 2  # beyond, matches and depths share their weights
 PRIOR = 8.0  # how many observations the weights over all contexts count for
 CURVE_STEP = 128  # tokens of context over which one cost curve serves
-CALLS_PER_CURVE = 16  # so long it serves before the costs are asked again
+CALLS_PER_CURVE = 32  # so long it serves before the costs are asked again
 
 Successors = Sequence[tuple[int, float]]
 Key = tuple[int, int, int]  # length of the best match, depth (both capped), sources that had a say (bits)
