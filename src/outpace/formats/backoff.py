@@ -81,8 +81,10 @@ def read_backoff(path: str | Path) -> BackoffTable:
             return BackoffTable(order, str(stored["vocabulary"]), *arrays)
     except FormatError:
         raise
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise FormatError(f"cannot read the back-off table {path}: {error}") from None
+    except OSError as error:
+        raise FormatError(f"cannot read the back-off table {path}: {error.strerror or error}") from None
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        raise FormatError(f"{path} is not a back-off table; `outpace datastore count` makes one") from None
 
 
 def write_backoff(
