@@ -15,8 +15,8 @@ def check_pairing(target: Target, drafter: Drafter, rule: Rule) -> None:
     if rule.needs_law and rule.draw not in draws:
         raise OutpaceError(
             f"the rule {name_of(rule)} needs the law of the drafts (draw {rule.draw!r}) and the drafter "
-            f"{name_of(drafter)} gives none; accepted are drafters made of a model, with a tree that does not "
-            "look at what was drawn (chain, static, sequoia), or the rule match"
+            f"{name_of(drafter)} gives none; accepted are drafters made of a model with a tree that "
+            "does not look at what was drawn (chain, static, sequoia), or the rule match"
         )
     if getattr(drafter, "branches", False) and not getattr(target, "branching", True):
         raise OutpaceError(
