@@ -4,7 +4,7 @@ One draft model drafts for one target; the rules take turns on every prompt. Cou
 the machine, so nothing here is timed.
 
     python benchmarks/sampling_rules.py --model FOLDER --quantize q8 --draft-model smollm2-135m-instruct
-    python benchmarks/sampling_rules.py --model Q.gguf --draft-model smollm2-135m-instruct --bridge intersection
+    python benchmarks/sampling_rules.py --model Q.gguf --bridge intersection --draft-model DRAFT.gguf
 """
 
 from __future__ import annotations
