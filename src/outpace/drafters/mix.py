@@ -106,6 +106,8 @@ class Mix:
                 if node in state.expected:
                     state.weights.learn(*state.expected[node], token)
                 node = state.tree.child(node, token)
+                if node < 0:  # beyond what was proposed here: another drafter may have lengthened the tree
+                    break
             state.expected.clear()
             state.text += step.tokens
         return list(states)
