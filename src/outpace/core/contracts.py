@@ -255,6 +255,38 @@ class Layered(Target, Protocol):
         """
 
 
+class Product(Protocol):
+    """A matrix [M, D] that lies where the target computes, in a precision of the target's choosing."""
+
+    @property
+    def num_outputs(self) -> int:
+        """M."""
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """f32[n, D] -> f32[n, M]."""
+
+
+@runtime_checkable
+class Tapped(Target, Protocol):
+    """A target whose hidden states can be had, for drafters that are trained on them."""
+
+    @property
+    def hidden_size(self) -> int:
+        """D."""
+
+    def fingerprint(self) -> str:
+        """Names the weights: what is trained on one model's states is of no use to another."""
+
+    def tap(self, *names: str) -> None:
+        """From the next call on `Scores.hidden` offers these taps too: "final", a layer's number."""
+
+    def product(self, weight: NDArray[np.float32]) -> Product:
+        """A matrix f32[M, K] of the caller's, which need not have the model's width."""
+
+    def projection(self, token_ids: NDArray[np.integer] | None = None) -> Product:
+        """The output matrix, or these rows of it: logits (biases and caps included) of states at "final"."""
+
+
 class Drafter(Protocol):
     """Proposes continuations. Can never change the output of an exact rule, only the speed.
 
