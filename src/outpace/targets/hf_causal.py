@@ -11,12 +11,12 @@ that close, the choice may fall either way. In f32 that is rare, in bf16 and f16
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from outpace.core.contracts import Exactness
@@ -25,12 +25,8 @@ from outpace.core.tree import TokenTree
 from outpace.targets.hf_cache import SlotCache
 from outpace.targets.hf_masks import tree_masks
 from outpace.targets.hf_models import TESTED, inspect_model
-from outpace.targets.hf_scores import TorchScores
-
-MAX_NODES = 1024  # of a tree; a mask of so many nodes is small beside the logits
-LOGITS = "logits"
-States = dict[str, Tensor]
-"""What a call gives for every node, [B, N, ...] each: "logits", and hidden states by tap."""
+from outpace.targets.hf_scores import LOGITS, MAX_NODES, States, TorchScores, scores_of
+from outpace.targets.hf_taps import Taps, TorchProduct, model_fingerprint, output_product
 
 
 class HfCausalTarget:
@@ -55,15 +51,13 @@ class HfCausalTarget:
             raise OutpaceError(
                 f"context_length is {context_length}, accepted are 1 to {facts.context_length}"
             )
-        accepted = [*map(str, range(facts.num_layers)), "final"]
-        for tap in taps:
-            if str(tap) not in accepted:
-                raise OutpaceError(f"unknown tap {tap!r}, accepted are 0 to {facts.num_layers - 1} and final")
         self.model = model
         self.vocab_size = facts.vocab_size
         self.context_length = context_length or facts.context_length
         self.eos_ids = facts.eos_ids
-        self.taps = [str(tap) for tap in taps]
+        self.hidden_size: int = model.get_output_embeddings().weight.shape[1]
+        self._taps = Taps(model, model.base_model, facts.num_layers)
+        self._taps.add(taps)
         self._facts = facts
         self._device: torch.device = model.get_input_embeddings().weight.device
         self._dtype: torch.dtype = model.dtype
@@ -90,7 +84,7 @@ class HfCausalTarget:
         try:
             trees = [TokenTree.chain(prompt[0], prompt[1:]) for prompt in prompts]
             lasts = [len(prompt) - 1 for prompt in prompts]
-            wanted = sorted(set(lasts)) if self._facts.picks_logits and not self.taps else None
+            wanted = sorted(set(lasts)) if self._facts.picks_logits and not self._taps.names else None
             states = self._forward(rows, trees, [0] * len(rows), wanted)
         except BaseException:
             self._cache.free(rows)
@@ -99,7 +93,7 @@ class HfCausalTarget:
         columns = lasts if wanted is None else [wanted.index(last) for last in lasts]
         width = states[LOGITS].shape[1]
         firsts = [row * width + column for row, column in enumerate(columns)]
-        return rows, _scores(states, firsts, [[0]] * len(rows))
+        return rows, scores_of(states, firsts, [[0]] * len(rows))
 
     def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> TorchScores:
         """Run every node of every tree in one call; nothing is committed."""
@@ -110,7 +104,7 @@ class HfCausalTarget:
             row: (tree, states, place) for place, (row, tree) in enumerate(zip(rows, trees, strict=True))
         }
         firsts = [states[LOGITS].shape[1] * row for row in range(len(rows))]
-        return _scores(states, firsts, [tree.shape.depths for tree in trees])
+        return scores_of(states, firsts, [tree.shape.depths for tree in trees])
 
     def score_grown(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> TorchScores:
         """As `score`, for trees that grow: a tree's first nodes that the row's last call has run are known.
@@ -135,7 +129,7 @@ class HfCausalTarget:
         joined = {name: torch.cat(part)[None] for name, part in parts.items()}
         for row, tree, (first, end) in zip(rows, trees, itertools.pairwise(ends), strict=True):
             self._last[row] = (tree, {name: states[:, first:end] for name, states in joined.items()}, 0)
-        return _scores(joined, ends[:-1], [tree.shape.depths for tree in trees])
+        return scores_of(joined, ends[:-1], [tree.shape.depths for tree in trees])
 
     def keep(self, rows: Sequence[int], paths: Sequence[Sequence[int]]) -> None:
         """Commit the roots of the last `score` of these rows and the given nodes after them."""
@@ -156,6 +150,22 @@ class HfCausalTarget:
     def length(self, row: int) -> int:
         """How many tokens the row has cached."""
         return self._cache.length(row)
+
+    def fingerprint(self) -> str:
+        """Names the weights."""
+        return model_fingerprint(self.model)
+
+    def tap(self, *names: str) -> None:
+        """From the next call on `Scores.hidden` offers these taps too."""
+        self._taps.add(names)
+
+    def product(self, weight: NDArray[np.float32]) -> TorchProduct:
+        """A matrix [M, K] on the model's device, in its type."""
+        return TorchProduct(torch.from_numpy(weight).to(self._device, self._dtype))
+
+    def projection(self, token_ids: NDArray[np.integer] | None = None) -> TorchProduct:
+        """The output matrix, or these rows of it, for states at "final"."""
+        return output_product(self.model, token_ids)
 
     @property
     def num_rows(self) -> int:
@@ -207,7 +217,7 @@ class HfCausalTarget:
             masks = tree_masks(shapes, positions, in_sight, list(windows.values()), self._dtype, known=known)
             mask = masks[0] if len(windows) == 1 else dict(zip(windows, masks, strict=True))
         picked = {} if wanted is None else {"logits_to_keep": torch.tensor(wanted, device=self._device)}
-        with torch.no_grad(), self._tapped() as states:
+        with torch.no_grad(), self._taps.taken() as states:
             states[LOGITS] = self.model(
                 input_ids=tokens,
                 position_ids=positions,
@@ -217,37 +227,6 @@ class HfCausalTarget:
                 **picked,
             ).logits
         return states
-
-    @contextmanager
-    def _tapped(self) -> Iterator[States]:
-        """Hidden states [B, N, D] by tap, filled by the forward call inside."""
-        states: States = {}
-        with ExitStack() as hooks:
-            for tap in self.taps:
-                hooks.enter_context(self._hook(tap, states))
-            yield states
-
-    def _hook(self, tap: str, states: States) -> Any:
-        """A hook that writes one tap's states; it goes when its context ends."""
-        if tap == "final":
-
-            def before(module: Any, inputs: Any) -> None:
-                states[tap] = inputs[0]
-
-            return self.model.get_output_embeddings().register_forward_pre_hook(before)
-
-        def after(module: Any, inputs: Any, output: Any) -> None:
-            states[tap] = output[0] if isinstance(output, tuple) else output
-
-        return self._layers()[int(tap)].register_forward_hook(after)
-
-    def _layers(self) -> Any:
-        for module in self.model.base_model.modules():
-            if isinstance(module, torch.nn.ModuleList) and len(module) == self._facts.num_layers:
-                return module
-        raise OutpaceError(
-            f"the layers of the model type {self._facts.name!r} were not found, accepted is final"
-        )
 
     def _try_a_tree(self) -> None:
         """Refuse a model whose nodes do not see their own path: all that masks and positions should do."""
@@ -270,11 +249,6 @@ class HfCausalTarget:
                 f"the model type {self._facts.name!r} cannot be a target: a tree could not be scored "
                 f"({error}); tested are {', '.join(TESTED)}"
             ) from error
-
-
-def _scores(states: States, firsts: Sequence[int], depths: Sequence[Sequence[int]]) -> TorchScores:
-    flat = {name: state.flatten(0, 1) for name, state in states.items()}
-    return TorchScores(flat.pop(LOGITS), firsts, depths, flat)
 
 
 def _num_known(before: TokenTree, tree: TokenTree) -> int:

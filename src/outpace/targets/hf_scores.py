@@ -13,6 +13,11 @@ from outpace.core import sampling as sampling_
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Edit, Sampling, edited, gumbel, warp
 
+MAX_NODES = 1024  # of a tree; a mask of so many nodes is small beside the logits
+LOGITS = "logits"
+States = dict[str, Tensor]
+"""What a call gives for every node, [B, N, ...] each: "logits", and hidden states by tap."""
+
 NARROW = 512
 """Filters look at so many of the likeliest tokens first; at all of them only where those do not decide."""
 
@@ -125,6 +130,12 @@ class TorchScores:
         assert all(0 <= node < count for node in nodes), "a node that the tree does not have"
         first = self._firsts[row]
         return torch.tensor([first + node for node in nodes], device=self._logits.device)
+
+
+def scores_of(states: States, firsts: Sequence[int], depths: Sequence[Sequence[int]]) -> TorchScores:
+    """Scores from what a call gives, whose rows are flattened here."""
+    flat = {name: state.flatten(0, 1) for name, state in states.items()}
+    return TorchScores(flat.pop(LOGITS), firsts, depths, flat)
 
 
 def _narrow_choice(

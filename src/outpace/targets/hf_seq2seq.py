@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers.cache_utils import EncoderDecoderCache
 
@@ -25,10 +26,10 @@ from outpace.core.contracts import Exactness
 from outpace.core.errors import OutpaceError, PromptTooLong
 from outpace.core.tree import Shape, TokenTree
 from outpace.targets.hf_cache import SlotCache
-from outpace.targets.hf_causal import MAX_NODES
 from outpace.targets.hf_masks import tree_masks
-from outpace.targets.hf_scores import TorchScores
+from outpace.targets.hf_scores import LOGITS, MAX_NODES, States, TorchScores, scores_of
 from outpace.targets.hf_seq2seq_models import TESTED, inspect_seq2seq
+from outpace.targets.hf_taps import Taps, TorchProduct, model_fingerprint, output_product
 
 
 class Source:
@@ -86,6 +87,8 @@ class HfSeq2SeqTarget:
         self.vocab_size = facts.vocab_size
         self.context_length = context_length or facts.context_length
         self.eos_ids = facts.eos_ids
+        self.hidden_size: int = model.get_output_embeddings().weight.shape[1]
+        self._taps = Taps(model, model.get_decoder(), facts.num_layers)
         self._facts = facts
         self._device: torch.device = model.get_output_embeddings().weight.device
         self._dtype: torch.dtype = model.dtype
@@ -147,13 +150,13 @@ class HfSeq2SeqTarget:
         self._sources |= zip(rows, sources, strict=True)
         try:
             shapes = [Shape.chain(len(prompt)) for prompt in prompts]
-            logits, width = self._forward(rows, prompts, shapes, fill=new)
+            states, width = self._forward(rows, prompts, shapes, fill=new)
         except BaseException:
             self.free(rows)
             raise
         self._cache.keep(rows, [range(1, len(prompt)) for prompt in prompts])
         firsts = [row * width + len(prompt) - 1 for row, prompt in enumerate(prompts)]
-        return rows, TorchScores(logits, firsts, [[0]] * len(rows), {})
+        return rows, scores_of(states, firsts, [[0]] * len(rows))
 
     def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> TorchScores:
         """Run every node of every tree in one call; nothing is committed."""
@@ -166,9 +169,9 @@ class HfSeq2SeqTarget:
                     f"the context holds {self.context_length}"
                 )
         shapes = [tree.shape for tree in trees]
-        logits, width = self._forward(rows, [tree.token_list for tree in trees], shapes)
+        states, width = self._forward(rows, [tree.token_list for tree in trees], shapes)
         firsts = [width * row for row in range(len(rows))]
-        return TorchScores(logits, firsts, [shape.depths for shape in shapes], {})
+        return scores_of(states, firsts, [shape.depths for shape in shapes])
 
     def keep(self, rows: Sequence[int], paths: Sequence[Sequence[int]]) -> None:
         """Commit the roots of the last `score` of these rows and the given nodes after them."""
@@ -189,6 +192,22 @@ class HfSeq2SeqTarget:
     def length(self, row: int) -> int:
         """How many tokens the row has cached."""
         return self._cache.length(row)
+
+    def fingerprint(self) -> str:
+        """Names the weights."""
+        return model_fingerprint(self.model)
+
+    def tap(self, *names: str) -> None:
+        """From the next call on `Scores.hidden` offers these taps too: the decoder's layers, "final"."""
+        self._taps.add(names)
+
+    def product(self, weight: NDArray[np.float32]) -> TorchProduct:
+        """A matrix [M, K] on the model's device, in its type."""
+        return TorchProduct(torch.from_numpy(weight).to(self._device, self._dtype))
+
+    def projection(self, token_ids: NDArray[np.integer] | None = None) -> TorchProduct:
+        """The output matrix, or these rows of it, for states at "final"."""
+        return output_product(self.model, token_ids)
 
     @property
     def num_rows(self) -> int:
@@ -211,8 +230,8 @@ class HfSeq2SeqTarget:
         texts: Sequence[Sequence[int]],
         shapes: Sequence[Shape],
         fill: Sequence[Source] = (),
-    ) -> tuple[Tensor, int]:
-        """(logits [B * N, V], N) of all nodes, padded. `fill`: the rows' sources, if not cached yet."""
+    ) -> tuple[States, int]:
+        """(states of all nodes, padded, and their number N). `fill`: the rows' sources, if not cached."""
         if min(map(min, texts)) < 0 or max(map(max, texts)) >= self.vocab_size:
             raise OutpaceError(f"token ids are not all from 0 to {self.vocab_size - 1}")
         num_nodes = max(map(len, texts))
@@ -228,11 +247,12 @@ class HfSeq2SeqTarget:
         mask = None  # then the model makes its own causal one
         if not plain or (lengths[0] > 0 and num_nodes > 1):
             (mask,) = tree_masks(shapes, positions, in_sight, [None], self._dtype)
-        states, source_mask = self._sources_of(rows, fill)
+        encoded, source_mask = self._sources_of(rows, fill)
         slot_positions = _slot_positions(positions, in_sight)
-        with torch.no_grad(), self._facts.placing.at(positions, slot_positions):
-            logits = self.model(
-                encoder_outputs=(states,),
+        placing = self._facts.placing.at(positions, slot_positions)
+        with torch.no_grad(), placing, self._taps.taken() as states:
+            states[LOGITS] = self.model(
+                encoder_outputs=(encoded,),
                 attention_mask=source_mask,
                 decoder_input_ids=tokens,
                 decoder_attention_mask=mask,
@@ -241,7 +261,7 @@ class HfSeq2SeqTarget:
             ).logits
         if fill:
             self._cross.keep([self._cross_rows[s] for s in fill], [range(1, len(s.states)) for s in fill])
-        return logits.flatten(0, 1), num_nodes
+        return states, num_nodes
 
     def _sources_of(self, rows: Sequence[int], fill: Sequence[Source]) -> tuple[Tensor, Tensor | None]:
         """([B, S, D], bool[B, S] or None): the rows' sources padded to the longest, and where they are.

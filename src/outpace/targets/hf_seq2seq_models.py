@@ -24,6 +24,7 @@ class Seq2SeqFacts:
 
     name: str
     vocab_size: int
+    num_layers: int
     context_length: int
     eos_ids: frozenset[int]
     width: int
@@ -50,6 +51,7 @@ def inspect_seq2seq(model: Any) -> Seq2SeqFacts:
     return Seq2SeqFacts(
         name=name,
         vocab_size=model.get_output_embeddings().weight.shape[0],
+        num_layers=getattr(config, "decoder_layers", None) or config.num_decoder_layers,
         context_length=positions or 2**20,
         eos_ids=frozenset(map(int, eos_ids)),
         width=config.d_model,
