@@ -45,6 +45,7 @@ DRAFTERS = Registry(
         "early_exit": "outpace.drafters.early_exit:EarlyExit",
         "swift": "outpace.drafters.swift:Swift",
         "small_model": "outpace.drafters.small_model:SmallModel",
+        "blockwise": "outpace.drafters.blockwise:Blockwise",
         "cascade": "outpace.decode.cascade:Cascade",
     },
     "outpace.drafters",

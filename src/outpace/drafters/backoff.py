@@ -14,8 +14,6 @@ with `ngram`, which knows the text at hand (`mix`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from heapq import heappop, heappush
-from math import log
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from outpace.core.errors import OutpaceError
 from outpace.core.tree import TokenTree
 from outpace.formats.backoff import BackoffTable, read_backoff
 from outpace.formats.datastore import vocabulary_id
+from outpace.trees.likeliest import likeliest
 
 FILE_NAME = "backoff.npz"
 
@@ -67,7 +66,16 @@ class Backoff:
 
     def propose(self, states: Sequence[list[int]], asks: Sequence[Ask]) -> list[TokenTree]:
         """A tree for each row. logq: the table's log-probability after the parent."""
-        return [self._grow(state, ask) for state, ask in zip(states, asks, strict=True)]
+        return [
+            likeliest(
+                state,
+                lambda text, depth: self.table.next(text),
+                size=min(self.size, ask.budget),
+                depth=ask.depth,
+                min_p=self.min_p,
+            )
+            for state, ask in zip(states, asks, strict=True)
+        ]
 
     def observe(self, states: Sequence[list[int]], steps: Sequence[Step]) -> list[list[int]]:
         """Move on."""
@@ -80,24 +88,3 @@ class Backoff:
     def successors(self, state: list[int], text: Sequence[int]) -> tuple[int, Sequence[tuple[int, float]]]:
         """(0, the likeliest tokens after a text with their probabilities)."""
         return 0, self.table.next(text)
-
-    def _grow(self, text: list[int], ask: Ask) -> TokenTree:
-        size = min(self.size, ask.budget)
-        tokens, parents, logq, depths, texts = [ask.root], [-1], [0.0], [0], [text]
-        heap: list[tuple[float, int, int, float]] = []
-        node, p = 0, 1.0
-        while True:
-            if depths[node] < ask.depth:
-                for token, q in self.table.next(texts[node]):
-                    if p * q >= self.min_p and q > 0:
-                        heappush(heap, (-p * q, node, token, q))
-            node = len(tokens)
-            if not heap or node > size:
-                return TokenTree.grown(tokens, parents, logq)
-            negative, parent, token, q = heappop(heap)
-            p = -negative
-            tokens.append(token)
-            parents.append(parent)
-            logq.append(log(q))
-            depths.append(depths[parent] + 1)
-            texts.append([*texts[parent], token])

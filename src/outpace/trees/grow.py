@@ -107,7 +107,7 @@ def draw_candidates(
         after = edited(logits[f], edits[node]) if edits else logits[f]
         position = ask.position + tree.shape.depths[node] + 1
         if point:
-            drawn, law = _point(after, ask.sampling, position, width)
+            drawn, law = point_law(after, ask.sampling, position, width)
         else:
             law = warp(after, ask.sampling)
             drawn = _drawn(law, ask, position, node, width)
@@ -129,10 +129,17 @@ def _picked(nodes: Sequence[int], picked: Sequence[Sequence[int]] | None, width:
     return Candidates(nodes, tokens, logq, [], "point")
 
 
-def _point(
-    logits: Logits, sampling: Sampling, position: int, width: int
+def point_law(
+    logits: Logits,
+    sampling: Sampling,
+    position: int,
+    width: int,
+    token_ids: NDArray[np.integer] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
-    """The tokens most likely to be the target's choice, and for every token how likely that is: f32[V]."""
+    """The tokens most likely to be the target's choice, and for every token how likely that is: f32[V].
+
+    `token_ids` says which tokens the logits are of, where they are not of all; results count in logits.
+    """
     if sampling.temperature == 0:
         law = np.exp(logits - logits.max())
         law /= law.sum()
@@ -140,7 +147,7 @@ def _point(
     kept = survivors(logits, sampling)
     with np.errstate(over="ignore"):  # no temperature is too low
         scaled = (logits[kept].astype(np.float64) - logits.max()) / sampling.temperature
-    noisy = scaled + gumbel(sampling.seed, position, kept)
+    noisy = scaled + gumbel(sampling.seed, position, kept if token_ids is None else token_ids[kept])
     weight = np.exp(sampling.temperature * (noisy - noisy.max()))
     law = np.zeros(len(logits), np.float32)
     law[kept] = weight / weight.sum()

@@ -1,0 +1,151 @@
+"""Blockwise parallel decoding: heads on the target's own hidden state propose the next k tokens at once.
+
+Stern, Shazeer & Uszkoreit 2018, "Blockwise Parallel Decoding for Deep Autoregressive Models",
+arXiv:1811.03115. Heads are trained by `outpace train blockwise`.
+
+    observe   the call that verified the last draft has the hidden state behind every node: that of the last
+              kept node stays
+    propose   head 1 there is the target itself, whose choice is committed already; heads 2 to k
+              (`proposal_heads.py`) give the tokens after it, each without knowing the others
+
+So verifying and predicting are one call, and a vector is all that a row holds.
+
+Deviations. Head 1 is the identity: exact rules give the base model's own output. A tree of the likeliest
+combinations where the paper has the chain of every head's best (`tree=chain`). With sampling, heads add the
+target's noise to their logits and so draft the very sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outpace.core.contracts import Ask, RowScores, Step, Target, TreePolicy
+from outpace.core.errors import OutpaceError
+from outpace.core.tree import TokenTree
+from outpace.drafters.proposal_heads import FINAL, ProposalHeads, packaged_heads
+from outpace.trees.chain import Chain
+from outpace.trees.grow import StepFunction, draws_of, grow_trees, point_law
+from outpace.trees.likeliest import After, likeliest
+
+RANKS = 8  # of each head's tokens come into a tree of the likeliest
+Pairs = list[tuple[int, float]]
+
+
+class BlockwiseState:
+    """A row: its last tokens, the root included, and the state f32[D] behind the token before the root."""
+
+    __slots__ = ("hidden", "text")
+
+    def __init__(self, text: list[int]) -> None:
+        self.text = text
+        self.hidden: NDArray[np.float32] | None = None
+
+
+class Blockwise:
+    """Trees of what trained heads propose: the `size` likeliest nodes, no path less likely than `min_p`.
+
+    path   folder of the heads; "auto" for those that come with the package, if there are any for the model.
+    heads  use the first so many, head 1 included; None for all.
+    tree   another shape, for which `size` and `min_p` say nothing.
+    """
+
+    HISTORY = 1  # tokens of the text that a state holds
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        path: str = "auto",
+        heads: int | None = None,
+        size: int = 6,
+        min_p: float = 0.1,
+        tree: TreePolicy | None = None,
+    ) -> None:
+        if size < 1:
+            raise OutpaceError(f"blockwise has size={size}, accepted are whole numbers >= 1")
+        if not 0 <= min_p <= 1:
+            raise OutpaceError(f"blockwise has min_p={min_p}, accepted are 0 to 1")
+        self._heads = ProposalHeads(
+            target, packaged_heads(target) if path == "auto" else path, num_heads=heads
+        )
+        self._size = size
+        self._min_p = min_p
+        self._tree = tree
+        self._policy: TreePolicy = Chain(length=self._heads.num_drafted) if tree is None else tree
+        self.draws = draws_of(self._policy)
+        self.branches = tree is None or tree.width > 1
+
+    def start(self, prompt: Sequence[int], scores: RowScores) -> BlockwiseState:
+        """The prompt's own call is observed like any other."""
+        return BlockwiseState(list(prompt[-self.HISTORY :]))
+
+    def propose(self, states: Sequence[BlockwiseState], asks: Sequence[Ask]) -> list[TokenTree]:
+        """A tree for each row. logq: the heads' log-probabilities."""
+        logits = self._heads.logits(_hidden(states))
+        if self._tree is not None or any(ask.law for ask in asks):
+            return grow_trees(asks, self._policy, self._step(logits))
+        return [
+            likeliest(
+                state.text,
+                self._after(logits[row], ask),
+                size=min(self._size, ask.budget),
+                depth=ask.depth,
+                min_p=self._min_p,
+            )
+            for row, (state, ask) in enumerate(zip(states, asks, strict=True))
+        ]
+
+    def observe(self, states: Sequence[BlockwiseState], steps: Sequence[Step]) -> list[BlockwiseState]:
+        """Keep the state behind the last kept node: the token after it is the next root."""
+        for state, step in zip(states, steps, strict=True):
+            last = step.verdict.path[-1] if step.verdict.path else 0
+            state.hidden = step.scores.hidden(FINAL)[last]
+            state.text = [*state.text, *step.tokens][-self.HISTORY :]
+        return list(states)
+
+    def stop(self, state: BlockwiseState) -> None:
+        """There is nothing to give back."""
+
+    def expected(self, state: BlockwiseState, ask: Ask) -> list[Pairs]:
+        """By depth, the likeliest tokens with their probabilities, which hold below any node."""
+        return self._pairs(self._heads.logits(_hidden([state]))[0], ask)
+
+    def _after(self, logits: NDArray[np.float32], ask: Ask) -> After:
+        """What may follow a node, of which its depth says all. logits f32[L, M]: the heads' of one row."""
+        pairs = self._pairs(logits, ask)
+        return lambda text, depth: pairs[depth] if depth < len(pairs) else ()
+
+    def _pairs(self, logits: NDArray[np.float32], ask: Ask) -> list[Pairs]:
+        ids, pairs = self._heads.token_ids, []
+        for depth, ahead in enumerate(logits[: ask.depth]):
+            best, law = point_law(ahead, ask.sampling, ask.position + depth + 1, RANKS, ids)
+            tokens = best if ids is None else ids[best]
+            pairs.append(list(zip(tokens.tolist(), law[best].tolist(), strict=True)))
+        return pairs
+
+    def _step(self, logits: NDArray[np.float32]) -> StepFunction:
+        """The heads as a step function (see `trees.grow.StepFunction`): a node's depth names its head."""
+
+        def step(
+            rows: Sequence[int], trees: Sequence[TokenTree], nodes: Sequence[Sequence[int]]
+        ) -> list[NDArray[np.float32] | None]:
+            return [
+                self._heads.whole(logits[row][depths]) if max(depths) < logits.shape[1] else None
+                for row, depths in zip(rows, _depths(trees, nodes), strict=True)
+            ]
+
+        return step
+
+
+def _hidden(states: Sequence[BlockwiseState]) -> NDArray[np.float32]:
+    """f32[n, D]."""
+    hidden = [state.hidden for state in states if state.hidden is not None]
+    assert len(hidden) == len(states), "the prompt's own call is observed before anything is proposed"
+    return np.stack(hidden)
+
+
+def _depths(trees: Sequence[TokenTree], nodes: Sequence[Sequence[int]]) -> list[list[int]]:
+    return [[tree.shape.depths[node] for node in some] for tree, some in zip(trees, nodes, strict=True)]

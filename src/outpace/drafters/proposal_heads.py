@@ -1,0 +1,102 @@
+"""Proposal heads on a target: from one hidden state, the logits of the tokens several places ahead.
+
+Stern, Shazeer & Uszkoreit 2018, arXiv:1811.03115: one feed-forward layer over the decoder's output, as wide
+as all heads together, gives every head a state of its own, to which the decoder's output is added; the
+model's own output matrix makes logits of each.
+
+    u = relu(x W1 + b1)   [L W]        s = x + u W2 + b2   [L, D]        logits = unembed(s)   [L, M]
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outpace.core.contracts import Tapped, Target
+from outpace.core.errors import OutpaceError
+from outpace.formats.heads import Heads, HeadsConfig, read_heads
+from outpace.formats.safetensors import json_file
+
+FINAL = "final"
+PACKAGED = Path(__file__).parents[1] / "heads"
+"""Heads that come with the package: a folder for each model."""
+
+
+class ProposalHeads:
+    """The heads of a folder, or as many of them as are wanted, lying where the target computes.
+
+    num_heads  counts head 1, which is the model's own; None for all.
+    """
+
+    def __init__(self, target: Target, path: str | Path, *, num_heads: int | None = None) -> None:
+        heads = read_heads(path)
+        tapped = fitting_target(target, heads, path)
+        config = heads.config
+        if num_heads is not None and not 2 <= num_heads <= config.num_heads:
+            raise OutpaceError(
+                f"the heads in {path} are {config.num_heads}, head 1 included; accepted are 2 to "
+                f"{config.num_heads}, not {num_heads}"
+            )
+        # Of the learned heads the first may be head 1, whose proposal the target itself has made already.
+        self.num_drafted = (num_heads or config.num_heads) - 1
+        skipped = config.num_learned - (config.num_heads - 1)
+        used = slice(skipped * config.hidden_size, (skipped + self.num_drafted) * config.hidden_size)
+        self.token_ids = heads.token_ids
+        self.vocab_size: int = target.vocab_size
+        tapped.tap(FINAL)
+        self._hidden = tapped.product(heads.tensors["hidden.weight"])
+        self._hidden_bias = heads.tensors["hidden.bias"]
+        self._output = tapped.product(np.ascontiguousarray(heads.tensors["output.weight"][used]))
+        self._output_bias = heads.tensors["output.bias"][used]
+        self._unembed = tapped.projection(heads.token_ids)
+
+    def logits(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
+        """f32[n, D] states after n nodes -> f32[n, L, M]: of head l, the token l + 2 places ahead."""
+        count, width = states.shape
+        wide = self._hidden(states) + self._hidden_bias
+        np.maximum(wide, 0.0, out=wide)
+        ahead = (self._output(wide) + self._output_bias).reshape(count, self.num_drafted, width)
+        ahead += states[:, None]
+        return self._unembed(ahead.reshape(-1, width)).reshape(count, self.num_drafted, -1)
+
+    def whole(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[F, M] -> [F, V]: -inf for tokens that are never drafted."""
+        if self.token_ids is None:
+            return logits
+        every = np.full((len(logits), self.vocab_size), -np.inf, np.float32)
+        every[:, self.token_ids] = logits
+        return every
+
+
+def fitting_target(target: Target, heads: Heads, path: str | Path) -> Tapped:
+    """The target, if these heads are its own; else an OutpaceError."""
+    config: HeadsConfig = heads.config
+    if not isinstance(target, Tapped):
+        raise OutpaceError(
+            f"the target {type(target).__name__} shows no hidden states, which heads read; accepted are "
+            "native and transformers targets"
+        )
+    if config.target != target.fingerprint() or config.hidden_size != target.hidden_size:
+        raise OutpaceError(
+            f"the heads in {path} were trained on another model ({config.model or 'of no name'}); accepted "
+            "are heads of this one, as `outpace train blockwise` makes them"
+        )
+    if heads.token_ids is not None and heads.token_ids[-1] >= target.vocab_size:
+        raise OutpaceError(f"the heads in {path} draft tokens that the model's vocabulary lacks")
+    return target
+
+
+def packaged_heads(target: Target) -> Path:
+    """The folder of the heads that come with the package for this very model."""
+    fingerprint = target.fingerprint() if isinstance(target, Tapped) else None
+    folders = sorted(PACKAGED.glob("*/config.json"))
+    for config in folders:
+        if json_file(config).get("target") == fingerprint:
+            return config.parent
+    names = ", ".join(path.parent.name for path in folders) or "none"
+    raise OutpaceError(
+        f"there are no heads for this model in the package (it has: {names}); accepted is "
+        "blockwise:path=FOLDER with heads that `outpace train blockwise` has made"
+    )
