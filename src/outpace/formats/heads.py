@@ -141,7 +141,8 @@ def _read_config(path: Path) -> HeadsConfig:
         raise FormatError(f"{path}: first is {first!r}, accepted are {', '.join(get_args(First))}")
     if not isinstance(target, str) or not target:
         raise FormatError(f"{path}: target is {target!r}, expected the fingerprint of a model")
-    return HeadsConfig(*sizes, target=target, model=str(config.get("model", "")), first=first)
+    num_heads, hidden_size, width = sizes
+    return HeadsConfig(num_heads, hidden_size, width, target, str(config.get("model", "")), first)
 
 
 def _floats(weights: FolderWeights, tensor: RawTensor) -> NDArray[np.float32]:

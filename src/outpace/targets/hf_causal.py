@@ -26,7 +26,7 @@ from outpace.targets.hf_cache import SlotCache
 from outpace.targets.hf_masks import tree_masks
 from outpace.targets.hf_models import TESTED, inspect_model
 from outpace.targets.hf_scores import LOGITS, MAX_NODES, States, TorchScores, scores_of
-from outpace.targets.hf_taps import Taps, TorchProduct, model_fingerprint, output_product
+from outpace.targets.hf_taps import Taps, TorchProduct, model_fingerprint
 
 
 class HfCausalTarget:
@@ -165,7 +165,7 @@ class HfCausalTarget:
 
     def projection(self, token_ids: NDArray[np.integer] | None = None) -> TorchProduct:
         """The output matrix, or these rows of it, for states at "final"."""
-        return output_product(self.model, token_ids)
+        return TorchProduct.of_output(self.model, token_ids)
 
     @property
     def num_rows(self) -> int:

@@ -6,7 +6,7 @@ Hooks take the states for the time of a call; the model stays as it is.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -81,19 +81,60 @@ class Taps:
         )
 
 
-class TorchProduct:
-    """A matrix [M, D] on the model's device, in its type; see `contracts.Product`.
+class OutputMatrix:
+    """A model's output matrix, or some rows of it, with what the model does to its logits.
 
-    bias  [M], added. scale and cap: logits times scale, then within +-cap by tanh, where a model does so.
+    Follows the model's own parameters, gradients included: it is theirs that training changes.
     """
 
+    def __init__(self, model: Any, token_ids: NDArray[np.integer] | None = None) -> None:
+        config = model.config.get_text_config(decoder=True)
+        self._model = model
+        self._rows = None if token_ids is None else torch.from_numpy(np.asarray(token_ids, dtype=np.int64))
+        self._scale: float = getattr(config, "logit_scale", None) or 1.0
+        self._scale /= getattr(config, "logits_scaling", None) or 1.0
+        self._cap: float | None = getattr(config, "final_logit_softcapping", None)
+
+    def weight(self) -> Tensor:
+        """[M, D]."""
+        whole: Tensor = self._model.get_output_embeddings().weight
+        return whole if self._rows is None else whole[self._rows]
+
+    def bias(self) -> Tensor | None:
+        """[M], or None."""
+        head = self._model.get_output_embeddings()
+        biases = [getattr(head, "bias", None), getattr(self._model, "final_logits_bias", None)]
+        given = [bias.flatten() for bias in biases if bias is not None]
+        if not given:
+            return None
+        whole = sum(given[1:], given[0])
+        return whole if self._rows is None else whole[self._rows]
+
+    def finish(self, logits: Tensor) -> Tensor:
+        """Scale and cap, f32."""
+        logits = logits.float() * self._scale
+        return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """[..., D] -> logits f32[..., M]."""
+        return self.finish(torch.nn.functional.linear(states, self.weight(), self.bias()))
+
+
+class TorchProduct:
+    """A matrix [M, D] on the model's device, in its type; see `contracts.Product`."""
+
     def __init__(
-        self, weight: Tensor, *, bias: Tensor | None = None, scale: float = 1.0, cap: float | None = None
+        self, weight: Tensor, bias: Tensor | None = None, finish: Callable[[Tensor], Tensor] = Tensor.float
     ) -> None:
         self._weight = weight.detach()
-        self._bias = None if bias is None else bias.detach().flatten()
-        self._scale = scale
-        self._cap = cap
+        self._bias = None if bias is None else bias.detach()
+        self._finish = finish
+
+    @classmethod
+    def of_output(cls, model: Any, token_ids: NDArray[np.integer] | None) -> TorchProduct:
+        """The output matrix, or these rows of it."""
+        output = OutputMatrix(model, token_ids)
+        return cls(output.weight(), output.bias(), output.finish)
 
     @property
     def num_outputs(self) -> int:
@@ -102,36 +143,11 @@ class TorchProduct:
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """f32[n, D] -> f32[n, M]."""
-        product: NDArray[np.float32] = self._run(x).cpu().numpy()
-        return product
-
-    def top(self, x: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """([n, k] numbers, [n, k] values) of the largest outputs, best first."""
-        values, numbers = self._run(x).topk(min(k, self.num_outputs), dim=1)
-        return numbers.cpu().numpy(), values.cpu().numpy()
-
-    def _run(self, x: NDArray[np.float32]) -> Tensor:
+        states = torch.from_numpy(np.ascontiguousarray(x)).to(self._weight.device, self._weight.dtype)
         with torch.no_grad():
-            states = torch.from_numpy(np.ascontiguousarray(x)).to(self._weight.device, self._weight.dtype)
-            # A bias of the output matrix comes before the scale where there are both; no model has both.
-            product = torch.nn.functional.linear(states, self._weight, self._bias).float() * self._scale
-            return product if self._cap is None else self._cap * torch.tanh(product / self._cap)
-
-
-def output_product(model: Any, token_ids: NDArray[np.integer] | None) -> TorchProduct:
-    """A model's output matrix, or some rows of it, with what the model does to its logits."""
-    config = model.config.get_text_config(decoder=True)
-    head = model.get_output_embeddings()
-    rows = slice(None) if token_ids is None else torch.from_numpy(np.asarray(token_ids, dtype=np.int64))
-    biases = [getattr(head, "bias", None), getattr(model, "final_logits_bias", None)]
-    given = [bias.flatten() for bias in biases if bias is not None]
-    return TorchProduct(
-        head.weight[rows],
-        bias=sum(given[1:], given[0])[rows] if given else None,
-        scale=(getattr(config, "logit_scale", None) or 1.0)
-        / (getattr(config, "logits_scaling", None) or 1.0),
-        cap=getattr(config, "final_logit_softcapping", None),
-    )
+            product = self._finish(torch.nn.functional.linear(states, self._weight, self._bias))
+        result: NDArray[np.float32] = product.cpu().numpy()
+        return result
 
 
 def model_fingerprint(model: Any) -> str:
