@@ -1,0 +1,105 @@
+"""The state of a training on disk: written whole or not at all, and only taken up by the same training.
+
+A folder holds checkpoint.pt (the latest state) and run.json (what is being trained, with what, how far).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from outpace.core.errors import OutpaceError
+
+STATE, RUN = "checkpoint.pt", "run.json"
+VERSIONS = ("outpace", "torch", "transformers", "numpy")
+
+
+class Checkpoint:
+    """The files of one training.
+
+    settings  all that decides what comes out; a folder that holds a run with others is refused.
+    """
+
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
+        self.folder = Path(folder)
+        self.settings = dict(settings)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutpaceError(f"cannot write {self.folder}: {error.strerror or error}") from error
+        self.run: dict[str, Any] = self._read_run() or {
+            "settings": self.settings,
+            "versions": {name: version(name) for name in VERSIONS} | {"python": platform.python_version()},
+            "machine": platform.machine(),
+            "steps_done": 0,
+            "seconds": 0.0,
+            "losses": [],
+        }
+
+    def load(self) -> dict[str, Any] | None:
+        """The latest state, or None where there is none yet."""
+        path = self.folder / STATE
+        if not path.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise OutpaceError(
+                f"{path} cannot be read ({type(error).__name__}); remove it to begin anew"
+            ) from None
+        return state
+
+    def save(self, state: Mapping[str, Any], **progress: Any) -> None:
+        """Replace the state and bring run.json up to date."""
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        self._replace(STATE, buffer.getbuffer())
+        self.note(**progress)
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to run.json."""
+        self.run |= facts
+        self._replace(RUN, (json.dumps(self.run, indent=1) + "\n").encode())
+
+    def done(self) -> None:
+        """The state is of no use any more."""
+        (self.folder / STATE).unlink(missing_ok=True)
+
+    def _replace(self, name: str, data: bytes | memoryview) -> None:
+        path = self.folder / name
+        part = path.with_name(f"{name}.{os.getpid()}.part")
+        try:
+            part.write_bytes(data)
+            part.replace(path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise OutpaceError(
+                f"cannot write {path}: {error.strerror or error}; what was written last is still there, "
+                "and the same command goes on from it"
+            ) from error
+
+    def _read_run(self) -> dict[str, Any] | None:
+        path = self.folder / RUN
+        try:
+            run = json.loads(path.read_text())
+            before: dict[str, Any] = run["settings"]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise OutpaceError(f"{path} cannot be read ({error}); remove the folder to begin anew") from None
+        mine = json.loads(json.dumps(self.settings))
+        changed = sorted(key for key in {*before, *mine} if before.get(key) != mine.get(key))
+        if changed:
+            listed = ", ".join(f"{key}={before.get(key)!r}" for key in changed)
+            raise OutpaceError(
+                f"{self.folder} holds a run with {listed}; accepted are the same settings or a new folder"
+            )
+        return dict(run)

@@ -1,0 +1,119 @@
+"""The one training loop: a loss for every step, AdamW, warm-up and cosine, checkpoints, exact resumption.
+
+A step's batch and random numbers are functions of (seed, step) alone, so that a run that was killed and one
+that was not give the same weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from outpace.core.errors import OutpaceError
+from outpace.train.checkpoint import Checkpoint
+
+Progress = Callable[[int, int, str], None]
+LOSSES = 200  # points of the loss curve that run.json holds
+CLIP = 1.0  # largest norm of the gradients
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long and how fast: `steps` at a learning rate that warms up to `lr` and falls to 0 as a cosine."""
+
+    steps: int
+    lr: float = 1e-3
+    warmup: float = 0.05
+    weight_decay: float = 0.0
+    seed: int = 0
+    checkpoint_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.lr <= 0 or self.checkpoint_s < 0:
+            raise OutpaceError(
+                f"a training has steps={self.steps}, lr={self.lr} and checkpoint_s={self.checkpoint_s}, "
+                "accepted are whole numbers >= 1, numbers > 0 and numbers >= 0"
+            )
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        warm = max(1, round(self.warmup * self.steps))
+        if step < warm:
+            return self.lr * (step + 1) / warm
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Of one step: the value to descend, and how many tokens it is of."""
+
+    value: Tensor
+    num_tokens: int
+
+
+def train(
+    modules: Sequence[torch.nn.Module],
+    loss: Callable[[int, torch.Generator], Loss],
+    plan: Plan,
+    checkpoint: Checkpoint,
+    *,
+    progress: Progress | None = None,
+) -> None:
+    """Train the modules' parameters to the end of the plan, from where the checkpoint stands.
+
+    `loss(step, random)` is of one batch. A loss that is no number ends the training with an OutpaceError.
+    """
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=plan.lr, weight_decay=plan.weight_decay, betas=(0.9, 0.98))
+    first = _restore(modules, optimizer, checkpoint)
+    curve: list[list[float]] = checkpoint.run["losses"]
+    before, began, saved = checkpoint.run["seconds"], monotonic(), monotonic()
+    every, total, count, tokens = max(1, plan.steps // LOSSES), 0.0, 0, 0
+    for step in range(first, plan.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = plan.rate(step)
+        one = loss(step, torch.Generator().manual_seed(plan.seed * 1_000_003 + step))
+        value = float(one.value.detach())
+        if not math.isfinite(value):
+            raise OutpaceError(
+                f"the loss of step {step} is {value}; a lower learning rate than {plan.lr} helps"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        one.value.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
+        optimizer.step()
+        total, count, tokens = total + value, count + 1, tokens + one.num_tokens
+        now = monotonic()
+        if (step + 1) % every == 0:
+            curve.append([step + 1, round(total / count, 4)])
+            total, count = 0.0, 0
+        if progress is not None:
+            shown = curve[-1][1] if curve else value
+            progress(step + 1, plan.steps, f"loss {shown:.3f}, {tokens / (now - began):.0f} tokens/s")
+        if step + 1 == plan.steps or now - saved >= plan.checkpoint_s:
+            state = {"step": step + 1, "modules": [m.state_dict() for m in modules]}
+            state["optimizer"] = optimizer.state_dict()
+            checkpoint.save(state, steps_done=step + 1, seconds=before + now - began, losses=curve)
+            saved = now
+
+
+def _restore(
+    modules: Sequence[torch.nn.Module], optimizer: torch.optim.Optimizer, checkpoint: Checkpoint
+) -> int:
+    """Take up the latest state; the number of the next step."""
+    state: dict[str, Any] | None = checkpoint.load()
+    if state is None:
+        return 0
+    for module, weights in zip(modules, state["modules"], strict=True):
+        module.load_state_dict(weights)
+    optimizer.load_state_dict(state["optimizer"])
+    # Points of the curve that are later than the state belong to steps that will be made again.
+    curve = [point for point in checkpoint.run["losses"] if point[0] <= state["step"]]
+    checkpoint.run["losses"] = curve
+    return int(state["step"])
