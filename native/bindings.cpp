@@ -26,6 +26,7 @@ namespace outpace {
 namespace {
 
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
 using Ids = nb::ndarray<nb::numpy, int64_t, nb::ndim<2>>;
 
@@ -164,6 +165,15 @@ Weights read_weights(const Config& c, const Reader& r) {
   return w;
 }
 
+// A matrix of the caller's, with the x [n, cols] that it is to be multiplied with.
+Matrix read_matrix(const std::string& kind, int rows, int cols, const Bytes& data, const Rows& x) {
+  if (rows < 1 || cols < 1 || (int64_t)x.shape(1) != cols) refuse("x has to be [tokens, cols]");
+  const Matrix w = packed_matrix(kind, rows, cols, data.data());
+  if (data.size() != w.tile_bytes * w.tiles || (uintptr_t)data.data() % 64)
+    refuse("the packed matrix has a wrong size or alignment");
+  return w;
+}
+
 template <class T>
 nb::ndarray<nb::numpy, T, nb::ndim<2>> matrix(size_t rows, size_t cols) {
   T* data = new T[rows * cols];
@@ -264,6 +274,24 @@ class PyDecoder {
     return out;
   }
 
+  Floats product(const std::string& kind, int rows, int cols, const Bytes& data, const Rows& x) {
+    const Matrix w = read_matrix(kind, rows, cols, data, x);
+    Floats out = matrix<float>(x.shape(0), rows);
+    nb::gil_scoped_release release;
+    decoder_->product(w, x.data(), (int)x.shape(0), out.data());
+    return out;
+  }
+
+  std::pair<Ids, Floats> product_top(const std::string& kind, int rows, int cols, const Bytes& data, const Rows& x,
+                                     int k) {
+    const Matrix w = read_matrix(kind, rows, cols, data, x);
+    Ids ids = matrix<int64_t>(x.shape(0), std::max(k, 0));
+    Floats values = matrix<float>(x.shape(0), std::max(k, 0));
+    nb::gil_scoped_release release;
+    decoder_->product_top(w, x.data(), (int)x.shape(0), k, ids.data(), values.data());
+    return {std::move(ids), std::move(values)};
+  }
+
   Decoder& get() { return *decoder_; }
 
  private:
@@ -272,28 +300,12 @@ class PyDecoder {
 };
 
 // One product outside any model, and rows of the matrix as floats: what the tests hold against numpy.
-Floats multiply(const std::string& kind, int rows, int cols, Bytes data,
-                nb::ndarray<const float, nb::ndim<2>, nb::c_contig> x) {
-  if (rows < 1 || cols < 1 || (int)x.shape(1) != cols || x.shape(0) < 1) refuse("x has to be [tokens, cols]");
-  const Matrix w = packed_matrix(kind, rows, cols, data.data());
-  if (data.size() != w.tile_bytes * w.tiles || (uintptr_t)data.data() % 64)
-    refuse("the packed matrix has a wrong size or alignment");
-  const Kernels& k = select_kernels();
-  const int tokens = (int)x.shape(0), stride = w.tiles * kTile, width = padded(cols);
-  const bool quantised = !is_float(w.kind);
-  std::vector<float> row(width, 0.0f), out((size_t)tokens * stride);
-  Buffer activations;
-  activations.bytes(k.activation_bytes(quantised, w.groups, tokens));
-  for (int i = 0; i < tokens; i++) {
-    const int block = i / kBlock * kBlock, m = std::min(kBlock, tokens - block);
-    std::copy_n(x.data() + (size_t)i * cols, cols, row.begin());
-    (quantised ? k.quantise : k.interleave)(
-        row.data(), w.groups, activations.bytes(0) + k.activation_bytes(quantised, w.groups, block), m, i - block);
-  }
-  k.product({&w, activations.bytes(0), tokens, out.data(), stride, nullptr, false}, 0, w.tiles);
-  Floats result = matrix<float>(tokens, rows);
-  for (int i = 0; i < tokens; i++) std::copy_n(out.data() + (size_t)i * stride, rows, result.data() + (size_t)i * rows);
-  return result;
+Floats multiply(const std::string& kind, int rows, int cols, const Bytes& data, const Rows& x) {
+  const Matrix w = read_matrix(kind, rows, cols, data, x);
+  Threads alone(1);
+  Floats out = matrix<float>(x.shape(0), rows);
+  Multiplier(select_kernels(), alone).product(w, x.data(), (int)x.shape(0), out.data());
+  return out;
 }
 
 Floats unpack(const std::string& kind, int rows, int cols, Bytes data) {
@@ -349,6 +361,10 @@ NB_MODULE(_native, m) {
       .def("logits", &PyDecoder::logits, "nodes"_a)
       .def("top", &PyDecoder::top, "nodes"_a, "k"_a)
       .def("hidden", &PyDecoder::hidden, "tap"_a)
+      .def("product", &PyDecoder::product, "kind"_a, "rows"_a, "cols"_a, "data"_a, "x"_a,
+           "x [n, cols] times any packed matrix, on the threads of the model: [n, rows]. Scores stay valid.")
+      .def("product_top", &PyDecoder::product_top, "kind"_a, "rows"_a, "cols"_a, "data"_a, "x"_a, "k"_a,
+           "The k largest outputs of such products, best first, the lower row on ties: [n, k] rows, [n, k] values.")
       .def_prop_ro("isa", [](PyDecoder& d) { return d.get().isa(); })
       .def_prop_ro("num_threads", [](PyDecoder& d) { return d.get().threads(); })
       .def_prop_ro("work", [](PyDecoder& d) { return d.get().work(); })

@@ -4,33 +4,18 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <numeric>
 #include <stdexcept>
 
 namespace outpace {
-uint8_t* Buffer::bytes(size_t count) {
-  if (count > size_) {
-    std::free(data_);
-    size_ = (count + count / 4 + 4095) / 4096 * 4096;
-    data_ = static_cast<uint8_t*>(std::aligned_alloc(4096, size_));
-    if (!data_) {
-      size_ = 0;
-      throw std::bad_alloc();
-    }
-    std::memset(data_, 0, size_);
-  }
-  return data_;
-}
-
-Buffer::~Buffer() { std::free(data_); }
 
 Decoder::Decoder(Config config, Weights weights, int num_threads, bool half_cache, int64_t cache_positions)
     : config_(std::move(config)),
       weights_(std::move(weights)),
       kernels_(select_kernels()),
       threads_(num_threads),
+      multiplier_(kernels_, threads_),
       cache_((int)weights_.layers.size(), config_.num_kv_heads, config_.head_dim, half_cache, cache_positions),
       width_(padded(config_.hidden_size)),
       q_width_(padded(config_.num_heads * config_.head_dim)),

@@ -10,8 +10,10 @@
 #include <string>
 #include <vector>
 
+#include "buffer.hpp"
 #include "cache.hpp"
 #include "kernels/kernels.hpp"
+#include "multiplier.hpp"
 #include "threads.hpp"
 
 namespace outpace {
@@ -69,21 +71,6 @@ struct Progress {
   std::vector<float> states;  // the residual stream behind the part: [nodes][width]
 };
 
-// Buffers that only grow, aligned to cache lines.
-class Buffer {
- public:
-  uint8_t* bytes(size_t count);
-  float* floats(size_t count) { return reinterpret_cast<float*>(bytes(count * sizeof(float))); }
-  ~Buffer();
-  Buffer() = default;
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-
- private:
-  uint8_t* data_ = nullptr;
-  size_t size_ = 0;
-};
-
 class Decoder {
  public:
   Decoder(Config config, Weights weights, int num_threads, bool half_cache, int64_t cache_positions);
@@ -101,6 +88,9 @@ class Decoder {
   void logits(const std::vector<int>& nodes, float* out);
   // After score(): the residual stream behind a tapped layer, or behind the final norm (tap = -1). [nodes][hidden]
   void hidden(int tap, float* out);
+  // Any packed matrix, of the model or not, on the threads of the model (multiplier.hpp). Scores stay as they are.
+  void product(const Matrix& w, const float* x, int n, float* out);
+  void product_top(const Matrix& w, const float* x, int n, int k, int64_t* rows, float* values);
   void keep(int row, const std::vector<int>& path);
 
   int open();
@@ -158,7 +148,6 @@ class Decoder {
                 std::initializer_list<const Matrix*> readers);
   Input collect(int thread, const std::vector<int>& nodes);
   void choose_some(const Pick* picks, int count, int32_t* out, int top);
-  void record_top(int node, const Top* parts);
   void check_node(int node) const;
   void reserve_output(int nodes, int full);
   void multiply(const Matrix& w, const Input& in, int tokens, float* out, int stride, const std::vector<float>& bias,
@@ -168,6 +157,7 @@ class Decoder {
   const Weights weights_;
   const Kernels& kernels_;
   Threads threads_;
+  Multiplier multiplier_;
   Cache cache_;
   std::mutex lock_;
   int width_, q_width_, kv_width_, ffn_width_;  // padded to multiples of 32

@@ -114,7 +114,10 @@ void Decoder::choose_some(const Pick* picks, int n, int32_t* out, int top) {
       }
     }
     threads_.barrier();
-    for (int i = t; top > 0 && i < n; i += num_threads) record_top(chosen_[i], tops_.data() + (size_t)i * num_threads);
+    for (int i = t; top > 0 && i < n; i += num_threads) {
+      join(tops_.data() + (size_t)i * num_threads, num_threads, top_.data() + (size_t)chosen_[i] * kMaxTop);
+      num_top_[chosen_[i]] = top;
+    }
     for (size_t f = (size_t)t; f < whole_.size(); f += num_threads) {
       const int i = whole_[f];
       const Pick& p = picks[i];
@@ -135,21 +138,6 @@ void Decoder::choose_some(const Pick* picks, int n, int32_t* out, int top) {
       if (other.value > b.value || (other.value == b.value && other.token < b.token)) b = other;
     }
     out[i] = b.token < vocab ? b.token : 0;  // no finite logit at all
-  }
-}
-
-// Joins what the threads have found; their tokens ascend, so of equal values the earlier thread's goes first.
-void Decoder::record_top(int node, const Top* parts) {
-  Best* out = top_.data() + (size_t)node * kMaxTop;
-  std::vector<int> taken(threads_.count(), 0);
-  num_top_[node] = parts[0].k;
-  for (int i = 0; i < parts[0].k; i++) {
-    int from = -1;
-    for (int t = 0; t < threads_.count(); t++)
-      if (taken[t] < parts[t].count &&
-          (from < 0 || parts[t].best[taken[t]].value > parts[from].best[taken[from]].value))
-        from = t;
-    out[i] = parts[from].best[taken[from]++];
   }
 }
 
@@ -203,6 +191,16 @@ void Decoder::hidden(int tap, float* out) {
   }
   for (int i = 0; i < nodes_; i++)
     std::memcpy(out + (size_t)i * config_.hidden_size, from + (size_t)i * width_, sizeof(float) * config_.hidden_size);
+}
+
+void Decoder::product(const Matrix& w, const float* x, int n, float* out) {
+  std::lock_guard guard(lock_);
+  multiplier_.product(w, x, n, out);
+}
+
+void Decoder::product_top(const Matrix& w, const float* x, int n, int k, int64_t* rows, float* values) {
+  std::lock_guard guard(lock_);
+  multiplier_.top(w, x, n, k, rows, values);
 }
 
 }  // namespace outpace

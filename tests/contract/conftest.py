@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
-from outpace.core.contracts import Target
+from outpace.core.contracts import Tapped, Target
 from tests.contract.rows import TARGETS, VOCAB_SIZE
 
 
 @pytest.fixture(scope="module", params=TARGETS, ids=lambda factory: factory.__name__)
-def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Target:
-    made: Target = request.param(tmp_path_factory.mktemp("target"))
+def factory(request: pytest.FixtureRequest) -> Callable[[Path], Target]:
+    made: Callable[[Path], Target] = request.param
+    return made
+
+
+@pytest.fixture(scope="module")
+def target(factory: Callable[[Path], Target], tmp_path_factory: pytest.TempPathFactory) -> Target:
+    made = factory(tmp_path_factory.mktemp("target"))
     assert made.vocab_size >= VOCAB_SIZE and 48 <= made.context_length <= 256
     return made
+
+
+@pytest.fixture
+def tapped(target: Target) -> Tapped:
+    if not isinstance(target, Tapped):
+        pytest.skip("its hidden states cannot be had")
+    return target

@@ -79,6 +79,9 @@ TARGETS: list[Callable[[Path], Target]] = [
 """Factories, given an empty folder, of targets with VOCAB_SIZE tokens or more and a context of 48 to 256;
 called once per file."""
 
+QUANTISED = {native_quantised}
+"""Those that round the matrices of others, and what these are multiplied with, to 8 bit in groups of 32."""
+
 NEEDS = dict.fromkeys(("early_exit", "layer_skip", "swift"), (native_quantised, native_sliding))
 """Drafter -> the targets of the list that it can draft for, where it cannot for all. Others refuse it."""
 

@@ -5,19 +5,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outpace.core.contracts import Scores, Target
+from outpace.core.contracts import Scores, Tapped, Target
 from outpace.core.errors import OutpaceError, PromptTooLong
 from outpace.core.sampling import Edit, Sampling, choose, edited, warp
 from outpace.core.tree import TokenTree
-from tests.contract.rows import VOCAB_SIZE
+from tests.contract.rows import QUANTISED, VOCAB_SIZE
 from tests.strategies import samplings, trees
 
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7]]
@@ -208,3 +209,90 @@ def test_an_empty_prompt_is_refused(target: Target) -> None:
 def test_it_says_what_it_is(target: Target) -> None:
     assert target.exactness in ("identical", "distribution", "lossy")
     assert all(0 <= token < target.vocab_size for token in target.eos_ids)
+
+
+def tolerance(
+    factory: Callable[[Path], Target], states: np.ndarray, weight: np.ndarray
+) -> np.ndarray | np.floating:
+    """[n, M]: how far f32[n, K] times f32[M, K] may be off, a part in a thousand of the largest for floats.
+
+    In 8 bit a value is off by half a step, 1/254 of the largest of its group, and a scale in half precision
+    by 2^-11: so at most is each of the two factors of each of the K products.
+    """
+    largest = np.abs(states).max(axis=1)[:, None] * np.abs(weight).max(axis=1)
+    if factory in QUANTISED:
+        return weight.shape[1] * largest * ((1 + 1 / 254) * (1 + 1 / 254 + 2**-11) - 1)
+    return 1e-3 * np.abs(states @ weight.T).max()
+
+
+def test_hidden_states_are_those_of_the_path(tapped: Tapped) -> None:
+    tapped.tap("final", "0")
+    with rows_of(tapped, PROMPTS) as rows:
+        starts = np.cumsum([0, *(tree.num_nodes for tree in TREES)])
+        for tap in ("0", "final"):
+            together = tapped.score(rows, TREES).hidden(tap)
+            assert together.shape == (starts[-1], tapped.hidden_size) and together.dtype == np.float32
+            for row, (tree, start) in enumerate(zip(TREES, starts[:-1], strict=True)):
+                for path in tree.paths():
+                    tokens = [tree.token_list[node] for node in path]
+                    alone = tapped.score([rows[row]], [TokenTree.chain(tokens[0], tokens[1:])])
+                    assert_same(tapped, together[start + np.array(path)], alone.hidden(tap))
+
+
+def test_unknown_taps_are_refused(tapped: Tapped) -> None:
+    for name in ("99", "first", "-1"):
+        with pytest.raises(OutpaceError, match=r"accepted are .*final"):
+            tapped.tap(name)
+
+
+def test_logits_are_the_projection_of_the_final_states(
+    tapped: Tapped, factory: Callable[[Path], Target]
+) -> None:
+    tapped.tap("final")
+    whole = tapped.projection()
+    assert whole.num_outputs == tapped.vocab_size
+    ids = np.array([5, 0, 3, 3, tapped.vocab_size - 1])
+    some = tapped.projection(ids)
+    assert some.num_outputs == len(ids)
+    weight = whole(np.eye(tapped.hidden_size, dtype=np.float32)).T
+    with rows_of(tapped, PROMPTS) as rows:
+        scores = tapped.score(rows, TREES)
+        logits = np.concatenate([all_logits(scores, row, tree) for row, tree in enumerate(TREES)])
+        states = scores.hidden("final")
+        assert np.abs(whole(states) - logits).max() <= 1e-3 * np.abs(logits).max()
+        assert (np.abs(some(states) - logits[:, ids]) <= tolerance(factory, states, weight[ids])).all()
+
+
+def test_products_are_those_of_numpy(tapped: Tapped, factory: Callable[[Path], Target]) -> None:
+    rng = np.random.default_rng(0)
+    for shape in ((48, tapped.hidden_size), (50, 40), (7, 96)):
+        weight = rng.standard_normal(shape).astype(np.float32)
+        x = rng.standard_normal((9, shape[1])).astype(np.float32)
+        product = tapped.product(weight)
+        assert product.num_outputs == shape[0]
+        assert product(x).dtype == np.float32
+        assert (np.abs(product(x) - x @ weight.T) <= tolerance(factory, x, weight)).all()
+        assert_same(tapped, product(x[4:5]), product(x)[4:5])
+
+
+def test_products_leave_the_scores_as_they_are(tapped: Tapped) -> None:
+    tapped.tap("final")
+    product = tapped.product(np.ones((300, 200), np.float32))
+    with rows_of(tapped, PROMPTS) as rows:
+        scores = tapped.score(rows, TREES)
+        states, logits = scores.hidden("final"), all_logits(scores, 0, TREE)
+        chosen = scores.choose([Sampling()] * 3, [3, 1, 19])
+        scores = tapped.score(rows, TREES)
+        product(np.ones((90, 200), np.float32))
+        assert scores.choose([Sampling()] * 3, [3, 1, 19]) == chosen
+        product(np.ones((1, 200), np.float32))
+        assert_same(tapped, scores.hidden("final"), states)
+        assert_same(tapped, all_logits(scores, 0, TREE), logits)
+
+
+def test_a_second_load_has_the_same_fingerprint(
+    tapped: Tapped, factory: Callable[[Path], Target], tmp_path: Path
+) -> None:
+    again = factory(tmp_path)
+    assert isinstance(again, Tapped)
+    assert tapped.fingerprint() == again.fingerprint() == tapped.fingerprint() != ""

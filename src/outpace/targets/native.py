@@ -19,6 +19,8 @@ from outpace.core.contracts import Exactness
 from outpace.core.errors import OutpaceError, PromptTooLong
 from outpace.core.sampling import Edit, Sampling, warp
 from outpace.core.tree import TokenTree
+from outpace.targets.native_fingerprint import fingerprint
+from outpace.targets.native_products import NativeProduct, product_of, projection_of
 
 if TYPE_CHECKING:
     from outpace._native import Decoder
@@ -68,6 +70,7 @@ class NativeTarget:
         self.config = config
         self.weights = weights
         self.vocab_size = config.vocab_size
+        self.hidden_size = config.hidden_size
         self.context_length = context_length or config.context_length
         self.eos_ids = eos_ids
         self.taps = list(taps)
@@ -94,6 +97,7 @@ class NativeTarget:
             raise OutpaceError(str(error)) from None
         self.max_nodes: int = _native.Decoder.max_nodes
         self.max_top: int = _native.Decoder.max_top  # of one `Scores.top` without whole logits
+        self._fingerprint: str | None = None
         self._call = 0  # number of the last native call: older scores have been overwritten
 
     @property
@@ -213,16 +217,42 @@ class NativeTarget:
         """How many tokens the row has cached."""
         return self._decoder.length(row)
 
+    def fingerprint(self) -> str:
+        """Names the weights: the same on every machine (see `native_fingerprint.py`)."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self.config, self.weights)
+        return self._fingerprint
+
+    def tap(self, *names: str) -> None:
+        """Layers by number whose output `Scores.hidden` offers from the next call on; "final" always is."""
+        layers = [str(layer) for layer in range(self.num_layers)]
+        for name in names:
+            if name != "final" and name not in layers:
+                raise OutpaceError(
+                    f"unknown tap {name!r}, accepted are final and the layers 0 to {self.num_layers - 1}"
+                )
+        added = {int(name) for name in names if name != "final"}
+        self.taps += sorted(added.difference(self.taps))
+
+    def product(self, weight: NDArray[np.float32]) -> NativeProduct:
+        """A matrix f32[M, K]: 8 bit in groups of 32 beside quantised weights, exact beside floats."""
+        return product_of(self._decoder, self.weights, weight)
+
+    def projection(self, token_ids: NDArray[np.integer] | None = None) -> NativeProduct:
+        """The output matrix where it lies, or a copy of these rows: 8 bit, or floats as they are."""
+        return projection_of(self._decoder, self.weights, token_ids)
+
 
 class NativeScores:
     """Scores of one call; the logits are made, node by node, only when somebody asks for them."""
 
-    __slots__ = ("_call", "_places", "_target")
+    __slots__ = ("_call", "_places", "_taps", "_target")
 
     def __init__(self, target: NativeTarget, places: list[tuple[int, int]]) -> None:
         self._target = target
         self._places = places  # per row: first node of the call, number of nodes
         self._call = target._call
+        self._taps = tuple(target.taps)
 
     def _decoder(self) -> Decoder:
         assert self._call == self._target._call, "these scores were overwritten by a later call of the target"
@@ -274,7 +304,7 @@ class NativeScores:
 
     def hidden(self, tap: str) -> NDArray[np.float32]:
         """f32[N, D]: "final" (behind the last norm) or a tapped layer's number; rows after one another."""
-        accepted = ["final", *map(str, self._target.taps)]
+        accepted = ["final", *map(str, self._taps)]
         if tap not in accepted:
             raise OutpaceError(f"unknown tap {tap!r}, accepted are {', '.join(accepted)}")
         every = self._decoder().hidden(-1 if tap == "final" else int(tap))

@@ -1,0 +1,104 @@
+#include "multiplier.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+namespace outpace {
+namespace {
+
+constexpr int kStrip = 8;  // tiles whose outputs are taken on while they are in the first-level cache
+constexpr int kRowsAtOnce = 64;
+
+}  // namespace
+
+Multiplier::Multiplier(const Kernels& kernels, Threads& threads)
+    : kernels_(kernels), threads_(threads), desks_(threads.count()) {}
+
+// The activations of n vectors as the product reads them.
+const uint8_t* Multiplier::prepare(Desk& desk, const Matrix& w, const float* x, int n) const {
+  const bool quantised = !is_float(w.kind), ragged = w.cols % kGroup != 0;
+  uint8_t* out = desk.activations.bytes(0);
+  float* row = desk.row.floats(0);
+  std::fill(row + w.cols, row + w.groups * kGroup, 0.0f);
+  for (int i = 0; i < n; i++, x += w.cols) {
+    const int block = i / kBlock * kBlock, m = std::min(kBlock, n - block);
+    if (ragged) std::copy_n(x, w.cols, row);
+    (quantised ? kernels_.quantise : kernels_.interleave)(
+        ragged ? row : x, w.groups, out + kernels_.activation_bytes(quantised, w.groups, block), m, i - block);
+  }
+  return out;
+}
+
+// visit(thread, i, first, count, outputs) sees all outputs of every vector i, some neighbouring rows of w at a time. A
+// thread's rows ascend, and those of the next thread go on from there.
+template <class Visit>
+void Multiplier::strips(const Matrix& w, const float* x, int n, Visit visit) {
+  const int most = std::min(n, kRowsAtOnce), threads = threads_.count();
+  for (Desk& desk : desks_) {
+    desk.row.floats((size_t)w.groups * kGroup);
+    desk.activations.bytes(kernels_.activation_bytes(!is_float(w.kind), w.groups, most));
+    desk.strip.floats((size_t)most * kStrip * kTile);
+  }
+  threads_.run([&](int t) {
+    const int begin = (int)((int64_t)w.tiles * t / threads), end = (int)((int64_t)w.tiles * (t + 1) / threads);
+    float* strip = desks_[t].strip.floats(0);
+    for (int at = 0; at < n && begin < end; at += kRowsAtOnce) {
+      const int m = std::min(kRowsAtOnce, n - at);
+      // Every thread prepares all for itself: little next to the product, and nobody waits for anybody.
+      const uint8_t* activations = prepare(desks_[t], w, x + (size_t)at * w.cols, m);
+      for (int tile = begin; tile < end; tile += kStrip) {
+        const int tiles = std::min(kStrip, end - tile), first = tile * kTile,
+                  count = std::min(tiles * kTile, w.rows - first);
+        Matrix part = w;
+        part.data += (size_t)tile * w.tile_bytes;
+        kernels_.product({&part, activations, m, strip, kStrip * kTile, nullptr, false}, 0, tiles);
+        for (int i = 0; i < m; i++) visit(t, at + i, first, count, strip + (size_t)i * kStrip * kTile);
+      }
+    }
+  });
+}
+
+void Multiplier::product(const Matrix& w, const float* x, int n, float* out) {
+  strips(w, x, n, [&](int, int i, int first, int count, const float* outputs) {
+    std::copy_n(outputs, count, out + (size_t)i * w.rows + first);
+  });
+}
+
+void Multiplier::top(const Matrix& w, const float* x, int n, int k, int64_t* rows, float* values) {
+  const int most = std::min(kMaxTop, w.rows), threads = threads_.count();
+  if (k < 1 || k > most)
+    throw std::invalid_argument("top finds 1 to " + std::to_string(most) + " rows, not " + std::to_string(k));
+  tops_.resize(std::max(tops_.size(), (size_t)n * threads));
+  for (size_t i = 0; i < (size_t)n * threads; i++) tops_[i].k = k, tops_[i].count = 0;
+  strips(w, x, n, [&](int t, int i, int first, int count, const float* outputs) {
+    kernels_.rank(outputs, first, count, tops_[(size_t)i * threads + t]);
+  });
+  for (int i = 0; i < n; i++) {
+    Best best[kMaxTop];
+    join(tops_.data() + (size_t)i * threads, threads, best);
+    for (int j = 0; j < k; j++) {
+      *rows++ = best[j].token;
+      *values++ = best[j].value;
+    }
+  }
+}
+
+void join(const Top* parts, int num_parts, Best* out) {
+  int count = parts[0].count;
+  std::copy_n(parts[0].best, count, out);
+  for (int t = 1; t < num_parts; t++) {
+    const Top& other = parts[t];
+    Best known[kMaxTop];
+    std::copy_n(out, count, known);
+    const int total = std::min(other.k, count + other.count);
+    for (int i = 0, a = 0, b = 0; i < total; i++) {
+      // Of equal values the earlier thread's goes first.
+      const bool theirs = a == count || (b < other.count && other.best[b].value > known[a].value);
+      out[i] = theirs ? other.best[b++] : known[a++];
+    }
+    count = total;
+  }
+}
+
+}  // namespace outpace

@@ -1,0 +1,120 @@
+"""Matrices beside a native model, multiplied by its kernels on its threads: heads, rows of the output.
+
+A matrix is packed once (see `formats/packing.py`): to 8 bit in groups of 32 where the model is quantised;
+where its weights are floats, nothing is lost.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outpace.core.errors import OutpaceError
+from outpace.formats.packing import (
+    FLOAT_BYTES,
+    TILE,
+    PackedTensor,
+    matrix_bytes,
+    pack_blocks,
+    pack_floats,
+    tile_bytes,
+)
+from outpace.formats.quants import quantise_q8
+
+if TYPE_CHECKING:
+    from outpace._native import Decoder
+    from outpace.formats.packed import PackedFile
+
+_ALIGNMENT = 64
+_ROWS_AT_ONCE = 1024  # packing needs several times the memory of the rows that it works on
+
+
+class NativeProduct:
+    """A packed matrix [M, K] (see `contracts.Product`). Products leave the scores of the last call valid."""
+
+    __slots__ = ("_decoder", "_matrix", "num_outputs")
+
+    def __init__(self, decoder: Decoder, kind: str, rows: int, cols: int, data: NDArray[np.uint8]) -> None:
+        self._decoder = decoder
+        self._matrix = (kind, rows, cols, data)
+        self.num_outputs = rows
+
+    @property
+    def kind(self) -> str:
+        """The kind of packed matrix: a key of `formats.packing.LAYOUTS` or of `FLOAT_BYTES`."""
+        return self._matrix[0]
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """f32[n, K] -> f32[n, M]; a row's bits do not depend on the others."""
+        return self._decoder.product(*self._matrix, x)
+
+    def top(self, x: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """f32[n, K] -> ([n, k] rows of the matrix, [n, k] outputs): best first, the lower row on ties."""
+        if 1 <= k <= min(self._decoder.max_top, self.num_outputs):
+            return self._decoder.product_top(*self._matrix, x, k)
+        outputs = self(x)
+        ids = np.argsort(-outputs, axis=1, kind="stable")[:, :k]
+        return ids, np.take_along_axis(outputs, ids, axis=1)
+
+
+def product_of(decoder: Decoder, weights: PackedFile, weight: NDArray[np.float32]) -> NativeProduct:
+    """A matrix f32[M, K] of the caller's, beside the model of these weights."""
+    if any(tensor.kind not in FLOAT_BYTES for tensor in weights.tensors.values()):
+        return _packed(decoder, weight, "q8s")
+    weight = np.ascontiguousarray(weight, np.float32)
+    halves = not (weight.view(np.uint32) & 0xFFFF).any()  # what was stored as bf16 needs no more
+    return _packed(decoder, weight, "bf16" if halves else "f32")
+
+
+def projection_of(
+    decoder: Decoder, weights: PackedFile, token_ids: NDArray[np.integer] | None
+) -> NativeProduct:
+    """The model's output matrix, where it lies, or a copy of these rows of it: logits, as none is capped."""
+    output = weights.tensors.get("output") or weights.tensors["embed"]
+    data = np.asarray(weights.buffer)[output.offset : output.offset + output.nbytes]
+    if token_ids is None:
+        return NativeProduct(decoder, output.kind, output.rows, output.cols, data)
+    ids = np.asarray(token_ids)
+    if ids.ndim != 1 or not ids.size or ids.min() < 0 or ids.max() >= output.rows:
+        raise OutpaceError(f"a projection takes one or more token ids, accepted are 0 to {output.rows - 1}")
+    kind = output.kind if output.kind in FLOAT_BYTES else "q8s"
+    return _packed(decoder, _rows(output, data, ids), kind)
+
+
+def _rows(tensor: PackedTensor, data: NDArray[np.uint8], rows: NDArray[np.integer]) -> NDArray[np.float32]:
+    """These rows of a packed matrix f32[n, K], every tile unpacked once."""
+    from outpace import _native
+
+    tiles = data.reshape(-1, tensor.tile_bytes)
+    out = np.empty((len(rows), tensor.cols), np.float32)
+    order = np.argsort(rows, kind="stable")
+    for places in np.split(order, np.flatnonzero(np.diff(rows[order] // TILE)) + 1):
+        tile = tiles[rows[places[0]] // TILE]
+        out[places] = _native.unpack(tensor.kind, TILE, tensor.cols, tile)[rows[places] % TILE]
+    return out
+
+
+def _packed(decoder: Decoder, weight: NDArray[np.float32], kind: str) -> NativeProduct:
+    rows, cols = weight.shape
+    size = matrix_bytes(kind, rows, cols)
+    room = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    data = room[start : start + size]
+    tiles = data.reshape(-1, tile_bytes(kind, cols))
+    for at in range(0, rows, _ROWS_AT_ONCE):
+        part = _pack(weight[at : at + _ROWS_AT_ONCE], kind)
+        tiles[at // TILE : at // TILE + len(part)] = part
+    return NativeProduct(decoder, kind, rows, cols, data)
+
+
+def _pack(weight: NDArray[np.float32], kind: str) -> NDArray[np.uint8]:
+    """u8[tiles, tile_bytes]; of floats, those that the kind can hold exactly."""
+    if kind == "q8s":
+        return pack_blocks(kind, quantise_q8(weight))
+    if kind == "bf16":
+        raw = (np.ascontiguousarray(weight).view(np.uint32) >> 16).astype("<u2")
+    else:
+        raw = weight.astype(f"<f{FLOAT_BYTES[kind]}")
+    return pack_floats(kind, raw.view(np.uint8))
