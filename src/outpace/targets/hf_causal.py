@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outpace.core.contracts import Exactness
-from outpace.core.errors import OutpaceError, PromptTooLong
+from outpace.core.errors import OutpaceError
 from outpace.core.tree import TokenTree
 from outpace.targets.hf_cache import SlotCache
 from outpace.targets.hf_masks import tree_masks
 from outpace.targets.hf_models import TESTED, inspect_model
+from outpace.targets.hf_rows import check_prompts, check_room
 from outpace.targets.hf_scores import LOGITS, MAX_NODES, States, TorchScores, scores_of
 from outpace.targets.hf_taps import Taps, TorchProduct, model_fingerprint
 
@@ -72,13 +73,7 @@ class HfCausalTarget:
 
         Raises PromptTooLong for a prompt that does not fit, OutpaceError for an empty one.
         """
-        for prompt in prompts:
-            if not prompt:
-                raise OutpaceError("the prompt is empty, accepted are prompts of 1 token or more")
-            if len(prompt) > self.context_length:
-                raise PromptTooLong(
-                    f"the prompt has {len(prompt)} tokens, the context holds {self.context_length}"
-                )
+        check_prompts(prompts, self.context_length)
         self._last = {}
         rows = self._cache.open(len(prompts))
         try:
@@ -97,7 +92,7 @@ class HfCausalTarget:
 
     def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> TorchScores:
         """Run every node of every tree in one call; nothing is committed."""
-        self._check_room(rows, trees)
+        check_room(self._cache, rows, trees, self.context_length)
         self._last = {}
         states = self._forward(rows, trees, [0] * len(rows))
         self._last = {
@@ -111,7 +106,7 @@ class HfCausalTarget:
 
         Only the nodes after them are run. Who grows a tree level by level pays for every node once.
         """
-        self._check_room(rows, trees)
+        check_room(self._cache, rows, trees, self.context_length)
         known = [
             _num_known(self._last[row][0], tree) if row in self._last else 0
             for row, tree in zip(rows, trees, strict=True)
@@ -176,16 +171,6 @@ class HfCausalTarget:
     def cache_bytes(self) -> int:
         """Bytes allotted to keys and values."""
         return self._cache.num_bytes
-
-    def _check_room(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> None:
-        assert len(rows) == len(trees), "one tree for each row"
-        for row, tree in zip(rows, trees, strict=True):
-            length = self._cache.length(row)
-            if length + tree.num_nodes > self.context_length:
-                raise OutpaceError(
-                    f"the row holds {length} tokens and {tree.num_nodes} were to be scored, "
-                    f"the context holds {self.context_length}"
-                )
 
     def _forward(
         self,
