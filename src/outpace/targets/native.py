@@ -20,7 +20,7 @@ from outpace.core.errors import OutpaceError, PromptTooLong
 from outpace.core.sampling import Edit, Sampling, warp
 from outpace.core.tree import TokenTree
 from outpace.targets.native_fingerprint import fingerprint
-from outpace.targets.native_products import NativeProduct, product_of, projection_of
+from outpace.targets.native_products import NativeProduct, output_rows, product_of, projection_of
 
 if TYPE_CHECKING:
     from outpace._native import Decoder
@@ -241,6 +241,10 @@ class NativeTarget:
     def projection(self, token_ids: NDArray[np.integer] | None = None) -> NativeProduct:
         """The output matrix where it lies, or a copy of these rows: 8 bit, or floats as they are."""
         return projection_of(self._decoder, self.weights, token_ids)
+
+    def output_rows(self, token_ids: NDArray[np.integer] | None = None) -> NDArray[np.float32]:
+        """f32[M, D]: rows of the output matrix as they are read, for the losses of heads; None for all."""
+        return output_rows(self.weights, token_ids)
 
 
 class NativeScores:

@@ -72,8 +72,7 @@ def projection_of(
     decoder: Decoder, weights: PackedFile, token_ids: NDArray[np.integer] | None
 ) -> NativeProduct:
     """The model's output matrix, where it lies, or a copy of these rows of it: logits, as none is capped."""
-    output = weights.tensors.get("output") or weights.tensors["embed"]
-    data = np.asarray(weights.buffer)[output.offset : output.offset + output.nbytes]
+    output, data = _output(weights)
     if token_ids is None:
         return NativeProduct(decoder, output.kind, output.rows, output.cols, data)
     ids = np.asarray(token_ids)
@@ -81,6 +80,17 @@ def projection_of(
         raise OutpaceError(f"a projection takes one or more token ids, accepted are 0 to {output.rows - 1}")
     kind = output.kind if output.kind in FLOAT_BYTES else "q8s"
     return _packed(decoder, _rows(output, data, ids), kind)
+
+
+def output_rows(weights: PackedFile, token_ids: NDArray[np.integer] | None) -> NDArray[np.float32]:
+    """f32[M, D]: the output matrix, or these rows of it, as floats."""
+    output, data = _output(weights)
+    return _rows(output, data, np.arange(output.rows) if token_ids is None else np.asarray(token_ids))
+
+
+def _output(weights: PackedFile) -> tuple[PackedTensor, NDArray[np.uint8]]:
+    output = weights.tensors.get("output") or weights.tensors["embed"]
+    return output, np.asarray(weights.buffer)[output.offset : output.offset + output.nbytes]
 
 
 def _rows(tensor: PackedTensor, data: NDArray[np.uint8], rows: NDArray[np.integer]) -> NDArray[np.float32]:

@@ -75,12 +75,12 @@ def _group(
         start = model.tokenizer.encode("", add_special_tokens=True) or [min(model.target.eos_ids, default=0)]
         samplings = [Sampling(temperature=1.0, top_p=0.95, seed=one) for one in seeds]
         requests = [Request(start, sampling, max_answer) for sampling in samplings]
-        return list(zip(requests, _all(model, requests), strict=True))
+        return list(zip(requests, decode_all(model, requests), strict=True))
     mark = "\x00"
     before, _, after = model.chat.render([{"role": "user", "content": mark}]).partition(mark)
     ends = frozenset(model.tokenizer.encode(after, add_special_tokens=False)[:1])
     openers = [OPENERS[one % len(OPENERS)] if one & 64 else "" for one in seeds]
-    messages = _all(
+    messages = decode_all(
         model,
         [
             Request(
@@ -100,10 +100,10 @@ def _group(
     requests = [
         Request(model.prompt_ids(text), answers, max_answer) for text in map(str.strip, texts) if text
     ]
-    return list(zip(requests, _all(model, requests), strict=True))
+    return list(zip(requests, decode_all(model, requests), strict=True))
 
 
-def _all(model: Model, requests: list[Request]) -> list[Generation]:
+def decode_all(model: Model, requests: list[Request]) -> list[Generation]:
     """The requests decoded plainly, side by side: many rows share each pass over the weights."""
     if not requests:
         return []

@@ -1,0 +1,98 @@
+"""`outpace train`: drafters that are trained for one model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from outpace.cli import options, render
+from outpace.core.errors import OutpaceError
+
+app = typer.Typer(help="Train drafters for a model.", rich_markup_mode=None)
+
+
+@app.callback(invoke_without_command=True)
+def overview(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command("blockwise")
+def blockwise(
+    data: Annotated[
+        list[Path],
+        typer.Option("--data", metavar="FILE", help="JSON lines of inputs and outputs; may be repeated."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the heads go.")],
+    target: Annotated[
+        str, typer.Option("--target", metavar="MODEL", help="The model: as --model of generate.")
+    ] = options.DEFAULT_MODEL,
+    regime: Annotated[
+        Literal["frozen", "finetuned"],
+        typer.Option(
+            "--regime", metavar="R", help="frozen: the heads alone; finetuned: the model with them."
+        ),
+    ] = "frozen",
+    data_regime: Annotated[
+        Literal["gold", "distilled"],
+        typer.Option(
+            "--data-regime", metavar="R", help="gold: outputs as they are; distilled: those of the teacher."
+        ),
+    ] = "gold",
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher", metavar="MODEL", help="Who writes distilled outputs; the target if left out."
+        ),
+    ] = None,
+    heads: Annotated[int, typer.Option("--heads", metavar="K", help="How many, head 1 included.")] = 4,
+    width: Annotated[
+        int | None, typer.Option("--width", metavar="N", help="Hidden units per head; the model's width.")
+    ] = None,
+    first: Annotated[
+        Literal["identity", "learned"],
+        typer.Option("--first", metavar="F", help="Head 1: identity, or learned (changes the output)."),
+    ] = "identity",
+    tokens: Annotated[
+        int, typer.Option("--tokens", metavar="N", help="Draft the N most frequent tokens only; 0 for all.")
+    ] = 0,
+    steps: Annotated[int, typer.Option("--steps", metavar="N", help="Batches to train on.")] = 5000,
+    batch: Annotated[int, typer.Option("--batch", metavar="N", help="Tokens of a batch.")] = 1024,
+    lr: Annotated[float, typer.Option("--lr", metavar="X", help="The highest learning rate.")] = 1e-3,
+    heads_per_step: Annotated[
+        int, typer.Option("--heads-per-step", metavar="N", help="Heads that each batch trains.")
+    ] = 1,
+    checkpoint: Annotated[
+        float, typer.Option("--checkpoint", metavar="S", help="Seconds between checkpoints.")
+    ] = 120.0,
+    seed: options.Seed = 0,
+    threads: options.Threads = None,
+) -> None:
+    """Train the proposal heads of blockwise decoding. The same command goes on with a run that was stopped.
+
+    Encoder-decoder folders and finetuning go through transformers; frozen heads of other models are
+    trained on the states of the engine that will run them.
+    """
+    from outpace.train.data import read_pairs
+
+    if min(steps, batch, heads - 1) < 1 or tokens < 0:
+        raise OutpaceError("--steps and --batch must be 1 or more, --heads 2 or more, --tokens 0 or more")
+    pairs = read_pairs(data)
+    try:
+        from outpace.train import jobs
+    except ImportError as error:
+        raise OutpaceError(
+            f"training needs the extra torch (pip install 'outpace[torch]'): {error}"
+        ) from None
+    job = jobs.BlockwiseJob(
+        target, output, regime=regime, heads=heads, width=width, first=first, tokens=tokens, steps=steps,
+        batch=batch, lr=lr, heads_per_step=heads_per_step, checkpoint_s=checkpoint, seed=seed,
+        threads=threads,
+    )  # fmt: skip
+    with render.progress_bar() as progress:
+        if data_regime == "distilled":
+            pairs = job.distil(pairs, teacher, progress)
+        config = job.run(pairs, progress)
+    print(f"{output}: {config.num_heads} heads for {config.model}")

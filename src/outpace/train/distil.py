@@ -1,0 +1,81 @@
+"""Sequence-level distillation: outputs of a model in place of those of the data.
+
+Kim & Rush 2016, arXiv:1606.07947. Heads agree more often with text that a model has written, because it is
+more predictable (Stern et al. 2018, arXiv:1811.03115, section 6.1: beam search by a teacher of another seed).
+The file is written a batch at a time, so an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from outpace.core.errors import OutpaceError
+from outpace.train.data import Pair
+from outpace.train.loop import Progress
+
+BATCH = 64
+
+
+def distil(
+    pairs: Sequence[Pair],
+    path: Path,
+    write: Callable[[Sequence[str]], list[str]],
+    *,
+    progress: Progress | None = None,
+) -> list[Pair]:
+    """Each pair's text with what `write` makes of it; kept in a file of {"source", "target"} lines.
+
+    `write` turns a batch of texts into outputs. Pairs whose output is empty are left out.
+    """
+    texts = [pair.given for pair in pairs if isinstance(pair.given, str)]
+    if len(texts) < len(pairs):
+        raise OutpaceError("distillation reads texts, accepted are data with source or prompt")
+    try:
+        path.touch()
+        lines = path.read_bytes().splitlines(keepends=True)
+        done = sum(line.endswith(b"\n") for line in lines)
+        with path.open("rb+") as file:
+            file.truncate(sum(map(len, lines[:done])))
+            file.seek(0, 2)
+            for first in range(done, len(texts), BATCH):
+                batch = texts[first : first + BATCH]
+                records = [{"source": s, "target": t} for s, t in zip(batch, write(batch), strict=True)]
+                file.write("".join(json.dumps(record) + "\n" for record in records).encode())
+                file.flush()
+                if progress is not None:
+                    progress(first + len(batch), len(texts), "writing the outputs of the teacher")
+    except OSError as error:
+        raise OutpaceError(f"cannot write {path}: {error.strerror or error}") from error
+    kept = [line for line in path.read_text().splitlines() if json.loads(line)["target"].strip()]
+    return [Pair(record["source"], record["target"]) for record in map(json.loads, kept)]
+
+
+def beam_search(model: Any, tokenizer: Any, *, beams: int = 4, max_new_tokens: int = 256) -> Any:
+    """What `distil` writes with: a transformers encoder-decoder model, by beam search."""
+
+    def write(texts: Sequence[str]) -> list[str]:
+        inputs = tokenizer(list(texts), return_tensors="pt", padding=True, truncation=True).to(model.device)
+        with torch.no_grad():
+            ids = model.generate(**inputs, num_beams=beams, do_sample=False, max_new_tokens=max_new_tokens)
+        outputs: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return outputs
+
+    return write
+
+
+def greedy(model: Any, *, max_new_tokens: int = 256) -> Any:
+    """What `distil` writes with: one of our models, answering each text as a user's message."""
+    from outpace.core.sampling import Sampling
+    from outpace.engine.request import Request
+    from outpace.train.self_text import decode_all
+
+    def write(texts: Sequence[str]) -> list[str]:
+        requests = [Request(model.prompt_ids(text), Sampling(), max_new_tokens) for text in texts]
+        return [model.tokenizer.decode(answer.token_ids) for answer in decode_all(model, requests)]
+
+    return write

@@ -1,0 +1,180 @@
+"""What `outpace train blockwise` does: the right base for a model, examples from pairs, and the training.
+
+An encoder-decoder folder, and a model to be finetuned, are loaded by transformers. Frozen heads of any other
+model are trained on the states that the native engine computes (`features.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from outpace.api import Model, load
+from outpace.core.errors import OutpaceError
+from outpace.formats.heads import First, HeadsConfig
+from outpace.train.bases import CausalBase, Seq2SeqBase
+from outpace.train.blockwise import Regime, train_blockwise
+from outpace.train.data import Pair, by_length, data_hash, frequent_tokens
+from outpace.train.distil import beam_search, distil, greedy
+from outpace.train.features import Example, FeatureBase, write_features
+from outpace.train.loop import Plan, Progress
+
+DISTILLED, FEATURES = "distilled.jsonl", "features"
+MAX_TOKENS = 512  # of an example; what is longer is cut
+
+
+@dataclass(frozen=True, slots=True)
+class BlockwiseJob:
+    """The command's options, by their names."""
+
+    target: str
+    output: Path
+    regime: Regime
+    heads: int
+    width: int | None
+    first: First
+    tokens: int
+    steps: int
+    batch: int
+    lr: float
+    heads_per_step: int
+    checkpoint_s: float
+    seed: int
+    threads: int | None
+
+    def distil(self, pairs: Sequence[Pair], teacher: str | None, progress: Progress | None) -> list[Pair]:
+        """The pairs with outputs of the teacher, kept in the output folder."""
+        source = teacher or self.target
+        if _is_seq2seq(source):
+            model, tokenizer = _transformers(source, seq2seq=True)
+            write = beam_search(model, tokenizer)
+        else:
+            write = greedy(load(source, threads=self.threads))
+        self.output.mkdir(parents=True, exist_ok=True)
+        return distil(pairs, self.output / DISTILLED, write, progress=progress)
+
+    def run(self, pairs: Sequence[Pair], progress: Progress | None) -> HeadsConfig:
+        """Train, and write the heads."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        if _is_seq2seq(self.target):
+            return self._seq2seq(pairs, progress)
+        return (self._causal if self.regime == "finetuned" else self._native)(pairs, progress)
+
+    def _train(
+        self,
+        base: Any,
+        batches: Callable[[int], Any],
+        pairs: Sequence[Pair],
+        outputs: Sequence[Sequence[int]],
+        progress: Progress | None,
+    ) -> HeadsConfig:
+        return train_blockwise(
+            base,
+            batches,
+            self.output,
+            num_heads=self.heads,
+            width=self.width,
+            regime=self.regime,
+            first=self.first,
+            plan=Plan(self.steps, self.lr, seed=self.seed, checkpoint_s=self.checkpoint_s),
+            heads_per_step=self.heads_per_step,
+            token_ids=frequent_tokens(outputs, self.tokens) if self.tokens else None,
+            data=data_hash(pairs),
+            progress=progress,
+        )
+
+    def _native(self, pairs: Sequence[Pair], progress: Progress | None) -> HeadsConfig:
+        model = load(self.target, threads=self.threads)
+        target: Any = model.target
+        texts = _token_pairs(pairs, model, target.vocab_size)
+        examples = [
+            Example([*given, *wanted][:MAX_TOKENS], len(given))
+            for given, wanted in texts
+            if len(given) < MAX_TOKENS
+        ]
+        features = write_features(self.output / FEATURES, target, examples, progress=progress)
+        base = FeatureBase(target, features, target.output_rows, name=model.name)
+        outputs = [wanted for _, wanted in texts]
+        return self._train(base, base.batches(self.batch, self.seed), pairs, outputs, progress)
+
+    def _causal(self, pairs: Sequence[Pair], progress: Progress | None) -> HeadsConfig:
+        model, _ = _transformers(self.target, seq2seq=False)
+        texts = _token_pairs(pairs, load(self.target, threads=self.threads), model.config.vocab_size)
+        rows = [([*given, *wanted][:MAX_TOKENS], len(given)) for given, wanted in texts]
+        pick = by_length([len(ids) for ids, _ in rows], self.batch, self.seed)
+
+        def batches(step: int) -> dict[str, torch.Tensor]:
+            some = [rows[number] for number in pick(step)]
+            ids = _padded([ids for ids, _ in some], 0)
+            labels = _padded([[-100] * max(0, n - 1) + ids[max(1, n) :] for ids, n in some], -100)
+            return {"input_ids": ids, "labels": torch.nn.functional.pad(labels, (0, 1), value=-100)}
+
+        return self._train(
+            CausalBase(model, name=self.target), batches, pairs, [t for _, t in texts], progress
+        )
+
+    def _seq2seq(self, pairs: Sequence[Pair], progress: Progress | None) -> HeadsConfig:
+        model, tokenizer = _transformers(self.target, seq2seq=True)
+        if not all(isinstance(pair.given, str) for pair in pairs):
+            raise OutpaceError("an encoder-decoder model is trained on texts, accepted are source and target")
+        sources = tokenizer([pair.given for pair in pairs], truncation=True)["input_ids"]
+        targets = tokenizer(text_target=[pair.wanted for pair in pairs], truncation=True)["input_ids"]
+        pick = by_length([len(ids) for ids in targets], self.batch, self.seed)
+
+        def batches(step: int) -> dict[str, torch.Tensor]:
+            some = pick(step)
+            ids = _padded([sources[number] for number in some], -1)
+            mask = (ids >= 0).long()
+            labels = _padded([targets[number] for number in some], -100)
+            pad = model.config.pad_token_id
+            return {"input_ids": ids.masked_fill(ids < 0, pad), "attention_mask": mask, "labels": labels}
+
+        return self._train(Seq2SeqBase(model, name=self.target), batches, pairs, targets, progress)
+
+
+def _is_seq2seq(source: str) -> bool:
+    """Whether a name is the folder of an encoder-decoder model."""
+    from outpace.formats.safetensors import json_file
+
+    config = Path(source).expanduser() / "config.json"
+    return config.is_file() and bool(json_file(config).get("is_encoder_decoder"))
+
+
+def _transformers(source: str, *, seq2seq: bool) -> tuple[Any, Any]:
+    import transformers
+
+    if not Path(source).expanduser().is_dir():
+        raise OutpaceError(f"{source} is no folder of a transformers model, which finetuning needs")
+    kind = transformers.AutoModelForSeq2SeqLM if seq2seq else transformers.AutoModelForCausalLM
+    try:
+        model = kind.from_pretrained(source, dtype=torch.float32).eval()
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source) if seq2seq else None
+    except (OSError, ValueError) as error:
+        raise OutpaceError(f"{source} cannot be loaded by transformers: {error}") from error
+    return model, tokenizer
+
+
+def _token_pairs(pairs: Sequence[Pair], model: Model, vocab_size: int) -> list[tuple[list[int], list[int]]]:
+    """Pairs as token ids; texts go through the chat template and end with the token that ends an answer."""
+    end = sorted(model.tokenizer.eos_ids)[:1]
+    found: list[tuple[list[int], list[int]]] = []
+    for pair in pairs:
+        if isinstance(pair.given, list) and isinstance(pair.wanted, list):
+            found.append((pair.given, pair.wanted))
+        else:
+            answer = model.tokenizer.encode(str(pair.wanted), add_special_tokens=False)
+            found.append((model.prompt_ids(str(pair.given)), [*answer, *end]))
+        if max(map(max, found[-1])) >= vocab_size:
+            raise OutpaceError(f"the data has token ids beyond the model's vocabulary of {vocab_size}")
+    return found
+
+
+def _padded(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
+    """i64[B, T]."""
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows])
