@@ -26,6 +26,7 @@ from tests.fakes import Letters, hostile
 from tests.hf_families import tiny_model
 from tests.hf_seq2seq_families import OneSource, tiny_seq2seq
 from tests.native_models import gguf_target
+from tests.pixel_models import OnePicture, tiny_pixel_model
 
 FOLDER = tempfile.TemporaryDirectory(prefix="outpace-contract-")
 VOCAB_SIZE = 8
@@ -67,6 +68,11 @@ def hf_seq2seq(folder: Path) -> Target:
     return OneSource(tiny_seq2seq("t5", num_layers=1, num_decoder_layers=1), context_length=64)
 
 
+def pixel(folder: Path) -> Target:
+    """Pictures of 8 x 8, all written from one small picture; a row and a half is in sight."""
+    return OnePicture(tiny_pixel_model(window=12))
+
+
 TARGETS: list[Callable[[Path], Target]] = [
     table,
     predictable_table,
@@ -75,6 +81,7 @@ TARGETS: list[Callable[[Path], Target]] = [
     hf_causal,
     hf_causal_sliding,
     hf_seq2seq,
+    pixel,
 ]
 """Factories, given an empty folder, of targets with VOCAB_SIZE tokens or more and a context of 48 to 256;
 called once per file."""

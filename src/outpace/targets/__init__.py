@@ -10,6 +10,7 @@ TARGETS = Registry(
         "hf_causal": "outpace.targets.hf_causal:HfCausalTarget",
         "hf_seq2seq": "outpace.targets.hf_seq2seq:HfSeq2SeqTarget",
         "native": "outpace.targets.native:NativeTarget",
+        "pixel": "outpace.targets.pixel:PixelTarget",
         "table": "outpace.targets.table:TableTarget",
     },
     "outpace.targets",
