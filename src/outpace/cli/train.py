@@ -21,11 +21,15 @@ def overview(context: typer.Context) -> None:
 
 @app.command("blockwise")
 def blockwise(
-    data: Annotated[
-        list[Path],
-        typer.Option("--data", metavar="FILE", help="JSON lines of inputs and outputs; may be repeated."),
-    ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the heads go.")],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option("--data", metavar="FILE", help="JSON lines of inputs and outputs; may be repeated."),
+    ] = None,
+    own_text: Annotated[
+        int,
+        typer.Option("--own-text", metavar="N", help="Instead: N tokens that the model writes itself."),
+    ] = 0,
     target: Annotated[
         str, typer.Option("--target", metavar="MODEL", help="The model: as --model of generate.")
     ] = options.DEFAULT_MODEL,
@@ -79,7 +83,11 @@ def blockwise(
 
     if min(steps, batch, heads - 1) < 1 or tokens < 0:
         raise OutpaceError("--steps and --batch must be 1 or more, --heads 2 or more, --tokens 0 or more")
-    pairs = read_pairs(data)
+    if bool(data) == bool(own_text) or own_text < 0:
+        raise OutpaceError("accepted are --data FILE or --own-text N, one of them")
+    if own_text and (data_regime != "gold" or regime != "frozen"):
+        raise OutpaceError("--own-text is what the model writes already; it goes with frozen and gold alone")
+    pairs = read_pairs(data) if data else []
     try:
         from outpace.train import jobs
     except ImportError as error:
@@ -89,7 +97,7 @@ def blockwise(
     job = jobs.BlockwiseJob(
         target, output, regime=regime, heads=heads, width=width, first=first, tokens=tokens, steps=steps,
         batch=batch, lr=lr, heads_per_step=heads_per_step, checkpoint_s=checkpoint, seed=seed,
-        threads=threads,
+        threads=threads, own_text=own_text,
     )  # fmt: skip
     with render.progress_bar() as progress:
         if data_regime == "distilled":

@@ -1,8 +1,8 @@
-"""Hidden states of a native model over texts, computed once and kept on disk: what frozen heads train on.
+"""Hidden states of a native model over answers, kept on disk: what frozen heads are trained on.
 
-The engine that will use the heads computes them, rounding and all. A folder holds states.f16 [N, D],
-tokens.i32 [N] (the token that each state is of), and spans.i64 [T, 3] (where a text begins, where its answer
-begins, where it ends). A text is written whole before the next, so an interrupted run goes on.
+The engine that will use the heads computes them, rounding and all. A folder holds tokens.i32 [N], states.f16
+[N, D] (states[n] is what token n was chosen from) and ends.i64 [T] (where each text's tokens end). A text is
+written whole before the next, so an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -21,66 +21,103 @@ from outpace.core.errors import OutpaceError
 from outpace.core.tree import TokenTree
 from outpace.train.loop import Progress
 
-STATES, TOKENS, SPANS = "states.f16", "tokens.i32", "spans.i64"
+STATES, TOKENS, ENDS = "states.f16", "tokens.i32", "ends.i64"
 CHUNK = 256  # tokens of one call
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A text as token ids; heads learn on what comes after the first `start` of them."""
-
-    token_ids: Sequence[int]
-    start: int
-
-
-class Features:
-    """The states of a folder, mapped; filled by `write_features`."""
+class FeatureFile:
+    """The states of a folder, which grow text by text."""
 
     def __init__(self, folder: str | Path, hidden_size: int) -> None:
-        folder = Path(folder)
+        self.folder = Path(folder)
+        self.hidden_size = hidden_size
         try:
-            spans = np.fromfile(folder / SPANS, np.int64).reshape(-1, 3)
-            count = int(spans[-1, 2]) if len(spans) else 0
-            self.states = np.memmap(folder / STATES, np.float16, "r", shape=(count, hidden_size))
-            self.tokens = np.fromfile(folder / TOKENS, np.int32, count)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for name in (STATES, TOKENS, ENDS):
+                (self.folder / name).touch()
+            self.keep(len(np.fromfile(self.folder / ENDS, np.int64)))
         except (OSError, ValueError) as error:
-            raise OutpaceError(f"{folder} holds no hidden states that can be read ({error})") from None
-        self.spans = spans
+            raise self._unwritable(error) from error
 
+    @property
+    def num_texts(self) -> int:
+        """How many texts it holds."""
+        return (self.folder / ENDS).stat().st_size // 8
 
-def write_features(
-    folder: str | Path, target: Tapped, examples: Sequence[Example], *, progress: Progress | None = None
-) -> Features:
-    """The states of all examples; those that the folder has already are not computed again."""
-    folder = Path(folder)
-    width = target.hidden_size
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / SPANS).touch()
-        spans = np.fromfile(folder / SPANS, np.int64).reshape(-1, 3)
-        done, at = len(spans), int(spans[-1, 2]) if len(spans) else 0
-        with (
-            (folder / STATES).open("ab") as states,
-            (folder / TOKENS).open("ab") as tokens,
-            (folder / SPANS).open("ab") as places,
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens they have."""
+        ends = np.fromfile(self.folder / ENDS, np.int64)
+        return int(ends[-1]) if len(ends) else 0
+
+    def keep(self, num_texts: int) -> None:
+        """Forget all but the first texts, and what an interruption has left half written."""
+        ends = np.fromfile(self.folder / ENDS, np.int64)[:num_texts]
+        count = int(ends[-1]) if len(ends) else 0
+        for name, size in (
+            (ENDS, 8 * len(ends)),
+            (TOKENS, 4 * count),
+            (STATES, 2 * self.hidden_size * count),
         ):
-            states.truncate(at * width * 2)
-            tokens.truncate(at * 4)
-            for number in range(done, len(examples)):
-                example = examples[number]
-                states.write(hidden_states(target, example.token_ids).astype(np.float16).tobytes())
-                tokens.write(np.asarray(example.token_ids, np.int32).tobytes())
-                states.flush()
-                tokens.flush()
-                end = at + len(example.token_ids)
-                places.write(np.array([at, at + example.start, end], np.int64).tobytes())
-                places.flush()
-                at = end
-                if progress is not None:
-                    progress(number + 1, len(examples), f"hidden states of {at} tokens")
-    except OSError as error:
-        raise OutpaceError(f"cannot write {folder}: {error.strerror or error}") from error
-    return Features(folder, width)
+            with (self.folder / name).open("rb+") as file:
+                file.truncate(size)
+
+    def add(self, texts: Sequence[tuple[NDArray[np.float16], Sequence[int]]]) -> None:
+        """Texts as (states f16[n, D], n tokens)."""
+        try:
+            end = self.num_tokens
+            for states, tokens in texts:
+                assert states.shape == (len(tokens), self.hidden_size), "a state for every token"
+                end += len(tokens)
+                # The end last: what it does not cover does not count.
+                for name, array in (
+                    (STATES, states.astype(np.float16)),
+                    (TOKENS, np.asarray(tokens, np.int32)),
+                    (ENDS, np.array([end], np.int64)),
+                ):
+                    with (self.folder / name).open("ab") as file:
+                        file.write(array.tobytes())
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def read(self) -> Features:
+        """What it holds now, mapped."""
+        count = self.num_tokens
+        if not count:
+            raise OutpaceError(f"{self.folder} holds no hidden states, accepted are texts with answers")
+        return Features(
+            np.memmap(self.folder / STATES, np.float16, "r", shape=(count, self.hidden_size)),
+            np.fromfile(self.folder / TOKENS, np.int32, count),
+            np.fromfile(self.folder / ENDS, np.int64),
+        )
+
+    def _unwritable(self, error: Exception) -> OutpaceError:
+        return OutpaceError(f"cannot write {self.folder}: {getattr(error, 'strerror', None) or error}")
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """states f16[N, D], tokens i32[N], ends i64[T]: see `FeatureFile`."""
+
+    states: NDArray[np.float16]
+    tokens: NDArray[np.int32]
+    ends: NDArray[np.int64]
+
+
+def add_answers(
+    file: FeatureFile,
+    target: Tapped,
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    *,
+    progress: Progress | None = None,
+) -> None:
+    """The states of all (prompt, answer) pairs; those that the file has already are not computed again."""
+    for number in range(file.num_texts, len(pairs)):
+        prompt, answer = pairs[number]
+        states = hidden_states(target, [*prompt, *answer[:-1]])[len(prompt) - 1 :]
+        file.add([(states.astype(np.float16), answer)])
+        if progress is not None:
+            progress(number + 1, len(pairs), f"hidden states of {number + 1} texts")
 
 
 def hidden_states(target: Tapped, token_ids: Sequence[int]) -> NDArray[np.float32]:
@@ -121,21 +158,17 @@ class FeatureBase:
         self._features = features
         self._output = output
         self._fingerprint = target.fingerprint()
-        # By state, where its text ends; and the states that come before a token of an answer.
-        self._ends = np.zeros(len(features.tokens), np.int64)
-        wanted = np.zeros(len(features.tokens), np.bool_)
-        for begin, answer, end in features.spans:
-            self._ends[begin:end] = end
-            wanted[max(begin, answer - 1) : end - 1] = True
-        self.places: NDArray[np.int64] = np.flatnonzero(wanted)
+        lengths = np.diff(features.ends, prepend=0)
+        self._ends = np.repeat(features.ends, lengths)  # by token, where its text ends
 
     def batches(self, size: int, seed: int) -> Callable[[int], NDArray[np.int64]]:
-        """A step's batch: `size` of the places, drawn anew for every step."""
-        return lambda step: np.sort(np.random.default_rng((seed, step)).choice(self.places, size))
+        """A step's batch: `size` of the states, drawn anew for every step."""
+        total = len(self._ends)
+        return lambda step: np.sort(np.random.default_rng((seed, step)).integers(0, total, size))
 
     def states(self, batch: NDArray[np.int64], num_heads: int) -> tuple[Tensor, Tensor]:
         """See `Base`."""
-        ahead = batch[:, None] + np.arange(1, num_heads + 1)
+        ahead = batch[:, None] + np.arange(num_heads)
         inside = ahead < self._ends[batch][:, None]
         tokens = self._features.tokens[np.where(inside, ahead, 0)].astype(np.int64)
         states = torch.from_numpy(self._features.states[batch].astype(np.float32))

@@ -20,10 +20,11 @@ from outpace.train.bases import CausalBase, Seq2SeqBase
 from outpace.train.blockwise import Regime, train_blockwise
 from outpace.train.data import Pair, by_length, data_hash, frequent_tokens
 from outpace.train.distil import beam_search, distil, greedy
-from outpace.train.features import Example, FeatureBase, write_features
+from outpace.train.features import FeatureBase, FeatureFile, add_answers
 from outpace.train.loop import Plan, Progress
+from outpace.train.own_states import write_own_text
 
-DISTILLED, FEATURES = "distilled.jsonl", "features"
+DISTILLED, FEATURES, OWN_TEXT = "distilled.jsonl", "features", "own.jsonl"
 MAX_TOKENS = 512  # of an example; what is longer is cut
 
 
@@ -45,6 +46,7 @@ class BlockwiseJob:
     checkpoint_s: float
     seed: int
     threads: int | None
+    own_text: int
 
     def distil(self, pairs: Sequence[Pair], teacher: str | None, progress: Progress | None) -> list[Pair]:
         """The pairs with outputs of the teacher, kept in the output folder."""
@@ -69,7 +71,7 @@ class BlockwiseJob:
         self,
         base: Any,
         batches: Callable[[int], Any],
-        pairs: Sequence[Pair],
+        data: str,
         outputs: Sequence[Sequence[int]],
         progress: Progress | None,
     ) -> HeadsConfig:
@@ -84,23 +86,33 @@ class BlockwiseJob:
             plan=Plan(self.steps, self.lr, seed=self.seed, checkpoint_s=self.checkpoint_s),
             heads_per_step=self.heads_per_step,
             token_ids=frequent_tokens(outputs, self.tokens) if self.tokens else None,
-            data=data_hash(pairs),
+            data=data,
             progress=progress,
         )
 
     def _native(self, pairs: Sequence[Pair], progress: Progress | None) -> HeadsConfig:
         model = load(self.target, threads=self.threads)
         target: Any = model.target
-        texts = _token_pairs(pairs, model, target.vocab_size)
-        examples = [
-            Example([*given, *wanted][:MAX_TOKENS], len(given))
-            for given, wanted in texts
-            if len(given) < MAX_TOKENS
-        ]
-        features = write_features(self.output / FEATURES, target, examples, progress=progress)
+        file = FeatureFile(self.output / FEATURES, target.hidden_size)
+        if self.own_text:
+            data = write_own_text(model, file, self.output / OWN_TEXT, self.own_text, self.seed, progress)
+        else:
+            texts = _token_pairs(pairs, model, target.vocab_size)
+            data = data_hash(pairs)
+            add_answers(
+                file,
+                target,
+                [
+                    (given, wanted[: MAX_TOKENS - len(given)])
+                    for given, wanted in texts
+                    if len(given) < MAX_TOKENS
+                ],
+                progress=progress,
+            )
+        features = file.read()
         base = FeatureBase(target, features, target.output_rows, name=model.name)
-        outputs = [wanted for _, wanted in texts]
-        return self._train(base, base.batches(self.batch, self.seed), pairs, outputs, progress)
+        outputs = [features.tokens.tolist()]
+        return self._train(base, base.batches(self.batch, self.seed), data, outputs, progress)
 
     def _causal(self, pairs: Sequence[Pair], progress: Progress | None) -> HeadsConfig:
         model, _ = _transformers(self.target, seq2seq=False)
@@ -114,9 +126,8 @@ class BlockwiseJob:
             labels = _padded([[-100] * max(0, n - 1) + ids[max(1, n) :] for ids, n in some], -100)
             return {"input_ids": ids, "labels": torch.nn.functional.pad(labels, (0, 1), value=-100)}
 
-        return self._train(
-            CausalBase(model, name=self.target), batches, pairs, [t for _, t in texts], progress
-        )
+        base, outputs = CausalBase(model, name=self.target), [wanted for _, wanted in texts]
+        return self._train(base, batches, data_hash(pairs), outputs, progress)
 
     def _seq2seq(self, pairs: Sequence[Pair], progress: Progress | None) -> HeadsConfig:
         model, tokenizer = _transformers(self.target, seq2seq=True)
@@ -134,7 +145,8 @@ class BlockwiseJob:
             pad = model.config.pad_token_id
             return {"input_ids": ids.masked_fill(ids < 0, pad), "attention_mask": mask, "labels": labels}
 
-        return self._train(Seq2SeqBase(model, name=self.target), batches, pairs, targets, progress)
+        base = Seq2SeqBase(model, name=self.target)
+        return self._train(base, batches, data_hash(pairs), targets, progress)
 
 
 def _is_seq2seq(source: str) -> bool:

@@ -16,11 +16,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from outpace.core.contracts import Drafter
 from outpace.core.sampling import Sampling, fresh_seed
 from outpace.drafters.none import NoDraft
 from outpace.engine.generate import generate_batch
 from outpace.engine.request import Generation, Request
 from outpace.rules.match import Match
+from outpace.train.recording import Recorder
 
 if TYPE_CHECKING:
     from outpace.api import Model
@@ -41,11 +46,15 @@ MAX_MESSAGE, MAX_ANSWER = 120, 256
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One exchange as token ids: what the model read (template included) and what it answered."""
+    """One exchange as token ids: what the model read (template included) and what it answered.
+
+    states  f16[n, D], what each token of the answer was chosen from; None where nobody recorded them.
+    """
 
     group: int
     prompt_ids: Sequence[int]
     token_ids: list[int]
+    states: NDArray[np.float16] | None = None
 
 
 def write_text(
@@ -56,26 +65,32 @@ def write_text(
     batch: int = 48,
     answers: Sampling | None = None,
     max_answer: int = MAX_ANSWER,
+    record: bool = False,
 ) -> Iterator[list[Document]]:
-    """Group after group of documents, without end. Messages longer than MAX_MESSAGE tokens are left out."""
-    group = first_group
+    """Group after group of documents, without end. Messages longer than MAX_MESSAGE tokens are left out.
+
+    `record` keeps the hidden states that the answers were chosen from; the target has to be `Tapped`.
+    """
+    group, recorder = first_group, Recorder() if record else None
     while True:
+        pairs = _group(model, seed, group, batch, answers or Sampling(), max_answer, recorder or NoDraft())
+        states = recorder.take() if recorder else [None] * len(pairs)
         yield [
-            Document(group, request.prompt, answer.token_ids)
-            for request, answer in _group(model, seed, group, batch, answers or Sampling(), max_answer)
+            Document(group, request.prompt, answer.token_ids, recorded)
+            for (request, answer), recorded in zip(pairs, states, strict=True)
         ]
         group += 1
 
 
 def _group(
-    model: Model, seed: int, group: int, batch: int, answers: Sampling, max_answer: int
+    model: Model, seed: int, group: int, batch: int, answers: Sampling, max_answer: int, watch: Drafter
 ) -> list[tuple[Request, Generation]]:
     seeds = [fresh_seed(seed, "message", group, number) for number in range(batch)]
     if model.chat is None:
         start = model.tokenizer.encode("", add_special_tokens=True) or [min(model.target.eos_ids, default=0)]
         samplings = [Sampling(temperature=1.0, top_p=0.95, seed=one) for one in seeds]
         requests = [Request(start, sampling, max_answer) for sampling in samplings]
-        return list(zip(requests, decode_all(model, requests), strict=True))
+        return list(zip(requests, decode_all(model, requests, watch), strict=True))
     mark = "\x00"
     before, _, after = model.chat.render([{"role": "user", "content": mark}]).partition(mark)
     ends = frozenset(model.tokenizer.encode(after, add_special_tokens=False)[:1])
@@ -100,14 +115,17 @@ def _group(
     requests = [
         Request(model.prompt_ids(text), answers, max_answer) for text in map(str.strip, texts) if text
     ]
-    return list(zip(requests, decode_all(model, requests), strict=True))
+    return list(zip(requests, decode_all(model, requests, watch), strict=True))
 
 
-def decode_all(model: Model, requests: list[Request]) -> list[Generation]:
-    """The requests decoded plainly, side by side: many rows share each pass over the weights."""
+def decode_all(model: Model, requests: list[Request], watch: Drafter | None = None) -> list[Generation]:
+    """The requests decoded plainly, side by side: many rows share each pass over the weights.
+
+    `watch` is a drafter that drafts nothing and looks on.
+    """
     if not requests:
         return []
-    steps = generate_batch(model.target, NoDraft(), Match(), requests)
+    steps = generate_batch(model.target, watch or NoDraft(), Match(), requests)
     while True:
         try:
             next(steps)

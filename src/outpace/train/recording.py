@@ -1,0 +1,48 @@
+"""Hidden states taken while a model decodes: what heads train on costs nothing beside the text itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outpace.core.contracts import Ask, RowScores, Step
+from outpace.core.tree import TokenTree
+
+FINAL = "final"
+
+
+class Recorder:
+    """A drafter that drafts nothing and writes down the state that each committed token was chosen from.
+
+    `rows` are in the order in which requests were started: f16[D] for every token of each.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[list[NDArray[np.float16]]] = []
+
+    def start(self, prompt: Sequence[int], scores: RowScores) -> list[NDArray[np.float16]]:
+        """A new row."""
+        self.rows.append([])
+        return self.rows[-1]
+
+    def propose(self, states: Sequence[list[NDArray[np.float16]]], asks: Sequence[Ask]) -> list[TokenTree]:
+        """Roots alone."""
+        return [TokenTree.root(ask.root) for ask in asks]
+
+    def observe(
+        self, states: Sequence[list[NDArray[np.float16]]], steps: Sequence[Step]
+    ) -> list[list[NDArray[np.float16]]]:
+        """The state behind the root is what the step's one token was chosen from."""
+        for state, step in zip(states, steps, strict=True):
+            state.append(step.scores.hidden(FINAL)[0].astype(np.float16))
+        return list(states)
+
+    def stop(self, state: list[NDArray[np.float16]]) -> None:
+        """The row's states stay."""
+
+    def take(self) -> list[NDArray[np.float16]]:
+        """f16[n, D] of every row, and a fresh start."""
+        rows, self.rows = self.rows, []
+        return [np.stack(row) for row in rows]
