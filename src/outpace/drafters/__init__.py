@@ -46,6 +46,7 @@ DRAFTERS = Registry(
         "swift": "outpace.drafters.swift:Swift",
         "small_model": "outpace.drafters.small_model:SmallModel",
         "blockwise": "outpace.drafters.blockwise:Blockwise",
+        "blockwise_lattice": "outpace.drafters.blockwise_lattice:BlockwiseLattice",
         "cascade": "outpace.decode.cascade:Cascade",
     },
     "outpace.drafters",

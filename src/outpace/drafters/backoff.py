@@ -49,14 +49,7 @@ class Backoff:
             raise OutpaceError(f"backoff has size={size}, accepted are whole numbers >= 1")
         if not 0 <= min_p <= 1:
             raise OutpaceError(f"backoff has min_p={min_p}, accepted are 0 to 1")
-        file = Path(path) if path else beside and beside(FILE_NAME)
-        if file is None:
-            raise OutpaceError("backoff needs path=FILE for a model that is no file itself")
-        if not file.exists():
-            raise OutpaceError(f"there is no back-off table {file}; `outpace datastore count` makes one")
-        self.table: BackoffTable = read_backoff(file)
-        if self.table.vocabulary != vocabulary_id(tokenizer.text_bytes, target.vocab_size):
-            raise OutpaceError(f"the back-off table {file} was counted in another vocabulary; count it anew")
+        self.table = table_for(target, tokenizer, beside, path)
         self.size = size
         self.min_p = min_p
 
@@ -88,3 +81,20 @@ class Backoff:
     def successors(self, state: list[int], text: Sequence[int]) -> tuple[int, Sequence[tuple[int, float]]]:
         """(0, the likeliest tokens after a text with their probabilities)."""
         return 0, self.table.next(text)
+
+
+def table_for(
+    target: Target, tokenizer: Any, beside: Callable[[str], Path] | None, path: str | None
+) -> BackoffTable:
+    """The table in a file, None for the one beside the model; an OutpaceError if it is not the target's."""
+    file = Path(path) if path else beside and beside(FILE_NAME)
+    if file is None:
+        raise OutpaceError("a back-off table needs its FILE named, for a model that is no file itself")
+    if not file.exists():
+        raise OutpaceError(f"there is no back-off table {file}; `outpace datastore count` makes one")
+    table = read_backoff(file)
+    # A model whose tokenizer cannot be read has nothing but the number of its tokens.
+    size = target.vocab_size
+    if table.vocabulary != (vocabulary_id(tokenizer.text_bytes, size) if tokenizer else f"{size} ids"):
+        raise OutpaceError(f"the back-off table {file} was counted in another vocabulary; count it anew")
+    return table

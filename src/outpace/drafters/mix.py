@@ -4,8 +4,9 @@ One tree from several drafters: SpecInfer (Miao et al. 2023, arXiv:2305.09781). 
 mixture of interpolated language models (Jelinek & Mercer 1980, "Interpolated estimation of Markov source
 parameters from sparse data"). After a node, P(x) = sum over sources of w_s P_s(x); what is missing to 1
 belongs to tokens that no source knows. Sources that name the successors of any text (`successors`) are asked
-below every node that the tree takes, so a copy goes on with another source's n-grams; of others the proposed
-tree is read.
+below every node that the tree takes, so a copy goes on with another source's n-grams; sources whose opinion
+depends on the depth alone (`expected`: proposal heads) hold it below every node; of others the proposed tree
+is read.
 
     propose   take the likeliest paths (product of P) while they add more tokens than time: the next node is
               taken if its P exceeds (tokens expected so far) * (t(n+1) - t(n)) / t(n), t measured here
@@ -69,7 +70,10 @@ class Mix:
         self.size = size
         self.depth = depth
         self._successors = [getattr(source, "successors", None) for source in self.sources]
-        self._proposing = [s for s, function in enumerate(self._successors) if function is None]
+        self._expected = [getattr(source, "expected", None) for source in self.sources]
+        self._proposing = [
+            s for s, function in enumerate(self._successors) if function is None and self._expected[s] is None
+        ]
         self._costs = costs()
         self._curves: dict[int, list[float]] = {}
         self._proposed = 0.0
@@ -121,6 +125,7 @@ class Mix:
     def _grow(self, state: MixState, ask: Ask, trees: Sequence[TokenTree | None]) -> TokenTree:
         size, depth = min(self.size, ask.budget), min(self.depth, ask.depth)
         curve, weights, expected_at = self._curve(ask.position), state.weights, state.expected
+        by_depth = {s: ahead(state.inner[s], ask) for s, ahead in enumerate(self._expected) if ahead}
         tokens, parents, logq, depths = [ask.root], [-1], [0.0], [0]
         texts = [state.text[-HISTORY:]]
         places: list[Sequence[int]] = [[0] * len(trees)]  # of every node in the sources' trees, -1: none
@@ -130,7 +135,7 @@ class Mix:
             # What a node must add to be worth its time. It only grows, so what falls short now always will.
             worth = value * (curve[node + 2] - curve[node + 1]) / curve[node + 1]
             if depths[node] < depth and p > worth:
-                key, expected = self._expect(state, texts[node], depths[node], trees, places[node])
+                key, expected = self._expect(state, texts[node], depths[node], trees, places[node], by_depth)
                 expected_at[node] = key, expected
                 for token, q in weights.mixture(key, expected).items():
                     if p * q > worth:
@@ -162,6 +167,7 @@ class Mix:
         depth: int,
         trees: Sequence[TokenTree | None],
         places: Sequence[int],
+        by_depth: Mapping[int, Sequence[Successors]],
     ) -> tuple[Key, list[Successors]]:
         """What each source expects after a text, and the key of the weights."""
         level, said, expected = 0, 0, []
@@ -170,6 +176,8 @@ class Mix:
                 matched, pairs = successors(state.inner[s], text)
                 if matched > level:
                     level = matched
+            elif s in by_depth:
+                pairs = by_depth[s][depth] if depth < len(by_depth[s]) else ()
             else:
                 pairs = _children(trees[s], places[s])
             if pairs:

@@ -1,0 +1,75 @@
+"""Blockwise drafts mended by n-grams: the likeliest paths through the heads' lattice, by both.
+
+Kim et al. 2024, "Exploring and Improving Drafts in Blockwise Parallel Decoding", arXiv:2404.09221, global
+n-gram rescoring. Heads do not know one another's choice, so their best tokens repeat or do not fit together;
+an n-gram model that reads along the path knows that, and little else.
+
+    lattice   of each head the few best tokens S_j with log-probabilities z_j
+    after     below a node, z_j[S_j] += alpha * log r(S_j | path), r by a back-off table; what all of S_j
+              weighed before is shared out anew
+    propose   the likeliest paths, one tree, in one call of the target
+
+Deviations. The paper verifies the p best paths as a batch; here they share their beginnings. Head 1 is the
+target's own choice and committed already. Tokens that the table does not name weigh FLOOR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outpace.core.contracts import Ask, Target
+from outpace.core.errors import OutpaceError
+from outpace.drafters.backoff import table_for
+from outpace.drafters.blockwise import Blockwise, Pairs
+from outpace.trees.likeliest import After
+
+FLOOR = 1e-3  # probability of a token that the table does not list among the likeliest
+
+
+class BlockwiseLattice(Blockwise):
+    """Trees of the likeliest paths by heads and n-grams.
+
+    ngrams  a table made by `outpace datastore count`; None for the one beside the model's packed weights.
+    alpha   what the n-grams' log-probabilities weigh beside the heads'.
+
+    The other options are those of `blockwise`.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        tokenizer: Any,
+        beside: Callable[[str], Path] | None,
+        *,
+        path: str = "auto",
+        heads: int | None = None,
+        size: int = 6,
+        min_p: float = 0.1,
+        ngrams: str | None = None,
+        alpha: float = 0.3,
+    ) -> None:
+        super().__init__(target, path=path, heads=heads, size=size, min_p=min_p)
+        if alpha < 0:
+            raise OutpaceError(f"blockwise_lattice has alpha={alpha}, accepted are numbers >= 0")
+        self._table = table_for(target, tokenizer, beside, ngrams)
+        self._alpha = alpha
+        self.HISTORY = self._table.order
+
+    def _after(self, logits: NDArray[np.float32], ask: Ask) -> After:
+        pairs = self._pairs(logits, ask)
+        return lambda text, depth: self._mend(text, pairs[depth]) if depth < len(pairs) else ()
+
+    def _mend(self, text: list[int], pairs: Pairs) -> Pairs:
+        """The same tokens, their probabilities shared out anew by what the n-grams say after the text."""
+        known = dict(self._table.next(text))
+        mended = [q * known.get(token, FLOOR) ** self._alpha for token, q in pairs]
+        total = sum(mended)
+        if total <= 0:
+            return pairs
+        share = sum(q for _, q in pairs) / total
+        return [(token, q * share) for (token, _), q in zip(pairs, mended, strict=True)]
