@@ -47,6 +47,7 @@ DRAFTERS = Registry(
         "small_model": "outpace.drafters.small_model:SmallModel",
         "blockwise": "outpace.drafters.blockwise:Blockwise",
         "blockwise_lattice": "outpace.drafters.blockwise_lattice:BlockwiseLattice",
+        "blockwise_local": "outpace.drafters.blockwise_local:BlockwiseLocal",
         "cascade": "outpace.decode.cascade:Cascade",
     },
     "outpace.drafters",

@@ -74,8 +74,8 @@ class Blockwise:
         self._size = size
         self._min_p = min_p
         self._tree = tree
-        self._policy: TreePolicy = Chain(length=self._heads.num_drafted) if tree is None else tree
-        self.draws = draws_of(self._policy)
+        self.policy: TreePolicy = Chain(length=self._heads.num_drafted) if tree is None else tree
+        self.draws = draws_of(self.policy)
         self.branches = tree is None or tree.width > 1
 
     def start(self, prompt: Sequence[int], scores: RowScores) -> BlockwiseState:
@@ -86,7 +86,7 @@ class Blockwise:
         """A tree for each row. logq: the heads' log-probabilities."""
         logits = self._heads.logits(_hidden(states))
         if self._tree is not None or any(ask.law for ask in asks):
-            return grow_trees(asks, self._policy, self._step(logits))
+            return grow_trees(asks, self.policy, self._step(logits))
         return [
             likeliest(
                 state.text,
@@ -109,6 +109,10 @@ class Blockwise:
     def stop(self, state: BlockwiseState) -> None:
         """There is nothing to give back."""
 
+    def step(self, states: Sequence[BlockwiseState]) -> StepFunction:
+        """The heads of these rows as a step function (see `trees.grow`): a node's depth names its head."""
+        return self._step(self._heads.logits(_hidden(states)))
+
     def expected(self, state: BlockwiseState, ask: Ask) -> list[Pairs]:
         """By depth, the likeliest tokens with their probabilities, which hold below any node."""
         return self._pairs(self._heads.logits(_hidden([state]))[0], ask)
@@ -127,8 +131,6 @@ class Blockwise:
         return pairs
 
     def _step(self, logits: NDArray[np.float32]) -> StepFunction:
-        """The heads as a step function (see `trees.grow.StepFunction`): a node's depth names its head."""
-
         def step(
             rows: Sequence[int], trees: Sequence[TokenTree], nodes: Sequence[Sequence[int]]
         ) -> list[NDArray[np.float32] | None]:

@@ -109,6 +109,7 @@ class SmallModel:
         self._reader = reader
         self._bridge = bridge
         self._tree: TreePolicy = Chain() if tree is None else tree
+        self.same_vocabulary = isinstance(bridge, SameVocabulary)
         self.draws = bridge.draws & draws_of(self._tree)
         self.branches = self._tree.width > 1
 
@@ -119,6 +120,17 @@ class SmallModel:
     def propose(self, states: Sequence[SmallModelState], asks: Sequence[Ask]) -> list[TokenTree]:
         """A tree for each row; root-only where the draft model cannot go on."""
         proposals = [TokenTree.root(ask.root) for ask in asks]
+        drafting, own, calls = self.calls(states, asks)
+        can_pick = self._tree.width == 1 or all(ask.sampling.temperature == 0 for ask in own)
+        pick = calls.pick if self._bridge.plain and can_pick else None
+        for number, tree in zip(drafting, grow_trees(own, self._tree, calls.step, pick=pick), strict=True):
+            proposals[number] = self._bridge.proposal(tree, asks[number])
+        return proposals
+
+    def calls(
+        self, states: Sequence[SmallModelState], asks: Sequence[Ask]
+    ) -> tuple[list[int], list[Ask], Calls]:
+        """The rows that can draft now, what is asked there in the draft model's tokens, and its calls."""
         wanted = [number for number, ask in enumerate(asks) if min(ask.budget, ask.depth) > 0]
         rooms = self._catch_up([states[number] for number in wanted])
         drafting = [number for number, room in zip(wanted, rooms, strict=True) if room > 0]
@@ -127,12 +139,8 @@ class SmallModel:
             self._bridge.ask(asks[number], row.reading.ids[0])
             for number, row in zip(drafting, rows, strict=True)
         ]
-        calls = _Calls(self._draft, self._bridge, rows, own, [room for room in rooms if room > 0])
-        can_pick = self._tree.width == 1 or all(ask.sampling.temperature == 0 for ask in own)
-        pick = calls.pick if self._bridge.plain and can_pick else None
-        for number, tree in zip(drafting, grow_trees(own, self._tree, calls.step, pick=pick), strict=True):
-            proposals[number] = self._bridge.proposal(tree, asks[number])
-        return proposals
+        rooms = [room for room in rooms if room > 0]
+        return drafting, own, Calls(self._draft, self._bridge, rows, own, rooms)
 
     def observe(self, states: Sequence[SmallModelState], steps: Sequence[Step]) -> list[SmallModelState]:
         """Keep what was drafted rightly; the rest is to be read."""
@@ -182,7 +190,7 @@ class SmallModel:
         return rooms
 
 
-class _Calls:
+class Calls:
     """The draft model as a step function, for the rows of one `propose`.
 
     asks   what is grown for each row; their first node stands for the draft model's last token.

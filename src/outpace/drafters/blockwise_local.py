@@ -1,0 +1,150 @@
+"""Blockwise drafts mended by a small language model that reads along.
+
+Kim et al. 2024, "Exploring and Improving Drafts in Blockwise Parallel Decoding", arXiv:2404.09221, local
+neural rescoring. From left to right, a small model scores the `ranks` best tokens S_j of each head behind
+what has been chosen before, and its logits are added:
+
+    z_j[S_j] += alpha * r[S_j],    all other tokens -inf
+
+Head 1 is the target's own choice and committed already. A level costs a call of the small model, which is
+kept going as `small_model` keeps it (`catch_up.py`).
+
+Deviations. Log-probabilities on both sides, of the heads and of the small model, so that alpha means the same
+for any two models. With `tree`, the levels have the shape that it gives them instead of a chain's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outpace.core.contracts import Ask, RowScores, Step, Target, TreePolicy
+from outpace.core.errors import OutpaceError
+from outpace.core.tree import TokenTree
+from outpace.drafters.blockwise import Blockwise, BlockwiseState
+from outpace.drafters.small_model import SmallModel, SmallModelState
+from outpace.trees.grow import grow_trees
+
+
+class BlockwiseLocalState:
+    """A row of the heads and one of the small model."""
+
+    __slots__ = ("heads", "small")
+
+    def __init__(self, heads: BlockwiseState, small: SmallModelState) -> None:
+        self.heads = heads
+        self.small = small
+
+
+class BlockwiseLocal:
+    """Chains, or trees of another shape, of what heads propose and a small model prefers among it.
+
+    model   the small model: short name, file or folder, of the target's vocabulary.
+    alpha   what its log-probabilities weigh beside the heads'.
+    ranks   how many of each head's tokens it chooses among.
+
+    `path` and `heads` are those of `blockwise`.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        tokenizer: Any,
+        open_model: Callable[[str], Any],
+        *,
+        model: str,
+        path: str = "auto",
+        heads: int | None = None,
+        alpha: float = 1.0,
+        ranks: int = 8,
+        tree: TreePolicy | None = None,
+    ) -> None:
+        small = SmallModel(model=model, open_model=open_model, target=target, tokenizer=tokenizer)
+        self._set(Blockwise(target, path=path, heads=heads, tree=tree), small, alpha, ranks)
+
+    @classmethod
+    def of(cls, heads: Blockwise, small: SmallModel, *, alpha: float = 1.0, ranks: int = 8) -> BlockwiseLocal:
+        """From a drafter of heads, whose tree shapes the drafts, and one of the same vocabulary."""
+        drafter = cls.__new__(cls)
+        drafter._set(heads, small, alpha, ranks)
+        return drafter
+
+    def _set(self, heads: Blockwise, small: SmallModel, alpha: float, ranks: int) -> None:
+        if alpha < 0 or ranks < 1:
+            raise OutpaceError(
+                f"blockwise_local has alpha={alpha} and ranks={ranks}, accepted are numbers >= 0 and whole "
+                "numbers >= 1"
+            )
+        if not small.same_vocabulary:
+            raise OutpaceError(
+                "blockwise_local rescores token by token, accepted are models of one vocabulary"
+            )
+        self._heads = heads
+        self._small = small
+        self._alpha = alpha
+        self._ranks = ranks
+        self.draws = heads.draws
+        self.branches = heads.policy.width > 1
+
+    def start(self, prompt: Sequence[int], scores: RowScores) -> BlockwiseLocalState:
+        """Both rows."""
+        return BlockwiseLocalState(self._heads.start(prompt, scores), self._small.start(prompt, scores))
+
+    def propose(self, states: Sequence[BlockwiseLocalState], asks: Sequence[Ask]) -> list[TokenTree]:
+        """A tree for each row; root-only where the small model cannot go on."""
+        proposals = [TokenTree.root(ask.root) for ask in asks]
+        drafting, own, calls = self._small.calls([state.small for state in states], asks)
+        if not drafting:
+            return proposals
+        ahead = self._heads.step([states[number].heads for number in drafting])
+
+        def step(
+            rows: Sequence[int], trees: Sequence[TokenTree], nodes: Sequence[Sequence[int]]
+        ) -> list[NDArray[np.float32] | None]:
+            theirs = ahead(rows, trees, nodes)
+            # Levels that no head reaches cost no call.
+            at = [place for place, logits in enumerate(theirs) if logits is not None]
+            small = (
+                calls.step([rows[p] for p in at], [trees[p] for p in at], [nodes[p] for p in at])
+                if at
+                else []
+            )
+            mended: list[NDArray[np.float32] | None] = [None] * len(rows)
+            for place, opinion in zip(at, small, strict=True):
+                heads = theirs[place]
+                mended[place] = heads if opinion is None or heads is None else self._mend(heads, opinion)
+            return mended
+
+        for number, tree in zip(drafting, grow_trees(own, self._heads.policy, step), strict=True):
+            proposals[number] = tree
+        return proposals
+
+    def observe(
+        self, states: Sequence[BlockwiseLocalState], steps: Sequence[Step]
+    ) -> list[BlockwiseLocalState]:
+        """Both learn."""
+        self._heads.observe([state.heads for state in states], steps)
+        self._small.observe([state.small for state in states], steps)
+        return list(states)
+
+    def stop(self, state: BlockwiseLocalState) -> None:
+        """Give the small model's row back."""
+        self._small.stop(state.small)
+
+    def _mend(self, heads: NDArray[np.float32], opinion: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Logits [F, V] of heads and of the small model at nodes -> of the heads' best tokens, by both."""
+        mended = np.full_like(heads, -np.inf)
+        count = min(self._ranks, heads.shape[1])
+        for row, (z, r) in enumerate(zip(heads, opinion, strict=True)):
+            best = np.argpartition(-z, count - 1)[:count]
+            best = best[z[best] > -np.inf]
+            mended[row, best] = (z[best] - z.max()) + self._alpha * (r[best] - _log_total(r))
+        return mended
+
+
+def _log_total(logits: NDArray[np.floating]) -> float:
+    peak = float(logits.max())
+    return peak + float(np.log(np.exp(logits - peak).sum()))
