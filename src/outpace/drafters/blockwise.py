@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.contracts import Ask, RowScores, Step, Target, TreePolicy
+from outpace.core.contracts import Ask, RowScores, Step, Tapped, TreePolicy
 from outpace.core.errors import OutpaceError
 from outpace.core.tree import TokenTree
 from outpace.drafters.proposal_heads import FINAL, ProposalHeads, packaged_heads
@@ -56,7 +56,7 @@ class Blockwise:
 
     def __init__(
         self,
-        target: Target,
+        target: Tapped,
         *,
         path: str = "auto",
         heads: int | None = None,

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.contracts import Ask, Target
+from outpace.core.contracts import Ask, Tapped
 from outpace.core.errors import OutpaceError
 from outpace.drafters.backoff import table_for
 from outpace.drafters.blockwise import Blockwise, Pairs
@@ -42,7 +42,7 @@ class BlockwiseLattice(Blockwise):
 
     def __init__(
         self,
-        target: Target,
+        target: Tapped,
         tokenizer: Any,
         beside: Callable[[str], Path] | None,
         *,

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.contracts import Ask, RowScores, Step, Target, TreePolicy
+from outpace.core.contracts import Ask, RowScores, Step, Tapped, TreePolicy
 from outpace.core.errors import OutpaceError
 from outpace.core.tree import TokenTree
 from outpace.drafters.blockwise import Blockwise, BlockwiseState
@@ -51,7 +51,7 @@ class BlockwiseLocal:
 
     def __init__(
         self,
-        target: Target,
+        target: Tapped,
         tokenizer: Any,
         open_model: Callable[[str], Any],
         *,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from outpace.core.contracts import Tapped, Target
 from outpace.core.errors import OutpaceError
-from outpace.formats.heads import Heads, HeadsConfig, read_heads
+from outpace.formats.heads import Heads, read_heads
 from outpace.formats.safetensors import json_file
 
 FINAL = "final"
@@ -32,7 +32,7 @@ class ProposalHeads:
 
     def __init__(self, target: Target, path: str | Path, *, num_heads: int | None = None) -> None:
         heads = read_heads(path)
-        tapped = fitting_target(target, heads, path)
+        model = fitting_target(target, heads, path)
         config = heads.config
         if num_heads is not None and not 2 <= num_heads <= config.num_heads:
             raise OutpaceError(
@@ -45,12 +45,12 @@ class ProposalHeads:
         used = slice(skipped * config.hidden_size, (skipped + self.num_drafted) * config.hidden_size)
         self.token_ids = heads.token_ids
         self.vocab_size: int = target.vocab_size
-        tapped.tap(FINAL)
-        self._hidden = tapped.product(heads.tensors["hidden.weight"])
+        model.tap(FINAL)
+        self._hidden = model.product(heads.tensors["hidden.weight"])
         self._hidden_bias = heads.tensors["hidden.bias"]
-        self._output = tapped.product(np.ascontiguousarray(heads.tensors["output.weight"][used]))
+        self._output = model.product(np.ascontiguousarray(heads.tensors["output.weight"][used]))
         self._output_bias = heads.tensors["output.bias"][used]
-        self._unembed = tapped.projection(heads.token_ids)
+        self._unembed = model.projection(heads.token_ids)
 
     def logits(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
         """f32[n, D] states after n nodes -> f32[n, L, M]: of head l, the token l + 2 places ahead."""
@@ -72,25 +72,33 @@ class ProposalHeads:
 
 def fitting_target(target: Target, heads: Heads, path: str | Path) -> Tapped:
     """The target, if these heads are its own; else an OutpaceError."""
-    config: HeadsConfig = heads.config
-    if not isinstance(target, Tapped):
-        raise OutpaceError(
-            f"the target {type(target).__name__} shows no hidden states, which heads read; accepted are "
-            "native and transformers targets"
-        )
-    if config.target != target.fingerprint() or config.hidden_size != target.hidden_size:
+    config, model = heads.config, tapped(target)
+    if config.target != model.fingerprint() or config.hidden_size != model.hidden_size:
         raise OutpaceError(
             f"the heads in {path} were trained on another model ({config.model or 'of no name'}); accepted "
             "are heads of this one, as `outpace train blockwise` makes them"
         )
     if heads.token_ids is not None and heads.token_ids[-1] >= target.vocab_size:
-        raise OutpaceError(f"the heads in {path} draft tokens that the model's vocabulary lacks")
+        raise OutpaceError(
+            f"the heads in {path} draft the token {heads.token_ids[-1]}, accepted are those of the model's "
+            f"vocabulary, 0 to {target.vocab_size - 1}"
+        )
+    return model
+
+
+def tapped(target: Target) -> Tapped:
+    """The target, if it shows the states that heads read; else an OutpaceError."""
+    if not isinstance(target, Tapped):
+        raise OutpaceError(
+            f"blockwise reads hidden states and the target {type(target).__name__} shows none, accepted are "
+            "native and transformers targets"
+        )
     return target
 
 
 def packaged_heads(target: Target) -> Path:
     """The folder of the heads that come with the package for this very model."""
-    fingerprint = target.fingerprint() if isinstance(target, Tapped) else None
+    fingerprint = tapped(target).fingerprint()
     folders = sorted(PACKAGED.glob("*/config.json"))
     for config in folders:
         if json_file(config).get("target") == fingerprint:
