@@ -106,9 +106,12 @@ def write_heads(folder: str | Path, heads: Heads) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutpaceError(f"cannot write {folder}: {error.strerror or error}") from error
-    arrays: dict[str, NDArray[Any]] = {name: t.astype(np.float16) for name, t in heads.tensors.items()}
+    # `save` writes the memory of an array as it lies.
+    arrays: dict[str, NDArray[Any]] = {
+        name: np.ascontiguousarray(t, np.float16) for name, t in heads.tensors.items()
+    }
     if heads.token_ids is not None:
-        arrays["token_ids"] = np.asarray(heads.token_ids, np.int32)
+        arrays["token_ids"] = np.ascontiguousarray(heads.token_ids, np.int32)
     config = {"method": "blockwise", "version": VERSION, **asdict(heads.config)}
     _replace(folder / WEIGHTS, save(arrays))
     _replace(folder / CONFIG, (json.dumps(config, indent=1) + "\n").encode())
@@ -161,6 +164,6 @@ def _read_token_ids(folder: Path, weights: FolderWeights) -> NDArray[np.int32] |
     if tensor.type_name != "I32" or len(tensor.shape) != 1 or tensor.nbytes != 4 * size or not size:
         raise FormatError(f"{folder}: token_ids is {tensor.type_name}{list(tensor.shape)}, expected I32[M]")
     ids = np.ascontiguousarray(weights.rows(tensor)).reshape(-1).view(np.int32)
-    if ids[0] < 0 or (np.diff(ids) <= 0).any():
+    if ids[0] < 0 or (ids[1:] <= ids[:-1]).any():
         raise FormatError(f"{folder}: token_ids are not ascending token ids")
     return ids.copy()
