@@ -41,25 +41,17 @@ class ProposalHeads:
             )
         # Of the learned heads the first may be head 1, whose proposal the target itself has made already.
         self.num_drafted = (num_heads or config.num_heads) - 1
-        skipped = config.num_learned - (config.num_heads - 1)
-        used = slice(skipped * config.hidden_size, (skipped + self.num_drafted) * config.hidden_size)
+        self._layer = HeadLayer(
+            model, heads, first=config.num_learned - config.num_heads + 1, count=self.num_drafted
+        )
         self.token_ids = heads.token_ids
         self.vocab_size: int = target.vocab_size
-        model.tap(FINAL)
-        self._hidden = model.product(heads.tensors["hidden.weight"])
-        self._hidden_bias = heads.tensors["hidden.bias"]
-        self._output = model.product(np.ascontiguousarray(heads.tensors["output.weight"][used]))
-        self._output_bias = heads.tensors["output.bias"][used]
         self._unembed = model.projection(heads.token_ids)
 
     def logits(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
         """f32[n, D] states after n nodes -> f32[n, L, M]: of head l, the token l + 2 places ahead."""
-        count, width = states.shape
-        wide = self._hidden(states) + self._hidden_bias
-        np.maximum(wide, 0.0, out=wide)
-        ahead = (self._output(wide) + self._output_bias).reshape(count, self.num_drafted, width)
-        ahead += states[:, None]
-        return self._unembed(ahead.reshape(-1, width)).reshape(count, self.num_drafted, -1)
+        ahead = self._layer(states)
+        return self._unembed(ahead.reshape(-1, ahead.shape[2])).reshape(*ahead.shape[:2], -1)
 
     def whole(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """[F, M] -> [F, V]: -inf for tokens that are never drafted."""
@@ -68,6 +60,44 @@ class ProposalHeads:
         every = np.full((len(logits), self.vocab_size), -np.inf, np.float32)
         every[:, self.token_ids] = logits
         return every
+
+
+class FirstHead:
+    """Head 1 of heads that were trained with one: logits that take the place of the target's own."""
+
+    def __init__(self, target: Target, path: str | Path) -> None:
+        heads = read_heads(path)
+        model = fitting_target(target, heads, path)
+        if heads.config.first != "learned":
+            raise OutpaceError(f"the heads in {path} have no head 1 of their own, accepted is first=learned")
+        self._layer = HeadLayer(model, heads, first=0, count=1)
+        self._unembed = model.projection()
+
+    def logits(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
+        """f32[n, D] -> f32[n, V]."""
+        return self._unembed(self._layer(states)[:, 0])
+
+
+class HeadLayer:
+    """The feed-forward layer of `count` learned heads from number `first` on."""
+
+    def __init__(self, target: Tapped, heads: Heads, *, first: int, count: int) -> None:
+        width = heads.config.hidden_size
+        used = slice(first * width, (first + count) * width)
+        target.tap(FINAL)
+        self._count = count
+        self._hidden = target.product(heads.tensors["hidden.weight"])
+        self._hidden_bias = heads.tensors["hidden.bias"]
+        self._output = target.product(np.ascontiguousarray(heads.tensors["output.weight"][used]))
+        self._output_bias = heads.tensors["output.bias"][used]
+
+    def __call__(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
+        """f32[n, D] -> f32[n, count, D]: what the output matrix reads for each head."""
+        wide = self._hidden(states) + self._hidden_bias
+        np.maximum(wide, 0.0, out=wide)
+        ahead = (self._output(wide) + self._output_bias).reshape(len(states), self._count, -1)
+        ahead += states[:, None]
+        return ahead
 
 
 def fitting_target(target: Target, heads: Heads, path: str | Path) -> Tapped:

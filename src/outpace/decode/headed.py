@@ -1,0 +1,130 @@
+"""The paper's head 1: a target whose own choice goes through a learned layer, which changes its output.
+
+Stern, Shazeer & Uszkoreit 2018, arXiv:1811.03115: the layer before the output matrix serves all k heads there,
+the first included. Heads trained so (`outpace train blockwise --first learned`) turn their target into this
+one. It is another model than the one beneath, near it if training went well: named lossy, chosen by hand.
+
+    target = HeadedTarget(HfSeq2SeqTarget(model), "heads/")
+    drafter = Blockwise(target, path="heads/")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outpace.core import sampling as sampling_
+from outpace.core.contracts import Exactness, Product, Scores, Tapped
+from outpace.core.sampling import Edit, Sampling, edited, warp
+from outpace.core.tree import TokenTree
+from outpace.drafters.proposal_heads import FINAL, FirstHead
+
+
+class HeadedTarget:
+    """A `Tapped` target with head 1 of a folder of heads in front of its output matrix."""
+
+    exactness: Exactness = "lossy"
+
+    def __init__(self, target: Tapped, path: str | Path) -> None:
+        self._head = FirstHead(target, path)
+        self._target = target
+        self.vocab_size = target.vocab_size
+        self.context_length = target.context_length
+        self.eos_ids = target.eos_ids
+        self.hidden_size = target.hidden_size
+        self.max_nodes: int = getattr(target, "max_nodes", 2**31)
+        self.rounds: bool = getattr(target, "rounds", False)
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[list[int], HeadedScores]:
+        """See `Target`."""
+        rows, scores = self._target.prefill(prompts)
+        return rows, HeadedScores(scores, self._head, [[0]] * len(rows))
+
+    def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> HeadedScores:
+        """See `Target`."""
+        depths = [tree.shape.depths for tree in trees]
+        return HeadedScores(self._target.score(rows, trees), self._head, depths)
+
+    def keep(self, rows: Sequence[int], paths: Sequence[Sequence[int]]) -> None:
+        """See `Target`."""
+        self._target.keep(rows, paths)
+
+    def fork(self, row: int) -> int:
+        """See `Target`."""
+        return self._target.fork(row)
+
+    def free(self, rows: Sequence[int]) -> None:
+        """See `Target`."""
+        self._target.free(rows)
+
+    def length(self, row: int) -> int:
+        """See `Target`."""
+        return self._target.length(row)
+
+    def fingerprint(self) -> str:
+        """That of the target beneath, whose heads these are."""
+        return self._target.fingerprint()
+
+    def tap(self, *names: str) -> None:
+        """See `Tapped`."""
+        self._target.tap(*names)
+
+    def product(self, weight: NDArray[np.float32]) -> Product:
+        """See `Tapped`."""
+        return self._target.product(weight)
+
+    def projection(self, token_ids: NDArray[np.integer] | None = None) -> Product:
+        """Of the output matrix beneath, which the other heads' states go through."""
+        return self._target.projection(token_ids)
+
+
+class HeadedScores:
+    """Scores of head 1's logits, which are made from the states at "final"."""
+
+    def __init__(self, scores: Any, head: FirstHead, depths: Sequence[Sequence[int]]) -> None:
+        self._scores: Scores = scores
+        self._head = head
+        self._depths = depths
+
+    def choose(
+        self,
+        samplings: Sequence[Sampling],
+        positions: Sequence[int],
+        edits: Sequence[Sequence[Edit | None] | None] | None = None,
+        top: int = 0,
+    ) -> list[list[int]]:
+        """See `contracts.Scores`."""
+        choices = []
+        for row, (sampling, position, depths) in enumerate(
+            zip(samplings, positions, self._depths, strict=True)
+        ):
+            logits = self.logits(row, range(len(depths)))
+            row_edits = None if edits is None else edits[row]
+            if row_edits is not None:
+                logits = np.stack([edited(*pair) for pair in zip(logits, row_edits, strict=True)])
+            at = [position + 1 + depth for depth in depths]
+            choices.append(sampling_.choose(logits, sampling, at))
+        return choices
+
+    def logits(self, row: int, nodes: Sequence[int]) -> NDArray[np.float32]:
+        """f32[n, V]."""
+        first = sum(len(depths) for depths in self._depths[:row])
+        return self._head.logits(self._scores.hidden(FINAL)[[first + node for node in nodes]])
+
+    def law(self, row: int, node: int, sampling: Sampling) -> NDArray[np.floating]:
+        """[V]."""
+        return warp(self.logits(row, [node])[0], sampling)
+
+    def top(self, row: int, nodes: Sequence[int], k: int) -> tuple[NDArray[np.integer], NDArray[np.floating]]:
+        """([n, k] ids, [n, k] logits)."""
+        logits = self.logits(row, nodes)
+        ids = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+        return ids, np.take_along_axis(logits, ids, axis=1)
+
+    def hidden(self, tap: str) -> NDArray[np.float32]:
+        """States of the target beneath."""
+        return self._scores.hidden(tap)
