@@ -1,7 +1,7 @@
 """The paper's head 1: a target whose own choice goes through a learned layer, which changes its output.
 
-Stern, Shazeer & Uszkoreit 2018, arXiv:1811.03115: the layer before the output matrix serves all k heads there,
-the first included. Heads trained so (`outpace train blockwise --first learned`) turn their target into this
+Stern, Shazeer & Uszkoreit 2018, arXiv:1811.03115: the layer before the output matrix serves all k heads, the
+first included. Heads trained so (`outpace train blockwise --first learned`) turn their target into this
 one. It is another model than the one beneath, near it if training went well: named lossy, chosen by hand.
 
     target = HeadedTarget(HfSeq2SeqTarget(model), "heads/")
