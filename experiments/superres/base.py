@@ -1,0 +1,149 @@
+"""Train the pixel model that heads are put on: luminance, 8 x 8 to 32 x 32.
+
+    python -m experiments.superres.base --work FOLDER --scale full
+    python -m experiments.superres.base --work FOLDER --scale full --speed
+
+A run that was killed goes on where its last checkpoint is, with the same result. The learning rate warms up
+and falls as a cosine over the steps that the minutes are enough for; these are measured once, at the start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from experiments.superres import pictures
+from experiments.superres.pictures import WORK, Pictures
+from experiments.superres.scales import SCALES, Scale, steps_for
+from outpace.cli.render import progress_bar
+from outpace.core.errors import OutpaceError
+from outpace.targets.pixel_model import PixelModel
+from outpace.train.bases_pixel import lines
+from outpace.train.checkpoint import Checkpoint
+from outpace.train.loop import Loss, Plan, train
+
+LR = 2e-3
+WEIGHT_DECAY = 0.01
+PACE_STEPS = 6
+CHECKPOINT_S = 120.0
+
+LossOf = Callable[[int, torch.Generator], Loss]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, default=WORK)
+    parser.add_argument("--scale", default="session", choices=("full", "session"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, help="about how long to train, if not as the scale says")
+    parser.add_argument("--channels", type=int, default=1, choices=(1, 3), help="3 for colour")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--speed", action="store_true", help="measure 20 steps of each precision, and stop")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    scale = SCALES[args.scale]
+    scale = replace(
+        scale,
+        config=replace(scale.config, channels=args.channels),
+        base_minutes=args.minutes or scale.base_minutes,
+    )
+    try:
+        if args.speed:
+            print_speed(args.work, scale)
+            return
+        train_base(args.work, args.work / args.scale / "base", scale, seed=args.seed)
+    except (OutpaceError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def train_base(work: Path, folder: Path, scale: Scale, *, seed: int = 0) -> PixelModel:
+    """Train a model into a folder and note its bits on dev in run.json; done already: read it."""
+    config, batch = scale.config, scale.batch
+    data = pictures.read(work, "train", config)
+    steps = steps_for(scale.base_minutes, folder / "pace.json", lambda: step_seconds(scale, data, PACE_STEPS))
+    plan = Plan(steps, LR, weight_decay=WEIGHT_DECAY, seed=seed, checkpoint_s=CHECKPOINT_S)
+    checkpoint = Checkpoint(
+        folder, {"data": data.data_hash, "batch": batch, **asdict(plan), **asdict(config)}
+    )
+    if "dev_bits" in checkpoint.run:
+        return PixelModel.open(folder)
+    torch.manual_seed(seed)
+    model = PixelModel(config).train()
+    with progress_bar() as progress:
+        train([model], bits_of(model, data, batch, seed), plan, checkpoint, progress=progress)
+    model.eval().save(folder)
+    dev = mean_bits(model, pictures.read(work, "dev", config))
+    checkpoint.note(dev_bits=round(dev, 4), passes=round(plan.steps * batch / len(data.large), 2))
+    checkpoint.done()
+    print(f"{folder}: {dev:.3f} bits an intensity on dev after {plan.steps} steps of {batch} pictures")
+    return model
+
+
+def bits_of(model: PixelModel, data: Pictures, batch: int, seed: int) -> LossOf:
+    """The loss of a step: bits per intensity."""
+
+    def loss(step: int, random: torch.Generator) -> Loss:
+        some = data.batch(batch, seed, step)
+        return Loss(bits(model, some), some["labels"].numel())
+
+    return loss
+
+
+def bits(model: PixelModel, batch: dict[str, Tensor]) -> Tensor:
+    """The mean cross-entropy of a batch's intensities, in bits."""
+    logits = model(lines(batch["labels"]), batch["small"]).float()
+    return cross_entropy(logits.flatten(0, 1), batch["labels"].flatten()) / math.log(2)
+
+
+def mean_bits(model: PixelModel, data: Pictures, size: int = 32) -> float:
+    """Bits per intensity of all pictures."""
+    total = 0.0
+    with torch.no_grad():
+        for first in range(0, len(data.large), size):
+            some = data.picked(slice(first, first + size))
+            total += float(bits(model, some)) * len(some["labels"])
+    return total / len(data.large)
+
+
+def step_seconds(
+    scale: Scale, data: Pictures, num_steps: int, precision: torch.dtype = torch.float32
+) -> float:
+    """The median time of a training step, of a model that is thrown away."""
+    model = PixelModel(scale.config)
+    optimizer = torch.optim.AdamW(model.parameters())
+    times = []
+    for step in range(num_steps + 1):
+        began = perf_counter()
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            loss = bits(model, data.batch(scale.batch, 0, step))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        times.append(perf_counter() - began)
+    return sorted(times[1:])[num_steps // 2]
+
+
+def print_speed(work: Path, scale: Scale) -> None:
+    """Intensities per second of 20 steps in either precision."""
+    data = pictures.read(work, "train", scale.config)
+    size = sum(parameter.numel() for parameter in PixelModel(scale.config).parameters())
+    print(f"{size / 1e6:.2f} million parameters, {torch.get_num_threads()} threads")
+    for precision in (torch.float32, torch.bfloat16):
+        seconds = step_seconds(scale, data, 20, precision)
+        speed = scale.batch * scale.config.num_intensities / seconds
+        print(f"{precision}: {seconds:.2f} s a step, {speed:.0f} intensities/s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
