@@ -23,6 +23,7 @@ from outpace.targets.hf_causal import HfCausalTarget
 from outpace.targets.table import TableTarget
 from outpace.trees import TREES
 from tests.fakes import Letters, hostile
+from tests.heads import write_random
 from tests.hf_families import tiny_model
 from tests.hf_seq2seq_families import OneSource, tiny_seq2seq
 from tests.native_models import gguf_target
@@ -70,7 +71,7 @@ def hf_seq2seq(folder: Path) -> Target:
 
 def pixel(folder: Path) -> Target:
     """Pictures of 8 x 8, all written from one small picture; a row and a half is in sight."""
-    return OnePicture(tiny_pixel_model(window=12))
+    return OnePicture(tiny_pixel_model(window=12, num_layers=1))
 
 
 TARGETS: list[Callable[[Path], Target]] = [
@@ -89,14 +90,27 @@ called once per file."""
 QUANTISED = {native_quantised}
 """Those that round the matrices of others, and what these are multiplied with, to 8 bit in groups of 32."""
 
-NEEDS = dict.fromkeys(("early_exit", "layer_skip", "swift"), (native_quantised, native_sliding))
+TAPPED = [factory for factory in TARGETS if factory not in (table, predictable_table)]
+"""Those whose hidden states can be had."""
+
+NEEDS = {
+    **{name: [native_quantised, native_sliding] for name in ("early_exit", "layer_skip", "swift")},
+    **{name: TAPPED for name in ("blockwise", "blockwise_lattice", "blockwise_local")},
+}
 """Drafter -> the targets of the list that it can draft for, where it cannot for all. Others refuse it."""
 
 RULE_NAMES = RULES.names()
 
 # Drafters of the table by name, and those that nobody should write: they change no output either.
 HOSTILE = hostile(VOCAB_SIZE)
-NOTHING_WITHOUT_OPTIONS = {"small_model", "cascade", "retrieval"}
+NOTHING_WITHOUT_OPTIONS = {
+    "small_model",
+    "cascade",
+    "retrieval",
+    "blockwise",
+    "blockwise_lattice",
+    "blockwise_local",
+}
 DRAFTER_SPECS = [
     *(name for name in DRAFTERS.names() if name not in NOTHING_WITHOUT_OPTIONS),
     "ngram:min_n=2,max_n=4,length=12",
@@ -138,6 +152,14 @@ DRAFTER_SPECS = [
     "layer_skip:skip=[0,m1],adapt=0.5,acceptance=0.5 tree=static:widths=[3,2]",
     "swift:window=4,trials=9,ratio=0.5,enough=1",
     "swift:window=2,trials=3,ratio=0.3 tree=dynamic:size=7",
+    "blockwise:path=HEADS",
+    "blockwise:path=HEADS,heads=2,size=3,min_p=0",
+    "blockwise:path=HEADS tree=chain:length=2",
+    "blockwise:path=HEADS tree=static:widths=[2,2]",
+    "blockwise_lattice:path=HEADS,size=9,min_p=0,alpha=1",
+    "blockwise_local:path=HEADS,model=noisy",
+    "blockwise_local:path=HEADS,model=noisy,alpha=0.5,ranks=2 tree=static:widths=[2,2]",
+    "mix:drafts=ngram+[blockwise:path=HEADS]",
 ]
 
 
@@ -146,16 +168,19 @@ def pairs(specs: Iterable[str]) -> list[Any]:
     return [
         pytest.param(factory, spec, id=f"{factory.__name__}-{spec}")
         for spec in specs
-        for factory in NEEDS.get(spec.partition(" ")[0].partition(":")[0], TARGETS)
+        for factory in (TAPPED if "HEADS" in spec else NEEDS.get(spec.partition(":")[0], TARGETS))
+        # To drafters, a picture is a text like others: those of its own kind are enough for the clock.
+        if factory is not pixel or spec.startswith(("none", "ngram", "blockwise"))
     ]
 
 
 def make_drafter(name: str, target: Target) -> Drafter:
-    """A fresh drafter; "SPEC tree=SPEC" gives it a tree of its own, CORPUS is a datastore for the target."""
+    """A fresh drafter; "SPEC tree=SPEC" gives it a tree, CORPUS and HEADS are files for the target."""
     if name in HOSTILE:
         return HOSTILE[name]
     spec, _, tree = name.partition(" tree=")
     spec = spec.replace("CORPUS", corpus(target.vocab_size)) if "CORPUS" in spec else spec
+    spec = spec.replace("HEADS", heads(target)) if "HEADS" in spec else spec
     policy = TREES.create(tree, costs=lambda: straight(0.1)) if tree else None
     return drafters.make_drafter(spec, policy, context_for(target))
 
@@ -167,6 +192,15 @@ def corpus(vocab_size: int) -> str:
     texts = [random.Random(seed).choices(range(VOCAB_SIZE), k=200) for seed in range(3)]
     vocabulary = vocabulary_id(letters(vocab_size).text_bytes, vocab_size)
     write_datastore(path, texts, vocab_size=vocab_size, vocabulary=vocabulary)
+    return str(path)
+
+
+def heads(target: Any) -> str:
+    """Random heads of this target, which draft the suite's few tokens."""
+    name = target.fingerprint().rpartition(":")[2]
+    path = Path(FOLDER.name) / f"{name}.heads"
+    if not path.exists():
+        write_random(path, target, token_ids=range(VOCAB_SIZE))
     return str(path)
 
 

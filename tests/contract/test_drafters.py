@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,14 +38,20 @@ def run(target: Target, drafter: Drafter, rule: str, prompt: list[int], sampling
     return result
 
 
-@pytest.mark.parametrize(("target", "name"), pairs([*DRAFTER_SPECS, *HOSTILE]), indirect=["target"])
+@cache
+def run_plainly(target: Target, rule: str, prompt: tuple[int, ...], sampling: Sampling) -> Generation:
+    """Every drafter is compared with the same."""
+    return run(target, NoDraft(), rule, list(prompt), sampling)
+
+
+@pytest.mark.parametrize(("factory", "name"), pairs([*DRAFTER_SPECS, *HOSTILE]), indirect=["factory"])
 @pytest.mark.parametrize("rule", [name for name in RULE_NAMES if RULES.create(name).exactness == "identical"])
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 def test_the_output_is_that_of_plain_decoding(
     target: Target, name: str, rule: str, sampling: Sampling
 ) -> None:
     for prompt in PROMPTS:
-        plain = run(target, NoDraft(), rule, prompt, sampling)
+        plain = run_plainly(target, rule, tuple(prompt), sampling)
         drafted = run(target, make_drafter(name, target), rule, prompt, sampling)
         assert drafted.token_ids == plain.token_ids
         assert drafted.finish_reason == plain.finish_reason
@@ -66,7 +73,7 @@ class Watched:
         return trees
 
 
-@pytest.mark.parametrize(("target", "name"), pairs(DRAFTER_SPECS), indirect=["target"])
+@pytest.mark.parametrize(("factory", "name"), pairs(DRAFTER_SPECS), indirect=["factory"])
 def test_proposals_keep_to_the_ask(target: Target, name: str) -> None:
     """The loop would cut what goes beyond, but a drafter of ours does not pay for what is thrown away."""
     for prompt in PROMPTS:
@@ -79,7 +86,7 @@ def test_proposals_keep_to_the_ask(target: Target, name: str) -> None:
             assert all(0 <= token < target.vocab_size for token in tree.token_list)
 
 
-@pytest.mark.parametrize(("target", "name"), pairs(DRAFTER_SPECS), indirect=["target"])
+@pytest.mark.parametrize(("factory", "name"), pairs(DRAFTER_SPECS), indirect=["factory"])
 def test_state_of_one_row_never_leaks_into_another(target: Target, name: str) -> None:
     """Proposals of a batch are those of its rows alone."""
 
@@ -118,8 +125,9 @@ def test_state_of_one_row_never_leaks_into_another(target: Target, name: str) ->
 def test_who_needs_certain_targets_refuses_the_others(name: str, tmp_path: Path) -> None:
     for factory in TARGETS:
         if factory not in NEEDS[name]:
-            with pytest.raises(OutpaceError, match=f"{name} .*accepted are"):
-                make_drafter(name, factory(tmp_path))
+            spec = f"{name}:model=noisy" if name == "blockwise_local" else name
+            with pytest.raises(OutpaceError, match=rf"{name.split('_')[0]}.*accepted are"):
+                make_drafter(spec, factory(tmp_path))
 
 
 def test_every_registered_drafter_is_in_the_suite() -> None:
