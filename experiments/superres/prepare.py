@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
+from experiments.debian import Apt
 from experiments.superres.photographs import PHOTOGRAPHS, Photograph
 from experiments.superres.pictures import PATCHES, SIDE, SOURCES, WORK, luminance
-from experiments.translation.debian import Apt
 from outpace.core.errors import OutpaceError
 
 NUM_PATCHES = {"train": 40_000, "dev": 512, "test": 512}

@@ -18,9 +18,9 @@ from typing import Any
 
 from rich.progress import Progress
 
+from experiments.debian import Apt, Package
 from experiments.translation import catalogues, clean, corpus, documents
 from experiments.translation.corpus import Segment
-from experiments.translation.debian import Apt, Package
 from experiments.translation.packages import PACKAGES
 from outpace.core.errors import OutpaceError
 
