@@ -71,13 +71,17 @@ def train_base(
     *,
     seed: int = 0,
     minutes: float = 60.0,
+    steps: int | None = None,
     tokens: int = 2048,
     lr: float = 1e-3,
     device: str = "cpu",
     size: Size | None = None,
     num_pieces: int = NUM_PIECES,
 ) -> None:
-    """Train a model into work/name and note BLEU on the dev set in its run.json; done already: nothing."""
+    """Train a model into work/name and note BLEU on the dev set in its run.json; done already: nothing.
+
+    steps  how long to train, in place of minutes.
+    """
     folder, size = work / name, size or Size()
     data = corpus.fingerprint(work / "train.tsv") if (work / "train.tsv").exists() else "none"
     if _is_finished(folder, data):
@@ -87,7 +91,7 @@ def train_base(
     examples = Examples.of(segments, pieces)
     batches = examples.batches(tokens, seed)
     model = new_model(pieces, size, seed).to(device)
-    pace = _pace(folder, model, batches, minutes)
+    pace = _pace(folder, model, batches, minutes, steps)
     settings = {
         "data": data, "seed": seed, "tokens": tokens, "lr": lr, "device": device, **pace,
         "size": {field: getattr(size, field) for field in size.__slots__}, "num_pieces": pieces.num_ids,
@@ -192,15 +196,17 @@ def print_speed(work: Path, *, device: str, tokens: int) -> None:
     )
 
 
-def _pace(folder: Path, model: Any, batches: Batches, minutes: float) -> dict[str, Any]:
+def _pace(folder: Path, model: Any, batches: Batches, minutes: float, steps: int | None) -> dict[str, Any]:
     """The precision and the number of steps that fit into the minutes; of a run begun, what it has."""
     path = folder / "pace.json"
     if path.exists():
         before: dict[str, Any] = json.loads(path.read_text())
         return before
     precision = faster_precision(model.device)
-    _, per_second = tokens_per_second(model, batches, precision, num_steps=8)
-    pace = {"precision": precision, "steps": max(1, round(per_second * minutes * 60))}
+    if steps is None:
+        _, per_second = tokens_per_second(model, batches, precision, num_steps=8)
+        steps = max(1, round(per_second * minutes * 60))
+    pace = {"precision": precision, "steps": steps}
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(pace))
     return pace

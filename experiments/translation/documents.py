@@ -85,7 +85,8 @@ _ESCAPES = (
 
 
 def _roff(text: str) -> Iterator[Block]:
-    marker, words, literal, tag_next = "", [], False, False
+    words: list[str] = []
+    marker, literal, tag_next = "", False, False
 
     def flushed() -> Iterator[Block]:
         paragraph = " ".join(words)

@@ -41,6 +41,10 @@ class Pieces:
         """Ids as the strings by which CTranslate2 knows them."""
         return [[self._model.id_to_piece(i) for i in row] for row in rows]
 
+    def join(self, rows: Iterable[Sequence[str]]) -> list[str]:
+        """The text of each row of such strings."""
+        return [str(self._model.decode_pieces(list(row))) for row in rows]
+
     def save(self, folder: Path) -> None:
         """Write what MarianTokenizer.from_pretrained needs."""
         folder.mkdir(parents=True, exist_ok=True)
