@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from experiments.superres import pictures
-from experiments.superres.pictures import WORK, Pictures
-from experiments.superres.scales import SCALES, Scale, steps_for
+from experiments.superres.pictures import PATCHES, WORK, Pictures
+from experiments.superres.scales import SCALES, Scale
 from outpace.cli.render import progress_bar
 from outpace.core.errors import OutpaceError
 from outpace.targets.pixel_model import PixelModel
@@ -30,6 +30,7 @@ from outpace.train.bases_pixel import lines
 from outpace.train.checkpoint import Checkpoint
 from outpace.train.loop import Loss, Plan, train
 
+BASE = "base"
 LR = 2e-3
 WEIGHT_DECAY = 0.01
 PACE_STEPS = 6
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="about how long to train, if not as the scale says")
     parser.add_argument("--channels", type=int, default=1, choices=(1, 3), help="3 for colour")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--speed", action="store_true", help="measure 20 steps of each precision, and stop")
     args = parser.parse_args()
     if args.threads:
@@ -60,18 +62,23 @@ def main() -> None:
     )
     try:
         if args.speed:
-            print_speed(args.work, scale)
+            print_speed(args.work / PATCHES, scale, args.device)
             return
-        train_base(args.work, args.work / args.scale / "base", scale, seed=args.seed)
+        folder = args.work / args.scale / BASE
+        train_base(args.work / PATCHES, folder, scale, device=args.device, seed=args.seed)
     except (OutpaceError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
 
 
-def train_base(work: Path, folder: Path, scale: Scale, *, seed: int = 0) -> PixelModel:
+def train_base(
+    patches: Path, folder: Path, scale: Scale, *, device: str = "cpu", seed: int = 0
+) -> PixelModel:
     """Train a model into a folder and note its bits on dev in run.json; done already: read it."""
     config, batch = scale.config, scale.batch
-    data = pictures.read(work, "train", config)
-    steps = steps_for(scale.base_minutes, folder / "pace.json", lambda: step_seconds(scale, data, PACE_STEPS))
+    data = pictures.read(patches, "train", config)
+    steps = scale.steps_for(
+        scale.base_minutes, folder, lambda: step_seconds(scale, data, PACE_STEPS, device=device)
+    )
     plan = Plan(steps, LR, weight_decay=WEIGHT_DECAY, seed=seed, checkpoint_s=CHECKPOINT_S)
     checkpoint = Checkpoint(
         folder, {"data": data.data_hash, "batch": batch, **asdict(plan), **asdict(config)}
@@ -79,15 +86,16 @@ def train_base(work: Path, folder: Path, scale: Scale, *, seed: int = 0) -> Pixe
     if "dev_bits" in checkpoint.run:
         return PixelModel.open(folder)
     torch.manual_seed(seed)
-    model = PixelModel(config).train()
+    model = PixelModel(config).to(device).train()
+    scale.begins(folder.name, steps, scale.base_minutes)
     with progress_bar() as progress:
         train([model], bits_of(model, data, batch, seed), plan, checkpoint, progress=progress)
     model.eval().save(folder)
-    dev = mean_bits(model, pictures.read(work, "dev", config))
+    dev = mean_bits(model, pictures.read(patches, "dev", config))
     checkpoint.note(dev_bits=round(dev, 4), passes=round(plan.steps * batch / len(data.large), 2))
     checkpoint.done()
-    print(f"{folder}: {dev:.3f} bits an intensity on dev after {plan.steps} steps of {batch} pictures")
-    return model
+    print(f"{folder.name}: {dev:.3f} bits an intensity on dev", flush=True)
+    return model.cpu()
 
 
 def bits_of(model: PixelModel, data: Pictures, batch: int, seed: int) -> LossOf:
@@ -102,8 +110,9 @@ def bits_of(model: PixelModel, data: Pictures, batch: int, seed: int) -> LossOf:
 
 def bits(model: PixelModel, batch: dict[str, Tensor]) -> Tensor:
     """The mean cross-entropy of a batch's intensities, in bits."""
-    logits = model(lines(batch["labels"]), batch["small"]).float()
-    return cross_entropy(logits.flatten(0, 1), batch["labels"].flatten()) / math.log(2)
+    small, labels = (batch[name].to(model.output.weight.device) for name in ("small", "labels"))
+    logits = model(lines(labels), small).float()
+    return cross_entropy(logits.flatten(0, 1), labels.flatten()) / math.log(2)
 
 
 def mean_bits(model: PixelModel, data: Pictures, size: int = 32) -> float:
@@ -117,30 +126,36 @@ def mean_bits(model: PixelModel, data: Pictures, size: int = 32) -> float:
 
 
 def step_seconds(
-    scale: Scale, data: Pictures, num_steps: int, precision: torch.dtype = torch.float32
+    scale: Scale,
+    data: Pictures,
+    num_steps: int,
+    *,
+    device: str = "cpu",
+    precision: torch.dtype = torch.float32,
 ) -> float:
     """The median time of a training step, of a model that is thrown away."""
-    model = PixelModel(scale.config)
+    model = PixelModel(scale.config).to(device)
     optimizer = torch.optim.AdamW(model.parameters())
     times = []
     for step in range(num_steps + 1):
         began = perf_counter()
-        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        with torch.autocast(torch.device(device).type, precision, enabled=precision != torch.float32):
             loss = bits(model, data.batch(scale.batch, 0, step))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        float(loss.detach())  # wait for the device
         times.append(perf_counter() - began)
     return sorted(times[1:])[num_steps // 2]
 
 
-def print_speed(work: Path, scale: Scale) -> None:
+def print_speed(patches: Path, scale: Scale, device: str) -> None:
     """Intensities per second of 20 steps in either precision."""
-    data = pictures.read(work, "train", scale.config)
+    data = pictures.read(patches, "train", scale.config)
     size = sum(parameter.numel() for parameter in PixelModel(scale.config).parameters())
     print(f"{size / 1e6:.2f} million parameters, {torch.get_num_threads()} threads")
     for precision in (torch.float32, torch.bfloat16):
-        seconds = step_seconds(scale, data, 20, precision)
+        seconds = step_seconds(scale, data, 20, device=device, precision=precision)
         speed = scale.batch * scale.config.num_intensities / seconds
         print(f"{precision}: {seconds:.2f} s a step, {speed:.0f} intensities/s", flush=True)
 

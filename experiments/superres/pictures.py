@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +31,7 @@ class Pictures:
     @classmethod
     def of(cls, large: NDArray[np.uint8], config: PixelConfig) -> Pictures:
         """With their small versions."""
-        count, factor = len(large), config.factor
-        height, width, channels = config.small_shape
-        blocks = large.reshape(count, height, factor, width, factor, channels)
-        return cls(large, np.rint(blocks.mean(axis=(2, 4))).astype(np.uint8))
+        return cls(large, _block_means(large, config.factor))
 
     @property
     def data_hash(self) -> str:
@@ -52,15 +51,30 @@ class Pictures:
         return {"small": torch.from_numpy(self.small[numbers]), "labels": torch.from_numpy(lines)}
 
 
-def read(work: Path, split: str, config: PixelConfig) -> Pictures:
-    """The pictures of a split."""
-    path = work / PATCHES
-    if not path.exists():
-        raise OutpaceError(f"{path} is missing, run `python -m experiments.superres.prepare` first")
-    with np.load(path) as file:
-        patches: NDArray[np.uint8] = file[split]
-    large = luminance(patches).round().astype(np.uint8)[..., None] if config.channels == 1 else patches
-    return Pictures.of(large, config)
+@lru_cache(maxsize=8)
+def read(patches: Path, split: str, config: PixelConfig) -> Pictures:
+    """The pictures of a split; patches that are larger than the model's pictures are made smaller."""
+    if not patches.exists():
+        raise OutpaceError(f"{patches} is missing, run `python -m experiments.superres.prepare` first")
+    try:
+        with patches.open("rb") as file, np.load(file) as arrays:
+            colour: NDArray[np.uint8] = arrays[split]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise OutpaceError(f"{patches} cannot be read ({error}); remove it and prepare anew") from None
+    large = luminance(colour).round().astype(np.uint8)[..., None] if config.channels == 1 else colour
+    if not len(large) or large.shape[1] % config.height or large.shape[2] % config.width:
+        raise OutpaceError(
+            f"{patches} has {split} patches {list(large.shape)}, accepted are multiples of "
+            f"{config.height} x {config.width}"
+        )
+    return Pictures.of(_block_means(large, large.shape[1] // config.height), config)
+
+
+def _block_means(pictures: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """u8[n, H, W, C], `factor` times smaller on each side."""
+    count, height, width, channels = pictures.shape
+    blocks = pictures.reshape(count, height // factor, factor, width // factor, factor, channels)
+    return np.rint(blocks.mean(axis=(2, 4))).astype(np.uint8)
 
 
 def luminance(patches: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -1,4 +1,18 @@
-"""How large the experiment is: the model, minutes of training for each part, pictures to judge by."""
+"""How large the experiment is: the model, minutes of training for each part, pictures to judge by.
+
+Minutes are on two cores with nothing beside (`--threads 2`): how many steps fit into them is measured when a
+training begins, so that a slower machine trains less, not longer. What they come to:
+
+                         full    session
+    base                  120         18
+    frozen heads           15          4
+    finetuned heads     4 x 22     4 x 5   (k = 2, 4, 6, 8)
+    own pictures           10          -   (full: 2,048 greedy pictures, and heads trained on them,
+    own, finetuned      2 x 22          -    k = 4, 8)
+    own, frozen            15          -
+    evaluation, about      45          9
+    in all, about         337         51
+"""
 
 from __future__ import annotations
 
@@ -12,12 +26,16 @@ from outpace.targets.pixel_model import PixelConfig
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Minutes are on two cores with nothing beside.
+    """What a run consists of.
 
-    batch       pictures of a training step.
-    finetuned   minutes for each number of heads; `frozen` heads are trained once, for the largest.
-    num_heads   the k of the table.
-    pictures    how many held-out pictures are written with every setting.
+    batch           pictures of a training step.
+    frozen_minutes  of heads on a frozen base, trained once, for the largest k. finetuned_minutes: for each k.
+    pictures        how many held-out pictures are written with every setting, in batches.
+    timed           how many of them are written one by one as well, for wall-clock time.
+    num_heads       the k of the table.
+    own_pictures    how many greedy pictures of the base there are to train on in place of real ones, 0: none.
+    own_num_heads   the k of models that are finetuned on these.
+    steps           of every training, in place of minutes.
     """
 
     config: PixelConfig
@@ -26,7 +44,29 @@ class Scale:
     frozen_minutes: float
     finetuned_minutes: float
     pictures: int
+    timed: int
     num_heads: tuple[int, ...] = (2, 4, 6, 8)
+    own_pictures: int = 0
+    own_num_heads: tuple[int, ...] = ()
+    steps: int | None = None
+
+    def steps_for(self, minutes: float, folder: Path, step_seconds: Callable[[], float]) -> int:
+        """How many steps the minutes are enough for: measured once, kept in a file for runs that go on."""
+        if self.steps is not None:
+            return self.steps
+        path = folder / "pace.json"
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            steps = max(1, round(60 * minutes / step_seconds()))
+            part = path.with_suffix(".part")
+            part.write_text(json.dumps({"minutes": minutes, "steps": steps}) + "\n")
+            part.replace(path)
+        return int(json.loads(path.read_text())["steps"])
+
+    def begins(self, name: str, steps: int, minutes: float) -> None:
+        """A line for whoever waits."""
+        duration = "" if self.steps else f", about {minutes:g} minutes"
+        print(f"{name}: {steps} steps of {self.batch} pictures{duration}", flush=True)
 
 
 _QUARTER = PixelConfig(hidden_size=96, num_layers=3, num_heads=3, feedforward_size=384)
@@ -35,16 +75,7 @@ _TINY = PixelConfig(
 )
 
 SCALES = {
-    "full": Scale(PixelConfig(), 16, 150, 25, 30, 200),
-    "session": Scale(_QUARTER, 8, 18, 4, 5, 32),
-    "smoke": Scale(_TINY, 8, 0.03, 0.02, 0.02, 2, (2, 4)),
+    "full": Scale(PixelConfig(), 16, 120, 15, 22, 128, 12, own_pictures=2048, own_num_heads=(4, 8)),
+    "session": Scale(_QUARTER, 8, 18, 4, 5, 32, 5),
+    "smoke": Scale(_TINY, 8, 0, 0, 0, 6, 2, (2, 4), own_pictures=16, own_num_heads=(4,), steps=150),
 }
-
-
-def steps_for(minutes: float, path: Path, step_seconds: Callable[[], float]) -> int:
-    """How many steps the minutes are enough for: measured once, and kept in a file for runs that go on."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        steps = max(1, round(60 * minutes / step_seconds()))
-        path.write_text(json.dumps({"minutes": minutes, "steps": steps}) + "\n")
-    return int(json.loads(path.read_text())["steps"])

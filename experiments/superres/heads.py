@@ -1,0 +1,118 @@
+"""Train the proposal heads of the table: on the frozen base once, and with a finetuned base for every k.
+
+Runs that were killed go on from their last checkpoint; those that are done are left alone. Data are real
+pictures ("gold") or the base's own greedy ones ("own").
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import numpy as np
+
+from experiments.superres import pictures
+from experiments.superres.base import BASE
+from experiments.superres.own import OWN, write_own
+from experiments.superres.pictures import Pictures
+from experiments.superres.scales import Scale
+from outpace.cli.render import progress_bar
+from outpace.targets.hf_taps import model_fingerprint
+from outpace.targets.pixel_model import NUM_LEVELS, PixelModel
+from outpace.train.bases_pixel import PixelBase
+from outpace.train.blockwise import MODEL_FOLDER, Regime, train_blockwise
+from outpace.train.checkpoint import RUN
+from outpace.train.loop import Plan, Progress
+
+HEADS = "heads"
+LR: dict[Regime, float] = {"frozen": 2e-3, "finetuned": 1e-3}
+PACE_STEPS = 8
+INTENSITIES = np.arange(NUM_LEVELS)
+"""What heads draft: never START, so that the distance of two drafts is one of intensities."""
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """One training of heads. A folder of its name holds heads, and the model where that was finetuned."""
+
+    regime: Regime
+    data: Literal["gold", "own"]
+    num_heads: int
+
+    @property
+    def name(self) -> str:
+        """As folders and records have it."""
+        return f"{self.regime}-{self.data}-{self.num_heads}"
+
+    def heads(self, folder: Path) -> Path:
+        """Where its heads lie in the folder of a scale."""
+        return folder / HEADS / self.name
+
+    def model(self, folder: Path) -> Path:
+        """Where the model lies that they belong to."""
+        return folder / BASE if self.regime == "frozen" else self.heads(folder) / MODEL_FOLDER
+
+
+def trainings(scale: Scale) -> list[Training]:
+    """All of a scale. Heads on a frozen base do not touch each other's losses: those for the largest k do."""
+    found = [Training("frozen", "gold", max(scale.num_heads))]
+    found += [Training("finetuned", "gold", count) for count in scale.num_heads]
+    if scale.own_pictures:
+        found += [Training("frozen", "own", max(scale.num_heads))]
+        found += [Training("finetuned", "own", count) for count in scale.own_num_heads]
+    return found
+
+
+def train_heads(patches: Path, folder: Path, scale: Scale, *, device: str = "cpu", seed: int = 0) -> None:
+    """Every training of a scale into folder/heads, the base being in folder/base."""
+    data = {"gold": pictures.read(patches, "train", scale.config)}
+    if scale.own_pictures:
+        model = PixelModel.open(folder / BASE).to(device)
+        data["own"] = write_own(patches, folder / OWN / short_fingerprint(model), model, scale)
+    for training in trainings(scale):
+        _train(training, data[training.data], folder, scale, device, seed)
+
+
+def _train(training: Training, data: Pictures, folder: Path, scale: Scale, device: str, seed: int) -> None:
+    minutes = scale.frozen_minutes if training.regime == "frozen" else scale.finetuned_minutes
+
+    def run(where: Path, steps: int, progress: Progress | None = None) -> None:
+        model = PixelModel.open(folder / BASE).to(device)
+        train_blockwise(
+            PixelBase(model, name=f"pixel {short_fingerprint(model)}"),
+            lambda step: data.batch(scale.batch, seed, step),
+            where,
+            num_heads=training.num_heads,
+            regime=training.regime,
+            plan=Plan(steps, LR[training.regime], seed=seed),
+            token_ids=INTENSITIES,
+            data=data.data_hash,
+            progress=progress,
+        )
+
+    def step_seconds() -> float:
+        with TemporaryDirectory() as where:
+            run(Path(where), PACE_STEPS)
+            seconds: float = json.loads((Path(where) / RUN).read_text())["seconds"]
+        return seconds / PACE_STEPS
+
+    where = training.heads(folder)
+    steps = scale.steps_for(minutes, where, step_seconds)
+    if not is_finished(where):
+        scale.begins(training.name, steps, minutes)
+    with progress_bar() as progress:
+        run(where, steps, progress)
+
+
+def short_fingerprint(model: PixelModel) -> str:
+    """Ties what is made with a model to it."""
+    return model_fingerprint(model).removeprefix("sha256:")[:12]
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a training is done."""
+    path = folder / RUN
+    return path.exists() and "finished" in json.loads(path.read_text())

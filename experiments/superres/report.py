@@ -1,0 +1,216 @@
+"""REPORT.md and its figures from results.jsonl and nothing else; what differs and why is in the template.
+
+python -m experiments.superres.report --scale full --to experiments/superres
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, median, quantiles
+from string import Template
+
+from experiments.superres.figures import Series, draw_pictures, plot_blocks
+from experiments.superres.pictures import WORK
+from experiments.superres.results import RESULTS, Record, Results
+from experiments.superres.scales import SCALES
+from outpace.core.errors import OutpaceError
+
+TEMPLATE = Path(__file__).parent / "REPORT.template.md"
+REPORT, BLOCKS, PICTURES = "REPORT.md", "blocks.png", "pictures.png"
+
+# Stern et al. 2018, arXiv:1811.03115, super-resolution: mean accepted block size by k.
+PAPER: dict[tuple[str, str], dict[int, float]] = {
+    ("frozen", "match"): {2: 1.07, 4: 1.08, 6: 1.09, 8: 1.09, 10: 1.10},
+    ("frozen", "distance:eps=2"): {2: 1.24, 4: 1.36, 6: 1.38, 8: 1.49, 10: 1.40},
+    ("finetuned", "match"): {2: 1.59, 4: 2.11, 6: 2.23, 8: 2.17, 10: 2.04},
+    ("finetuned", "distance:eps=2"): {2: 1.96, 4: 3.75, 6: 5.25, 8: 6.36, 10: 6.79},
+}
+Column = tuple[str, str, str]
+"""(regime, data, rule)."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, default=WORK)
+    parser.add_argument("--scale", default="full", choices=SCALES)
+    parser.add_argument("--to", type=Path, help="the folder of the report; that of the results if not given")
+    args = parser.parse_args()
+    folder = args.work / args.scale
+    try:
+        write_report(folder, args.to or folder)
+    except (OutpaceError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def write_report(folder: Path, to: Path) -> None:
+    """The report on folder/results.jsonl, unless there is one that is newer."""
+    path, source = to / REPORT, folder / RESULTS
+    if not source.exists():
+        raise OutpaceError(f"{source} is missing, run `python -m experiments.superres.run` first")
+    if path.exists() and path.stat().st_mtime >= max(source.stat().st_mtime, TEMPLATE.stat().st_mtime):
+        return
+    results = Results(source)
+    to.mkdir(parents=True, exist_ok=True)
+    blocks = _blocks(results)
+    papers = {
+        _label((regime, "gold", rule)): list(points.items()) for (regime, rule), points in PAPER.items()
+    }
+    shown = {label: [point for point in points if point[0] <= 8] for label, points in papers.items()}
+    plot_blocks(to / BLOCKS, _series(blocks), shown)
+    draw_pictures(to / PICTURES, results, _largest_finetuned(results))
+    text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        runs=_runs_table(results),
+        blocks=_blocks_table(blocks),
+        settings=_settings_table(results),
+        models=_models_table(results),
+        exact=_exactness(results),
+        drawn=_largest_finetuned(results),
+        bicubic=f"{_psnr([r['mse_bicubic'] for r in results.of('picture', rule='greedy')]):.2f}",
+    )
+    path.write_text(text, encoding="utf-8")
+    print(f"{path}", flush=True)
+
+
+def _blocks(results: Results) -> dict[Column, dict[int, float]]:
+    """Tokens per call of all pictures together, by column and k."""
+    totals: dict[tuple[Column, int], Counter[str]] = {}
+    for record in results.of("picture"):
+        if record["rule"] != "greedy":
+            column = (record["regime"], record["data"], record["rule"])
+            total = totals.setdefault((column, record["k"]), Counter())
+            total.update(tokens=record["tokens"], calls=record["calls"])
+    blocks: dict[Column, dict[int, float]] = {}
+    for (column, k), total in totals.items():
+        blocks.setdefault(column, {})[k] = total["tokens"] / total["calls"]
+    return blocks
+
+
+def _series(blocks: dict[Column, dict[int, float]]) -> Series:
+    return {_label(column): sorted(points.items()) for column, points in blocks.items()}
+
+
+def _label(column: Column) -> str:
+    regime, data, rule = column
+    own = ", own pictures" if data == "own" else ""
+    return f"{regime}{own}, {'exact' if rule == 'match' else rule}"
+
+
+def _blocks_table(blocks: dict[Column, dict[int, float]]) -> str:
+    """A line for each k, a cell "ours (paper's)" for each column."""
+    lines = []
+    for k in sorted({k for points in blocks.values() for k in points}):
+        cells = [str(k)]
+        for (regime, data, rule), points in blocks.items():
+            paper = PAPER[regime, rule].get(k) if data == "gold" else None
+            cells.append(f"{points[k]:.2f}" if k in points else "-")
+            cells[-1] += f" ({paper:.2f})" if paper is not None else ""
+        lines.append(cells)
+    return _table(["k", *map(_label, blocks)], lines)
+
+
+def _settings_table(results: Results) -> str:
+    """A line for each setting: calls, time, errors."""
+    by_setting: dict[tuple[str, str, int, str], list[Record]] = {}
+    for record in results.of("picture"):
+        key = (record["model"], record["data"] or "", record["k"], record["rule"])
+        by_setting.setdefault(key, []).append(record)
+    greedy = {model: some for (model, _, _, rule), some in by_setting.items() if rule == "greedy"}
+    lines = []
+    for (model, data, k, rule), some in by_setting.items():
+        ratios = [
+            record["greedy_wall_s"] / record["wall_s"]
+            for record in results.of("time", model=model, data=data or None, k=k, rule=rule)
+        ]
+        psnr, plain = (_psnr([r["mse_truth"] for r in part]) for part in (some, greedy[model]))
+        same = sum(record["mse_greedy"] == 0 for record in some)
+        lines.append(
+            [
+                model, data or "-", str(k), {"match": "exact"}.get(rule, rule),
+                f"{sum(r['tokens'] for r in some) / sum(r['calls'] for r in some):.2f}",
+                f"{mean(r['calls'] for r in some):.0f}", _spread(ratios), f"{psnr:.2f}",
+                f"{psnr - plain:+.2f}", _decibels([r["mse_greedy"] for r in some]), f"{same} of {len(some)}",
+            ]
+        )  # fmt: skip
+    head = [
+        "model", "heads trained on", "k", "rule", "tokens per call", "calls", "times greedy's speed", "PSNR",
+        "less greedy's", "PSNR to greedy", "same as greedy",
+    ]  # fmt: skip
+    return _table(head, lines)
+
+
+def _models_table(results: Results) -> str:
+    lines = [
+        [name, f"{of['steps']}", f"{of['minutes']:.1f}", f"{model['test_bits']:.3f}"]
+        for model in results.of("model")
+        for name, of in model["trainings"].items()
+    ]
+    return _table(["training", "steps", "minutes", "test bits an intensity, of its model"], lines)
+
+
+def _runs_table(results: Results) -> str:
+    lines = [
+        [
+            run["date"], f"`{run['command']}`", run["gpu"] or f"{run['cpu']}, {run['num_cpus']} cores",
+            str(run["threads"]), run["torch"], run["outpace"],
+        ]
+        for run in results.of("run")
+    ]  # fmt: skip
+    lines = [line for number, line in enumerate(lines) if line not in lines[:number]]
+    return _table(["date", "command", "hardware", "threads", "torch", "outpace"], lines)
+
+
+def _exactness(results: Results) -> str:
+    """How many exact pictures are greedy's, and how near a tie the others parted from it."""
+    exact = results.of("picture", rule="match")
+    margins = [record["margin"] for record in exact if record["margin"] is not None]
+    text = (
+        f"{len(exact) - len(margins)} of {len(exact)} pictures written with the exact rule are greedy's own"
+    )
+    if not margins:
+        return f"{text}."
+    return (
+        f"{text}; where another one parts from it, the model prefers greedy's intensity by a logit of "
+        f"{max(margins):.1g} at most."
+    )
+
+
+def _largest_finetuned(results: Results) -> str:
+    """The model whose pictures are drawn."""
+    found = results.of("picture", regime="finetuned", data="gold")
+    return str(max(found, key=lambda record: record["k"])["model"])
+
+
+def _psnr(errors: Sequence[float]) -> float:
+    """In dB, of the mean squared error of all pictures together."""
+    error = mean(errors)
+    return 10 * math.log10(255**2 / error) if error else math.inf
+
+
+def _decibels(errors: Sequence[float]) -> str:
+    psnr = _psnr(errors)
+    return "-" if math.isinf(psnr) else f"{psnr:.1f}"
+
+
+def _spread(ratios: Sequence[float]) -> str:
+    """The median, with the quarters around it where there are enough."""
+    if not ratios:
+        return "1"
+    if len(ratios) < 4:
+        return f"{median(ratios):.2f}"
+    low, middle, high = quantiles(ratios, n=4, method="inclusive")
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines))
+
+
+if __name__ == "__main__":
+    main()
