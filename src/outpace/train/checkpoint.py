@@ -90,7 +90,7 @@ class Checkpoint:
         path = self.folder / RUN
         try:
             run = json.loads(path.read_text())
-            before: dict[str, Any] = run["settings"]
+            before: dict[str, Any] = dict(run["settings"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -90,7 +90,7 @@ def _pair(line: bytes, where: str) -> Pair:
         raise OutpaceError(f"{where}: empty; expected {_EXPECTED}")
     try:
         item: Any = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise OutpaceError(f"{where}: not JSON; expected {_EXPECTED}") from None
     for given, wanted in KINDS:
         if isinstance(item, dict) and given in item and wanted in item:
@@ -102,7 +102,10 @@ def _pair(line: bytes, where: str) -> Pair:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    try:
+        return isinstance(value, str) and bool(value.strip()) and bool(value.encode())
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
+        return False
 
 
 def _are_ids(value: Any) -> bool:

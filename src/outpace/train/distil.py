@@ -36,13 +36,15 @@ def distil(
     if len(texts) < len(pairs):
         raise OutpaceError("distillation reads texts, accepted are data with source or prompt")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-        lines = path.read_bytes().splitlines(keepends=True)
-        done = sum(line.endswith(b"\n") for line in lines)
+        lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        if list(map(_source, lines)) != texts[: len(lines)]:
+            raise OutpaceError(f"{path} holds outputs of other data, accepted are the same or a new folder")
         with path.open("rb+") as file:
-            file.truncate(sum(map(len, lines[:done])))
+            file.truncate(sum(map(len, lines)))
             file.seek(0, 2)
-            for first in range(done, len(texts), BATCH):
+            for first in range(len(lines), len(texts), BATCH):
                 batch = texts[first : first + BATCH]
                 records = [{"source": s, "target": t} for s, t in zip(batch, write(batch), strict=True)]
                 file.write("".join(json.dumps(record) + "\n" for record in records).encode())
@@ -53,6 +55,15 @@ def distil(
         raise OutpaceError(f"cannot write {path}: {error.strerror or error}") from error
     kept = [line for line in path.read_text().splitlines() if json.loads(line)["target"].strip()]
     return [Pair(record["source"], record["target"]) for record in map(json.loads, kept)]
+
+
+def _source(line: bytes) -> object:
+    """The text that a line is the output of; None for what is no such line."""
+    try:
+        record = json.loads(line)
+        return record["source"] if isinstance(record["target"], str) else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def beam_search(model: Any, tokenizer: Any, *, beams: int = 4, max_new_tokens: int = 256) -> Any:

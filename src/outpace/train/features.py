@@ -50,6 +50,10 @@ class FeatureFile:
         ends = np.fromfile(self.folder / ENDS, np.int64)
         return int(ends[-1]) if len(ends) else 0
 
+    def tokens(self) -> NDArray[np.int32]:
+        """i32[N]."""
+        return np.fromfile(self.folder / TOKENS, np.int32, self.num_tokens)
+
     def keep(self, num_texts: int) -> None:
         """Forget all but the first texts, and what an interruption has left half written."""
         ends = np.fromfile(self.folder / ENDS, np.int64)[:num_texts]
@@ -87,7 +91,7 @@ class FeatureFile:
             raise OutpaceError(f"{self.folder} holds no hidden states, accepted are texts with answers")
         return Features(
             np.memmap(self.folder / STATES, np.float16, "r", shape=(count, self.hidden_size)),
-            np.fromfile(self.folder / TOKENS, np.int32, count),
+            self.tokens(),
             np.fromfile(self.folder / ENDS, np.int64),
         )
 
@@ -112,6 +116,9 @@ def add_answers(
     progress: Progress | None = None,
 ) -> None:
     """The states of all (prompt, answer) pairs; those that the file has already are not computed again."""
+    done = [token for _, answer in pairs[: file.num_texts] for token in answer]
+    if file.num_texts > len(pairs) or file.tokens().tolist() != done:
+        raise OutpaceError(f"{file.folder} holds states of other data, accepted are the same or a new folder")
     for number in range(file.num_texts, len(pairs)):
         prompt, answer = pairs[number]
         states = hidden_states(target, [*prompt, *answer[:-1]])[len(prompt) - 1 :]

@@ -25,7 +25,7 @@ from outpace.train.loop import Plan, Progress
 from outpace.train.own_states import write_own_text
 
 DISTILLED, FEATURES, OWN_TEXT = "distilled.jsonl", "features", "own.jsonl"
-MAX_TOKENS = 512  # of an example; what is longer is cut
+MAX_TOKENS = 512  # of an example; what is longer is cut, and inputs that leave no place are left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,6 @@ class BlockwiseJob:
             write = beam_search(model, tokenizer)
         else:
             write = greedy(load(source, threads=self.threads))
-        self.output.mkdir(parents=True, exist_ok=True)
         return distil(pairs, self.output / DISTILLED, write, progress=progress)
 
     def run(self, pairs: Sequence[Pair], progress: Progress | None) -> HeadsConfig:
@@ -97,18 +96,9 @@ class BlockwiseJob:
         if self.own_text:
             data = write_own_text(model, file, self.output / OWN_TEXT, self.own_text, self.seed, progress)
         else:
-            texts = _token_pairs(pairs, model, target.vocab_size)
+            texts = _token_pairs(pairs, model, min(MAX_TOKENS, target.context_length))
             data = data_hash(pairs)
-            add_answers(
-                file,
-                target,
-                [
-                    (given, wanted[: MAX_TOKENS - len(given)])
-                    for given, wanted in texts
-                    if len(given) < MAX_TOKENS
-                ],
-                progress=progress,
-            )
+            add_answers(file, target, texts, progress=progress)
         features = file.read()
         base = FeatureBase(target, features, target.output_rows, name=model.name)
         outputs = [features.tokens.tolist()]
@@ -116,8 +106,8 @@ class BlockwiseJob:
 
     def _causal(self, pairs: Sequence[Pair], progress: Progress | None) -> HeadsConfig:
         model, _ = _transformers(self.target, seq2seq=False)
-        texts = _token_pairs(pairs, load(self.target, threads=self.threads), model.config.vocab_size)
-        rows = [([*given, *wanted][:MAX_TOKENS], len(given)) for given, wanted in texts]
+        texts = _token_pairs(pairs, load(self.target, threads=self.threads), MAX_TOKENS)
+        rows = [([*given, *wanted], len(given)) for given, wanted in texts]
         pick = by_length([len(ids) for ids, _ in rows], self.batch, self.seed)
 
         def batches(step: int) -> dict[str, torch.Tensor]:
@@ -171,18 +161,25 @@ def _transformers(source: str, *, seq2seq: bool) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _token_pairs(pairs: Sequence[Pair], model: Model, vocab_size: int) -> list[tuple[list[int], list[int]]]:
-    """Pairs as token ids; texts go through the chat template and end with the token that ends an answer."""
+def _token_pairs(pairs: Sequence[Pair], model: Model, limit: int) -> list[tuple[list[int], list[int]]]:
+    """Pairs as token ids, `limit` at most for both; texts go through the chat template and get an end."""
     end = sorted(model.tokenizer.eos_ids)[:1]
+    vocab_size = model.target.vocab_size
     found: list[tuple[list[int], list[int]]] = []
     for pair in pairs:
         if isinstance(pair.given, list) and isinstance(pair.wanted, list):
-            found.append((pair.given, pair.wanted))
+            given, wanted = pair.given, pair.wanted
         else:
-            answer = model.tokenizer.encode(str(pair.wanted), add_special_tokens=False)
-            found.append((model.prompt_ids(str(pair.given)), [*answer, *end]))
-        if max(map(max, found[-1])) >= vocab_size:
-            raise OutpaceError(f"the data has token ids beyond the model's vocabulary of {vocab_size}")
+            given = model.prompt_ids(str(pair.given))
+            wanted = [*model.tokenizer.encode(str(pair.wanted), add_special_tokens=False), *end]
+        if max(*given, *wanted) >= vocab_size:
+            raise OutpaceError(
+                f"the data has the token id {max(*given, *wanted)}, accepted are 0 to {vocab_size - 1}"
+            )
+        if len(given) < limit:
+            found.append((given, wanted[: limit - len(given)]))
+    if not found:
+        raise OutpaceError(f"every input of the data has {limit} tokens or more, accepted are shorter ones")
     return found
 
 

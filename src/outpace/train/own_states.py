@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from outpace.core.errors import OutpaceError
+from outpace.targets.native import DEFAULT_CACHE_ROWS
 from outpace.train.features import FeatureFile
 from outpace.train.loop import Progress
 from outpace.train.self_text import write_text
 
 if TYPE_CHECKING:
     from outpace.api import Model
+
+BATCH, ROW = 48, 512  # documents of a group where the cache has room for as many of these tokens
 
 
 def write_own_text(
@@ -24,10 +27,9 @@ def write_own_text(
     """
     try:
         path.touch()
-        groups = [json.loads(line)["group"] for line in path.read_text().splitlines()]
-        # States are written before the lines that they belong to: what has no line yet is written again.
-        file.keep(len(groups))
-        documents = write_text(model, seed=seed, first_group=groups[-1] + 1 if groups else 0, record=True)
+        first_group = _whole_groups(path, file)
+        batch = max(1, min(BATCH, model.target.context_length * DEFAULT_CACHE_ROWS // ROW))
+        documents = write_text(model, seed=seed, first_group=first_group, batch=batch, record=True)
         with path.open("a", encoding="utf-8") as lines:
             while file.num_tokens < num_tokens:
                 if progress is not None:
@@ -40,10 +42,25 @@ def write_own_text(
                 ]
                 lines.write("".join(json.dumps(record) + "\n" for record in records))
                 lines.flush()
-    except OutpaceError:
-        raise
-    except (ValueError, KeyError) as error:
-        raise OutpaceError(f"{path} is not a file that this command has written: {error}") from None
     except OSError as error:
         raise OutpaceError(f"cannot write {path}: {error.strerror or error}") from error
     return f"own text, seed {seed}, {num_tokens} tokens"
+
+
+def _whole_groups(path: Path, file: FeatureFile) -> int:
+    """Forget the group, if any, that an interruption has left half written; the number of the next one.
+
+    The states of a group are written before its lines. While there are as many texts in both, all is whole.
+    """
+    lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    try:
+        groups: list[int] = [json.loads(line)["group"] for line in lines]
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutpaceError(f"{path} is not a file that this command has written: {error}") from None
+    both = min(len(groups), file.num_texts)
+    if both < max(len(groups), file.num_texts) and groups:
+        groups = groups[: groups.index(groups[min(both, len(groups) - 1)])]
+    file.keep(len(groups))
+    with path.open("rb+") as text:
+        text.truncate(sum(map(len, lines[: len(groups)])))
+    return groups[-1] + 1 if groups else 0

@@ -1,0 +1,152 @@
+"""The training loop: it learns, and a run that was killed gives the bits of one that was not."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from outpace.core.errors import OutpaceError  # noqa: E402
+from outpace.train.checkpoint import RUN, STATE, Checkpoint  # noqa: E402
+from outpace.train.loop import LOSSES, Loss, Plan, train  # noqa: E402
+
+WANTED = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]])
+
+
+class Killed(Exception):
+    """What the process would not survive."""
+
+
+def model() -> Any:
+    torch.manual_seed(1)
+    return torch.nn.Linear(3, 2, bias=False)
+
+
+def loss_of(layer: Any, *, at: int = -1, value: float | None = None) -> Any:
+    """The squared error on random inputs; at step `at` the process dies, or the loss is `value`."""
+
+    def loss(step: int, random: torch.Generator) -> Loss:
+        if step == at and value is None:
+            raise Killed
+        x = torch.randn(8, 3, generator=random)
+        error = (layer(x) - x @ WANTED.T).square().mean()
+        return Loss(error * value if step == at and value is not None else error, 8)
+
+    return loss
+
+
+def run(folder: Path, plan: Plan, *, at: int = -1, value: float | None = None, seen: Any = None) -> Any:
+    layer = model()
+    checkpoint = Checkpoint(folder, {"steps": plan.steps})
+    progress = None if seen is None else lambda *call: seen.append(call)
+    train([layer], loss_of(layer, at=at, value=value), plan, checkpoint, progress=progress)
+    return layer
+
+
+def test_it_learns_a_linear_map(tmp_path: Path) -> None:
+    seen: list[tuple[int, int, str]] = []
+    layer = run(tmp_path, Plan(300, lr=0.1), seen=seen)
+    assert (layer.weight - WANTED).abs().max() < 0.01
+    written = json.loads((tmp_path / RUN).read_text())
+    assert written["steps_done"] == 300 and written["seconds"] > 0
+    curve = written["losses"]
+    assert [step for step, _ in curve] == list(range(1, 301)) and curve[-1][1] < 0.01 * curve[0][1]
+    assert [call[:2] for call in seen] == [(step, 300) for step in range(1, 301)]
+    assert "loss" in seen[-1][2] and "tokens/s" in seen[-1][2]
+
+
+def test_the_curve_has_means_of_as_many_steps(tmp_path: Path) -> None:
+    steps = 2 * LOSSES
+    layer = model()
+    losses: list[float] = []
+
+    def loss(step: int, random: torch.Generator) -> Loss:
+        one = loss_of(layer)(step, random)
+        losses.append(float(one.value.detach()))
+        return one
+
+    train([layer], loss, Plan(steps), Checkpoint(tmp_path, {}))
+    curve = json.loads((tmp_path / RUN).read_text())["losses"]
+    assert [step for step, _ in curve] == list(range(2, steps + 1, 2))
+    means = [(a + b) / 2 for a, b in zip(losses[::2], losses[1::2], strict=True)]
+    assert [value for _, value in curve] == pytest.approx(means, abs=6e-5)
+
+
+@pytest.mark.parametrize("at", [1, 7, 19])
+def test_a_killed_run_gives_the_same_bits(tmp_path: Path, at: int) -> None:
+    plan = Plan(20, lr=0.05, seed=3, checkpoint_s=0)
+    whole = run(tmp_path / "whole", plan)
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", plan, at=at)
+    state = Checkpoint(tmp_path / "killed", {"steps": 20}).load()
+    assert state is not None and state["step"] == at
+    seen: list[Any] = []
+    resumed = run(tmp_path / "killed", plan, seen=seen)
+    assert len(seen) == 20 - at, "the steps before are not made again"
+    assert torch.equal(resumed.weight, whole.weight)
+    curves = [json.loads((tmp_path / name / RUN).read_text())["losses"] for name in ("whole", "killed")]
+    assert curves[0] == curves[1]
+    assert torch.equal(run(tmp_path / "killed", plan, at=0).weight, whole.weight), "nothing is left to do"
+
+
+def test_between_checkpoints_the_steps_are_made_again(tmp_path: Path) -> None:
+    """Of a run that came to step 9 the state of step 5 is left; the curve does not say anything twice."""
+    plan = Plan(12, lr=0.05, checkpoint_s=0)
+    whole = run(tmp_path / "whole", plan)
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", plan, at=5)
+    state = (tmp_path / "killed" / STATE).read_bytes()
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", plan, at=9)
+    (tmp_path / "killed" / STATE).write_bytes(state)
+    assert torch.equal(run(tmp_path / "killed", plan).weight, whole.weight)
+    curve = json.loads((tmp_path / "killed" / RUN).read_text())["losses"]
+    assert curve == json.loads((tmp_path / "whole" / RUN).read_text())["losses"]
+
+
+def test_checkpoints_are_as_far_apart_as_the_plan_says(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path, Plan(20, checkpoint_s=1e6), at=15)
+    assert not (tmp_path / STATE).exists()
+
+
+def test_seeds_differ(tmp_path: Path) -> None:
+    weights = [run(tmp_path / str(seed), Plan(3, seed=seed)).weight for seed in (0, 1)]
+    assert not torch.equal(*weights)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path, value: float) -> None:
+    plan = Plan(10, lr=0.5, checkpoint_s=0)
+    with pytest.raises(OutpaceError, match=r"the loss of step 6 is (nan|inf); a lower learning rate"):
+        run(tmp_path, plan, at=6, value=value)
+    state = Checkpoint(tmp_path, {"steps": 10}).load()
+    assert state is not None and state["step"] == 6 and state["modules"][0]["weight"].isfinite().all()
+
+
+def test_the_rate_warms_up_and_falls_as_a_cosine() -> None:
+    plan = Plan(100, lr=2.0, warmup=0.1)
+    rates = [plan.rate(step) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.2 * (step + 1) for step in range(10)])
+    assert rates[10] == 2.0 and rates[55] == pytest.approx(1.0) and rates[99] < 0.001
+    assert sorted(rates[10:], reverse=True) == rates[10:]
+    assert Plan(1, lr=2.0).rate(0) == 2.0
+
+
+@pytest.mark.parametrize("options", [{"steps": 0}, {"lr": 0.0}, {"lr": -1.0}, {"checkpoint_s": -1.0}])
+def test_plans_out_of_range(options: dict[str, Any]) -> None:
+    [(name, value)] = options.items()
+    with pytest.raises(OutpaceError, match=rf"{name}={value}.*accepted are"):
+        Plan(**{"steps": 5} | options)
+
+
+def test_what_is_frozen_stays(tmp_path: Path) -> None:
+    layer, frozen = model(), torch.nn.Linear(3, 3)
+    frozen.requires_grad_(False)
+    before = frozen.weight.clone()
+    train([layer, frozen], loss_of(layer), Plan(3), Checkpoint(tmp_path, {}))
+    assert torch.equal(frozen.weight, before)
