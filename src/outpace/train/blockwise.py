@@ -9,7 +9,8 @@ Deviation. Head 1 is the identity unless `first` says "learned"; a frozen model 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -98,7 +99,8 @@ def train_blockwise(
     trained = list(range(1 if first == "identity" and not finetuned else 0, num_heads))
     loss = BlockwiseLoss(base, layer, trained, num_heads, heads_per_step, token_ids, finetuned)
     modules = [layer, base.module] if finetuned and base.module is not None else [layer]
-    train(modules, lambda step, random: loss(batches(step), random), plan, checkpoint, progress=progress)
+    with nullcontext() if finetuned else _without_gradients(base.module):
+        train(modules, lambda step, random: loss(batches(step), random), plan, checkpoint, progress=progress)
     if finetuned:
         base.save(Path(folder) / MODEL_FOLDER)
     config = HeadsConfig(num_heads, base.hidden_size, width, base.fingerprint(), base.name, first)
@@ -108,6 +110,19 @@ def train_blockwise(
     checkpoint.note(finished={name: getattr(config, name) for name in HeadsConfig.__slots__})
     checkpoint.done()
     return config
+
+
+@contextmanager
+def _without_gradients(module: torch.nn.Module | None) -> Iterator[None]:
+    """What is frozen needs none, and those of an output matrix cost as much as the logits."""
+    parameters = [] if module is None else [p for p in module.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 class BlockwiseLoss:

@@ -1,0 +1,376 @@
+"""Training of heads on tiny models: labels and losses against loops, regimes, and that drafts get longer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import pairwise, permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+from outpace.core.errors import OutpaceError  # noqa: E402
+from outpace.core.sampling import Sampling  # noqa: E402
+from outpace.drafters.blockwise import Blockwise  # noqa: E402
+from outpace.drafters.none import NoDraft  # noqa: E402
+from outpace.drafters.proposal_heads import ProposalHeads  # noqa: E402
+from outpace.engine.generate import generate_batch  # noqa: E402
+from outpace.engine.request import Generation, Request  # noqa: E402
+from outpace.formats.heads import HeadsConfig, read_heads  # noqa: E402
+from outpace.rules.match import Match  # noqa: E402
+from outpace.targets.hf_causal import HfCausalTarget  # noqa: E402
+from outpace.targets.hf_seq2seq import HfSeq2SeqTarget, SourcePrompt  # noqa: E402
+from outpace.targets.hf_taps import model_fingerprint  # noqa: E402
+from outpace.train.bases import CausalBase, Seq2SeqBase, look_ahead  # noqa: E402
+from outpace.train.blockwise import MODEL_FOLDER, BlockwiseLoss, HeadLayer, train_blockwise  # noqa: E402
+from outpace.train.loop import Plan  # noqa: E402
+from outpace.trees.chain import Chain  # noqa: E402
+from tests.fakes import whole  # noqa: E402
+from tests.hf_families import tiny_model  # noqa: E402
+from tests.hf_seq2seq_families import START_ID, sources, tiny_seq2seq  # noqa: E402
+
+NONE = -100
+LENGTHS = [6, 4, 1, 9]
+
+
+def marian() -> Any:
+    return tiny_seq2seq("marian", encoder_layers=1, decoder_layers=1)
+
+
+def labels_of(lengths: list[int], *, seed: int = 0) -> Any:
+    """i64[B, T]: random tokens, and none behind the ends."""
+    ids = torch.randint(3, 280, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(seed))
+    return ids.masked_fill(torch.arange(max(lengths)) >= torch.tensor(lengths)[:, None], NONE)
+
+
+def translation_batch(model: Any, *, seed: int = 0) -> dict[str, Any]:
+    return {**sources(model, [5, 3, 4, 2], seed=seed), "labels": labels_of(LENGTHS, seed=seed)}
+
+
+def naively(labels: Any, num_heads: int) -> list[list[list[int]]]:
+    rows = labels.tolist()
+    return [
+        [[row[t + i] if t + i < len(row) else NONE for i in range(num_heads)] for t in range(len(row))]
+        for row in rows
+    ]
+
+
+@pytest.mark.parametrize("num_heads", [1, 2, 5, 12])
+def test_look_ahead(num_heads: int) -> None:
+    labels = labels_of(LENGTHS)
+    assert look_ahead(labels, num_heads).tolist() == naively(labels, num_heads)
+
+
+def test_states_of_a_translation_are_those_of_its_decoder() -> None:
+    """One text at a time, no padding, the model's own call: states in the order of rows and places."""
+    model = marian()
+    batch = translation_batch(model)
+    with torch.no_grad():
+        states, ahead = Seq2SeqBase(model).states(batch, 3)
+        expected = []
+        for row, length in enumerate(LENGTHS):
+            source = batch["input_ids"][row][batch["attention_mask"][row] > 0]
+            labels = batch["labels"][row, :length]
+            outputs = model(
+                input_ids=source[None],
+                decoder_input_ids=torch.cat([torch.tensor([START_ID]), labels[:-1]])[None],
+                output_hidden_states=True,
+            )
+            expected.append(outputs.decoder_hidden_states[-1][0])
+    torch.testing.assert_close(states, torch.cat(expected), rtol=1e-4, atol=1e-5)
+    kept = [three for row in naively(batch["labels"], 3) for three in row if max(three) >= 0]
+    assert ahead.tolist() == kept and len(kept) == sum(LENGTHS)
+
+
+def test_states_of_a_decoder_alone() -> None:
+    model = tiny_model("llama", num_hidden_layers=1)
+    ids = labels_of(LENGTHS).clamp(min=0)
+    labels = torch.full_like(ids, NONE)
+    labels[0, 2:5] = ids[0, 3:6]  # the first three tokens are the prompt
+    labels[3, :8] = ids[3, 1:9]
+    with torch.no_grad():
+        states, ahead = CausalBase(model).states({"input_ids": ids, "labels": labels}, 2)
+        first = model.model(ids[0, :6][None]).last_hidden_state[0, 1:5]
+        second = model.model(ids[3, :9][None]).last_hidden_state[0, :8]
+    torch.testing.assert_close(states, torch.cat([first, second]), rtol=1e-4, atol=1e-5)
+    tokens = [[NONE, *ids[0, 3:6].tolist(), NONE], [*ids[3, 1:9].tolist(), NONE]]
+    assert ahead.tolist() == [list(two) for row in tokens for two in pairwise(row)]
+
+
+def random_layer(num_learned: int, *, width: int = 5) -> Any:
+    layer = HeadLayer(32, num_learned, width)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return layer
+
+
+@pytest.mark.parametrize("token_ids", [None, np.arange(0, 300, 3)])
+@pytest.mark.parametrize("first", ["identity", "learned"])
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_loss_is_the_mean_over_heads(first: str, count: int, token_ids: Any) -> None:
+    """By hand: softmax over the model's own logits of each head's states, token by token."""
+    model = marian()
+    with torch.no_grad():
+        model.final_logits_bias.copy_(torch.linspace(-2, 2, 300)[None])
+    base, num_heads = Seq2SeqBase(model), 4
+    layer = random_layer(num_heads - (first == "identity"))
+    trained = [0, 1, 2, 3]
+    loss = BlockwiseLoss(base, layer, trained, num_heads, count, token_ids, finetuned=True)
+    batch = translation_batch(model)
+    found = loss(batch, torch.Generator().manual_seed(7))
+    picked = torch.randperm(4, generator=torch.Generator().manual_seed(7))[:count].tolist()
+    with torch.no_grad():
+        states, ahead = base.states(batch, num_heads)
+        weight = model.get_output_embeddings().weight.double().numpy()
+        bias = model.final_logits_bias[0].double().numpy()
+        if token_ids is not None:
+            weight, bias = weight[token_ids], bias[token_ids]
+        means, tokens = [], 0
+        for head in picked:
+            own = []
+            for x, wanted in zip(states.double().numpy(), ahead[:, head].tolist(), strict=True):
+                known = wanted >= 0 and (token_ids is None or wanted in token_ids)
+                if not known:
+                    continue
+                logits = weight @ head_state(layer, x, head - (first == "identity")) + bias
+                place = wanted if token_ids is None else token_ids.tolist().index(wanted)
+                own.append(np.log(np.exp(logits - logits.max()).sum()) - logits[place] + logits.max())
+            means.append(np.mean(own))
+            tokens += len(own)
+    assert found.num_tokens == tokens > 0
+    assert float(found.value.detach()) == pytest.approx(np.mean(means), rel=1e-4)
+
+
+def head_state(layer: Any, x: np.ndarray, learned: int) -> np.ndarray:
+    """f64[D]: the residual layer of one learned head; the state itself for the identity."""
+    if learned < 0:
+        return x
+    w1, b1, w2, b2 = (
+        t.detach().double().numpy()
+        for t in (layer.hidden.weight, layer.hidden.bias, layer.output.weight, layer.output.bias)
+    )
+    part = slice(32 * learned, 32 * (learned + 1))
+    return x + w2[part] @ np.maximum(w1 @ x + b1, 0) + b2[part]
+
+
+def test_every_head_is_drawn_as_often() -> None:
+    """The paper's estimate of the mean is unbiased: each head in its turn, by the step's random numbers."""
+    model = marian()
+    loss = BlockwiseLoss(Seq2SeqBase(model), random_layer(3), [1, 2, 3], 4, 1, None, finetuned=False)
+    heads: list[int] = []
+    kept = loss.head_states
+    loss.head_states = lambda states, head: heads.append(head) or kept(states, head)  # type: ignore[func-returns-value,method-assign]
+    batch = translation_batch(model)
+    for step in range(300):
+        loss(batch, torch.Generator().manual_seed(step))
+    assert set(heads) == {1, 2, 3} and all(70 < heads.count(head) < 130 for head in (1, 2, 3))
+
+
+def test_texts_shorter_than_a_head_looks_ahead_teach_it_nothing() -> None:
+    model = marian()
+    layer = random_layer(3)
+    loss = BlockwiseLoss(Seq2SeqBase(model), layer, [3], 4, 1, None, finetuned=False)
+    batch = {**sources(model, [5, 3]), "labels": labels_of([3, 2])}
+    found = loss(batch, torch.Generator())
+    assert (float(found.value.detach()), found.num_tokens) == (0.0, 0)
+    found.value.backward()
+    assert all(p.grad is None or not p.grad.any() for p in layer.parameters())
+
+
+def run(
+    model: Any, folder: Path, steps: int, *, make: Callable[..., Any] = translation_batch, **options: Any
+) -> HeadsConfig:
+    plan = options.pop("plan", None) or Plan(steps, lr=options.pop("lr", 3e-3), seed=1)
+    base = options.pop("base", None) or Seq2SeqBase(model, name="tiny marian")
+    config: HeadsConfig = train_blockwise(
+        base, lambda step: make(model, seed=step % 3), folder, num_heads=3, plan=plan, **options
+    )
+    return config
+
+
+def weights_of(model: Any) -> dict[str, Any]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("first", ["identity", "learned"])
+def test_frozen_heads_leave_the_model_as_it_is(tmp_path: Path, first: Any) -> None:
+    model = marian()
+    before = weights_of(model)
+    config = run(model, tmp_path, 4, first=first, width=7)
+    assert equal(weights_of(model), before)
+    assert all(p.grad is None for p in model.parameters()), "they would cost as much as the logits"
+    assert any(p.requires_grad for p in model.parameters()), "as the caller's was"
+    assert config == HeadsConfig(3, 32, 7, model_fingerprint(model), "tiny marian", first)
+    heads = read_heads(tmp_path)
+    assert heads.config == config and heads.token_ids is None
+    assert np.abs(heads.tensors["output.weight"]).max() > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "config.json", "model.safetensors", "run.json",
+    ]  # fmt: skip
+    assert ProposalHeads(HfSeq2SeqTarget(model), tmp_path).num_drafted == 2
+
+
+def test_finetuned_heads_come_with_their_model(tmp_path: Path) -> None:
+    import transformers
+
+    model = marian()
+    before = weights_of(model)
+    config = run(model, tmp_path, 4, regime="finetuned")
+    after = weights_of(model)
+    assert not equal(before, after)
+    again = transformers.MarianMTModel.from_pretrained(tmp_path / MODEL_FOLDER).eval()
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, after[name]), name
+    assert config.target == model_fingerprint(again) != model_fingerprint(marian())
+    assert ProposalHeads(HfSeq2SeqTarget(again), tmp_path).num_drafted == 2
+    with pytest.raises(OutpaceError, match="trained on another model"):
+        ProposalHeads(HfSeq2SeqTarget(marian()), tmp_path)
+
+
+def test_a_finished_folder_is_not_trained_again(tmp_path: Path) -> None:
+    model = marian()
+    config = run(model, tmp_path, 3)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert json.loads(files["run.json"])["steps_done"] == 3
+
+    def nothing(model: Any, *, seed: int) -> Any:
+        raise AssertionError("a batch was asked for")
+
+    assert run(model, tmp_path, 3, make=nothing) == config
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+    with pytest.raises(OutpaceError, match=r"holds a run with steps=3; accepted are the same"):
+        run(model, tmp_path, 4)
+    with pytest.raises(OutpaceError, match=r"holds a run with target="):
+        other = marian()
+        with torch.no_grad():
+            other.model.shared.weight[0, 0] += 1
+        run(other, tmp_path, 3)
+
+
+class Killed(Exception):
+    """What the process would not survive."""
+
+
+@pytest.mark.parametrize("regime", ["frozen", "finetuned"])
+def test_a_killed_training_gives_the_same_heads(tmp_path: Path, regime: Any) -> None:
+    plan = Plan(6, lr=3e-3, seed=1, checkpoint_s=0)
+    run(marian(), tmp_path / "whole", 0, plan=plan, regime=regime)
+    asked: list[int] = []
+
+    def dies(model: Any, *, seed: int) -> Any:
+        asked.append(seed)
+        if len(asked) == 4:
+            raise Killed
+        return translation_batch(model, seed=seed)
+
+    with pytest.raises(Killed):
+        run(marian(), tmp_path / "killed", 0, make=dies, plan=plan, regime=regime)
+    run(marian(), tmp_path / "killed", 0, make=dies, plan=plan, regime=regime)
+    assert len(asked) == 7, "three steps before, the one that died, and the three that were left"
+    names = ["model.safetensors", "config.json"]
+    names += [f"{MODEL_FOLDER}/model.safetensors"] if regime == "finetuned" else []
+    for name in names:
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+
+
+def test_all_heads_may_share_a_batch(tmp_path: Path) -> None:
+    """Then no head is drawn: the order alone is random, and the mean does not depend on it."""
+    model = marian()
+    losses = []
+    for order in permutations([1, 2, 3]):
+        loss = BlockwiseLoss(Seq2SeqBase(model), random_layer(3), list(order), 4, 3, None, finetuned=False)
+        losses.append(float(loss(translation_batch(model), torch.Generator()).value.detach()))
+    assert losses == pytest.approx([losses[0]] * 6, rel=1e-6)
+    run(model, tmp_path, 3, heads_per_step=3)
+    assert json.loads((tmp_path / "run.json").read_text())["settings"]["heads_per_step"] == 3
+    heads = read_heads(tmp_path).tensors["output.weight"].reshape(2, 32, -1)
+    assert all(np.abs(head).max() > 0 for head in heads)
+
+
+def test_a_trimmed_vocabulary_is_written_with_the_heads(tmp_path: Path) -> None:
+    ids = np.arange(0, 300, 3)
+    run(marian(), tmp_path, 3, token_ids=ids)
+    found = read_heads(tmp_path).token_ids
+    assert found is not None and found.tolist() == ids.tolist()
+    assert json.loads((tmp_path / "run.json").read_text())["settings"]["num_tokens"] == 100
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"regime": "melted"}, "regime is 'melted', accepted for tiny marian are frozen, finetuned"),
+        ({"heads_per_step": 0}, "heads_per_step=0, accepted are"),
+        ({"heads_per_step": 4}, "heads_per_step=4, accepted are"),
+    ],
+)
+def test_options_out_of_range(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OutpaceError, match=message):
+        run(marian(), tmp_path / "new", 3, **options)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_model_without_a_module_cannot_be_finetuned(tmp_path: Path) -> None:
+    base = Seq2SeqBase(marian(), name="tiny")
+    base.module = None
+    with pytest.raises(OutpaceError, match=r"regime is 'finetuned', accepted for tiny are frozen$"):
+        run(None, tmp_path, 3, base=base, regime="finetuned")
+
+
+def own_outputs(target: Any, prompts: list[Any], count: int, drafter: Any = None) -> list[Generation]:
+    requests = [Request(prompt, Sampling(), count) for prompt in prompts]
+    ended: list[Generation] = whole(generate_batch(target, drafter or NoDraft(), Match(), requests))[1]
+    return ended
+
+
+def accepted(drafted: list[Generation], plain: list[Generation]) -> float:
+    """Mean tokens per call of drafts that changed nothing."""
+    assert [one.token_ids for one in drafted] == [one.token_ids for one in plain]
+    tokens = sum(one.stats.completion_tokens - 1 for one in drafted)
+    return tokens / sum(one.stats.target_calls for one in drafted)
+
+
+def test_heads_learn_to_translate_ahead(tmp_path: Path) -> None:
+    """32 sources with the model's own translations: what untrained heads, all head 1, do not know."""
+    model = marian()
+    target = HfSeq2SeqTarget(model, context_length=64)
+    given = sources(model, [4] * 32)
+    encoded = target.encode(*given.values())
+    prompts = [SourcePrompt([START_ID], source) for source in encoded]
+    plain = own_outputs(target, prompts, 12)
+    batch = {
+        **given,
+        "labels": torch.tensor([[*o.token_ids, *[NONE] * (12 - len(o.token_ids))] for o in plain]),
+    }
+    lengths = []
+    for steps in (1, 150):
+        plan = Plan(steps, lr=1e-2)
+        folder = tmp_path / str(steps)
+        run(model, folder, 0, make=lambda model, seed: batch, plan=plan, width=64, heads_per_step=2)
+        drafter = Blockwise(target, path=str(folder), tree=Chain(length=2))
+        lengths.append(accepted(own_outputs(target, prompts, 12, drafter), plain))
+    assert lengths[0] < 1.4 and lengths[1] > 1.5 and lengths[1] > lengths[0] + 0.3, lengths
+
+
+def test_heads_of_a_decoder_learn_too(tmp_path: Path) -> None:
+    """By their batches as `outpace train` makes them for finetuning, but frozen."""
+    model = tiny_model("gpt2", num_hidden_layers=1)
+    target = HfCausalTarget(model, context_length=64)
+    prompts = [[7 * number % 290, 3 + number] for number in range(16)]
+    plain = own_outputs(target, prompts, 12)
+    ids = torch.tensor([[*prompt, *one.token_ids] for prompt, one in zip(prompts, plain, strict=True)])
+    labels = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=NONE)
+    labels[:, 0] = NONE
+    batch = {"input_ids": ids, "labels": labels}
+    base = CausalBase(model, name="tiny gpt2")
+    run(model, tmp_path, 0, make=lambda model, seed: batch, base=base, plan=Plan(150, lr=1e-2), width=64)
+    drafter = Blockwise(target, path=str(tmp_path), tree=Chain(length=2))
+    assert accepted(own_outputs(target, prompts, 12, drafter), plain) > 1.5
