@@ -31,6 +31,7 @@ from outpace.trees.grow import StepFunction, draws_of, grow_trees, point_law
 from outpace.trees.likeliest import After, likeliest
 
 RANKS = 8  # of each head's tokens come into a tree of the likeliest
+FLOOR = 0.01  # and none of a smaller probability
 Pairs = list[tuple[int, float]]
 
 
@@ -124,6 +125,8 @@ class Blockwise:
 
     def _pairs(self, logits: NDArray[np.float32], ask: Ask) -> list[Pairs]:
         ids, pairs = self._heads.token_ids, []
+        if ask.sampling.temperature == 0:
+            return _likely(logits[: ask.depth], ids)
         for depth, ahead in enumerate(logits[: ask.depth]):
             best, law = point_law(ahead, ask.sampling, ask.position + depth + 1, RANKS, ids)
             tokens = best if ids is None else ids[best]
@@ -140,6 +143,19 @@ class Blockwise:
             ]
 
         return step
+
+
+def _likely(logits: NDArray[np.float32], ids: NDArray[np.integer] | None) -> list[Pairs]:
+    """By head, its RANKS likeliest tokens above FLOOR, best first. logits f32[L, M]."""
+    laws = np.exp(logits - logits.max(axis=1, keepdims=True))
+    laws /= laws.sum(axis=1, keepdims=True)
+    pairs = []
+    for law in laws:
+        some = np.flatnonzero(law > FLOOR)  # a sort of these few instead of a partition of all
+        best = some[np.argsort(-law[some], kind="stable")[:RANKS]]
+        tokens = best if ids is None else ids[best]
+        pairs.append(list(zip(tokens.tolist(), law[best].tolist(), strict=True)))
+    return pairs
 
 
 def _hidden(states: Sequence[BlockwiseState]) -> NDArray[np.float32]:
