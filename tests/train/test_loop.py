@@ -137,7 +137,7 @@ def test_the_rate_warms_up_and_falls_as_a_cosine() -> None:
     assert Plan(1, lr=2.0).rate(0) == 2.0
 
 
-@pytest.mark.parametrize("options", [{"steps": 0}, {"lr": 0.0}, {"lr": -1.0}, {"checkpoint_s": -1.0}])
+@pytest.mark.parametrize("options", [{"steps": 0}, {"lr": 0.0}, {"lr": math.nan}, {"checkpoint_s": -1.0}])
 def test_plans_out_of_range(options: dict[str, Any]) -> None:
     [(name, value)] = options.items()
     with pytest.raises(OutpaceError, match=rf"{name}={value}.*accepted are"):

@@ -81,12 +81,18 @@ def blockwise(
     """
     from outpace.train.data import read_pairs
 
-    if min(steps, batch, heads - 1) < 1 or tokens < 0:
-        raise OutpaceError("--steps and --batch must be 1 or more, --heads 2 or more, --tokens 0 or more")
+    if min(steps, batch, 1 if width is None else width) < 1 or heads < 2 or tokens < 0:
+        raise OutpaceError(
+            "--steps, --batch and --width must be 1 or more, --heads 2 or more, --tokens 0 or more"
+        )
+    if not 1 <= heads_per_step <= heads or not lr > 0 or not checkpoint >= 0:
+        raise OutpaceError("--heads-per-step must be 1 to --heads, --lr more than 0, --checkpoint 0 or more")
     if bool(data) == bool(own_text) or own_text < 0:
         raise OutpaceError("accepted are --data FILE or --own-text N, one of them")
     if own_text and (data_regime != "gold" or regime != "frozen"):
         raise OutpaceError("--own-text is what the model writes already; it goes with frozen and gold alone")
+    if teacher is not None and data_regime != "distilled":
+        raise OutpaceError("--teacher writes distilled outputs; it goes with --data-regime distilled alone")
     pairs = read_pairs(data) if data else []
     try:
         from outpace.train import jobs

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from outpace.core.errors import OutpaceError
 
 KINDS = (("source", "target"), ("prompt", "answer"), ("prompt_ids", "token_ids"))
+MAX_TOKENS = 512
+"""Of an example: what is longer is cut, and inputs that leave no place for an output are left out."""
 _EXPECTED = (
     "an object with source and target (texts), prompt and answer (texts), or prompt_ids and token_ids (ids)"
 )

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from outpace.core.errors import OutpaceError
-from outpace.train.data import Pair
+from outpace.train.data import MAX_TOKENS, Pair
 from outpace.train.loop import Progress
 
 BATCH = 64
+PAGE = 32  # more than a row of the native cache takes beyond its tokens
 
 
 def distil(
@@ -66,13 +67,24 @@ def _source(line: bytes) -> object:
         return None
 
 
+def longest_text(model: Any, tokenizer: Any) -> int:
+    """How many tokens of a text a transformers model reads: MAX_TOKENS, or fewer if it has fewer places."""
+    places = getattr(model.config, "max_position_embeddings", None) or MAX_TOKENS
+    return min(MAX_TOKENS, places, getattr(tokenizer, "model_max_length", MAX_TOKENS))
+
+
 def beam_search(model: Any, tokenizer: Any, *, beams: int = 4, max_new_tokens: int = 256) -> Any:
     """What `distil` writes with: a transformers encoder-decoder model, by beam search."""
 
+    longest = longest_text(model, tokenizer)
+    new = min(max_new_tokens, longest - 1)
+
     def write(texts: Sequence[str]) -> list[str]:
-        inputs = tokenizer(list(texts), return_tensors="pt", padding=True, truncation=True).to(model.device)
+        inputs = tokenizer(
+            list(texts), return_tensors="pt", padding=True, truncation=True, max_length=longest
+        ).to(model.device)
         with torch.no_grad():
-            ids = model.generate(**inputs, num_beams=beams, do_sample=False, max_new_tokens=max_new_tokens)
+            ids = model.generate(**inputs, num_beams=beams, do_sample=False, max_new_tokens=new)
         outputs: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=True)
         return outputs
 
@@ -83,10 +95,23 @@ def greedy(model: Any, *, max_new_tokens: int = 256) -> Any:
     """What `distil` writes with: one of our models, answering each text as a user's message."""
     from outpace.core.sampling import Sampling
     from outpace.engine.request import Request
+    from outpace.targets.native import DEFAULT_CACHE_ROWS
     from outpace.train.self_text import decode_all
 
+    room = DEFAULT_CACHE_ROWS * model.target.context_length
+
     def write(texts: Sequence[str]) -> list[str]:
-        requests = [Request(model.prompt_ids(text), Sampling(), max_new_tokens) for text in texts]
-        return [model.tokenizer.decode(answer.token_ids) for answer in decode_all(model, requests)]
+        groups: list[list[Request]] = []
+        left = 0
+        for text in texts:
+            request = Request(model.prompt_ids(text), Sampling(), max_new_tokens)
+            wanted = len(request.prompt) + max_new_tokens + PAGE
+            if wanted > left:
+                groups.append([])
+                left = room
+            groups[-1].append(request)
+            left -= wanted
+        answers = [answer for group in groups for answer in decode_all(model, group)]
+        return [model.tokenizer.decode(answer.token_ids) for answer in answers]
 
     return write

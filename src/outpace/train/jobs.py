@@ -18,14 +18,13 @@ from outpace.core.errors import OutpaceError
 from outpace.formats.heads import First, HeadsConfig
 from outpace.train.bases import CausalBase, Seq2SeqBase
 from outpace.train.blockwise import Regime, train_blockwise
-from outpace.train.data import Pair, by_length, data_hash, frequent_tokens
-from outpace.train.distil import beam_search, distil, greedy
+from outpace.train.data import MAX_TOKENS, Pair, by_length, data_hash, frequent_tokens
+from outpace.train.distil import beam_search, distil, greedy, longest_text
 from outpace.train.features import FeatureBase, FeatureFile, add_answers
 from outpace.train.loop import Plan, Progress
 from outpace.train.own_states import write_own_text
 
 DISTILLED, FEATURES, OWN_TEXT = "distilled.jsonl", "features", "own.jsonl"
-MAX_TOKENS = 512  # of an example; what is longer is cut, and inputs that leave no place are left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +120,11 @@ class BlockwiseJob:
 
     def _seq2seq(self, pairs: Sequence[Pair], progress: Progress | None) -> HeadsConfig:
         model, tokenizer = _transformers(self.target, seq2seq=True)
-        if not all(isinstance(pair.given, str) for pair in pairs):
+        if self.own_text or not all(isinstance(pair.given, str) for pair in pairs):
             raise OutpaceError("an encoder-decoder model is trained on texts, accepted are source and target")
-        sources = tokenizer([pair.given for pair in pairs], truncation=True)["input_ids"]
-        targets = tokenizer(text_target=[pair.wanted for pair in pairs], truncation=True)["input_ids"]
+        cut: Any = {"truncation": True, "max_length": longest_text(model, tokenizer)}
+        sources = tokenizer([pair.given for pair in pairs], **cut)["input_ids"]
+        targets = tokenizer(text_target=[pair.wanted for pair in pairs], **cut)["input_ids"]
         pick = by_length([len(ids) for ids in targets], self.batch, self.seed)
 
         def batches(step: int) -> dict[str, torch.Tensor]:
@@ -149,6 +149,7 @@ def _is_seq2seq(source: str) -> bool:
 
 def _transformers(source: str, *, seq2seq: bool) -> tuple[Any, Any]:
     import transformers
+    from safetensors import SafetensorError
 
     if not Path(source).expanduser().is_dir():
         raise OutpaceError(f"{source} is no folder of a transformers model, which finetuning needs")
@@ -156,7 +157,7 @@ def _transformers(source: str, *, seq2seq: bool) -> tuple[Any, Any]:
     try:
         model = kind.from_pretrained(source, dtype=torch.float32).eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(source) if seq2seq else None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise OutpaceError(f"{source} cannot be loaded by transformers: {error}") from error
     return model, tokenizer
 

@@ -35,7 +35,7 @@ class Plan:
     checkpoint_s: float = 120.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.lr <= 0 or self.checkpoint_s < 0:
+        if self.steps < 1 or not self.lr > 0 or not self.checkpoint_s >= 0:
             raise OutpaceError(
                 f"a training has steps={self.steps}, lr={self.lr} and checkpoint_s={self.checkpoint_s}, "
                 "accepted are whole numbers >= 1, numbers > 0 and numbers >= 0"
