@@ -23,6 +23,7 @@ from torch.nn.functional import cross_entropy
 from experiments.superres import pictures
 from experiments.superres.pictures import PATCHES, WORK, Pictures
 from experiments.superres.scales import SCALES, Scale
+from experiments.trainings import announce, steps_for
 from outpace.cli.render import progress_bar
 from outpace.core.errors import OutpaceError
 from outpace.targets.pixel_model import PixelModel
@@ -76,8 +77,11 @@ def train_base(
     """Train a model into a folder and note its bits on dev in run.json; done already: read it."""
     config, batch = scale.config, scale.batch
     data = pictures.read(patches, "train", config)
-    steps = scale.steps_for(
-        scale.base_minutes, folder, lambda: step_seconds(scale, data, PACE_STEPS, device=device)
+    steps = steps_for(
+        scale.base_minutes,
+        folder,
+        lambda: step_seconds(scale, data, PACE_STEPS, device=device),
+        steps=scale.steps,
     )
     plan = Plan(steps, LR, weight_decay=WEIGHT_DECAY, seed=seed, checkpoint_s=CHECKPOINT_S)
     checkpoint = Checkpoint(
@@ -87,7 +91,7 @@ def train_base(
         return PixelModel.open(folder)
     torch.manual_seed(seed)
     model = PixelModel(config).to(device).train()
-    scale.begins(folder.name, steps, scale.base_minutes)
+    announce(folder.name, steps, scale.base_minutes)
     with progress_bar() as progress:
         train([model], bits_of(model, data, batch, seed), plan, checkpoint, progress=progress)
     model.eval().save(folder)

@@ -3,17 +3,17 @@
 Two passes. In batches, for what does not depend on time: accepted block size, PSNR, whether exact is exact.
 Then a few pictures one by one: greedy and all settings take turns on each, in one process, so that a machine
 that grows slower slows them alike. What results.jsonl holds already is not measured again.
+
+kind "run"      a command that measured: hardware, versions, date
+kind "model"    a model that pictures are written with: its training, its bits on the test pictures
+kind "picture"  a test picture by one setting, decoded in a batch: tokens, calls, squared errors
+kind "time"     a test picture by one setting, decoded alone, beside greedy a moment before
 """
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -21,22 +21,21 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from experiments.results import RESULTS, Record, Results, run_record
 from experiments.superres import pictures
 from experiments.superres.base import BASE, mean_bits
 from experiments.superres.decoding import decode
-from experiments.superres.heads import Training, short_fingerprint, trainings
+from experiments.superres.heads import Training, trainings
 from experiments.superres.pictures import Pictures
-from experiments.superres.results import RESULTS, Record, Results
 from experiments.superres.scales import Scale
+from experiments.trainings import duration_of, short_fingerprint
 from outpace.cli.render import progress_bar
-from outpace.core.errors import OutpaceError
 from outpace.drafters.blockwise import Blockwise
 from outpace.engine.request import Generation
 from outpace.rules import RULES
 from outpace.targets.pixel import PixelTarget
 from outpace.targets.pixel_model import PixelModel
 from outpace.train.bases_pixel import lines
-from outpace.train.checkpoint import RUN
 from outpace.trees.chain import Chain
 
 EXACT, DISTANCE = "match", "distance:eps=2"
@@ -113,8 +112,7 @@ def evaluate(patches: Path, folder: Path, scale: Scale, *, command: str = "", de
     timed = numbers[:: max(1, len(numbers) // scale.timed)][: scale.timed]
     shown = set(numbers[:: max(1, len(numbers) // NUM_SHOWN)][:NUM_SHOWN])
     subjects = _subjects(folder, scale, device)
-    results = Results(folder / RESULTS)
-    work = _Work(results, test, command, device)
+    work = _Work(Results(folder / RESULTS, run_record(command, device)), test)
     for subject in subjects:
         work.describe(subject, numbers)
     with progress_bar() as progress:
@@ -151,28 +149,19 @@ def _subjects(folder: Path, scale: Scale, device: str) -> list[Subject]:
 class _Work:
     """What is still to be measured."""
 
-    def __init__(self, results: Results, test: Pictures, command: str, device: str) -> None:
+    def __init__(self, results: Results, test: Pictures) -> None:
         self._results = results
         self._test = test
-        self._run: Record | None = _run_record(command, device)
         self._warm = False
 
     def describe(self, subject: Subject, numbers: list[int]) -> None:
         """A model's record; results of another model of its name are refused."""
         fingerprint = short_fingerprint(subject.model)
-        known = self._results.of("model", model=subject.name)
-        if known:
-            if known[0]["fingerprint"] != fingerprint:
-                raise OutpaceError(
-                    f"{RESULTS} has results of another model {subject.name}; remove it to measure anew"
-                )
+        if self._results.knows(subject.name, fingerprint):
             return
-        trained = {}
-        for name, where in subject.trained.items():
-            run = json.loads((where / RUN).read_text())
-            trained[name] = {"steps": run["steps_done"], "minutes": round(run["seconds"] / 60, 1)}
+        trained = {name: duration_of(where) for name, where in subject.trained.items()}
         some = Pictures(self._test.large[numbers], self._test.small[numbers])
-        self._add(
+        self._results.add(
             {
                 "kind": "model",
                 "model": subject.name,
@@ -196,7 +185,7 @@ class _Work:
                 if setting is GREEDY:
                     greedy = [one.token_ids for one in written]
                 known = {r["picture"] for r in self._results.of("picture", model=subject.name, **setting)}
-                self._add(
+                self._results.add(
                     *(
                         self._picture(subject, setting, number, one, plain, number in shown)
                         for number, one, plain in zip(batch, written, greedy, strict=True)
@@ -224,7 +213,7 @@ class _Work:
                         {"kind": "time", "model": subject.name, **setting, "picture": number}
                         | {"wall_s": round(written.stats.wall_s, 5), "greedy_wall_s": round(greedy_s, 5)}
                     )
-            self._add(*records)
+            self._results.add(*records)
 
     def _picture(
         self,
@@ -252,12 +241,6 @@ class _Work:
                 record |= {"truth": truth.tolist(), "small": small.tolist()}
         return record
 
-    def _add(self, *records: Record) -> None:
-        if self._run is not None:
-            self._results.add([self._run])
-            self._run = None
-        self._results.add(records)
-
 
 def _mse(some: NDArray, others: NDArray) -> float:
     """The mean squared difference of intensities."""
@@ -272,24 +255,3 @@ def _bicubic(small: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uin
         for channel in np.moveaxis(small, 2, 0)
     ]
     return np.stack(enlarged, axis=2)
-
-
-def _run_record(command: str, device: str) -> Record:
-    """Who measures, and with what."""
-    try:
-        cpu_lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        cpu_lines = []
-    names = (line.partition(":")[2].strip() for line in cpu_lines if line.startswith("model name"))
-    gpu = torch.cuda.get_device_name() if torch.device(device).type == "cuda" else None
-    return {
-        "kind": "run",
-        "command": command,
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "cpu": next(names, platform.processor() or platform.machine()),
-        "num_cpus": os.cpu_count(),
-        "gpu": gpu,
-        "threads": torch.get_num_threads(),
-        "torch": version("torch"),
-        "outpace": version("outpace"),
-    }

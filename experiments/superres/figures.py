@@ -1,38 +1,17 @@
-"""The report's figures: accepted block size over k, and pictures beside each other."""
+"""The report's pictures beside each other."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from experiments.superres.results import Record, Results
+from experiments.results import Record, Results
 
 SIDE = 128  # pixels of a picture in the grid
 GAP, LABEL = 6, 16
-
-Series = dict[str, list[tuple[int, float]]]
-"""Label -> (k, accepted block size)."""
-
-
-def plot_blocks(path: Path, ours: Series, papers: Series) -> None:
-    """Ours as lines, the paper's dashed in the same colours."""
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    for number, (label, points) in enumerate(ours.items()):
-        axes.plot(*zip(*points, strict=True), marker="o", color=f"C{number}", label=label)
-        if label in papers:
-            axes.plot(*zip(*papers[label], strict=True), ":", color=f"C{number}", label=f"{label}, paper")
-    axes.set_xticks(sorted({k for points in (*ours.values(), *papers.values()) for k, _ in points}))
-    axes.set_xlabel("heads k")
-    axes.set_ylabel("tokens per call")
-    axes.set_ylim(bottom=1)
-    axes.grid(alpha=0.3)
-    figure.legend(fontsize=8, loc="outside right upper")
-    figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
 def draw_pictures(path: Path, results: Results, model: str) -> None:

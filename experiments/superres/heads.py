@@ -6,10 +6,8 @@ pictures ("gold") or the base's own greedy ones ("own").
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -19,17 +17,14 @@ from experiments.superres.base import BASE
 from experiments.superres.own import OWN, write_own
 from experiments.superres.pictures import Pictures
 from experiments.superres.scales import Scale
-from outpace.cli.render import progress_bar
-from outpace.targets.hf_taps import model_fingerprint
+from experiments.trainings import short_fingerprint, train_within
 from outpace.targets.pixel_model import NUM_LEVELS, PixelModel
 from outpace.train.bases_pixel import PixelBase
 from outpace.train.blockwise import MODEL_FOLDER, Regime, train_blockwise
-from outpace.train.checkpoint import RUN
 from outpace.train.loop import Plan, Progress
 
 HEADS = "heads"
 LR: dict[Regime, float] = {"frozen": 2e-3, "finetuned": 1e-3}
-PACE_STEPS = 8
 INTENSITIES = np.arange(NUM_LEVELS)
 """What heads draft: never START, so that the distance of two drafts is one of intensities."""
 
@@ -77,9 +72,7 @@ def train_heads(patches: Path, folder: Path, scale: Scale, *, device: str = "cpu
 
 
 def _train(training: Training, data: Pictures, folder: Path, scale: Scale, device: str, seed: int) -> None:
-    minutes = scale.frozen_minutes if training.regime == "frozen" else scale.finetuned_minutes
-
-    def run(where: Path, steps: int, progress: Progress | None = None) -> None:
+    def run(where: Path, steps: int, progress: Progress | None) -> None:
         model = PixelModel.open(folder / BASE).to(device)
         train_blockwise(
             PixelBase(model, name=f"pixel {short_fingerprint(model)}"),
@@ -93,26 +86,5 @@ def _train(training: Training, data: Pictures, folder: Path, scale: Scale, devic
             progress=progress,
         )
 
-    def step_seconds() -> float:
-        with TemporaryDirectory() as where:
-            run(Path(where), PACE_STEPS)
-            seconds: float = json.loads((Path(where) / RUN).read_text())["seconds"]
-        return seconds / PACE_STEPS
-
-    where = training.heads(folder)
-    steps = scale.steps_for(minutes, where, step_seconds)
-    if not is_finished(where):
-        scale.begins(training.name, steps, minutes)
-    with progress_bar() as progress:
-        run(where, steps, progress)
-
-
-def short_fingerprint(model: PixelModel) -> str:
-    """Ties what is made with a model to it."""
-    return model_fingerprint(model).removeprefix("sha256:")[:12]
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether a training is done."""
-    path = folder / RUN
-    return path.exists() and "finished" in json.loads(path.read_text())
+    minutes = scale.frozen_minutes if training.regime == "frozen" else scale.finetuned_minutes
+    train_within(minutes, training.heads(folder), run, steps=scale.steps)

@@ -10,12 +10,14 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, median, quantiles
+from statistics import mean
 from string import Template
 
-from experiments.superres.figures import Series, draw_pictures, plot_blocks
+from experiments.markdown import runs_table, spread, table
+from experiments.plots import Series, plot_over_heads
+from experiments.results import RESULTS, Record, Results
+from experiments.superres.figures import draw_pictures
 from experiments.superres.pictures import WORK
-from experiments.superres.results import RESULTS, Record, Results
 from experiments.superres.scales import SCALES
 from outpace.core.errors import OutpaceError
 
@@ -62,10 +64,10 @@ def write_report(folder: Path, to: Path) -> None:
         _label((regime, "gold", rule)): list(points.items()) for (regime, rule), points in PAPER.items()
     }
     shown = {label: [point for point in points if point[0] <= 8] for label, points in papers.items()}
-    plot_blocks(to / BLOCKS, _series(blocks), shown)
+    plot_over_heads(to / BLOCKS, _series(blocks), shown, of="tokens per call")
     draw_pictures(to / PICTURES, results, _largest_finetuned(results))
     text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        runs=_runs_table(results),
+        runs=runs_table(results),
         blocks=_blocks_table(blocks),
         settings=_settings_table(results),
         models=_models_table(results),
@@ -111,7 +113,7 @@ def _blocks_table(blocks: dict[Column, dict[int, float]]) -> str:
             cells.append(f"{points[k]:.2f}" if k in points else "-")
             cells[-1] += f" ({paper:.2f})" if paper is not None else ""
         lines.append(cells)
-    return _table(["k", *map(_label, blocks)], lines)
+    return table(["k", *map(_label, blocks)], lines)
 
 
 def _settings_table(results: Results) -> str:
@@ -133,7 +135,7 @@ def _settings_table(results: Results) -> str:
             [
                 model, data or "-", str(k), {"match": "exact"}.get(rule, rule),
                 f"{sum(r['tokens'] for r in some) / sum(r['calls'] for r in some):.2f}",
-                f"{mean(r['calls'] for r in some):.0f}", _spread(ratios), f"{psnr:.2f}",
+                f"{mean(r['calls'] for r in some):.0f}", spread(ratios), f"{psnr:.2f}",
                 f"{psnr - plain:+.2f}", _decibels([r["mse_greedy"] for r in some]), f"{same} of {len(some)}",
             ]
         )  # fmt: skip
@@ -141,7 +143,7 @@ def _settings_table(results: Results) -> str:
         "model", "heads trained on", "k", "rule", "tokens per call", "calls", "times greedy's speed", "PSNR",
         "less greedy's", "PSNR to greedy", "same as greedy",
     ]  # fmt: skip
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def _models_table(results: Results) -> str:
@@ -150,19 +152,7 @@ def _models_table(results: Results) -> str:
         for model in results.of("model")
         for name, of in model["trainings"].items()
     ]
-    return _table(["training", "steps", "minutes", "test bits an intensity, of its model"], lines)
-
-
-def _runs_table(results: Results) -> str:
-    lines = [
-        [
-            run["date"], f"`{run['command']}`", run["gpu"] or f"{run['cpu']}, {run['num_cpus']} cores",
-            str(run["threads"]), run["torch"], run["outpace"],
-        ]
-        for run in results.of("run")
-    ]  # fmt: skip
-    lines = [line for number, line in enumerate(lines) if line not in lines[:number]]
-    return _table(["date", "command", "hardware", "threads", "torch", "outpace"], lines)
+    return table(["training", "steps", "minutes", "test bits an intensity, of its model"], lines)
 
 
 def _exactness(results: Results) -> str:
@@ -195,21 +185,6 @@ def _psnr(errors: Sequence[float]) -> float:
 def _decibels(errors: Sequence[float]) -> str:
     psnr = _psnr(errors)
     return "-" if math.isinf(psnr) else f"{psnr:.1f}"
-
-
-def _spread(ratios: Sequence[float]) -> str:
-    """The median, with the quarters around it where there are enough."""
-    if not ratios:
-        return "1"
-    if len(ratios) < 4:
-        return f"{median(ratios):.2f}"
-    low, middle, high = quantiles(ratios, n=4, method="inclusive")
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
-
-
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines))
 
 
 if __name__ == "__main__":

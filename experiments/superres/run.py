@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from experiments.results import check_device
 from experiments.superres.base import BASE, train_base
 from experiments.superres.evaluate import evaluate
 from experiments.superres.heads import train_heads
@@ -51,15 +52,6 @@ def main(arguments: list[str] | None = None) -> None:
         write_report(folder, folder)
     except (OutpaceError, OSError) as error:
         raise SystemExit("error: " + " ".join(str(error).split())) from error
-
-
-def check_device(name: str) -> None:
-    """Raise an OutpaceError for a device that torch does not have here."""
-    try:
-        torch.zeros((), device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise OutpaceError(f"the device {name!r} cannot be used: {reason}; accepted is cpu") from error
 
 
 if __name__ == "__main__":

@@ -16,10 +16,7 @@ training begins, so that a slower machine trains less, not longer. What they com
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from outpace.targets.pixel_model import PixelConfig
 
@@ -49,24 +46,6 @@ class Scale:
     own_pictures: int = 0
     own_num_heads: tuple[int, ...] = ()
     steps: int | None = None
-
-    def steps_for(self, minutes: float, folder: Path, step_seconds: Callable[[], float]) -> int:
-        """How many steps the minutes are enough for: measured once, kept in a file for runs that go on."""
-        if self.steps is not None:
-            return self.steps
-        path = folder / "pace.json"
-        if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            steps = max(1, round(60 * minutes / step_seconds()))
-            part = path.with_suffix(".part")
-            part.write_text(json.dumps({"minutes": minutes, "steps": steps}) + "\n")
-            part.replace(path)
-        return int(json.loads(path.read_text())["steps"])
-
-    def begins(self, name: str, steps: int, minutes: float) -> None:
-        """A line for whoever waits."""
-        duration = "" if self.steps else f", about {minutes:g} minutes"
-        print(f"{name}: {steps} steps of {self.batch} pictures{duration}", flush=True)
 
 
 _QUARTER = PixelConfig(hidden_size=96, num_layers=3, num_heads=3, feedforward_size=384)

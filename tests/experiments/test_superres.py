@@ -13,12 +13,13 @@ pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 from PIL import Image
 
+from experiments.results import Results
 from experiments.superres import pictures, run
 from experiments.superres.evaluate import Subject, settings_of
 from experiments.superres.heads import trainings
 from experiments.superres.report import PAPER
-from experiments.superres.results import Results
 from experiments.superres.scales import SCALES
+from experiments.trainings import steps_for
 from outpace.core.errors import OutpaceError
 from outpace.targets.pixel_model import PixelConfig
 
@@ -191,7 +192,6 @@ def test_patches_that_are_none_get_one_line(tmp_path: Path) -> None:
 
 
 def test_steps_are_measured_once(tmp_path: Path) -> None:
-    scale = SCALES["session"]
-    assert scale.steps_for(2, tmp_path, lambda: 0.5) == 240
-    assert scale.steps_for(2, tmp_path, lambda: 9.0) == 240
-    assert SMOKE.steps_for(2, tmp_path / "smoke", lambda: 9.0) == SMOKE.steps
+    assert steps_for(2, tmp_path, lambda: 0.5) == 240
+    assert steps_for(2, tmp_path, lambda: 9.0) == 240
+    assert steps_for(2, tmp_path / "other", lambda: 9.0, steps=7) == 7

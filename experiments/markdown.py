@@ -1,0 +1,36 @@
+"""What reports are made of: tables, and the figures in their cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median, quantiles
+
+from experiments.results import Results
+
+
+def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines))
+
+
+def runs_table(results: Results) -> str:
+    """A line for each command that measured, with its hardware."""
+    lines = [
+        [
+            run["date"], f"`{run['command']}`", run["gpu"] or f"{run['cpu']}, {run['num_cpus']} cores",
+            str(run["threads"]), run["torch"], run["outpace"],
+        ]
+        for run in results.of("run")
+    ]  # fmt: skip
+    lines = [line for number, line in enumerate(lines) if line not in lines[:number]]
+    return table(["date", "command", "hardware", "threads", "torch", "outpace"], lines)
+
+
+def spread(ratios: Sequence[float]) -> str:
+    """The median, with the quarters around it where there are enough."""
+    if not ratios:
+        return "1"
+    if len(ratios) < 4:
+        return f"{median(ratios):.2f}"
+    low, middle, high = quantiles(ratios, n=4, method="inclusive")
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"

@@ -1,0 +1,83 @@
+"""Trainings that last so many minutes: how many steps fit is measured once, and kept for runs that go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from outpace.cli.render import progress_bar
+from outpace.targets.hf_taps import model_fingerprint
+from outpace.train.checkpoint import RUN
+from outpace.train.loop import Progress
+
+PACE = "pace.json"
+PACE_STEPS = 8
+
+Run = Callable[[Path, int, Progress | None], None]
+"""Train for so many steps into a folder, with a progress bar or none."""
+
+
+def train_within(minutes: float, folder: Path, run: Run, *, steps: int | None = None) -> None:
+    """Run a training to its end, or on from where it was killed. `steps` in place of minutes."""
+
+    def step_seconds() -> float:
+        with TemporaryDirectory() as other:
+            run(Path(other), PACE_STEPS, None)
+            seconds: float = json.loads((Path(other) / RUN).read_text())["seconds"]
+        return seconds / PACE_STEPS
+
+    number = steps_for(minutes, folder, step_seconds, steps=steps)
+    if not is_finished(folder):
+        announce(folder.name, number, minutes)
+    with progress_bar() as progress:
+        run(folder, number, progress)
+
+
+def steps_for(
+    minutes: float, folder: Path, step_seconds: Callable[[], float], *, steps: int | None = None
+) -> int:
+    """How many steps the minutes are enough for, unless `steps` says how many."""
+    if steps is not None:
+        return steps
+
+    def measure() -> dict[str, Any]:
+        return {"minutes": minutes, "steps": max(1, round(60 * minutes / step_seconds()))}
+
+    return int(measured_once(folder, measure)["steps"])
+
+
+def announce(name: str, steps: int, minutes: float) -> None:
+    """A line for whoever waits. minutes: 0 where only the steps were given."""
+    print(f"{name}: {steps} steps" + (f", about {minutes:g} minutes" if minutes else ""), flush=True)
+
+
+def measured_once(folder: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The facts of a folder's pace.json, which are measured where there is none."""
+    path = folder / PACE
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(measure()) + "\n")
+        part.replace(path)
+    facts: dict[str, Any] = json.loads(path.read_text())
+    return facts
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a training is done."""
+    path = folder / RUN
+    return path.exists() and "finished" in json.loads(path.read_text())
+
+
+def duration_of(folder: Path) -> dict[str, Any]:
+    """Steps and minutes of a training, for records."""
+    run = json.loads((folder / RUN).read_text())
+    return {"steps": run["steps_done"], "minutes": round(run["seconds"] / 60, 1)}
+
+
+def short_fingerprint(model: Any) -> str:
+    """Ties what is made with a model to it."""
+    return model_fingerprint(model).removeprefix("sha256:")[:12]
