@@ -12,16 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core import sampling as sampling_
 from outpace.core.contracts import Exactness, Product, Scores, Tapped
-from outpace.core.sampling import Edit, Sampling, edited, warp
 from outpace.core.tree import TokenTree
 from outpace.drafters.proposal_heads import FINAL, FirstHead
+from outpace.targets.table import TableScores
 
 
 class HeadedTarget:
@@ -42,12 +40,11 @@ class HeadedTarget:
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[list[int], HeadedScores]:
         """See `Target`."""
         rows, scores = self._target.prefill(prompts)
-        return rows, HeadedScores(scores, self._head, [[0]] * len(rows))
+        return rows, HeadedScores(scores, self._head, [TokenTree.root(prompt[-1]) for prompt in prompts])
 
     def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> HeadedScores:
         """See `Target`."""
-        depths = [tree.shape.depths for tree in trees]
-        return HeadedScores(self._target.score(rows, trees), self._head, depths)
+        return HeadedScores(self._target.score(rows, trees), self._head, trees)
 
     def keep(self, rows: Sequence[int], paths: Sequence[Sequence[int]]) -> None:
         """See `Target`."""
@@ -82,48 +79,13 @@ class HeadedTarget:
         return self._target.projection(token_ids)
 
 
-class HeadedScores:
-    """Scores of head 1's logits, which are made from the states at "final"."""
+class HeadedScores(TableScores):
+    """Scores of head 1's logits, made from the states at "final"; the states are those beneath."""
 
-    def __init__(self, scores: Any, head: FirstHead, depths: Sequence[Sequence[int]]) -> None:
-        self._scores: Scores = scores
-        self._head = head
-        self._depths = depths
-
-    def choose(
-        self,
-        samplings: Sequence[Sampling],
-        positions: Sequence[int],
-        edits: Sequence[Sequence[Edit | None] | None] | None = None,
-        top: int = 0,
-    ) -> list[list[int]]:
-        """See `contracts.Scores`."""
-        choices = []
-        for row, (sampling, position, depths) in enumerate(
-            zip(samplings, positions, self._depths, strict=True)
-        ):
-            logits = self.logits(row, range(len(depths)))
-            row_edits = None if edits is None else edits[row]
-            if row_edits is not None:
-                logits = np.stack([edited(*pair) for pair in zip(logits, row_edits, strict=True)])
-            at = [position + 1 + depth for depth in depths]
-            choices.append(sampling_.choose(logits, sampling, at))
-        return choices
-
-    def logits(self, row: int, nodes: Sequence[int]) -> NDArray[np.float32]:
-        """f32[n, V]."""
-        first = sum(len(depths) for depths in self._depths[:row])
-        return self._head.logits(self._scores.hidden(FINAL)[[first + node for node in nodes]])
-
-    def law(self, row: int, node: int, sampling: Sampling) -> NDArray[np.floating]:
-        """[V]."""
-        return warp(self.logits(row, [node])[0], sampling)
-
-    def top(self, row: int, nodes: Sequence[int], k: int) -> tuple[NDArray[np.integer], NDArray[np.floating]]:
-        """([n, k] ids, [n, k] logits)."""
-        logits = self.logits(row, nodes)
-        ids = np.argsort(-logits, axis=1, kind="stable")[:, :k]
-        return ids, np.take_along_axis(logits, ids, axis=1)
+    def __init__(self, scores: Scores, head: FirstHead, trees: Sequence[TokenTree]) -> None:
+        ends = np.cumsum([tree.num_nodes for tree in trees])
+        super().__init__(trees, np.split(head.logits(scores.hidden(FINAL)), ends[:-1]))
+        self._scores = scores
 
     def hidden(self, tap: str) -> NDArray[np.float32]:
         """States of the target beneath."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from outpace.core.errors import FormatError, OutpaceError
 from outpace.formats.quants import bf16_to_f32
 from outpace.formats.raw import RawTensor
 from outpace.formats.safetensors import FolderWeights, json_file
+from outpace.formats.whole import write_whole
 
 VERSION = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -113,18 +113,8 @@ def write_heads(folder: str | Path, heads: Heads) -> None:
     if heads.token_ids is not None:
         arrays["token_ids"] = np.ascontiguousarray(heads.token_ids, np.int32)
     config = {"method": "blockwise", "version": VERSION, **asdict(heads.config)}
-    _replace(folder / WEIGHTS, save(arrays))
-    _replace(folder / CONFIG, (json.dumps(config, indent=1) + "\n").encode())
-
-
-def _replace(path: Path, data: bytes) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutpaceError(f"cannot write {path}: {error.strerror or error}") from error
+    write_whole(folder / WEIGHTS, save(arrays))
+    write_whole(folder / CONFIG, (json.dumps(config, indent=1) + "\n").encode())
 
 
 def _read_config(path: Path) -> HeadsConfig:

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from outpace.core.contracts import Exactness
@@ -27,10 +26,10 @@ from outpace.targets.hf_masks import tree_masks
 from outpace.targets.hf_models import TESTED, inspect_model
 from outpace.targets.hf_rows import check_prompts, check_room
 from outpace.targets.hf_scores import LOGITS, MAX_NODES, States, TorchScores, scores_of
-from outpace.targets.hf_taps import Taps, TorchProduct, model_fingerprint
+from outpace.targets.hf_taps import TappedModel, Taps
 
 
-class HfCausalTarget:
+class HfCausalTarget(TappedModel):
     """A loaded model (`AutoModelForCausalLM...eval()`, also under torch.compile) with its rows.
 
     context_length  caps the model's own; positions beyond it are refused.
@@ -56,7 +55,6 @@ class HfCausalTarget:
         self.vocab_size = facts.vocab_size
         self.context_length = context_length or facts.context_length
         self.eos_ids = facts.eos_ids
-        self.hidden_size: int = model.get_output_embeddings().weight.shape[1]
         self._taps = Taps(model, model.base_model, facts.num_layers)
         self._taps.add(taps)
         self._facts = facts
@@ -145,22 +143,6 @@ class HfCausalTarget:
     def length(self, row: int) -> int:
         """How many tokens the row has cached."""
         return self._cache.length(row)
-
-    def fingerprint(self) -> str:
-        """Names the weights."""
-        return model_fingerprint(self.model)
-
-    def tap(self, *names: str) -> None:
-        """From the next call on `Scores.hidden` offers these taps too."""
-        self._taps.add(names)
-
-    def product(self, weight: NDArray[np.float32]) -> TorchProduct:
-        """A matrix [M, K] on the model's device, in its type."""
-        return TorchProduct(torch.from_numpy(weight).to(self._device, self._dtype))
-
-    def projection(self, token_ids: NDArray[np.integer] | None = None) -> TorchProduct:
-        """The output matrix, or these rows of it, for states at "final"."""
-        return TorchProduct.of_output(self.model, token_ids)
 
     @property
     def num_rows(self) -> int:

@@ -18,7 +18,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers.cache_utils import EncoderDecoderCache
 
@@ -30,7 +29,7 @@ from outpace.targets.hf_masks import tree_masks
 from outpace.targets.hf_rows import check_prompts, check_room
 from outpace.targets.hf_scores import LOGITS, MAX_NODES, States, TorchScores, scores_of
 from outpace.targets.hf_seq2seq_models import TESTED, inspect_seq2seq
-from outpace.targets.hf_taps import Taps, TorchProduct, model_fingerprint
+from outpace.targets.hf_taps import TappedModel, Taps
 
 
 class Source:
@@ -66,7 +65,7 @@ class SourcePrompt(tuple[int, ...]):
         return self.source.ids
 
 
-class HfSeq2SeqTarget:
+class HfSeq2SeqTarget(TappedModel):
     """A loaded model (`AutoModelForSeq2SeqLM...eval()`, or Whisper's) with its rows.
 
     context_length  caps the decoder's own; positions beyond it are refused.
@@ -88,7 +87,6 @@ class HfSeq2SeqTarget:
         self.vocab_size = facts.vocab_size
         self.context_length = context_length or facts.context_length
         self.eos_ids = facts.eos_ids
-        self.hidden_size: int = model.get_output_embeddings().weight.shape[1]
         self._taps = Taps(model, model.get_decoder(), facts.num_layers)
         self._facts = facts
         self._device: torch.device = model.get_output_embeddings().weight.device
@@ -180,22 +178,6 @@ class HfSeq2SeqTarget:
     def length(self, row: int) -> int:
         """How many tokens the row has cached."""
         return self._cache.length(row)
-
-    def fingerprint(self) -> str:
-        """Names the weights."""
-        return model_fingerprint(self.model)
-
-    def tap(self, *names: str) -> None:
-        """From the next call on `Scores.hidden` offers these taps too: the decoder's layers, "final"."""
-        self._taps.add(names)
-
-    def product(self, weight: NDArray[np.float32]) -> TorchProduct:
-        """A matrix [M, K] on the model's device, in its type."""
-        return TorchProduct(torch.from_numpy(weight).to(self._device, self._dtype))
-
-    def projection(self, token_ids: NDArray[np.integer] | None = None) -> TorchProduct:
-        """The output matrix, or these rows of it, for states at "final"."""
-        return TorchProduct.of_output(self.model, token_ids)
 
     @property
     def num_rows(self) -> int:

@@ -81,6 +81,36 @@ class Taps:
         )
 
 
+class TappedModel:
+    """What makes a target of a transformers model `Tapped`; its `_taps` are taken in every call."""
+
+    model: Any
+    _taps: Taps
+
+    @property
+    def hidden_size(self) -> int:
+        """D: the width of what the output matrix reads."""
+        width: int = self.model.get_output_embeddings().weight.shape[1]
+        return width
+
+    def fingerprint(self) -> str:
+        """Names the weights."""
+        return model_fingerprint(self.model)
+
+    def tap(self, *names: str) -> None:
+        """From the next call on `Scores.hidden` offers these taps too."""
+        self._taps.add(names)
+
+    def product(self, weight: NDArray[np.float32]) -> TorchProduct:
+        """A matrix [M, K] on the model's device, in its type."""
+        like = self.model.get_output_embeddings().weight
+        return TorchProduct(torch.from_numpy(weight).to(like.device, like.dtype))
+
+    def projection(self, token_ids: NDArray[np.integer] | None = None) -> TorchProduct:
+        """The output matrix, or these rows of it, for states at "final"."""
+        return TorchProduct.of_output(self.model, token_ids)
+
+
 class OutputMatrix:
     """A model's output matrix, or some rows of it, with what the model does to its logits.
 

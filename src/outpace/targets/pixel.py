@@ -26,7 +26,7 @@ from outpace.core.tree import Shape, TokenTree
 from outpace.targets.hf_cache import SlotCache
 from outpace.targets.hf_masks import tree_masks
 from outpace.targets.hf_scores import LOGITS, MAX_NODES, States, TorchScores, scores_of
-from outpace.targets.hf_taps import Taps, TorchProduct, model_fingerprint
+from outpace.targets.hf_taps import TappedModel, Taps, TorchProduct
 from outpace.targets.pixel_model import NUM_LEVELS, START, PixelModel
 
 
@@ -45,7 +45,7 @@ class PixelPrompt(tuple[int, ...]):
         return prompt
 
 
-class PixelTarget:
+class PixelTarget(TappedModel):
     """A model, or the folder of one, with its rows. Its vocabulary is the intensities, in order, and START.
 
     Nothing ends a picture: who wants one asks for as many tokens as it has intensities.
@@ -61,7 +61,6 @@ class PixelTarget:
         self.model = model if isinstance(model, PixelModel) else PixelModel.open(Path(model))
         config = self.model.config
         self.context_length = config.num_intensities
-        self.hidden_size = config.hidden_size
         self._window = config.window
         self._device = self.model.output.weight.device
         self._taps = Taps(self.model, self.model, config.num_layers)
@@ -134,18 +133,6 @@ class PixelTarget:
     def num_rows(self) -> int:
         """Rows in use."""
         return self._cache.num_rows
-
-    def fingerprint(self) -> str:
-        """Names the weights."""
-        return model_fingerprint(self.model)
-
-    def tap(self, *names: str) -> None:
-        """From the next call on `Scores.hidden` offers these taps too."""
-        self._taps.add(names)
-
-    def product(self, weight: NDArray[np.float32]) -> TorchProduct:
-        """A matrix [M, K] on the model's device."""
-        return TorchProduct(torch.from_numpy(weight).to(self._device))
 
     def projection(self, token_ids: NDArray[np.integer] | None = None) -> TorchProduct:
         """The output matrix, or these rows of it, for states at "final"."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -17,8 +16,10 @@ from typing import Any
 import torch
 
 from outpace.core.errors import OutpaceError
+from outpace.formats.whole import write_whole
 
 STATE, RUN = "checkpoint.pt", "run.json"
+KEPT = "; what was written last is still there, and the same command goes on from it"
 VERSIONS = ("outpace", "torch", "transformers", "numpy")
 
 
@@ -61,30 +62,17 @@ class Checkpoint:
         """Replace the state and bring run.json up to date."""
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
-        self._replace(STATE, buffer.getbuffer())
+        write_whole(self.folder / STATE, buffer.getbuffer(), after=KEPT)
         self.note(**progress)
 
     def note(self, **facts: Any) -> None:
         """Add facts to run.json."""
         self.run |= facts
-        self._replace(RUN, (json.dumps(self.run, indent=1) + "\n").encode())
+        write_whole(self.folder / RUN, (json.dumps(self.run, indent=1) + "\n").encode(), after=KEPT)
 
     def done(self) -> None:
         """The state is of no use any more."""
         (self.folder / STATE).unlink(missing_ok=True)
-
-    def _replace(self, name: str, data: bytes | memoryview) -> None:
-        path = self.folder / name
-        part = path.with_name(f"{name}.{os.getpid()}.part")
-        try:
-            part.write_bytes(data)
-            part.replace(path)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise OutpaceError(
-                f"cannot write {path}: {error.strerror or error}; what was written last is still there, "
-                "and the same command goes on from it"
-            ) from error
 
     def _read_run(self) -> dict[str, Any] | None:
         path = self.folder / RUN
