@@ -26,6 +26,7 @@ from outpace.bench.report import markdown_table
 from outpace.core.errors import OutpaceError
 from outpace.formats import catalog
 
+OWN = "as deep as pays"
 Method = Callable[[Any, Any], Any]  # input_ids, attention_mask -> ids with what was generated
 
 
@@ -89,7 +90,10 @@ def methods_of(model: Any, draft: Any, args: argparse.Namespace) -> dict[str, Me
         f"transformers, prompt lookup, {count}": theirs(prompt_lookup_num_tokens=count)
         for count in args.num_lookup
     }
-    trees = {f"outpace, draft model, {tree}": ours(draft=draft, tree=tree) for tree in args.tree}
+    trees = {
+        f"outpace, draft model, {tree}": ours(draft=draft, tree=None if tree == OWN else tree)
+        for tree in args.tree
+    }
     return {
         "transformers": theirs(),
         **lookups,
@@ -154,8 +158,8 @@ def main() -> None:
     parser.add_argument(
         "--tree",
         nargs="*",
-        default=["chain:length=4", "chain:length=20,min_p=0.4"],  # the second is how transformers stops
-        help="our trees with the draft model",
+        default=[OWN, "chain:length=20,min_p=0.4"],  # the second is how transformers stops
+        help=f"our trees with the draft model; {OWN!r}: as `accelerate` without a tree, as deep as pays",
     )
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="cpu")

@@ -109,7 +109,8 @@ def test_a_draft_model(model: Any, tree: str | None) -> None:
         expected = model.generate(**inputs, max_new_tokens=30, do_sample=False)
         assert torch.equal(ours.generate(**inputs, max_new_tokens=30), expected)
         results = ours.generations(**inputs, max_new_tokens=30, eos_token_id=[])
-        assert all(result.stats.mean_accepted_length > 2 for result in results)
+        # Without a tree the draft is as deep as pays, and a draft model of the model's size does not.
+        assert tree is None or all(result.stats.mean_accepted_length > 2 for result in results)
 
 
 def test_a_draft_model_of_another_vocabulary_needs_both_tokenizers(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from outpace.api import Model, Prompt, Stream
 from outpace.core.contracts import Drafter, Rule, Target, TreePolicy
 from outpace.core.errors import OutpaceError
 from outpace.decode.pairing import check_pairing
+from outpace.drafters.paced import Paced
 from outpace.drafters.small_model import SmallModel
 from outpace.engine.generate import generate, generate_batch
 from outpace.engine.generation_config import Wanted, read_options
@@ -30,6 +31,10 @@ from outpace.targets.hf_causal import HfCausalTarget
 from outpace.targets.hf_seq2seq import HfSeq2SeqTarget
 from outpace.targets.native import physical_cores
 from outpace.trees import TREES
+from outpace.trees.chain import Chain
+
+DRAFT_TREE = Chain(length=20, min_p=0.4)
+"""Of a draft model that nobody has chosen a tree for: as long as it is sure, and at most as deep as pays."""
 
 
 def accelerate(
@@ -47,7 +52,8 @@ def accelerate(
     model            a decoder-only or encoder-decoder model in eval mode, on any device, in any float type.
     tokenizer        its tokenizer, for text in and text out, and for drafters that read text.
     draft            `name:option=value,...`, a Drafter, or a smaller transformers model.
-    tree             the shape of a model-based draft, `name:option=value,...`; None for the drafter's own.
+    tree             the shape of a model-based draft, `name:option=value,...`; None for the drafter's own, or
+                     of a transformers model as draft for as many tokens as have paid of late, maybe none.
     rule             what to accept of a draft; "match" gives the tokens of plain decoding.
     draft_tokenizer  of a draft model with another vocabulary than the model's.
     context_length   a smaller context than the model's own, in tokens.
@@ -64,7 +70,9 @@ def accelerate(
     text_model = Model(cast(LoadedModel, loaded), target, name=name, num_threads=physical_cores())
     if hasattr(draft, "get_output_embeddings"):
         policy = TREES.create(tree, costs=text_model.costs) if isinstance(tree, str) else tree
-        drafter: Drafter = _draft_model(draft, draft_tokenizer, policy, target, ours)
+        drafter: Drafter = _draft_model(draft, draft_tokenizer, policy or DRAFT_TREE, target, ours)
+        if policy is None:
+            drafter = Paced(drafter)
     elif draft_tokenizer is not None:
         raise OutpaceError("draft_tokenizer goes with a transformers model as draft")
     else:
@@ -189,7 +197,7 @@ class _Chat:
 
 
 def _draft_model(
-    draft: Any, tokenizer: Any, tree: TreePolicy | None, target: Target, ours: Tokenizer | None
+    draft: Any, tokenizer: Any, tree: TreePolicy, target: Target, ours: Tokenizer | None
 ) -> SmallModel:
     """The drafter that a smaller transformers model makes."""
     drafting = HfCausalTarget(draft)

@@ -4,11 +4,11 @@ The length of a draft from its rate of acceptance and its price: Leviathan, Kalm
 arXiv:2211.17192, section 3.5. There both are given; here they are measured while the text is written.
 
     propose  at most as many levels as have given the most tokens per second,
-                 (1 + kept[L]) / (t(nodes[L]) + levels[L] * t_draft)  for L = 0, 1, 2, ...
+                 (1 + kept[L]) / (t(nodes[L]) + t_draft(levels[L]))  for L = 0, 1, 2, ...
     observe  learn t, t_draft, and what drafts cut at L levels have been like. A draft of more levels tells
              about all shorter ones, for it would have begun with them
-    probe    now and then a draft as long as the drafter likes. What probes cost beyond the best choice may
-             not exceed a share of all time (`PROBING`)
+    probe    now and then a longer draft: twice what the last one had kept, or a few levels. What
+             probes cost beyond the best choice may not exceed a share of all time (`PROBING`)
 
 The draw stays valid: how deep a tree may be depends on earlier steps and on the clock, not on its tokens.
 
@@ -31,8 +31,10 @@ from outpace.core.tree import Draw, TokenTree
 MOST = 32  # levels that are told apart
 FIRST_PLAIN = 2  # steps without a draft, for the price of a call of one node
 FIRST_PROBES = 3
+FIRST_LEVELS = 4  # of a probe
 PROBING = 0.03
-RATE = 0.1  # so that some ten steps make a change
+RATE = 0.1  # so that some ten steps make a change; what a draft says after many steps without counts for
+MOST_RATE = 0.5  # as many, up to this share
 INSTANT = 1e-9  # of a clock too coarse
 OUTLIER = 1.0  # of the logarithm of a time: an interrupted call says nothing about its price
 
@@ -62,6 +64,9 @@ class Paced:
         self._clock = clock
         self._record = _Record()
         self._prices: dict[int, _Prices] = {}  # for 1 row, 2 and 3, 4 to 7, ...
+        self._levels = FIRST_LEVELS  # of the next probe
+        self._again = False  # the last probe had to catch up with a text: one more tells the price
+        self._age = 0  # steps since a draft was timed
         self._debt_s = 0.0  # what probes have cost and other steps not yet made up for
         self._step: _Proposal | None = None
 
@@ -73,19 +78,19 @@ class Paced:
     def propose(self, states: Sequence[PacedState], asks: Sequence[Ask]) -> list[TokenTree]:
         """The drafter's trees, of a depth that pays."""
         prices = self._prices.setdefault(len(asks).bit_length(), _Prices())
-        best, best_s = self._record.best(prices)
-        if prices.num_plain < FIRST_PLAIN:
-            depth = 0
-        else:
-            depth = MOST if prices.num_probes < FIRST_PROBES or self._debt_s <= 0 else best
+        depth, best_s = self._record.best(prices)
+        due = prices.num_probes < FIRST_PROBES or self._debt_s <= 0 or self._again
+        probe = prices.num_plain >= FIRST_PLAIN and due
+        if probe:
+            depth = max(depth, self._levels)
         began = self._clock()
         trees = [TokenTree.root(ask.root) for ask in asks]
         if depth:
             limited = [replace(ask, depth=min(ask.depth, depth)) for ask in asks]
             trees = self.inner.propose([state.inner for state in states], limited)
         proposed = self._clock()
-        limit = min(depth, *(min(ask.depth, ask.budget) for ask in asks))
-        self._step = _Proposal(prices, depth, limit, began, proposed, best_s)
+        limits = [min(depth, ask.depth, ask.budget) for ask in asks]
+        self._step = _Proposal(prices, probe, limits, began, proposed, best_s)
         return trees
 
     def observe(self, states: Sequence[PacedState], steps: Sequence[Step]) -> list[PacedState]:
@@ -96,80 +101,105 @@ class Paced:
             state.inner = one
         if step is not None:
             now = self._clock()
-            step.prices.learn_call(max(one.tree.num_nodes for one in steps), began - step.proposed)
-            levels = self._record.levels([one.tree.shape.height for one in steps], step.limit)
-            # The call that catches up with a text says nothing about the next one's price.
-            if levels and all(state.drafting for state in states):
-                step.prices.learn_draft((step.proposed - step.began + now - began) / levels)
-            self._record.learn(steps, step.limit, levels)
-            step.prices.num_probes += step.depth == MOST
-            self._pay(step, now - step.began, sum(len(one.tokens) for one in steps) / len(steps))
-            for state in states:
-                state.drafting = step.depth > 0
+            size = max(one.tree.num_nodes for one in steps)
+            step.prices.call.learn(size, began - step.proposed, RATE)
+            step.prices.num_plain += size == 1
+            levels = self._record.levels([one.tree.shape.height for one in steps], max(step.limits))
+            rate = min(MOST_RATE, 1 - (1 - RATE) ** (1 + self._age))
+            late = not all(state.drafting for state in states)
+            self._again = step.probe and late
+            if levels and not late:  # what catches up with a text says nothing about the next draft's price
+                step.prices.draft.learn(levels, step.proposed - step.began + now - began, rate)
+            self._record.learn(steps, min(step.limits), levels, rate)
+            self._age = 0 if levels and not late else self._age + 1
+            self._pay(step, now - step.began, steps)
+            for state, limit in zip(states, step.limits, strict=True):
+                state.drafting = limit > 0
         return list(states)
 
     def stop(self, state: PacedState) -> None:
         """Give back what the drafter's state holds."""
         self.inner.stop(state.inner)
 
-    def _pay(self, step: _Proposal, seconds: float, tokens: float) -> None:
-        if step.depth == MOST:
-            self._debt_s += seconds - tokens * step.best_s
+    def _pay(self, step: _Proposal, seconds: float, steps: Sequence[Step]) -> None:
+        """Book what a probe has cost, or what another step makes up for."""
+        if step.probe:
+            step.prices.num_probes += 1
+            kept = max(len(one.verdict.path) for one in steps)
+            self._levels = min(MOST, max(FIRST_LEVELS, 2 * kept))
+            self._debt_s += seconds - step.best_s * sum(len(one.tokens) for one in steps) / len(steps)
         else:
             self._debt_s -= PROBING * seconds
         self._debt_s = max(0.0, self._debt_s)
 
 
 class _Proposal:
-    """What `observe` has to know of a `propose`: how deep trees could be (`limit`: of all rows), and when."""
+    """What `observe` has to know of a `propose`.
 
-    __slots__ = ("began", "best_s", "depth", "limit", "prices", "proposed")
+    limits    how deep each row's tree could be.
+    best_s    seconds per token of the depth that pays best, before this step.
+    """
+
+    __slots__ = ("began", "best_s", "limits", "prices", "probe", "proposed")
 
     def __init__(
-        self, prices: _Prices, depth: int, limit: int, began: float, proposed: float, best_s: float
+        self,
+        prices: _Prices,
+        probe: bool,
+        limits: Sequence[int],
+        began: float,
+        proposed: float,
+        best_s: float,
     ) -> None:
         self.prices = prices
-        self.depth = depth
-        self.limit = limit
+        self.probe = probe
+        self.limits = limits
         self.began = began
         self.proposed = proposed
-        self.best_s = best_s  # seconds per token of the depth that pays best, before this step
+        self.best_s = best_s
 
 
 class _Prices:
-    """Seconds of the target's calls, by nodes, and of a level of the drafter's, for about so many rows."""
+    """What the target's calls cost, by nodes, and drafts, by levels, for about so many rows."""
 
     def __init__(self) -> None:
-        self.draft_s: float | None = None
         self.num_plain = self.num_probes = 0
-        self._calls: dict[int, float] = {}
+        self.call = _Curve({})
+        self.draft = _Curve({0: 0.0})
+
+
+class _Curve:
+    """Seconds by size: averages of what has been seen, straight lines between."""
+
+    def __init__(self, known: dict[int, float]) -> None:
+        self._known = known
         self._counts: dict[int, int] = {}
-        self._num_drafts = 0
 
-    def learn_call(self, num_nodes: int, seconds: float) -> None:
-        """A call of so many nodes a row took so long. What it says of the machine's mood holds for all."""
-        self.num_plain += num_nodes == 1
-        count = self._counts[num_nodes] = self._counts.get(num_nodes, 0) + 1
+    @property
+    def learnt(self) -> bool:
+        """Whether anything has been seen."""
+        return bool(self._counts)
+
+    def learn(self, size: int, seconds: float, rate: float) -> None:
+        """This size took so long. What that says of the machine's mood holds for all sizes."""
+        seconds = max(seconds, INSTANT)
+        count = self._counts[size] = self._counts.get(size, 0) + 1
         if count == 1:
-            self._calls[num_nodes] = max(seconds, INSTANT)
+            self._known[size] = seconds
             return
-        error = _error(seconds, self._calls[num_nodes])
-        self._calls = {size: known * exp(RATE * error) for size, known in self._calls.items()}
-        self._calls[num_nodes] *= exp(max(0.0, 1 / count - RATE) * error)
+        error = max(-OUTLIER, min(OUTLIER, log(seconds / self._known[size])))
+        self._known = {other: known * exp(rate * error) for other, known in self._known.items()}
+        self._known[size] *= exp(max(0.0, 1 / count - rate) * error)
 
-    def learn_draft(self, seconds: float) -> None:
-        """A level took so long."""
-        self._num_drafts += 1
-        if self.draft_s is None:
-            self.draft_s = max(seconds, INSTANT)
-        self.draft_s *= exp(max(RATE, 1 / self._num_drafts) * _error(seconds, self.draft_s))
-
-    def call_s(self, num_nodes: float) -> float:
-        """Seconds of a call; straight lines between sizes that have been seen, flat beyond."""
-        sizes = sorted(self._calls)
-        # A larger block never costs less: what says otherwise is noise of the clock.
-        seconds = np.maximum.accumulate([self._calls[size] for size in sizes])
-        return float(np.interp(num_nodes, sizes, seconds))
+    def at(self, size: float) -> float:
+        """Seconds of a size; beyond what has been seen, along the last line."""
+        sizes = sorted(self._known)
+        # A larger size never costs less: what says otherwise is noise of the clock.
+        seconds = np.maximum.accumulate([self._known[size] for size in sizes])
+        if size > sizes[-1] and len(sizes) > 1:
+            slope = (seconds[-1] - seconds[-2]) / (sizes[-1] - sizes[-2])
+            return float(seconds[-1] + slope * (size - sizes[-1]))
+        return float(np.interp(size, sizes, seconds))
 
 
 class _Record:
@@ -178,36 +208,34 @@ class _Record:
     def __init__(self) -> None:
         self._averages = np.zeros((MOST + 1, 3))
         self._counts = np.zeros(MOST + 1, np.int64)
-        self._highest = 0
+        self._highest = 1
 
     def levels(self, heights: Sequence[int], limit: int) -> int:
-        """How many levels were drafted for trees of these heights: where a tree has ended by itself, its last
-        one came to nothing, unless trees are never higher."""
+        """How many levels were drafted for trees of these heights.
+
+        Where a tree has ended before the limit one level more came to nothing, unless none is ever higher.
+        """
         self._highest = max(self._highest, *heights)
         return min(limit, self._highest, max(heights) + 1)
 
-    def learn(self, steps: Sequence[Step], limit: int, levels: int) -> None:
+    def learn(self, steps: Sequence[Step], limit: int, levels: int, rate: float) -> None:
         """A step whose trees could have up to `limit` levels; depths beyond it learn nothing."""
         for depth in range(1, min(limit, MOST) + 1):
             kept = sum(min(depth, len(step.verdict.path)) for step in steps) / len(steps)
             nodes = max(sum(level <= depth for level in step.tree.shape.depths) for step in steps)
             self._counts[depth] += 1
-            rate = max(RATE, 1 / self._counts[depth])
-            self._averages[depth] += rate * ((kept, nodes, min(depth, levels)) - self._averages[depth])
+            share = max(rate, 1 / self._counts[depth])
+            self._averages[depth] += share * ((kept, nodes, min(depth, levels)) - self._averages[depth])
 
     def best(self, prices: _Prices) -> tuple[int, float]:
         """(the number of levels that pays best, its seconds per token); (0, 0.0) before anything is known."""
         if not prices.num_plain:
             return 0, 0.0
-        best, best_s = 0, prices.call_s(1)
-        if prices.draft_s is not None:
+        best, best_s = 0, prices.call.at(1)
+        if prices.draft.learnt:
             for depth in self._counts[1:].nonzero()[0] + 1:
                 kept, nodes, levels = self._averages[depth]
-                token_s = (prices.call_s(nodes) + levels * prices.draft_s) / (1 + kept)
+                token_s = (prices.call.at(nodes) + prices.draft.at(levels)) / (1 + kept)
                 if token_s < best_s:
                     best, best_s = int(depth), token_s
         return best, best_s
-
-
-def _error(seconds: float, known: float) -> float:
-    return max(-OUTLIER, min(OUTLIER, log(max(seconds, INSTANT) / known)))

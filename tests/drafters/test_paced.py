@@ -1,0 +1,138 @@
+"""Drafts as deep as pays: on a clock that only calls move, against every fixed depth."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from outpace.core.contracts import Drafter
+from outpace.core.sampling import Sampling
+from outpace.core.tree import TokenTree
+from outpace.drafters.none import NoDraft
+from outpace.drafters.paced import Paced
+from outpace.drafters.small_model import SmallModel
+from outpace.engine.generate import generate_batch
+from outpace.engine.request import Generation, Request
+from outpace.rules.match import Match
+from outpace.targets.table import TableTarget
+from outpace.trees.chain import Chain
+from outpace.trees.dynamic import Dynamic
+from tests.fakes import whole
+
+VOCAB_SIZE = 16
+LONG = 500
+
+
+class Clock:
+    """What time it is: as many seconds as calls have cost."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Timed(TableTarget):
+    """Its calls move a clock: by `price` for one node, and a twentieth of it for each more."""
+
+    clock: Clock
+    price: Callable[[], float]
+
+    def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> Any:
+        nodes = max(tree.num_nodes for tree in trees)
+        self.clock.now += self.price() * (1 + 0.05 * (nodes - 1))
+        return super().score(rows, trees)
+
+
+def timed(table: np.ndarray, clock: Clock, price: float | Callable[[], float]) -> Timed:
+    target = Timed(table)
+    target.clock = clock
+    target.price = price if callable(price) else lambda: price
+    return target
+
+
+def tables(error: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of a target, and of a draft model whose logits are off by so much."""
+    table = TableTarget.random(vocab_size=VOCAB_SIZE, order=2, seed=3).table
+    noise = np.random.default_rng(1).normal(scale=error, size=table.shape)
+    return table, table + noise.astype(table.dtype)
+
+
+def run(
+    error: float, price: float | Callable[[], float], length: int | None, num: int = LONG, num_rows: int = 1
+) -> tuple[list[Generation], Clock]:
+    """Texts at temperature 1 with chains of `length`; None: as deep as pays; 0: without drafts."""
+    clock = Clock()
+    table, other = tables(error)
+    drafter: Drafter = NoDraft()
+    if length != 0:
+        drafter = SmallModel.of(timed(other, clock, price), tree=Chain(length=length or 20))
+    if length is None:
+        drafter = Paced(drafter, clock=clock)
+    prompts = [[1 + row, 2, 3] for row in range(num_rows)]
+    requests = [Request(prompt, Sampling(temperature=1.0, seed=5), num) for prompt in prompts]
+    return whole(generate_batch(timed(table, clock, 1.0), drafter, Match(), requests))[1], clock
+
+
+@pytest.mark.parametrize(
+    ("error", "price", "num_rows"),
+    [(error, price, 1) for error in (0.0, 0.5, 3.0) for price in (0.02, 0.2, 0.6, 1.0)] + [(0.0, 0.1, 3)],
+)
+def test_nearly_as_soon_as_the_best_depth(error: float, price: float, num_rows: int) -> None:
+    """Which depth is the best is not told: no drafts at all, one token, or as many as the tree has."""
+    fixed = {length: run(error, price, length, num_rows=num_rows) for length in (0, 1, 4, 20)}
+    ours, clock = run(error, price, None, num_rows=num_rows)
+    plain, _ = fixed[0]
+    assert [one.token_ids for one in ours] == [one.token_ids for one in plain]
+    best = min(clock.now for _, clock in fixed.values())
+    assert clock.now < 1.2 * best
+
+
+def test_drafts_end_when_they_cease_to_pay_and_come_back() -> None:
+    """The price of a draft rises from a tenth of the target's to all of it, and falls again."""
+    clock = Clock()
+    table, other = tables(0.1)
+    draft = timed(other, clock, lambda: 1.0 if 100 < clock.now < 1100 else 0.1)
+    drafter = Paced(SmallModel.of(draft, tree=Chain(length=8)), clock=clock)
+    request = Request([1, 2, 3], Sampling(temperature=1.0, seed=5), 4000)
+    steps = generate_batch(timed(table, clock, 1.0), drafter, Match(), [request])
+    written = np.array([(clock.now, len(pieces[0][0])) for pieces in steps])
+
+    def speed(first: float, end: float) -> float:
+        """Tokens per second of a time."""
+        now, count = written.T
+        tokens: float = count[(first < now) & (now <= end)].sum()
+        return tokens / (end - first)
+
+    assert speed(0, 100) > 1.5
+    assert 0.85 < speed(100, 1100) < 1.1  # plain decoding gives 1 token a second
+    # What is dear is tried rarely, and so it takes a while.
+    assert speed(clock.now - 300, clock.now) > 1.5
+
+
+def test_a_draft_is_tried_at_the_start_and_then_rarely_while_it_does_not_pay() -> None:
+    (ours,), clock = run(3.0, 1.0, None)
+    assert 0 < ours.stats.num_drafted < 0.05 * LONG
+    first = 3 * 4 * 2  # three tries of four levels, and the larger calls
+    assert clock.now < first + 1.04 * LONG
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0, seed=7)], ids=str)
+def test_whatever_the_clock_says_the_text_is_the_same(sampling: Sampling) -> None:
+    """A clock that jumps, stands still and runs back; trees with branches; rows that end one by one."""
+    rng = random.Random(4)
+    table, other = tables(0.5)
+    requests = [Request([1 + row, 2], sampling, 20 + 13 * row) for row in range(4)]
+    drafter = Paced(
+        SmallModel.of(TableTarget(other), tree=Dynamic(size=6)),
+        clock=lambda: rng.choice([0.0, 1.0, 1.0, 50.0, rng.random()]),
+    )
+    expected = whole(generate_batch(TableTarget(table), NoDraft(), Match(), requests))[1]
+    for _ in range(5):
+        ours = whole(generate_batch(TableTarget(table), drafter, Match(), requests))[1]
+        assert [one.token_ids for one in ours] == [one.token_ids for one in expected]
