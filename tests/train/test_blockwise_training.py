@@ -236,6 +236,24 @@ def test_finetuned_heads_come_with_their_model(tmp_path: Path) -> None:
         ProposalHeads(HfSeq2SeqTarget(marian()), tmp_path)
 
 
+def test_heads_may_be_trained_alone_at_first(tmp_path: Path) -> None:
+    """No weight of the model moves before its part of the steps, and the heads' loss falls in theirs."""
+    model, before = marian(), {name: value.clone() for name, value in marian().state_dict().items()}
+    moved = []
+
+    def batches(step: int) -> dict[str, Any]:
+        moved.append(any(not torch.equal(value, before[name]) for name, value in model.state_dict().items()))
+        return translation_batch(model)
+
+    options: dict[str, Any] = {"num_heads": 3, "regime": "finetuned", "plan": Plan(8, 1e-2)}
+    train_blockwise(Seq2SeqBase(model), batches, tmp_path, heads_first=0.5, **options)
+    assert moved == [False] * 5 + [True] * 3  # the fifth step is the first to move it
+    losses = [loss for _, loss in json.loads((tmp_path / "run.json").read_text())["losses"]]
+    assert min(losses[1:4]) < losses[0]
+    with pytest.raises(OutpaceError, match=r"heads_first=1\.0, accepted are 0 to less than 1"):
+        train_blockwise(Seq2SeqBase(model), batches, tmp_path / "other", heads_first=1.0, **options)
+
+
 def test_a_finished_folder_is_not_trained_again(tmp_path: Path) -> None:
     model = marian()
     config = run(model, tmp_path, 3)

@@ -10,7 +10,7 @@ Deviation. Head 1 is the identity unless `first` says "learned"; a frozen model 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -59,6 +59,7 @@ def train_blockwise(
     first: First = "identity",
     plan: Plan,
     heads_per_step: int = 1,
+    heads_first: float = 0.0,
     token_ids: NDArray[np.integer] | None = None,
     data: str = "",
     progress: Progress | None = None,
@@ -69,6 +70,8 @@ def train_blockwise(
     batches         a step's batch, of whatever kind the base reads; a function of the step alone.
     num_heads       k, head 1 included. width: units of the hidden layer per head, None for the model's width.
     heads_per_step  how many heads share each batch: 1 is the paper's, more take more memory and time a step.
+    heads_first     part of the steps of "finetuned" that train the heads alone: a model that follows heads
+                    which do not read its states yet forgets what it can do.
     token_ids       ascending: heads draft these tokens only; None for the whole vocabulary.
     data            names the data in run.json: a hash.
     """
@@ -80,6 +83,8 @@ def train_blockwise(
             f"blockwise has num_heads={num_heads} and heads_per_step={heads_per_step}, accepted are 2 or "
             "more and 1 to num_heads"
         )
+    if not 0 <= heads_first < 1:
+        raise OutpaceError(f"blockwise has heads_first={heads_first}, accepted are 0 to less than 1")
     width = width or base.hidden_size
     finetuned = regime == "finetuned"
     settings = {
@@ -87,6 +92,8 @@ def train_blockwise(
         "first": first, "steps": plan.steps, "lr": plan.lr, "seed": plan.seed, "data": data,
         "heads_per_step": heads_per_step, "num_tokens": None if token_ids is None else len(token_ids),
     }  # fmt: skip
+    if heads_first:
+        settings["heads_first"] = heads_first
     if not finetuned:
         settings["target"] = base.fingerprint()
     checkpoint = Checkpoint(folder, settings)
@@ -96,11 +103,19 @@ def train_blockwise(
     learned = num_heads - (first == "identity")
     layer = HeadLayer(base.hidden_size, learned, width).to(base.device)
     # Head 1 has nothing to learn where it is the identity and the model is frozen.
-    trained = list(range(1 if first == "identity" and not finetuned else 0, num_heads))
-    loss = BlockwiseLoss(base, layer, trained, num_heads, heads_per_step, token_ids, finetuned)
+    trained = list(range(num_heads - learned, num_heads))
+    heads_alone = BlockwiseLoss(base, layer, trained, num_heads, heads_per_step, token_ids, False)
+    together = BlockwiseLoss(base, layer, list(range(num_heads)), num_heads, heads_per_step, token_ids, True)
+    alone = round(heads_first * plan.steps) if finetuned else plan.steps
+
+    def loss(step: int, random: torch.Generator) -> Loss:
+        if step >= alone:
+            return together(batches(step), random)
+        with _without_gradients(base.module):
+            return heads_alone(batches(step), random)
+
     modules = [layer, base.module] if finetuned and base.module is not None else [layer]
-    with nullcontext() if finetuned else _without_gradients(base.module):
-        train(modules, lambda step, random: loss(batches(step), random), plan, checkpoint, progress=progress)
+    train(modules, loss, plan, checkpoint, progress=progress)
     if finetuned:
         base.save(Path(folder) / MODEL_FOLDER)
     config = HeadsConfig(num_heads, base.hidden_size, width, base.fingerprint(), base.name, first)
