@@ -1,7 +1,7 @@
 """Train the translation model that heads are put on, or with another seed the teacher that distils.
 
-    python -m experiments.translation.base --work FOLDER --minutes 60
-    python -m experiments.translation.base --work FOLDER --minutes 60 --name teacher --seed 1
+    python -m experiments.translation.base --work FOLDER --scale full
+    python -m experiments.translation.base --work FOLDER --scale full --name teacher --seed 1
 
 A run that was killed goes on from its last checkpoint, with the same result. The transformer of Vaswani et
 al. 2017, arXiv:1706.03762, with tied embeddings and label smoothing; the learning rate warms up and falls as
@@ -14,6 +14,7 @@ import argparse
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -21,16 +22,18 @@ from typing import Any
 import sacrebleu
 import torch
 
+from experiments.trainings import announce, is_finished, measured_once, short_fingerprint
 from experiments.translation import corpus
-from experiments.translation.model import Batches, Examples, Size, load_model, new_model, translate
+from experiments.translation.model import Batches, Examples, load_model, new_model, translate
 from experiments.translation.pieces import MODEL, Pieces, train_pieces
 from experiments.translation.prepare import WORK
+from experiments.translation.scales import SCALES, Scale
 from outpace.cli.render import progress_bar
 from outpace.core.errors import OutpaceError
-from outpace.train.checkpoint import Checkpoint
+from outpace.train.checkpoint import RUN, Checkpoint
 from outpace.train.loop import Loss, Plan, train
 
-NUM_PIECES = 8000
+BASE, TEACHER, DISTILLED = "base", "teacher", "base-distilled"
 LABEL_SMOOTHING = 0.1
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -42,82 +45,96 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", type=Path, default=WORK)
-    parser.add_argument("--name", default="base", help="the folder in --work that the model goes to")
+    parser.add_argument("--scale", default="session", choices=("full", "session"))
+    parser.add_argument("--name", default=BASE, choices=(BASE, TEACHER))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=60.0, help="about how long to train")
-    parser.add_argument("--tokens", type=int, default=2048, help="target tokens in a batch")
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--minutes", type=float, help="about how long to train, if not as the scale says")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--speed", action="store_true", help="measure 8 steps, and stop")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
+    scale, folder = SCALES[args.scale], args.work / args.scale
     try:
         if args.speed:
-            print_speed(args.work, device=args.device, tokens=args.tokens)
+            print_speed(args.work, folder, scale, device=args.device)
             return
-        train_base(
-            args.work, args.name, seed=args.seed, minutes=args.minutes, tokens=args.tokens, lr=args.lr,
-            device=args.device,
-        )  # fmt: skip
+        minutes = args.minutes or (scale.base_minutes if args.name == BASE else scale.teacher_minutes)
+        train_base(args.work, folder, scale, args.name, minutes=minutes, seed=args.seed, device=args.device)
     except (OutpaceError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
 
 
+def train_bases(
+    corpus_folder: Path, folder: Path, scale: Scale, *, seed: int = 0, device: str = "cpu"
+) -> None:
+    """The base and, where there is one, the teacher, into the folder of a scale."""
+    train_base(corpus_folder, folder, scale, BASE, minutes=scale.base_minutes, seed=seed, device=device)
+    if scale.teacher_minutes:
+        train_base(
+            corpus_folder, folder, scale, TEACHER, minutes=scale.teacher_minutes, seed=seed + 1, device=device
+        )
+
+
 def train_base(
-    work: Path,
+    corpus_folder: Path,
+    folder: Path,
+    scale: Scale,
     name: str,
     *,
+    minutes: float,
+    distilled: Path | None = None,
     seed: int = 0,
-    minutes: float = 60.0,
-    steps: int | None = None,
-    tokens: int = 2048,
-    lr: float = 1e-3,
     device: str = "cpu",
-    size: Size | None = None,
-    num_pieces: int = NUM_PIECES,
 ) -> None:
-    """Train a model into work/name and note BLEU on the dev set in its run.json; done already: nothing.
+    """Train a model into folder/name and note BLEU on the dev set in its run.json; done already: nothing.
 
-    steps  how long to train, in place of minutes.
+    distilled  segments to train on in place of train.tsv. The base is gone on with then, at half the rate: a
+               second one from nothing would take the time of the first to be as good.
     """
-    folder, size = work / name, size or Size()
-    data = corpus.fingerprint(work / "train.tsv") if (work / "train.tsv").exists() else "none"
-    if _is_finished(folder, data):
+    where, path = folder / name, distilled or corpus_folder / "train.tsv"
+    data = corpus.fingerprint(path) if path.exists() else "none"
+    if _is_finished(where, data):
         return
-    segments = corpus.read(work / "train.tsv")
-    pieces = open_pieces(work, segments, num_pieces)
+    segments = corpus.read(path)
+    pieces = open_pieces(corpus_folder, folder / MODEL, scale.num_pieces)
     examples = Examples.of(segments, pieces)
-    batches = examples.batches(tokens, seed)
-    model = new_model(pieces, size, seed).to(device)
-    pace = _pace(folder, model, batches, minutes, steps)
+    batches = examples.batches(scale.tokens, seed)
+
+    def new() -> Any:
+        return (load_model(folder / BASE) if distilled else new_model(pieces, scale.size, seed)).to(device)
+
+    pace = measured_once(where, lambda: _pace(new(), batches, minutes, scale, distilled is None))
+    lr = scale.lr if distilled is None else scale.lr / 2
     settings = {
-        "data": data, "seed": seed, "tokens": tokens, "lr": lr, "device": device, **pace,
-        "size": {field: getattr(size, field) for field in size.__slots__}, "num_pieces": pieces.num_ids,
+        "data": data, "seed": seed, "tokens": scale.tokens, "lr": lr, "device": device, **pace,
+        "size": asdict(scale.size), "num_pieces": pieces.num_ids,
+        "start": short_fingerprint(new()) if distilled else None,
     }  # fmt: skip
-    checkpoint = Checkpoint(folder, settings)
-    # Measuring the pace has moved what follows from the seed.
-    model = new_model(pieces, size, seed).to(device).train()
+    checkpoint = Checkpoint(where, settings)
+    model = new().train()
     plan = Plan(int(pace["steps"]), lr, seed=seed, checkpoint_s=180.0)
+    announce(name, plan.steps, 0 if scale.steps else minutes)
     with progress_bar() as progress:
         train([model], smoothed_loss(model, batches, pace["precision"]), plan, checkpoint, progress=progress)
-    model.eval().save_pretrained(folder)
-    pieces.save(folder)
-    dev = corpus.read(work / "dev.tsv")
-    outputs = translate(load_model(folder, device), pieces, [one.source for one in dev])
+    model.eval().save_pretrained(where)
+    pieces.save(where)
+    dev = corpus.read(corpus_folder / "dev.tsv")
+    outputs = translate(load_model(where, device), pieces, [one.source for one in dev])
     bleu = sacrebleu.corpus_bleu(outputs, [[one.target for one in dev]])
-    passes = plan.steps * tokens / sum(map(len, examples.targets))
+    passes = plan.steps * scale.tokens / sum(map(len, examples.targets))
     checkpoint.note(dev_bleu=round(bleu.score, 2), passes=round(passes, 2), finished=True)
     checkpoint.done()
-    print(f"{name}: dev BLEU {bleu.score:.2f} after {plan.steps} steps, {passes:.1f} passes over the data")
+    print(f"{name}: dev BLEU {bleu.score:.2f}, {passes:.1f} passes over the data", flush=True)
 
 
-def open_pieces(work: Path, segments: list[corpus.Segment], num_pieces: int) -> Pieces:
-    """The vocabulary in the work folder, made from the training segments where there is none."""
-    path = work / MODEL
+def open_pieces(corpus_folder: Path, path: Path, num_pieces: int) -> Pieces:
+    """The vocabulary at `path`, made from the training segments where there is none."""
     if path.exists():
         return Pieces(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    segments = corpus.read(corpus_folder / "train.tsv")
     texts = [text for one in segments for text in (one.source, one.target)]
     return train_pieces(texts, path, num_pieces=num_pieces)
 
@@ -152,7 +169,7 @@ def faster_precision(device: torch.device | str) -> str:
     """Of matrix products on this machine; bfloat16 has to be clearly faster to be worth its casts."""
     seconds = {}
     for name, dtype in PRECISIONS.items():
-        matrix = torch.ones(1024, 1024, device=device, dtype=dtype)
+        matrix = torch.ones(512, 512, device=device, dtype=dtype)
         times = []
         for _ in range(5):
             began = perf_counter()
@@ -180,44 +197,34 @@ def tokens_per_second(model: Any, batches: Batches, precision: str, *, num_steps
     return tokens / seconds, num_steps / seconds
 
 
-def print_speed(work: Path, *, device: str, tokens: int) -> None:
-    segments = corpus.read(work / "train.tsv")
-    pieces = open_pieces(work, segments, NUM_PIECES)
-    examples = Examples.of(segments, pieces)
+def print_speed(corpus_folder: Path, folder: Path, scale: Scale, *, device: str) -> None:
+    """Target tokens per second of a scale's model in training."""
+    pieces = open_pieces(corpus_folder, folder / MODEL, scale.num_pieces)
+    examples = Examples.of(corpus.read(corpus_folder / "train.tsv"), pieces)
     mean = [sum(map(len, rows)) / len(rows) for rows in (examples.sources, examples.targets)]
     print(f"{len(examples.sources)} examples, pieces: {mean[0]:.1f} source, {mean[1]:.1f} target on average")
-    model = new_model(pieces, Size(), 0).to(device)
+    model = new_model(pieces, scale.size, 0).to(device)
     num_weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
     precision = faster_precision(device)
-    speed, steps = tokens_per_second(model, examples.batches(tokens, 0), precision, num_steps=8)
+    speed, steps = tokens_per_second(model, examples.batches(scale.tokens, 0), precision, num_steps=8)
     print(
         f"{num_weights / 1e6:.1f} M weights, {precision}: {speed:.0f} target tokens/s, {1 / steps:.2f} s a "
         f"step, {torch.get_num_threads()} threads"
     )
 
 
-def _pace(folder: Path, model: Any, batches: Batches, minutes: float, steps: int | None) -> dict[str, Any]:
-    """The precision and the number of steps that fit into the minutes; of a run begun, what it has."""
-    path = folder / "pace.json"
-    if path.exists():
-        before: dict[str, Any] = json.loads(path.read_text())
-        return before
+def _pace(model: Any, batches: Batches, minutes: float, scale: Scale, is_first: bool) -> dict[str, Any]:
+    """The precision, and the number of steps that fit into the minutes."""
     precision = faster_precision(model.device)
+    steps = scale.base_steps if is_first else scale.steps
     if steps is None:
         _, per_second = tokens_per_second(model, batches, precision, num_steps=8)
         steps = max(1, round(per_second * minutes * 60))
-    pace = {"precision": precision, "steps": steps}
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(pace))
-    return pace
+    return {"precision": precision, "steps": steps}
 
 
 def _is_finished(folder: Path, data: str) -> bool:
-    path = folder / "run.json"
-    if not path.exists():
-        return False
-    run = json.loads(path.read_text())
-    return bool(run.get("finished")) and run["settings"]["data"] == data
+    return is_finished(folder) and json.loads((folder / RUN).read_text())["settings"]["data"] == data
 
 
 if __name__ == "__main__":

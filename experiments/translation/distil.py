@@ -1,9 +1,9 @@
 """Sequence-level distillation: the training sources as the teacher translates them.
 
-    python -m experiments.translation.distil --work FOLDER
+    python -m experiments.translation.distil --work FOLDER --scale full
 
 Kim & Rush 2016, arXiv:1606.07947. CTranslate2 decodes with 4 beams; an interrupted run goes on. The result is
-`distilled.tsv`.
+`distilled.tsv` beside the teacher.
 """
 
 from __future__ import annotations
@@ -11,20 +11,25 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from experiments.translation import corpus
+from experiments.translation.base import BASE, TEACHER
 from experiments.translation.corpus import Segment
 from experiments.translation.model import MAX_PIECES
 from experiments.translation.pieces import MODEL, Pieces
 from experiments.translation.prepare import WORK
+from experiments.translation.scales import SCALES, Scale
 from outpace.cli.render import progress_bar
 from outpace.core.errors import OutpaceError
 from outpace.train.data import Pair
 from outpace.train.distil import distil
 
 BEAMS = 4
+# As the model's generation_config has it.
+LENGTHS = {"max_decoding_length": 2 * MAX_PIECES - 1, "min_decoding_length": 0}
 
 
 def main() -> None:
@@ -32,20 +37,27 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", type=Path, default=WORK)
-    parser.add_argument("--teacher", default="teacher", help="the folder in --work that `base` trained")
-    parser.add_argument("--limit", type=int, help="only the first segments")
+    parser.add_argument("--scale", default="session", choices=("full", "session"))
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     try:
-        distil_corpus(args.work, args.teacher, limit=args.limit, threads=args.threads)
+        distil_corpus(args.work, args.work / args.scale, SCALES[args.scale], threads=args.threads)
     except (OutpaceError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
 
 
-def distil_corpus(work: Path, teacher: str, *, limit: int | None = None, threads: int = 1) -> None:
-    """Write work/distilled.tsv."""
-    pieces = Pieces(work / MODEL)
-    segments = corpus.read(work / "train.tsv")[:limit]
+def distilled_segments(folder: Path, scale: Scale) -> Path:
+    """Where they lie in the folder of a scale: beside the teacher that wrote them."""
+    return folder / (TEACHER if scale.teacher_minutes else BASE) / "distilled.tsv"
+
+
+def distil_corpus(corpus_folder: Path, folder: Path, scale: Scale, *, threads: int = 1) -> None:
+    """Write the first training segments anew; done already: nothing."""
+    path = distilled_segments(folder, scale)
+    if path.exists():
+        return
+    pieces = Pieces(folder / MODEL)
+    segments = corpus.read(corpus_folder / "train.tsv")[: scale.distil_segments]
     lengths = {
         one.source: len(ids)
         for one, ids in zip(segments, pieces.encode([s.source for s in segments]), strict=True)
@@ -54,57 +66,63 @@ def distil_corpus(work: Path, teacher: str, *, limit: int | None = None, threads
     segments = sorted(
         (one for one in segments if lengths[one.source] <= MAX_PIECES), key=lambda one: lengths[one.source]
     )
-    write = beam_search(converted(work / teacher), pieces, beams=BEAMS, threads=threads)
+    write = beam_search(converted(path.parent), pieces, beams=BEAMS, threads=threads)
     with progress_bar() as progress:
         pairs = distil(
             [Pair(one.source, one.target) for one in segments],
-            work / "distilled.jsonl",
+            path.with_suffix(".jsonl"),
             write,
             progress=progress,
         )
     origins = {one.source: one.origin for one in segments}
     corpus.write(
-        work / "distilled.tsv",
-        [Segment(str(pair.given), str(pair.wanted), origins[str(pair.given)]) for pair in pairs],
+        path, [Segment(str(pair.given), str(pair.wanted), origins[str(pair.given)]) for pair in pairs]
     )
-    print(f"distilled.tsv: {len(pairs)} of {len(segments)} segments")
+    print(f"{path.name}: {len(pairs)} of {len(segments)} segments", flush=True)
 
 
 def converted(folder: Path, *, quantization: str | None = None) -> Path:
     """A model's form for CTranslate2, beside it; made once."""
-    from ctranslate2.converters import TransformersConverter
-
+    converters = _ctranslate2("ctranslate2.converters")
     output = folder / f"ctranslate2-{quantization or 'float32'}"
     if not (output / "model.bin").exists():
         with warnings.catch_warnings():  # a tokenizer of transformers asks for a package that is not needed
             warnings.simplefilter("ignore")
-            TransformersConverter(str(folder)).convert(str(output), quantization=quantization, force=True)
+            converter = converters.TransformersConverter(str(folder))
+            converter.convert(str(output), quantization=quantization, force=True)
     return output
+
+
+def translator(folder: Path, *, threads: int = 1) -> Any:
+    """A model in CTranslate2's form, on the CPU."""
+    return _ctranslate2("ctranslate2").Translator(
+        str(folder), device="cpu", inter_threads=1, intra_threads=threads, compute_type="float32"
+    )
 
 
 def beam_search(
     folder: Path, pieces: Pieces, *, beams: int, threads: int = 1
 ) -> Callable[[Sequence[str]], list[str]]:
     """Texts to translations by CTranslate2, one beam for greedy."""
-    import ctranslate2
-
-    translator: Any = ctranslate2.Translator(
-        str(folder), device="cpu", inter_threads=1, intra_threads=threads, compute_type="float32"
-    )
+    model = translator(folder, threads=threads)
 
     def write(texts: Sequence[str]) -> list[str]:
         sources = pieces.tokens(pieces.encode(texts))
-        results = translator.translate_batch(
-            sources,
-            beam_size=beams,
-            max_batch_size=2048,
-            batch_type="tokens",
-            max_decoding_length=2 * MAX_PIECES - 1,  # as the model's generation_config has it
-            min_decoding_length=0,
+        results = model.translate_batch(
+            sources, beam_size=beams, max_batch_size=2048, batch_type="tokens", **LENGTHS
         )
         return pieces.join([result.hypotheses[0] for result in results])
 
     return write
+
+
+def _ctranslate2(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError:
+        raise OutpaceError(
+            "distillation and its speed comparison need CTranslate2: pip install 'outpace[experiments]'"
+        ) from None
 
 
 if __name__ == "__main__":

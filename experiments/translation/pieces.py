@@ -41,6 +41,10 @@ class Pieces:
         """Ids as the strings by which CTranslate2 knows them."""
         return [[self._model.id_to_piece(i) for i in row] for row in rows]
 
+    def ids(self, row: Sequence[str]) -> list[int]:
+        """And back to ids."""
+        return [int(self._model.piece_to_id(piece)) for piece in row]
+
     def join(self, rows: Iterable[Sequence[str]]) -> list[str]:
         """The text of each row of such strings."""
         return [str(self._model.decode_pieces(list(row))) for row in rows]

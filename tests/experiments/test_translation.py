@@ -109,8 +109,9 @@ def test_ctranslate2_and_transformers_agree(tmp_path: Path) -> None:
 
     from experiments.translation.base import train_base
     from experiments.translation.distil import beam_search, converted
-    from experiments.translation.model import Size, load_model, translate
+    from experiments.translation.model import load_model, translate
     from experiments.translation.pieces import MODEL, Pieces
+    from experiments.translation.scales import SCALES
 
     words = {"red": "rotes", "blue": "blaues", "old": "altes", "new": "neues", "big": "großes"}
     things = {"house": "Haus", "book": "Buch", "car": "Auto", "picture": "Bild", "boat": "Boot"}
@@ -120,8 +121,7 @@ def test_ctranslate2_and_transformers_agree(tmp_path: Path) -> None:
     ]  # fmt: skip
     corpus.write(tmp_path / "train.tsv", segments[10:])
     corpus.write(tmp_path / "dev.tsv", segments[:10])
-    size = Size(width=32, encoder_layers=1, decoder_layers=1, heads=2, hidden=64, dropout=0.0)
-    train_base(tmp_path, "base", steps=80, tokens=256, lr=1e-2, size=size, num_pieces=60)
+    train_base(tmp_path, tmp_path, SCALES["smoke"], "base", minutes=0)
     model, pieces = load_model(tmp_path / "base"), Pieces(tmp_path / MODEL)
     start = model.get_input_embeddings().weight[pieces.pad_id]
     assert torch.equal(start, torch.zeros_like(start))

@@ -1,0 +1,89 @@
+"""REPORT.md and its figures from results.jsonl and nothing else; what differs and why is in the template.
+
+python -m experiments.translation.report --scale full --to experiments/translation
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from string import Template
+
+from experiments.markdown import runs_table
+from experiments.plots import Series, plot_over_heads
+from experiments.results import RESULTS, Results
+from experiments.translation import paper, tables
+from experiments.translation.prepare import WORK
+from experiments.translation.scales import SCALES
+from experiments.translation.summary import Row, Summary
+from outpace.core.errors import OutpaceError
+
+TEMPLATE = Path(__file__).parent / "REPORT.template.md"
+REPORT, BLOCKS, SPEED = "REPORT.md", "blocks.png", "speed.png"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, default=WORK)
+    parser.add_argument("--scale", default="full", choices=SCALES)
+    parser.add_argument("--to", type=Path, help="the folder of the report; that of the results if not given")
+    args = parser.parse_args()
+    folder = args.work / args.scale
+    try:
+        write_report(folder, args.to or folder)
+    except (OutpaceError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def write_report(folder: Path, to: Path) -> None:
+    """The report on folder/results.jsonl, unless there is one that is newer."""
+    path, source = to / REPORT, folder / RESULTS
+    if not source.exists():
+        raise OutpaceError(f"{source} is missing, run `python -m experiments.translation.run` first")
+    if path.exists() and path.stat().st_mtime >= max(source.stat().st_mtime, TEMPLATE.stat().st_mtime):
+        return
+    results = Results(source)
+    summary = Summary(results)
+    to.mkdir(parents=True, exist_ok=True)
+    rows = summary.chains("match")
+    most = max(row.k for row in rows)
+    papers = {
+        tables.label(*regime): [(k, block) for k, (_, block) in points.items() if k <= most]
+        for regime, points in paper.BY_REGIME.items()
+    }
+    plot_over_heads(to / BLOCKS, _series(rows, "block"), papers, of="tokens per call")
+    speeds = [point for point in paper.SPEED.items() if point[0] <= most]
+    theirs = {tables.label("finetuned", "distilled"): speeds}
+    plot_over_heads(to / SPEED, _series(rows, "speed"), theirs, of="times greedy's speed")
+    corpus = results.of("corpus")[0]
+    text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        runs=runs_table(results),
+        table=tables.regimes(summary),
+        settings=tables.settings(summary),
+        relaxed=tables.relaxed(summary),
+        rescored=tables.rescored(summary),
+        alphas=tables.alphas(results),
+        plain=tables.plain(summary),
+        exact=tables.exactness(summary),
+        teacher=tables.teacher(results),
+        trainings=tables.trainings(results),
+        num_test=len(summary.greedy("base").record["tokens"]),
+        packages=tables.packages(corpus["packages"]),
+        **corpus["segments"],
+    )
+    path.write_text(text, encoding="utf-8")
+    print(f"{path}", flush=True)
+
+
+def _series(rows: list[Row], of: str) -> Series:
+    """Ours, from greedy on."""
+    found: Series = {}
+    for row in rows:
+        found.setdefault(tables.label(row.regime, row.data), [(1, 1.0)]).append((row.k, getattr(row, of)))
+    return {name: sorted(points) for name, points in found.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""Translation: the whole run on a synthetic corpus, again, and after a kill between steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("ctranslate2")
+pytest.importorskip("matplotlib")
+pytest.importorskip("sacrebleu")
+import sacrebleu
+from PIL import Image
+
+from experiments.results import Results
+from experiments.translation import bleu, corpus, distil, paper, run
+from experiments.translation.corpus import Segment
+from experiments.translation.heads import BASES, trainings
+from experiments.translation.scales import SCALES
+from experiments.translation.settings import EXACT, LATTICE, MIN_BLOCK, RELAXED, TREE, chains
+from experiments.translation.summary import Summary
+from outpace.core.errors import OutpaceError
+
+SMOKE = SCALES["smoke"]
+WORDS = {"red": "rotes", "blue": "blaues", "old": "altes", "new": "neues", "big": "großes", "wet": "nasses"}
+THINGS = {"house": "Haus", "book": "Buch", "car": "Auto", "picture": "Bild", "boat": "Boot", "horse": "Pferd"}
+PACKAGE = {"package": "toy", "version": "1", "licence": "GPL-2 | MIT", "checksum": "0", "pairs": 216}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder after a whole run, the corpus in it."""
+    work = tmp_path_factory.mktemp("translation")
+    segments = [
+        Segment(f"the {a} {b} {c}", f"das {WORDS[a]} {WORDS[b]} {THINGS[c]}", "toy")
+        for a in WORDS for b in WORDS for c in THINGS
+    ]  # fmt: skip
+    order = np.random.default_rng(0).permutation(len(segments))
+    shuffled = [segments[number] for number in order]
+    for name, part in {"test": shuffled[:24], "dev": shuffled[24:36], "train": shuffled[36:]}.items():
+        corpus.write(work / f"{name}.tsv", part)
+    (work / "sources.json").write_text(json.dumps([PACKAGE]))
+    run_smoke(work)
+    return work
+
+
+def run_smoke(work: Path) -> None:
+    run.main(["--scale", "smoke", "--work", str(work), "--corpus", str(work), "--threads", "1"])
+
+
+def state(work: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file, with when it was written and what it holds."""
+    files = [path for path in work.rglob("*") if path.is_file()]
+    return {str(path.relative_to(work)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def results(work: Path) -> Results:
+    return Results(work / "smoke" / "results.jsonl")
+
+
+def of(work: Path, kind: str, **values: Any) -> list[dict[str, Any]]:
+    return results(work).of(kind, **values)
+
+
+@pytest.mark.slow
+def test_every_cell_of_the_tables_is_measured(made: Path) -> None:
+    cells = {(one.training.regime, one.training.data, one.k, one.rule) for one in chains(SMOKE)}
+    assert cells == {
+        *((regime, data, k, EXACT) for regime in ("frozen", "finetuned") for data in BASES for k in (2, 4)),
+        *(("finetuned", "distilled", k, rule) for k in (2, 4) for rule in RELAXED),
+    }
+    ours = [one.record for one in chains(SMOKE)]
+    assert {(record["regime"], record["data"]) for record in ours} == set(paper.BY_REGIME)
+    for regime, data in paper.BY_REGIME:
+        ours += [{"regime": regime, "data": data, "k": 4, "draft": draft} for draft in (TREE, LATTICE)]
+        assert len(of(made, "alpha", regime=regime, data=data)) == len(SMOKE.alphas)
+    for setting in ours:
+        (outputs,) = of(made, "outputs", **setting)
+        for name in ("tokens", "calls", "counts"):
+            assert len(outputs[name]) == SMOKE.sentences
+        assert all(
+            1 <= calls <= tokens for tokens, calls in zip(outputs["tokens"], outputs["calls"], strict=True)
+        )
+        times = of(made, "time", **setting)
+        assert [record["segment"] for record in times] == [0, 1]
+        assert all(record["wall_s"] > 0 for record in times)
+    models = {*BASES.values(), *(one.name for one in trainings(SMOKE) if one.regime == "finetuned")}
+    assert {record["model"] for record in of(made, "model")} == models
+    for model in models:
+        for draft in ("none", "transformers", "ctranslate2"):
+            times = of(made, "time", model=model, draft=draft)
+            assert len(times) == SMOKE.timed and all(record["same"] for record in times)
+        (greedy,) = of(made, "outputs", model=model, draft="none")
+        assert greedy["tokens"] == greedy["calls"]
+
+
+@pytest.mark.slow
+def test_exact_is_greedy_and_blocks_are_larger(made: Path) -> None:
+    exact = of(made, "outputs", rule=EXACT)
+    assert len(exact) > 10
+    for record in exact:
+        # Where rounding decides, two outputs may part, at no more than a rounding error.
+        assert record["same"] + len(record["margins"]) == SMOKE.sentences
+        assert all(margin < 1e-4 for margin in record["margins"])
+    summary = Summary(results(made))
+    rows = {(row.regime, row.data, row.k, row.draft, row.rule): row for row in summary.drafted()}
+    for k in (2, 4):
+        # The prompt's call gives one token, those after it three, or two where one alone is drafted.
+        record = rows["finetuned", "distilled", k, "chain", MIN_BLOCK].record
+        for tokens, calls in zip(record["tokens"], record["calls"], strict=True):
+            assert (calls - 2) * min(k, 3) + 2 <= tokens
+    # The models still translate and the heads have learned something: without it there is one token a call.
+    for data, base in BASES.items():
+        assert summary.greedy(base).bleu > 20
+        for regime in ("frozen", "finetuned"):
+            row = rows[regime, data, 4, "chain", EXACT]
+            assert row.block > 2 and row.bleu > 20
+
+
+@pytest.mark.slow
+def test_the_report_shows_ours_beside_the_papers(made: Path) -> None:
+    report = (made / "smoke" / "REPORT.md").read_text()
+    assert "$" not in report and str(made) not in report
+    line = next(line for line in report.splitlines() if line.startswith("| 4 |"))
+    for points in paper.BY_REGIME.values():
+        assert f"({points[4][0]:.2f} / {points[4][1]:.2f})" in line
+    (mine,) = of(made, "outputs", regime="finetuned", data="distilled", k=4, draft="chain", rule=EXACT)
+    assert f" / {sum(mine['tokens']) / sum(mine['calls']):.2f} (26.36 / 3.27)" in line
+    assert "| toy | 1 | GPL-2 / MIT | 216 |" in report and "a teacher of the base's size" in report
+    for name in ("blocks.png", "speed.png"):
+        with Image.open(made / "smoke" / name) as image:
+            assert min(image.size) > 100
+
+
+@pytest.mark.slow
+def test_a_second_run_does_nothing(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = state(made)
+    run_smoke(made)
+    assert state(made) == before
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_goes_on(made: Path) -> None:
+    smoke = made / "smoke"
+    before = state(made)
+    weights = {name: data for name, (_, data) in before.items() if name.endswith("model.safetensors")}
+    assert len(weights) == 3 + 6 + 4  # base, teacher, distilled base; heads; finetuned models
+    # Killed before the end of one training and of the distillation, and in the middle of a line of results.
+    heads = smoke / "heads" / "finetuned-distilled-4"
+    record = json.loads((heads / "run.json").read_text())
+    del record["finished"]
+    (heads / "run.json").write_text(json.dumps(record))
+    (heads / "model.safetensors").unlink()
+    (smoke / "teacher" / "distilled.tsv").unlink()
+    lines = (smoke / "results.jsonl").read_bytes().splitlines(keepends=True)
+    (smoke / "results.jsonl").write_bytes(b"".join(lines[:-5]) + lines[-5][:20])
+    (smoke / "REPORT.md").unlink()
+    run_smoke(made)
+    after = state(made)
+    assert {name: after[name][1] for name in weights} == weights
+    assert before["smoke/base/model.safetensors"] == after["smoke/base/model.safetensors"]
+    again = (smoke / "results.jsonl").read_bytes().splitlines(keepends=True)
+    assert again[: len(lines) - 5] == lines[:-5]
+    assert len(Summary(results(made)).rows) == len(of(made, "outputs")) > 0
+    assert (smoke / "REPORT.md").exists()
+
+
+@pytest.mark.slow
+def test_results_of_other_models_are_refused(made: Path) -> None:
+    path = made / "smoke" / "results.jsonl"
+    lines = path.read_text()
+    path.write_text(lines.replace(of(made, "model", model="base")[0]["fingerprint"], "0" * 12))
+    with pytest.raises(SystemExit, match=r"error: .*another model base; remove it"):
+        run_smoke(made)
+    path.write_text(lines)
+
+
+def test_without_ctranslate2_there_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def missing(name: str) -> Any:
+        raise ImportError(name)
+
+    monkeypatch.setattr(distil, "import_module", missing)
+    with pytest.raises(OutpaceError, match=r"need CTranslate2: pip install"):
+        distil.converted(tmp_path)
+
+
+def test_bleu_is_that_of_sacrebleu() -> None:
+    outputs = ["das ist ein Haus am See", "der Hund bellt laut und lange", "ja", ""]
+    references = ["das ist das Haus am See", "der Hund bellt laut", "nein", "Klick"]
+    counts = np.array([bleu.counts(*pair) for pair in zip(outputs, references, strict=True)])
+    assert bleu.bleu(counts) == pytest.approx(sacrebleu.corpus_bleu(outputs, [references]).score)
+    others = [text.replace("Haus", "Hof") for text in outputs]
+    worse = np.array([bleu.counts(*pair) for pair in zip(others, references, strict=True)])
+    middle, low, high = bleu.difference(counts, worse)
+    assert middle == pytest.approx(bleu.bleu(counts) - bleu.bleu(worse))
+    assert low <= middle <= high and high > 0
+    assert bleu.difference(counts, counts) == (0, 0, 0)
