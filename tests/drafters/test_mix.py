@@ -202,3 +202,21 @@ def test_trees_follow_what_calls_take_now(monkeypatch: pytest.MonkeyPatch) -> No
         sizes.append(tree.num_nodes)
         [state] = drafter.observe([state], [Step(tree, SCORES, Verdict([], 1, "identical"))])
     assert max(sizes[:40]) >= 5 and max(sizes[-20:]) <= 3
+
+
+class ByDepth(Proposing):
+    """A source like proposal heads, whose opinion depends on the depth alone."""
+
+    def __init__(self, *by_depth: Sequence[tuple[int, float]]) -> None:
+        self.by_depth = by_depth
+
+    def expected_by_depth(self, state: None, ask: Ask) -> Sequence[Sequence[tuple[int, float]]]:
+        return self.by_depth[: ask.depth]
+
+
+def test_an_opinion_by_depth_holds_below_every_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below another source's token too, where a tree of its own would have no node; and no deeper."""
+    drafter = mix(monkeypatch, Fixed((1, 0.9)), ByDepth([(2, 0.9)], [(3, 0.9)]), costs=straight(0.001))
+    tree = drafter.propose([drafter.start([7], SCORES)], [ask(depth=3)])[0]
+    assert {(1, 3), (2, 3), (1, 1), (2, 1), (1, 1, 1)} <= paths(tree)
+    assert {path[2:] for path in paths(tree) if len(path) == 3} == {(1,)}

@@ -114,7 +114,7 @@ class Blockwise:
         """The heads of these rows as a step function (see `trees.grow`): a node's depth names its head."""
         return self._step(self._heads.logits(_hidden(states)))
 
-    def expected(self, state: BlockwiseState, ask: Ask) -> list[Pairs]:
+    def expected_by_depth(self, state: BlockwiseState, ask: Ask) -> list[Pairs]:
         """By depth, the likeliest tokens with their probabilities, which hold below any node."""
         return self._pairs(self._heads.logits(_hidden([state]))[0], ask)
 

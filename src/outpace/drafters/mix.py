@@ -5,7 +5,7 @@ mixture of interpolated language models (Jelinek & Mercer 1980, "Interpolated es
 parameters from sparse data"). After a node, P(x) = sum over sources of w_s P_s(x); what is missing to 1
 belongs to tokens that no source knows. Sources that name the successors of any text (`successors`) are asked
 below every node that the tree takes, so a copy goes on with another source's n-grams; sources whose opinion
-depends on the depth alone (`expected`: proposal heads) hold it below every node; of others the proposed tree
+depends on the depth alone (`expected_by_depth`: heads) hold it below every node; of others the proposed tree
 is read.
 
     propose   take the likeliest paths (product of P) while they add more tokens than time: the next node is
@@ -70,7 +70,7 @@ class Mix:
         self.size = size
         self.depth = depth
         self._successors = [getattr(source, "successors", None) for source in self.sources]
-        self._expected = [getattr(source, "expected", None) for source in self.sources]
+        self._expected = [getattr(source, "expected_by_depth", None) for source in self.sources]
         self._proposing = [
             s for s, function in enumerate(self._successors) if function is None and self._expected[s] is None
         ]
