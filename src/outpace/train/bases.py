@@ -6,6 +6,7 @@ always frozen: its states are computed once, by the engine that will use the hea
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,7 +49,7 @@ class _Reached(Exception):
     """The output matrix is about to run: its input is all that is wanted."""
 
 
-class TorchBase:
+class TorchBase(ABC):
     """What bases of transformers models have in common. Batches are dicts of the model's arguments.
 
     A batch's `labels` i64[B, T] are the token after each state, -100 where there is none.
@@ -87,8 +88,9 @@ class TorchBase:
         except OSError as error:
             raise OutpaceError(f"cannot write {folder}: {error.strerror or error}") from error
 
+    @abstractmethod
     def _hidden(self, batch: dict[str, Tensor]) -> Tensor:
-        raise NotImplementedError
+        """[B, T, D]: the state that each of a batch's labels is predicted from."""
 
     def _run(self, **arguments: Any) -> Tensor:
         """[B, T, D]: what the output matrix would read in a call of the model."""
