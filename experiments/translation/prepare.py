@@ -2,7 +2,7 @@
 
     python -m experiments.translation.prepare --work FOLDER
 
-Downloads about 300 MB with apt-get into the folder and installs nothing. A run that was interrupted goes on.
+Downloads the packages with apt-get into the folder and installs nothing. A run that was interrupted goes on.
 """
 
 from __future__ import annotations

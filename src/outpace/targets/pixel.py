@@ -21,10 +21,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from outpace.core.contracts import Exactness
-from outpace.core.errors import OutpaceError, PromptTooLong
+from outpace.core.errors import OutpaceError
 from outpace.core.tree import Shape, TokenTree
 from outpace.targets.hf_cache import SlotCache
 from outpace.targets.hf_masks import tree_masks
+from outpace.targets.hf_rows import check_prompts, check_room
 from outpace.targets.hf_scores import LOGITS, MAX_NODES, States, TorchScores, scores_of
 from outpace.targets.hf_taps import TappedModel, Taps, TorchProduct
 from outpace.targets.pixel_model import NUM_LEVELS, START, PixelModel
@@ -73,13 +74,7 @@ class PixelTarget(TappedModel):
         Raises PromptTooLong for a prompt that does not fit, OutpaceError for one without a small picture.
         """
         smalls = [self._small_of(prompt) for prompt in prompts]
-        for prompt in prompts:
-            if not prompt:
-                raise OutpaceError("the prompt is empty, accepted are prompts of 1 token or more")
-            if len(prompt) > self.context_length:
-                raise PromptTooLong(
-                    f"the prompt has {len(prompt)} tokens, the context holds {self.context_length}"
-                )
+        check_prompts(prompts, self.context_length)
         with torch.no_grad():
             places = self.model.places(torch.from_numpy(np.stack(smalls)).to(self._device))
         rows = self._cache.open(len(prompts))
@@ -96,14 +91,7 @@ class PixelTarget(TappedModel):
 
     def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> TorchScores:
         """Run every node of every tree in one call; nothing is committed."""
-        assert len(rows) == len(trees), "one tree for each row"
-        for row, tree in zip(rows, trees, strict=True):
-            length = self._cache.length(row)
-            if length + tree.num_nodes > self.context_length:
-                raise OutpaceError(
-                    f"the row holds {length} tokens and {tree.num_nodes} were to be scored, "
-                    f"the context holds {self.context_length}"
-                )
+        check_room(self._cache, rows, trees, self.context_length)
         shapes = [tree.shape for tree in trees]
         states = self._forward(rows, [tree.token_list for tree in trees], shapes)
         firsts = [states[LOGITS].shape[1] * row for row in range(len(rows))]
