@@ -11,9 +11,12 @@ from contextlib import contextmanager
 
 # A model whose answer never ends, in place of outpace.load.
 ENDLESS = """
-import itertools, sys, time
+import itertools, signal, sys, time
 import outpace
 from outpace.cli.main import main
+
+# A shell that runs the tests in the background has them ignore Ctrl-C, and this process would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 class Model:
     def stream(self, prompt, **request):
