@@ -1,0 +1,56 @@
+"""Speculative sampling of diffusion models: samples of the same law after fewer calls one after another.
+
+De Bortoli, Galashov, Gretton & Doucet 2025, arXiv:2501.05370. Needs torch (the extra `torch`).
+
+    from outpace import diffusion
+    process = diffusion.chain(diffusion.variance_preserving(50), prediction="epsilon")
+    result = diffusion.sample(model, process, (3, 32, 32), 16, draft=diffusion.Stale(), window=8, seed=0)
+    result.samples, result.stats.speedup_calls
+"""
+
+from outpace.diffusion.drafts import (
+    Carried,
+    Frozen,
+    Increment,
+    Independent,
+    Output,
+    Picard,
+    Prediction,
+    Stale,
+)
+from outpace.diffusion.process import Denoising, Drift
+from outpace.diffusion.sampler import Samples, sample
+from outpace.diffusion.schedules import (
+    Levels,
+    chain,
+    ddpm_levels,
+    linear_interpolant,
+    variance_exploding,
+    variance_preserving,
+)
+from outpace.diffusion.stats import Stats
+from outpace.diffusion.windows import Adaptive, Fixed
+
+__all__ = [
+    "Adaptive",
+    "Carried",
+    "Denoising",
+    "Drift",
+    "Fixed",
+    "Frozen",
+    "Increment",
+    "Independent",
+    "Levels",
+    "Output",
+    "Picard",
+    "Prediction",
+    "Samples",
+    "Stale",
+    "Stats",
+    "chain",
+    "ddpm_levels",
+    "linear_interpolant",
+    "sample",
+    "variance_exploding",
+    "variance_preserving",
+]

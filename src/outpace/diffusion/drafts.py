@@ -1,0 +1,210 @@
+"""Drafts of denoising steps: their means come from what the model has said already, or from a cheaper model.
+
+De Bortoli, Galashov, Gretton & Doucet 2025, arXiv:2501.05370, section 3.2 (frozen target, independent draft)
+and its appendix (Picard sweeps). Reusing the last verification's outputs instead of a fresh evaluation is
+known from implementations. A draft has the target's sigma and a mean of its own:
+
+    Frozen       evaluate the model at the row's state, hold that over the window: two calls a round
+    Stale        hold the last evaluation that lies on the row's path: one call a round
+    Carried      one call a round, which has the window's last state too; then each step holds the evaluation
+                 of its own time, though of a state that was rejected, and the last one beyond
+    Independent  a cheaper model of the same chain
+    Picard       another draft, corrected by sweeps: one more call for each
+
+What is held is an object as well: the step's whole `Increment` (as in the paper), the model's raw `Output`,
+or the process's `Prediction`, so that all that is affine in the state is computed anew. Exact in every case.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from outpace.core.errors import OutpaceError
+from outpace.diffusion.memory import Proposal, Round
+from outpace.diffusion.process import Model, Process
+
+Known = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""States [B, *S], outputs [B, *S] there, steps i64[B]."""
+
+
+class Draft(Protocol):
+    """What proposes a window.
+
+    looks_ahead  whether the verification should evaluate the last drafted state too: it is where the next
+                 round begins if all is accepted.
+    """
+
+    looks_ahead: bool
+
+    def propose(self, round: Round) -> Proposal:
+        """Means that depend on each step's past alone, and the states that follow from them."""
+
+    def num_calls(self, length: int) -> int:
+        """Sequential calls of the target for a round of such a window, verification included."""
+
+
+class Held(Protocol):
+    """What of an evaluation is held while the state moves on."""
+
+    def mean(self, process: Process, known: Known, states: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        """[B, *S]: means of the next states."""
+
+
+class Increment:
+    """The mean's distance from the state."""
+
+    def mean(self, process: Process, known: Known, states: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        """[B, *S]: m(y, n) = y + m(y0, n0) - y0."""
+        there, outputs, then = known
+        return states + process.step(there, process.predict(there, outputs, then), then) - there
+
+
+class Output:
+    """The model's output."""
+
+    def mean(self, process: Process, known: Known, states: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        """[B, *S]: as if the model had said the same at this state and step."""
+        return process.step(states, process.predict(states, known[1], steps), steps)
+
+
+class Prediction:
+    """The process's prediction, such as the clean sample."""
+
+    def mean(self, process: Process, known: Known, states: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        """[B, *S]: as if the prediction were the same at this state and step."""
+        return process.step(states, process.predict(*known), steps)
+
+
+class Frozen:
+    """The evaluation at the row's own state: the window's first step is always accepted."""
+
+    looks_ahead = False
+
+    def __init__(self, held: Held | None = None) -> None:
+        self._held = held or Prediction()
+
+    def propose(self, round: Round) -> Proposal:
+        """One call, then none."""
+        round.evaluate_roots(torch.ones_like(round.memory.exact))
+        known = round.memory.at(round.memory.committed)
+        return round.roll(lambda _, *where: self._held.mean(round.process, known, *where))
+
+    def num_calls(self, length: int) -> int:
+        """Root and verification; the root alone verifies a single step."""
+        return min(length, 2)
+
+
+class Stale:
+    """The evaluation at the last state of the row's path that the last verification has seen."""
+
+    looks_ahead = False
+
+    def __init__(self, held: Held | None = None) -> None:
+        self._held = held or Prediction()
+
+    def propose(self, round: Round) -> Proposal:
+        """One call for rows that begin, otherwise none."""
+        round.evaluate_roots(round.memory.count == 0)
+        known = round.memory.at(round.memory.committed - (~round.memory.exact).long())
+        return round.roll(lambda _, *where: self._held.mean(round.process, known, *where))
+
+    def num_calls(self, length: int) -> int:
+        """The verification."""
+        return 1
+
+
+class Carried:
+    """The last round's evaluations, each for the step that it was made for."""
+
+    looks_ahead = True
+
+    def __init__(self, held: Held | None = None) -> None:
+        self._held = held or Prediction()
+
+    def propose(self, round: Round) -> Proposal:
+        """One call for rows that begin, otherwise none."""
+        round.evaluate_roots(round.memory.count == 0)
+        memory = round.memory
+
+        def mean(position: int, states: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+            known = memory.at(torch.minimum(memory.committed + position, memory.count - 1))
+            return self._held.mean(round.process, known, states, steps)
+
+        return round.roll(mean)
+
+    def num_calls(self, length: int) -> int:
+        """The verification."""
+        return 1
+
+
+class Independent:
+    """A cheaper model of the same process: its own step after its own step.
+
+    model  as the target: model(inputs, times) or model(inputs, times, conditions).
+    """
+
+    looks_ahead = False
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def propose(self, round: Round) -> Proposal:
+        """As many calls of the cheap model as there are steps, none of the target."""
+
+        def mean(_: int, states: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+            given = () if round.conditions is None else (round.conditions,)
+            inputs, times = round.process.inputs(states, steps)
+            outputs = self._model(inputs, times, *given)
+            if outputs.shape != states.shape:
+                shapes = f"{tuple(outputs.shape)} for states {tuple(states.shape)}"
+                raise OutpaceError(f"the draft model's output is {shapes}; the same shape is accepted")
+            return round.process.step(states, round.process.predict(states, outputs, steps), steps)
+
+        return round.roll(mean)
+
+    def num_calls(self, length: int) -> int:
+        """The verification."""
+        return 1
+
+
+class Picard:
+    """Another draft, then sweeps: evaluate its states in one call, roll anew with what the model said there.
+
+    After j sweeps the first j steps, at least, are the target's own.
+
+    draft   what the first sweep starts from. sweeps: >= 1.
+    held    what of an evaluation is kept when the states move.
+    """
+
+    def __init__(self, draft: Draft | None = None, *, sweeps: int = 1, held: Held | None = None) -> None:
+        if sweeps < 1:
+            raise OutpaceError(f"sweeps is {sweeps}, accepted are whole numbers >= 1")
+        self._draft: Draft = draft or Stale()
+        self._sweeps = sweeps
+        self._held = held or Prediction()
+        self.looks_ahead = self._draft.looks_ahead
+
+    def propose(self, round: Round) -> Proposal:
+        """As many calls as sweeps, and those of the first draft."""
+        proposal = self._draft.propose(round)
+        width = round.noise.shape[1]
+        for _ in range(self._sweeps):
+            wanted = torch.arange(width, device=round.steps.device) < round.lengths[:, None]
+            rows, positions = wanted.nonzero(as_tuple=True)
+            states, outputs = proposal.states[:, :width], torch.zeros_like(proposal.means)
+            outputs[rows, positions] = round.evaluate(
+                states[rows, positions], round.steps[rows] + positions, rows
+            )
+
+            def mean(position: int, *where: torch.Tensor) -> torch.Tensor:
+                known = states[:, position], outputs[:, position], round.steps_at(position)  # noqa: B023
+                return self._held.mean(round.process, known, *where)
+
+            proposal = round.roll(mean)
+        return proposal
+
+    def num_calls(self, length: int) -> int:
+        """One more for each sweep."""
+        return self._draft.num_calls(length) + self._sweeps

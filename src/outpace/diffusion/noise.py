@@ -1,0 +1,66 @@
+"""Noise as a pure function of (seed, sample, step, element), so that no batch, window or draft changes it.
+
+A counter is hashed (the finaliser of SplitMix64: Steele, Lea & Flood 2014) to a uniform number of 53 bits;
+the inverse of the normal distribution function makes it normal. Whoever draws a step's noise first, or again
+after a rejected draft, finds the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from outpace.core.sampling import fresh_seed
+
+PRIOR = -1
+"""The step whose noise the first state is made of."""
+
+
+class Noise:
+    """Normal and uniform numbers for the samples 0, 1, 2, ... of a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self._normal = _signed(fresh_seed(seed, "diffusion normal"))
+        self._uniform = _signed(fresh_seed(seed, "diffusion coin"))
+
+    def normal(
+        self, samples: torch.Tensor, steps: torch.Tensor, shape: Sequence[int], *, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """[B, *shape]: standard normal noise of sample i64[B] at step i64[B], on their device."""
+        keys = _keys(self._normal, samples, steps)
+        elements = torch.arange(torch.Size(shape).numel(), device=samples.device)
+        uniform = _uniform(keys[:, None] + _mixed(elements))
+        return torch.special.ndtri(uniform).to(dtype).reshape(len(samples), *shape)
+
+    def uniform(self, samples: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        """f64[B]: a number in (0, 1) for the decision on each of these steps."""
+        return _uniform(_keys(self._uniform, samples, steps))
+
+
+def _keys(seed: int, samples: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+    return _mixed(_mixed(samples + seed) ^ _mixed(~steps))
+
+
+def _uniform(counters: torch.Tensor) -> torch.Tensor:
+    """f64: in (0, 1), both ends excluded."""
+    return (_shifted(_mixed(counters), 11).double() + 0.5) * 2.0**-53
+
+
+def _mixed(values: torch.Tensor) -> torch.Tensor:
+    """i64: bits well mixed. Products wrap as those of unsigned numbers do."""
+    values = values + _signed(0x9E3779B97F4A7C15)
+    values = (values ^ _shifted(values, 30)) * _signed(0xBF58476D1CE4E5B9)
+    values = (values ^ _shifted(values, 27)) * _signed(0x94D049BB133111EB)
+    return values ^ _shifted(values, 31)
+
+
+def _shifted(values: torch.Tensor, bits: int) -> torch.Tensor:
+    """Shifted right as if they had no sign."""
+    return (values >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _signed(value: int) -> int:
+    """The 64-bit number with the sign that torch's integers have."""
+    value &= (1 << 64) - 1
+    return value - (1 << 64) if value >> 63 else value

@@ -1,0 +1,259 @@
+"""Speculative sampling of a diffusion model: draft a window of steps, judge all of them in one call.
+
+De Bortoli, Galashov, Gretton & Doucet 2025, arXiv:2501.05370, algorithm 3, for many samples at once:
+
+    draft    y~1 ... y~L from the sample's state, with means m_p
+    verify   the model at y~0 ... y~(L-1), of all samples, in ONE call; it gives the means m_q
+    couple   each step (`coupling.py`) up to the first that is not accepted, which is repaired
+    commit   these steps, at least one
+
+The samples have exactly the law of plain sampling, whatever the draft. Every sample goes at its own pace;
+one that is done makes room for the next. Noise depends on (seed, sample, step) alone, so that a sample is
+the same in every batch, and the same for every window and draft wherever the drafts' means are the model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+
+from outpace.core.errors import OutpaceError
+from outpace.diffusion.coupling import couple
+from outpace.diffusion.drafts import Draft, Frozen
+from outpace.diffusion.memory import Memory, Proposal, Round
+from outpace.diffusion.noise import PRIOR, Noise
+from outpace.diffusion.process import Model, Process
+from outpace.diffusion.stats import Stats
+from outpace.diffusion.windows import Fixed, Record, Window
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Samples [num, *S] and what they have cost."""
+
+    samples: torch.Tensor
+    stats: Stats
+
+
+@torch.no_grad()
+def sample(
+    model: Model,
+    process: Process,
+    shape: Sequence[int],
+    num: int = 1,
+    *,
+    draft: Draft | None = None,
+    window: Window | int = 8,
+    seed: int = 0,
+    batch: int | None = None,
+    conditions: torch.Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Samples:
+    """Samples of a process, each of this shape.
+
+    model        model(inputs [n, *S], times [n]) -> [n, *S], row by row; with conditions, a third argument.
+    draft        None samples plainly: one call a step.
+    window       how many steps a round drafts; a number is a fixed one.
+    batch        so many samples at a time; all if None. A call has up to batch * (window + 1) states.
+    conditions   [num, ...]: what the model is told of each sample.
+    on_progress  is told (steps done, steps in all) after every round.
+
+    Raises OutpaceError where the model's output has another shape or is not finite, naming the step.
+    """
+    if num < 1 or (batch is not None and batch < 1):
+        raise OutpaceError(f"num is {num} and batch {batch}, accepted are whole numbers >= 1")
+    if conditions is not None and len(conditions) != num:
+        raise OutpaceError(f"{len(conditions)} conditions for {num} samples; one for each is accepted")
+    if draft is None:
+        draft, window = Frozen(), Fixed(1)
+    if isinstance(window, int):
+        window = Fixed(window)
+    run = _Run(model, process, draft, window, Noise(seed), conditions, Stats.zero(0, num, window.most))
+    began = perf_counter()
+    samples = run.all(tuple(shape), batch or num, dtype, torch.device(device), on_progress)
+    run.stats.wall_s = perf_counter() - began
+    return Samples(samples, run.stats)
+
+
+@dataclass(slots=True)
+class _Rows:
+    """The samples under way: numbers i64[B], states [B, *S], steps i64[B], and what is known of them."""
+
+    samples: torch.Tensor
+    states: torch.Tensor
+    steps: torch.Tensor
+    memory: Memory
+    record: Record
+
+
+class _Run:
+    """One call of `sample`."""
+
+    def __init__(
+        self,
+        model: Model,
+        process: Process,
+        draft: Draft,
+        window: Window,
+        noise: Noise,
+        conditions: torch.Tensor | None,
+        stats: Stats,
+    ) -> None:
+        self._model, self._process = model, process
+        self._draft, self._window = draft, window
+        self._noise, self._conditions = noise, conditions
+        self.stats = stats
+        self.stats.num_steps = len(process.sigmas)
+        self._calls = torch.tensor(
+            [draft.num_calls(length + 1) for length in range(window.most)], dtype=torch.float64
+        )
+
+    def all(
+        self,
+        shape: tuple[int, ...],
+        batch: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        on_progress: Callable[[int, int], None] | None,
+    ) -> torch.Tensor:
+        """[num, *S]: the samples."""
+        num, num_steps = len(self.stats.evaluations), self.stats.num_steps
+        finished = torch.empty(num, *shape, dtype=dtype, device=device)
+        rows, begun, done = self._first(0, min(batch, num), shape, dtype, device), min(batch, num), 0
+        while len(rows.samples):
+            done += self._round(rows)
+            if on_progress is not None:
+                on_progress(done, num * num_steps)
+            going = rows.steps < num_steps
+            if going.all():
+                continue
+            finished[rows.samples[~going]] = rows.states[~going]
+            new = self._first(begun, min(int((~going).sum()), num - begun), shape, dtype, device)
+            begun += len(new.samples)
+            rows = _Rows(
+                torch.cat([rows.samples[going], new.samples]),
+                torch.cat([rows.states[going], new.states]),
+                torch.cat([rows.steps[going], new.steps]),
+                rows.memory.rows(going).joined(new.memory),
+                rows.record.rows(going, len(new.samples)),
+            )
+        return finished
+
+    def _first(
+        self, begin: int, num: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+    ) -> _Rows:
+        """Samples `begin`, `begin` + 1, ... before their first step."""
+        numbers = torch.arange(begin, begin + num, device=device)
+        noise = self._noise.normal(numbers, torch.full_like(numbers, PRIOR), shape, dtype=dtype)
+        states = self._process.prior(noise)
+        return _Rows(numbers, states, torch.zeros_like(numbers), Memory.empty(states), Record(num, device))
+
+    def _round(self, rows: _Rows) -> int:
+        """Draft, verify, couple, commit; returns the number of steps taken."""
+        lengths = self._window.lengths(rows.record, self._calls.to(rows.steps.device))
+        lengths = torch.minimum(lengths, self.stats.num_steps - rows.steps)
+        width = int(lengths.max())
+        noise = self._noise.normal(*self._flat(rows, width), rows.states.shape[1:], dtype=rows.states.dtype)
+        noise = noise.reshape(-1, width, *rows.states.shape[1:])
+        given = (
+            None if self._conditions is None else self._conditions[rows.samples.to(self._conditions.device)]
+        )
+        round = Round(
+            self._process, rows.states, rows.steps, lengths, noise, rows.samples, given, rows.memory,
+            lambda *where: self._evaluate(rows.samples, *where),
+        )  # fmt: skip
+        proposal = self._draft.propose(round)
+        outputs, count = self._verify(round, proposal)
+        samples, accepted = self._couple(rows, proposal, outputs, noise)
+        positions = torch.arange(width, device=rows.steps.device)
+        accepted &= positions < lengths[:, None]
+        kept = accepted.long().cumprod(1).sum(1)
+        taken = torch.minimum(kept + 1, lengths)
+        self._count(rows, lengths, accepted, taken)
+        rows.states = samples[torch.arange(len(taken), device=taken.device), taken - 1]
+        rows.memory = Memory(
+            proposal.states, outputs, rows.steps, count, taken, (kept == lengths) & (count > lengths)
+        )
+        rows.steps = rows.steps + taken
+        return int(taken.sum())
+
+    def _flat(self, rows: _Rows, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(samples, steps), i64[B * width] each: the next steps of every row."""
+        steps = rows.steps[:, None] + torch.arange(width, device=rows.steps.device)
+        return rows.samples.repeat_interleave(width), steps.flatten()
+
+    def _verify(self, round: Round, proposal: Proposal) -> tuple[torch.Tensor, torch.Tensor]:
+        """(outputs [B, L + 1, *S] at the drafted states, i64[B]: how many of them, from the first, it has).
+
+        One call, or none where only the states of the rows are asked for and known.
+        """
+        left = self.stats.num_steps - round.steps
+        ahead = (left > round.lengths).long() if self._draft.looks_ahead else torch.zeros_like(left)
+        count = round.lengths + ahead
+        wanted = torch.arange(proposal.states.shape[1], device=count.device) < count[:, None]
+        outputs = torch.zeros_like(proposal.states)
+        exact = round.memory.exact
+        outputs[exact, 0] = round.memory.at(round.memory.committed)[1][exact]
+        wanted[:, 0] &= ~exact
+        rows, positions = wanted.nonzero(as_tuple=True)
+        if len(rows):
+            outputs[rows, positions] = round.evaluate(
+                proposal.states[rows, positions], round.steps[rows] + positions, rows
+            )
+            self.stats.verification_calls[torch.unique(round.samples[rows]).cpu()] += 1
+        return outputs, count
+
+    def _couple(
+        self, rows: _Rows, proposal: Proposal, outputs: torch.Tensor, noise: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(samples [B, L, *S], accepted bool[B, L]) of the target's steps from the drafted states."""
+        numbers, steps = self._flat(rows, noise.shape[1])
+        uniform = self._noise.uniform(numbers, steps)
+        steps = steps.clamp_max(self.stats.num_steps - 1)
+        states = proposal.states[:, :-1].flatten(0, 1)
+        predictions = self._process.predict(states, outputs[:, :-1].flatten(0, 1), steps)
+        means = self._process.step(states, predictions, steps)
+        sigma = self._process.sigmas.to(steps.device)[steps]
+        samples, accepted = couple(noise.flatten(0, 1), proposal.means.flatten(0, 1), means, sigma, uniform)
+        return samples.reshape(noise.shape), accepted.reshape(noise.shape[:2])
+
+    def _evaluate(
+        self, samples: torch.Tensor, states: torch.Tensor, steps: torch.Tensor, rows: torch.Tensor
+    ) -> torch.Tensor:
+        """[n, *S]: one call of the target at states of these rows."""
+        inputs, times = self._process.inputs(states, steps)
+        numbers = samples[rows].cpu()
+        given = () if self._conditions is None else (self._conditions[numbers.to(self._conditions.device)],)
+        outputs = self._model(inputs, times.to(states.dtype), *given)
+        if not isinstance(outputs, torch.Tensor) or outputs.shape != states.shape:
+            shape = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+            asked = tuple(states.shape)
+            raise OutpaceError(
+                f"step {int(steps[0])}: the model's output is {shape}, accepted is {asked}, its input's shape"
+            )
+        finite = outputs.flatten(1).isfinite().all(1)
+        if not finite.all():
+            step, time = int(steps[~finite][0]), float(times[~finite][0])
+            raise OutpaceError(
+                f"step {step} of {self.stats.num_steps} (time {time:g}): the model's output is not finite"
+            )
+        self.stats.num_calls += 1
+        self.stats.sequential_calls[torch.unique(numbers)] += 1
+        self.stats.evaluations.index_add_(0, numbers, torch.ones_like(numbers))
+        return outputs
+
+    def _count(self, rows: _Rows, lengths: torch.Tensor, accepted: torch.Tensor, taken: torch.Tensor) -> None:
+        """Acceptance, for the statistics and for the windows."""
+        positions = torch.arange(accepted.shape[1], device=taken.device)
+        noisy = self._process.sigmas.to(taken.device) > 0
+        steps = (rows.steps[:, None] + positions).clamp_max(self.stats.num_steps - 1)
+        tested = (positions < taken[:, None]) & noisy[steps]
+        width = accepted.shape[1]
+        self.stats.tested[:width] += tested.sum(0).cpu()
+        self.stats.accepted[:width] += (tested & accepted).sum(0).cpu()
+        rows.record.learn(tested.sum(1), (tested & accepted).sum(1))

@@ -1,0 +1,146 @@
+"""Schedules of denoising models, and the one stochastic chain that they all share.
+
+A model knows states alpha * clean + sigma * noise at levels 0 ... N of falling noise. If the predicted clean
+sample is taken for constant from level n to n + 1, the reverse stochastic differential equation with churn
+has an exact solution, which is the step (with r = (sigma' / alpha') / (sigma / alpha), primes for n + 1):
+
+    state' = alpha' clean + sigma' (rho (state - alpha clean) / sigma + sqrt(1 - rho^2) z)
+    rho    = r^(churn^2)
+
+Churn 1 is DDPM (Ho, Jain & Abbeel 2020, arXiv:2006.11239), the ancestral Euler sampler, and the first order
+of SDE-DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095), which are the same step. Churn towards 0 is DDIM,
+which has no noise and nothing to speculate on; more churn makes drafts easier to accept. The `Levels` of
+variance-preserving and -exploding diffusions are from Song et al. 2021, arXiv:2011.13456, those of the linear
+interpolant from Albergo, Boffi & Vanden-Eijnden 2023, arXiv:2303.08797.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from outpace.core.errors import OutpaceError
+from outpace.diffusion.process import Denoising
+
+PREDICTIONS: dict[str, Callable[[float, float], tuple[float, float]]] = {
+    "epsilon": lambda alpha, sigma: (1 / alpha, -sigma / alpha),
+    "sample": lambda alpha, sigma: (0.0, 1.0),
+    "v_prediction": lambda alpha, sigma: (
+        alpha / (alpha**2 + sigma**2),
+        -sigma / math.hypot(alpha, sigma),
+    ),
+    "flow_prediction": lambda alpha, sigma: (1 / (alpha + sigma), -sigma / (alpha + sigma)),
+}
+"""What a model's output is: (of the state, of the output) in the clean sample, at (alpha, sigma)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """N + 1 levels of noise, the last one mostly without any, and the N times that the model is told."""
+
+    alphas: Sequence[float]
+    sigmas: Sequence[float]
+    times: Sequence[float]
+
+    def __post_init__(self) -> None:
+        if not len(self.alphas) == len(self.sigmas) == len(self.times) + 1 >= 2:
+            lengths = f"{len(self.alphas)} alphas, {len(self.sigmas)} sigmas and {len(self.times)} times"
+            raise OutpaceError(f"{lengths} do not fit; accepted are N + 1, N + 1 and N >= 1")
+        for step, (alpha, sigma, alpha1, sigma1) in enumerate(
+            zip(self.alphas, self.sigmas, self.alphas[1:], self.sigmas[1:], strict=False)
+        ):
+            if not (
+                alpha >= 0 and alpha1 > 0 and sigma > 0 and 0 <= sigma1 / alpha1 < sigma / max(alpha, 1e-300)
+            ):
+                raise OutpaceError(
+                    f"step {step} goes from noise {sigma:g} at scale {alpha:g} to {sigma1:g} at {alpha1:g};"
+                    " accepted is less noise for the scale at every step, and none only at the end"
+                )
+
+
+def variance_preserving(
+    num_steps: int, *, beta_min: float = 0.1, beta_max: float = 20.0, first: float = 1.0, last: float = 1e-3
+) -> Levels:
+    """alpha^2 + sigma^2 = 1 with beta(t) from beta_min to beta_max; times from `first` to `last`, then 0."""
+    times = [*_line(first, last, num_steps), 0.0]
+    alphas = [math.exp(-0.25 * t * t * (beta_max - beta_min) - 0.5 * t * beta_min) for t in times]
+    return Levels(alphas, [math.sqrt(1 - alpha * alpha) for alpha in alphas], times[:-1])
+
+
+def variance_exploding(num_steps: int, *, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Levels:
+    """alpha = 1, noise in equal ratios from sigma_max to sigma_min, then none; the model is told sigma."""
+    sigmas = [math.exp(x) for x in _line(math.log(sigma_max), math.log(sigma_min), num_steps)]
+    return Levels([1.0] * (num_steps + 1), [*sigmas, 0.0], sigmas)
+
+
+def linear_interpolant(num_steps: int) -> Levels:
+    """state = (1 - t) clean + t noise, t from 1 to 0 in equal steps; the model is told t."""
+    times = [1 - step / _at_least_one(num_steps) for step in range(num_steps + 1)]
+    return Levels([1 - t for t in times], times, times[:-1])
+
+
+def ddpm_levels(alphas_cumprod: Sequence[float], timesteps: Sequence[int]) -> Levels:
+    """Of a discrete schedule at falling timesteps, then no noise; the model is told the timestep."""
+    kept = [float(alphas_cumprod[step]) for step in timesteps]
+    squares = [*kept, 1.0]
+    return Levels([math.sqrt(x) for x in squares], [math.sqrt(1 - x) for x in squares], list(timesteps))
+
+
+def chain(
+    levels: Levels,
+    *,
+    prediction: str = "epsilon",
+    churn: float = 1.0,
+    clip: float | None = None,
+    input_scales: Sequence[float] | None = None,
+    prior_scale: float | None = None,
+) -> Denoising:
+    """The stochastic chain of a model with these levels.
+
+    prediction   what the model's output is, one of `PREDICTIONS`, in diffusers' words.
+    churn        > 0; how much noise is taken out and put in anew, 1 being the usual amount.
+    clip         bound of the predicted clean sample, or None.
+    prior_scale  of the first noise; by default sqrt(alpha^2 + sigma^2) of the first level with clean data of
+                 unit variance.
+    """
+    if prediction not in PREDICTIONS:
+        raise OutpaceError(f"prediction is {prediction!r}, accepted are {', '.join(PREDICTIONS)}")
+    if not 0 < churn < math.inf:
+        hint = "without churn there is no noise, and no draft could be accepted"
+        raise OutpaceError(f"churn is {churn:g}, accepted are finite numbers > 0 ({hint})")
+    if prediction == "epsilon" and levels.alphas[0] == 0:
+        raise OutpaceError(
+            "step 0 has alpha 0: noise tells nothing of the sample; accepted is another prediction"
+        )
+    keep, pull, noise = [], [], []
+    pairs = list(zip(levels.alphas, levels.sigmas, strict=True))
+    for (alpha, sigma), (alpha1, sigma1) in itertools.pairwise(pairs):
+        rho = (sigma1 * alpha / (sigma * alpha1)) ** (churn * churn)
+        keep.append(sigma1 * rho / sigma)
+        pull.append(alpha1 - alpha * keep[-1])
+        noise.append(sigma1 * math.sqrt(1 - rho * rho))
+    parts = [PREDICTIONS[prediction](alpha, sigma) for alpha, sigma in pairs[:-1]]
+    return Denoising(
+        times=levels.times,
+        sigmas=noise,
+        from_state=[state for state, _ in parts],
+        from_output=[output for _, output in parts],
+        keep=keep,
+        pull=pull,
+        input_scales=input_scales,
+        prior_scale=math.hypot(*pairs[0]) if prior_scale is None else prior_scale,
+        clip=clip,
+    )
+
+
+def _line(first: float, last: float, num: int) -> list[float]:
+    """`num` numbers in equal steps."""
+    return [first + (last - first) * step / max(1, _at_least_one(num) - 1) for step in range(num)]
+
+
+def _at_least_one(num_steps: int) -> int:
+    if num_steps < 1:
+        raise OutpaceError(f"the number of steps is {num_steps}, accepted are whole numbers >= 1")
+    return num_steps
