@@ -27,6 +27,7 @@ from experiments.trainings import announce, steps_for
 from outpace.cli.render import progress_bar
 from outpace.core.errors import OutpaceError
 from outpace.targets.pixel_model import PixelModel
+from outpace.train.allocator import keep_freed_memory
 from outpace.train.bases_pixel import lines
 from outpace.train.checkpoint import Checkpoint
 from outpace.train.loop import Loss, Plan, train
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--speed", action="store_true", help="measure 20 steps of each precision, and stop")
     args = parser.parse_args()
+    keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     scale = SCALES[args.scale]

@@ -22,6 +22,7 @@ from experiments.superres.prepare import prepare
 from experiments.superres.report import write_report
 from experiments.superres.scales import SCALES
 from outpace.core.errors import OutpaceError
+from outpace.train.allocator import keep_freed_memory
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu", help="of torch")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
+    keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     command = f"python -m experiments.superres.run --scale {args.scale} --device {args.device}"

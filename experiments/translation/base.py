@@ -30,6 +30,7 @@ from experiments.translation.prepare import WORK
 from experiments.translation.scales import SCALES, Scale
 from outpace.cli.render import progress_bar
 from outpace.core.errors import OutpaceError
+from outpace.train.allocator import keep_freed_memory
 from outpace.train.checkpoint import RUN, Checkpoint
 from outpace.train.loop import Loss, Plan, train
 
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--speed", action="store_true", help="measure 8 steps, and stop")
     args = parser.parse_args()
+    keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     scale, folder = SCALES[args.scale], args.work / args.scale

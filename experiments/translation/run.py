@@ -24,6 +24,7 @@ from experiments.translation.prepare import WORK, prepare
 from experiments.translation.report import write_report
 from experiments.translation.scales import SCALES
 from outpace.core.errors import OutpaceError
+from outpace.train.allocator import keep_freed_memory
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -39,6 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu", help="of torch")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
+    keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     command = f"python -m experiments.translation.run --scale {args.scale} --device {args.device}"

@@ -16,6 +16,7 @@ import torch
 from outpace.api import Model, load
 from outpace.core.errors import OutpaceError
 from outpace.formats.heads import First, HeadsConfig
+from outpace.train.allocator import keep_freed_memory
 from outpace.train.bases import CausalBase, Seq2SeqBase
 from outpace.train.blockwise import Regime, train_blockwise
 from outpace.train.data import MAX_TOKENS, Pair, by_length, data_hash, frequent_tokens
@@ -59,6 +60,7 @@ class BlockwiseJob:
 
     def run(self, pairs: Sequence[Pair], progress: Progress | None) -> HeadsConfig:
         """Train, and write the heads."""
+        keep_freed_memory()
         if self.threads:
             torch.set_num_threads(self.threads)
         if _is_seq2seq(self.target):
