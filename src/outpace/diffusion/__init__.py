@@ -6,6 +6,8 @@ De Bortoli, Galashov, Gretton & Doucet 2025, arXiv:2501.05370. Needs torch (the 
     process = diffusion.chain(diffusion.variance_preserving(50), prediction="epsilon")
     result = diffusion.sample(model, process, (3, 32, 32), 16, draft=diffusion.Stale(), window=8, seed=0)
     result.samples, result.stats.speedup_calls
+
+Masked diffusion of discrete sequences has a loop of its own, `sample_masked`.
 """
 
 from outpace.diffusion.drafts import (
@@ -18,6 +20,8 @@ from outpace.diffusion.drafts import (
     Prediction,
     Stale,
 )
+from outpace.diffusion.masked import sample_masked
+from outpace.diffusion.masked_rules import Match, Speculative
 from outpace.diffusion.process import Denoising, Drift
 from outpace.diffusion.sampler import Samples, sample
 from outpace.diffusion.schedules import (
@@ -29,6 +33,7 @@ from outpace.diffusion.schedules import (
     variance_preserving,
 )
 from outpace.diffusion.stats import Stats
+from outpace.diffusion.unmasking import OneByOne, Unmasking, cosine_unmasking, linear_unmasking
 from outpace.diffusion.windows import Adaptive, Fixed
 
 __all__ = [
@@ -41,16 +46,23 @@ __all__ = [
     "Increment",
     "Independent",
     "Levels",
+    "Match",
+    "OneByOne",
     "Output",
     "Picard",
     "Prediction",
     "Samples",
+    "Speculative",
     "Stale",
     "Stats",
+    "Unmasking",
     "chain",
+    "cosine_unmasking",
     "ddpm_levels",
     "linear_interpolant",
+    "linear_unmasking",
     "sample",
+    "sample_masked",
     "variance_exploding",
     "variance_preserving",
 ]

@@ -1,8 +1,8 @@
 """Noise as a pure function of (seed, sample, step, element), so that no batch, window or draft changes it.
 
-A counter is hashed (the finaliser of SplitMix64: Steele, Lea & Flood 2014) to a uniform number of 53 bits;
-the inverse of the normal distribution function makes it normal. Whoever draws a step's noise first, or again
-after a rejected draft, finds the same numbers.
+A counter is hashed (the finaliser of SplitMix64: Steele, Lea & Flood 2014) to a uniform number of 52 bits;
+the inverse of a distribution function makes it normal, or Gumbel's. Whoever draws a step's noise first, or
+again after a rejected draft, finds the same numbers.
 """
 
 from __future__ import annotations
@@ -18,20 +18,23 @@ PRIOR = -1
 
 
 class Noise:
-    """Normal and uniform numbers for the samples 0, 1, 2, ... of a seed."""
+    """Normal, Gumbel and uniform numbers for the samples 0, 1, 2, ... of a seed."""
 
     def __init__(self, seed: int) -> None:
         self._normal = _signed(fresh_seed(seed, "diffusion normal"))
         self._uniform = _signed(fresh_seed(seed, "diffusion coin"))
+        self._gumbel = _signed(fresh_seed(seed, "diffusion choice"))
 
     def normal(
         self, samples: torch.Tensor, steps: torch.Tensor, shape: Sequence[int], *, dtype: torch.dtype
     ) -> torch.Tensor:
         """[B, *shape]: standard normal noise of sample i64[B] at step i64[B], on their device."""
-        keys = _keys(self._normal, samples, steps)
-        elements = torch.arange(torch.Size(shape).numel(), device=samples.device)
-        uniform = _uniform(keys[:, None] + _mixed(elements))
+        uniform = _elements(_keys(self._normal, samples, steps), torch.Size(shape).numel())
         return torch.special.ndtri(uniform).to(dtype).reshape(len(samples), *shape)
+
+    def gumbel(self, samples: torch.Tensor, steps: torch.Tensor, num: int) -> torch.Tensor:
+        """f64[B, num]: argmax of it and the logarithms of a law [B, num] is a draw from the law."""
+        return -(-_elements(_keys(self._gumbel, samples, steps), num).log()).log()
 
     def uniform(self, samples: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
         """f64[B]: a number in (0, 1) for the decision on each of these steps."""
@@ -42,9 +45,14 @@ def _keys(seed: int, samples: torch.Tensor, steps: torch.Tensor) -> torch.Tensor
     return _mixed(_mixed(samples + seed) ^ _mixed(~steps))
 
 
+def _elements(keys: torch.Tensor, num: int) -> torch.Tensor:
+    """f64[B, num]: uniform, one for each element."""
+    return _uniform(keys[:, None] + _mixed(torch.arange(num, device=keys.device)))
+
+
 def _uniform(counters: torch.Tensor) -> torch.Tensor:
-    """f64: in (0, 1), both ends excluded."""
-    return (_shifted(_mixed(counters), 11).double() + 0.5) * 2.0**-53
+    """f64: in (0, 1), both ends excluded. With one bit more, the half would be rounded up to 1."""
+    return (_shifted(_mixed(counters), 12).double() + 0.5) * 2.0**-52
 
 
 def _mixed(values: torch.Tensor) -> torch.Tensor:

@@ -73,7 +73,8 @@ def sample(
         draft, window = Frozen(), Fixed(1)
     if isinstance(window, int):
         window = Fixed(window)
-    run = _Run(model, process, draft, window, Noise(seed), conditions, Stats.zero(0, num, window.most))
+    stats = Stats.zero(len(process.sigmas), num, window.most)
+    run = _Run(model, process, draft, window, Noise(seed), conditions, stats)
     began = perf_counter()
     samples = run.all(tuple(shape), batch or num, dtype, torch.device(device), on_progress)
     run.stats.wall_s = perf_counter() - began
@@ -108,7 +109,6 @@ class _Run:
         self._draft, self._window = draft, window
         self._noise, self._conditions = noise, conditions
         self.stats = stats
-        self.stats.num_steps = len(process.sigmas)
         self._calls = torch.tensor(
             [draft.num_calls(length + 1) for length in range(window.most)], dtype=torch.float64
         )

@@ -11,7 +11,9 @@ import torch
 class Stats:
     """Of all samples of a run.
 
-    num_steps            of the chain: what plain sampling calls the model for, one after another
+    num_steps            of the chain
+    plain_calls          i64[num]: calls of plain sampling, one after another: one for each step, but none for
+                         a step that needs none, such as one of a masked model that unmasks nothing
     sequential_calls     i64[num]: calls that each sample had to wait for, those at a round's root included
     verification_calls   i64[num]: of these, the ones that judged a window; some count these alone
     evaluations          i64[num]: states at which the model was evaluated
@@ -22,6 +24,7 @@ class Stats:
     """
 
     num_steps: int
+    plain_calls: torch.Tensor
     sequential_calls: torch.Tensor
     verification_calls: torch.Tensor
     evaluations: torch.Tensor
@@ -32,15 +35,16 @@ class Stats:
 
     @classmethod
     def zero(cls, num_steps: int, num: int, most: int) -> Stats:
-        """Before the first round."""
+        """Before the first round of `num` samples with windows of `most` steps."""
+        plain = torch.full((num,), num_steps, dtype=torch.int64)
         calls, verifications, evaluations = torch.zeros(3, num, dtype=torch.int64)
         tested, accepted = torch.zeros(2, most, dtype=torch.int64)
-        return cls(num_steps, calls, verifications, evaluations, tested, accepted)
+        return cls(num_steps, plain, calls, verifications, evaluations, tested, accepted)
 
     @property
     def speedup_calls(self) -> float:
         """How many times fewer sequential calls than plain sampling, over all samples."""
-        return self.num_steps * len(self.sequential_calls) / max(1, int(self.sequential_calls.sum()))
+        return int(self.plain_calls.sum()) / max(1, int(self.sequential_calls.sum()))
 
     @property
     def acceptance(self) -> torch.Tensor:
@@ -49,5 +53,5 @@ class Stats:
 
     @property
     def evaluations_per_step(self) -> float:
-        """States evaluated for each step of plain sampling."""
-        return float(self.evaluations.sum()) / (self.num_steps * max(1, len(self.evaluations)))
+        """States evaluated for each call of plain sampling."""
+        return int(self.evaluations.sum()) / max(1, int(self.plain_calls.sum()))
