@@ -35,7 +35,7 @@ LAYERS: dict[str, list[str]] = {
     "plots": ["bench"],
     "cli": ["bench", "server", "train", "plots", "diffusion"],
 }
-HEAVY = {"torch", "transformers"}
+HEAVY = {"diffusers", "torch", "transformers"}
 HEAVY_LAYERS = {"train", "diffusion"}
 
 

@@ -7,7 +7,8 @@ De Bortoli, Galashov, Gretton & Doucet 2025, arXiv:2501.05370. Needs torch (the 
     result = diffusion.sample(model, process, (3, 32, 32), 16, draft=diffusion.Stale(), window=8, seed=0)
     result.samples, result.stats.speedup_calls
 
-Masked diffusion of discrete sequences has a loop of its own, `sample_masked`.
+`accelerate` takes models and pipelines of diffusers (the extra `diffusion`) as they are. Masked diffusion of
+discrete sequences has a loop of its own, `sample_masked`.
 """
 
 from outpace.diffusion.drafts import (
@@ -22,8 +23,11 @@ from outpace.diffusion.drafts import (
 )
 from outpace.diffusion.masked import sample_masked
 from outpace.diffusion.masked_rules import Match, Speculative
+from outpace.diffusion.mixture import GaussianMixture
+from outpace.diffusion.pipelines import Accelerated, Images, accelerate
 from outpace.diffusion.process import Denoising, Drift
 from outpace.diffusion.sampler import Samples, sample
+from outpace.diffusion.schedulers import from_scheduler
 from outpace.diffusion.schedules import (
     Levels,
     chain,
@@ -37,12 +41,15 @@ from outpace.diffusion.unmasking import OneByOne, Unmasking, cosine_unmasking, l
 from outpace.diffusion.windows import Adaptive, Fixed
 
 __all__ = [
+    "Accelerated",
     "Adaptive",
     "Carried",
     "Denoising",
     "Drift",
     "Fixed",
     "Frozen",
+    "GaussianMixture",
+    "Images",
     "Increment",
     "Independent",
     "Levels",
@@ -56,9 +63,11 @@ __all__ = [
     "Stale",
     "Stats",
     "Unmasking",
+    "accelerate",
     "chain",
     "cosine_unmasking",
     "ddpm_levels",
+    "from_scheduler",
     "linear_interpolant",
     "linear_unmasking",
     "sample",

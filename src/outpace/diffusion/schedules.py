@@ -94,6 +94,7 @@ def chain(
     prediction: str = "epsilon",
     churn: float = 1.0,
     clip: float | None = None,
+    sigmas: Sequence[float] | None = None,
     input_scales: Sequence[float] | None = None,
     prior_scale: float | None = None,
 ) -> Denoising:
@@ -102,6 +103,7 @@ def chain(
     prediction   what the model's output is, one of `PREDICTIONS`, in diffusers' words.
     churn        > 0; how much noise is taken out and put in anew, 1 being the usual amount.
     clip         bound of the predicted clean sample, or None.
+    sigmas       of the steps, where a sampler puts in another amount of noise than this chain.
     prior_scale  of the first noise; by default sqrt(alpha^2 + sigma^2) of the first level with clean data of
                  unit variance.
     """
@@ -124,7 +126,7 @@ def chain(
     parts = [PREDICTIONS[prediction](alpha, sigma) for alpha, sigma in pairs[:-1]]
     return Denoising(
         times=levels.times,
-        sigmas=noise,
+        sigmas=noise if sigmas is None else sigmas,
         from_state=[state for state, _ in parts],
         from_output=[output for _, output in parts],
         keep=keep,
@@ -137,7 +139,7 @@ def chain(
 
 def _line(first: float, last: float, num: int) -> list[float]:
     """`num` numbers in equal steps."""
-    return [first + (last - first) * step / max(1, _at_least_one(num) - 1) for step in range(num)]
+    return [first + (last - first) * step / max(1, num - 1) for step in range(_at_least_one(num))]
 
 
 def _at_least_one(num_steps: int) -> int:
