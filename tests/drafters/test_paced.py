@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -25,6 +25,7 @@ from tests.fakes import whole
 
 VOCAB_SIZE = 16
 LONG = 500
+WRONG = 10.0  # so far off that hardly a token of the draft model is right
 
 
 class Clock:
@@ -42,16 +43,24 @@ class Timed(TableTarget):
 
     clock: Clock
     price: Callable[[], float]
+    sizes: list[int]  # nodes of every call
+    reading_s = 0.0  # of a prompt
+    second = 0.0  # what the second node of a call costs beside, as a share of the price
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Any:
+        self.clock.now += self.reading_s
+        return super().prefill(prompts)
 
     def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> Any:
         nodes = max(tree.num_nodes for tree in trees)
-        self.clock.now += self.price() * (1 + 0.05 * (nodes - 1))
+        self.sizes.append(nodes)
+        self.clock.now += self.price() * (1 + 0.05 * (nodes - 1) + self.second * (nodes > 1))
         return super().score(rows, trees)
 
 
 def timed(table: np.ndarray, clock: Clock, price: float | Callable[[], float]) -> Timed:
     target = Timed(table)
-    target.clock = clock
+    target.clock, target.sizes = clock, []
     target.price = price if callable(price) else lambda: price
     return target
 
@@ -63,20 +72,42 @@ def tables(error: float) -> tuple[np.ndarray, np.ndarray]:
     return table, table + noise.astype(table.dtype)
 
 
+class Written(NamedTuple):
+    """Texts, how long they took, and how many nodes each of the target's calls had."""
+
+    texts: list[Generation]
+    seconds: float
+    sizes: list[int]
+
+
 def run(
-    error: float, price: float | Callable[[], float], length: int | None, num: int = LONG, num_rows: int = 1
-) -> tuple[list[Generation], Clock]:
-    """Texts at temperature 1 with chains of `length`; None: as deep as pays; 0: without drafts."""
+    error: float,
+    price: float | Callable[[], float],
+    length: int | None,
+    num: int = LONG,
+    *,
+    num_rows: int = 1,
+    reading_s: float = 0.0,
+    second: float = 0.0,
+) -> Written:
+    """Texts at temperature 1 with chains of `length`; None: as deep as pays; 0: without drafts.
+
+    price      of the draft model's calls, the target's being 1; it reads a prompt in `reading_s`.
+    second     what the second node of a call of the target costs beside.
+    """
     clock = Clock()
     table, other = tables(error)
+    target, draft = timed(table, clock, 1.0), timed(other, clock, price)
+    target.second, draft.reading_s = second, reading_s
     drafter: Drafter = NoDraft()
     if length != 0:
-        drafter = SmallModel.of(timed(other, clock, price), tree=Chain(length=length or 20))
+        drafter = SmallModel.of(draft, tree=Chain(length=length or 20))
     if length is None:
         drafter = Paced(drafter, clock=clock)
     prompts = [[1 + row, 2, 3] for row in range(num_rows)]
     requests = [Request(prompt, Sampling(temperature=1.0, seed=5), num) for prompt in prompts]
-    return whole(generate_batch(timed(table, clock, 1.0), drafter, Match(), requests))[1], clock
+    texts = whole(generate_batch(target, drafter, Match(), requests))[1]
+    return Written(texts, clock.now, target.sizes)
 
 
 @pytest.mark.parametrize(
@@ -85,12 +116,46 @@ def run(
 )
 def test_nearly_as_soon_as_the_best_depth(error: float, price: float, num_rows: int) -> None:
     """Which depth is the best is not told: no drafts at all, one token, or as many as the tree has."""
-    fixed = {length: run(error, price, length, num_rows=num_rows) for length in (0, 1, 4, 20)}
-    ours, clock = run(error, price, None, num_rows=num_rows)
-    plain, _ = fixed[0]
-    assert [one.token_ids for one in ours] == [one.token_ids for one in plain]
-    best = min(clock.now for _, clock in fixed.values())
-    assert clock.now < 1.2 * best
+    fixed = [run(error, price, length, num_rows=num_rows) for length in (0, 1, 4, 20)]
+    ours = run(error, price, None, num_rows=num_rows)
+    assert [one.token_ids for one in ours.texts] == [one.token_ids for one in fixed[0].texts]
+    assert ours.seconds < 1.1 * min(one.seconds for one in fixed)
+
+
+@pytest.mark.parametrize(("num", "share"), [(25, 1.15), (120, 1.1)])
+@pytest.mark.parametrize("price", [0.05, 0.2])
+def test_where_drafts_pay_every_step_has_one_but_for_a_try_without(
+    price: float, num: int, share: float
+) -> None:
+    ours = run(0.0, price, None, num)
+    assert ours.sizes[0] > 1 and ours.sizes.count(1) <= num // 100
+    assert ours.seconds < share * min(run(0.0, price, length, num).seconds for length in (1, 4, 20))
+
+
+@pytest.mark.parametrize("num", [25, 120])
+@pytest.mark.parametrize("price", [0.2, 1.0])
+def test_where_no_draft_pays_a_few_are_tried(price: float, num: int) -> None:
+    ours = run(WRONG, price, None, num)
+    drafts = [size - 1 for size in ours.sizes if size > 1]
+    assert drafts[0] == 4 and sum(drafts[1:]) < 8 + num / 10
+    assert ours.seconds < num - 1 + 4 * price + 3 + 0.04 * num
+
+
+def test_what_reading_the_prompt_costs_is_no_price_of_a_draft() -> None:
+    ours = run(0.0, 0.05, None, 120, reading_s=30.0)
+    assert ours.sizes.count(1) <= 1
+    assert ours.seconds < 30 + 1.1 * run(0.0, 0.05, 20, 120).seconds
+
+
+def test_a_step_without_a_draft_is_tried_soon_where_drafts_may_not_pay() -> None:
+    """Drafts bring little and make the target's calls much dearer, which shows when one is left out."""
+    ours = run(3.0, 0.05, None, 25, second=0.7)
+    assert ours.sizes.index(1) <= 2
+    assert ours.seconds < 1.15 * 24
+
+
+def test_a_step_without_a_draft_is_tried_rarely_where_drafts_pay() -> None:
+    assert 1 <= run(0.0, 0.2, None, 2000).sizes.count(1) <= 3
 
 
 def test_drafts_end_when_they_cease_to_pay_and_come_back() -> None:
@@ -116,10 +181,10 @@ def test_drafts_end_when_they_cease_to_pay_and_come_back() -> None:
 
 
 def test_a_draft_is_tried_at_the_start_and_then_rarely_while_it_does_not_pay() -> None:
-    (ours,), clock = run(3.0, 1.0, None)
-    assert 0 < ours.stats.num_drafted < 0.05 * LONG
-    first = 3 * 4 * 2  # three tries of four levels, and the larger calls
-    assert clock.now < first + 1.04 * LONG
+    ours = run(3.0, 1.0, None)
+    assert 0 < ours.texts[0].stats.num_drafted < 0.05 * LONG
+    first = (4 + 2) * 1.05  # a draft and a probe
+    assert ours.seconds < first + 1.04 * LONG
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0, seed=7)], ids=str)

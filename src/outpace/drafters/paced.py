@@ -9,6 +9,8 @@ arXiv:2211.17192, section 3.5. There both are given; here they are measured whil
              about all shorter ones, for it would have begun with them
     probe    now and then a longer draft: twice what the last one had kept, or a few levels. What
              probes cost beyond the best choice may not exceed a share of all time (`PROBING`)
+    begin    with a draft. Until a step without one has been timed, it is thought to cost no more than the
+             smallest call so far. It is tried when drafts may not pay, else when the share above allows it
 
 The draw stays valid: how deep a tree may be depends on earlier steps and on the clock, not on its tokens.
 
@@ -29,10 +31,12 @@ from outpace.core.contracts import Ask, Drafter, RowScores, Step
 from outpace.core.tree import Draw, TokenTree
 
 MOST = 32  # levels that are told apart
-FIRST_PLAIN = 2  # steps without a draft, for the price of a call of one node
-FIRST_PROBES = 3
-FIRST_LEVELS = 4  # of a probe
+FIRST_LEVELS = 4  # of the first draft
+LEAST_LEVELS = 2  # of a probe
 PROBING = 0.03
+CREDIT = 1.0  # calls without a draft: what probes may cost at once, the first draft left out
+FIRST_PLAIN = 2  # steps without a draft that are tried although drafts may pay
+SURE = 0.5  # of the price of a call: drafts that cost less per token will pay
 RATE = 0.1  # so that some ten steps make a change; what a draft says after many steps without counts for
 MOST_RATE = 0.5  # as many, up to this share
 INSTANT = 1e-9  # of a clock too coarse
@@ -65,9 +69,8 @@ class Paced:
         self._record = _Record()
         self._prices: dict[int, _Prices] = {}  # for 1 row, 2 and 3, 4 to 7, ...
         self._levels = FIRST_LEVELS  # of the next probe
-        self._again = False  # the last probe had to catch up with a text: one more tells the price
+        self._again = False  # the last probe was right but late: one more tells the price
         self._age = 0  # steps since a draft was timed
-        self._debt_s = 0.0  # what probes have cost and other steps not yet made up for
         self._step: _Proposal | None = None
 
     def start(self, prompt: Sequence[int], scores: RowScores) -> PacedState:
@@ -79,10 +82,11 @@ class Paced:
         """The drafter's trees, of a depth that pays."""
         prices = self._prices.setdefault(len(asks).bit_length(), _Prices())
         depth, best_s = self._record.best(prices)
-        due = prices.num_probes < FIRST_PROBES or self._debt_s <= 0 or self._again
-        probe = prices.num_plain >= FIRST_PLAIN and due
-        if probe:
-            depth = max(depth, self._levels)
+        probe = False
+        if prices.want_plain(best_s):
+            depth = 0
+        elif prices.debt_s <= 0 or self._again:
+            probe, depth = True, max(depth, self._levels)
         began = self._clock()
         trees = [TokenTree.root(ask.root) for ask in asks]
         if depth:
@@ -107,12 +111,16 @@ class Paced:
             levels = self._record.levels([one.tree.shape.height for one in steps], max(step.limits))
             rate = min(MOST_RATE, 1 - (1 - RATE) ** (1 + self._age))
             late = not all(state.drafting for state in states)
-            self._again = step.probe and late
+            kept = max(len(one.verdict.path) for one in steps)
+            self._again = step.probe and late and kept > 0
+            if step.probe:
+                self._levels = min(MOST, max(LEAST_LEVELS, 2 * kept))
             if levels and not late:  # what catches up with a text says nothing about the next draft's price
                 step.prices.draft.learn(levels, step.proposed - step.began + now - began, rate)
             self._record.learn(steps, min(step.limits), levels, rate)
             self._age = 0 if levels and not late else self._age + 1
-            self._pay(step, now - step.began, steps)
+            num_tokens = sum(len(one.tokens) for one in steps) / len(steps)
+            step.prices.book(now - step.began, step.best_s * num_tokens if step.probe else None)
             for state, limit in zip(states, step.limits, strict=True):
                 state.drafting = limit > 0
         return list(states)
@@ -120,17 +128,6 @@ class Paced:
     def stop(self, state: PacedState) -> None:
         """Give back what the drafter's state holds."""
         self.inner.stop(state.inner)
-
-    def _pay(self, step: _Proposal, seconds: float, steps: Sequence[Step]) -> None:
-        """Book what a probe has cost, or what another step makes up for."""
-        if step.probe:
-            step.prices.num_probes += 1
-            kept = max(len(one.verdict.path) for one in steps)
-            self._levels = min(MOST, max(FIRST_LEVELS, 2 * kept))
-            self._debt_s += seconds - step.best_s * sum(len(one.tokens) for one in steps) / len(steps)
-        else:
-            self._debt_s -= PROBING * seconds
-        self._debt_s = max(0.0, self._debt_s)
 
 
 class _Proposal:
@@ -163,9 +160,28 @@ class _Prices:
     """What the target's calls cost, by nodes, and drafts, by levels, for about so many rows."""
 
     def __init__(self) -> None:
-        self.num_plain = self.num_probes = 0
+        self.num_plain = 0
         self.call = _Curve({})
-        self.draft = _Curve({0: 0.0})
+        self.draft = _Curve({0: 0.0})  # drafts cost nothing until one has been timed
+        self.debt_s = 0.0  # what probes have cost and other steps not yet made up for
+        self._total_s: float | None = None  # of all steps but the first, which may have read a prompt
+
+    def want_plain(self, best_s: float) -> bool:
+        """Whether a step without a draft should tell its price now; drafts cost best_s per token."""
+        if self._total_s is None or self.num_plain >= FIRST_PLAIN:
+            return False
+        most_s = self.call.at(1)
+        unsure = self.num_plain == 0 and best_s > SURE * most_s
+        return unsure or (self.num_plain + 1) * (most_s - best_s) <= PROBING * self._total_s
+
+    def book(self, seconds: float, best_s: float | None) -> None:
+        """A step; where it was a probe, best_s is what its tokens would have cost otherwise."""
+        if self._total_s is None:
+            self._total_s, self.debt_s = 0.0, -CREDIT * self.call.at(1)
+            return
+        cost_s = -PROBING * seconds if best_s is None else seconds - best_s
+        self.debt_s = max(min(self.debt_s, 0.0), self.debt_s + cost_s)
+        self._total_s += seconds
 
 
 class _Curve:
@@ -192,7 +208,7 @@ class _Curve:
         self._known[size] *= exp(max(0.0, 1 / count - rate) * error)
 
     def at(self, size: float) -> float:
-        """Seconds of a size; beyond what has been seen, along the last line."""
+        """Seconds of a size: below what has been seen as its first, beyond it along the last line."""
         sizes = sorted(self._known)
         # A larger size never costs less: what says otherwise is noise of the clock.
         seconds = np.maximum.accumulate([self._known[size] for size in sizes])
@@ -229,13 +245,12 @@ class _Record:
 
     def best(self, prices: _Prices) -> tuple[int, float]:
         """(the number of levels that pays best, its seconds per token); (0, 0.0) before anything is known."""
-        if not prices.num_plain:
+        if not prices.call.learnt:
             return 0, 0.0
         best, best_s = 0, prices.call.at(1)
-        if prices.draft.learnt:
-            for depth in self._counts[1:].nonzero()[0] + 1:
-                kept, nodes, levels = self._averages[depth]
-                token_s = (prices.call.at(nodes) + prices.draft.at(levels)) / (1 + kept)
-                if token_s < best_s:
-                    best, best_s = int(depth), token_s
+        for depth in self._counts[1:].nonzero()[0] + 1:
+            kept, nodes, levels = self._averages[depth]
+            token_s = (prices.call.at(nodes) + prices.draft.at(levels)) / (1 + kept)
+            if token_s < best_s:
+                best, best_s = int(depth), token_s
         return best, best_s
