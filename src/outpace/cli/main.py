@@ -13,7 +13,19 @@ from typing import Annotated
 
 import typer
 
-from outpace.cli import bench, chat, datastore, generate, methods, models, own_text, profile, render, train
+from outpace.cli import (
+    bench,
+    chat,
+    datastore,
+    diffusion,
+    generate,
+    methods,
+    models,
+    own_text,
+    profile,
+    render,
+    train,
+)
 from outpace.core.errors import OutpaceError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -24,6 +36,7 @@ datastore.app.command("write")(own_text.write)
 datastore.app.command("count")(own_text.count)
 app.add_typer(datastore.app, name="datastore")
 app.add_typer(train.app, name="train")
+app.add_typer(diffusion.app, name="diffusion")
 app.command("methods")(methods.methods)
 app.command("profile")(profile.profile)
 app.command("bench")(bench.bench)
