@@ -77,7 +77,7 @@ def sample(
     device: Device = "cpu",
     threads: Threads = None,
 ) -> None:
-    """Sample a diffusion model, with fewer calls one after another than it has steps."""
+    """Sample, with fewer calls one after another than steps."""
     with _torch_needed():
         from outpace.diffusion import sampler
         from outpace.diffusion.names import make_draft, make_window
@@ -131,7 +131,11 @@ def bench(
     device: Device = "cpu",
     threads: Threads = None,
 ) -> None:
-    """Measure drafts and windows against plain sampling, and what a call of several states costs."""
+    """Measure drafts against plain sampling.
+
+    Prints the calls and seconds of each draft with each window, what a call of 1 to 16 states costs, and the
+    adaptive window that fits these prices.
+    """
     from outpace.bench.report import markdown_table
 
     with _torch_needed():
