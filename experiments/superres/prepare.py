@@ -26,6 +26,7 @@ from experiments.superres.photographs import PHOTOGRAPHS, Photograph
 from experiments.superres.pictures import PATCHES, SIDE, SOURCES, WORK, luminance
 from outpace.core.errors import OutpaceError
 
+APT = "apt"
 NUM_PATCHES = {"train": 40_000, "dev": 512, "test": 512}
 LONGEST, SHORTEST = 1024, 224  # of a photograph's long side, when patches are taken
 NUM_SIZES = 12
@@ -72,7 +73,7 @@ def prepare(work: Path, *, seed: int) -> None:
 
 def fetch(work: Path) -> list[tuple[Photograph, dict[str, Any]]]:
     """The photographs as files in work/photographs, each with where it comes from."""
-    apt = Apt(work / "apt")
+    apt = Apt(work / APT)
     kept = work / "photographs"
     kept.mkdir(parents=True, exist_ok=True)
     names = list(dict.fromkeys(photo.package for photo in PHOTOGRAPHS))

@@ -22,18 +22,9 @@ from experiments.superres.scales import SCALES
 from experiments.trainings import steps_for
 from outpace.core.errors import OutpaceError
 from outpace.targets.pixel_model import PixelConfig
+from tests.experiment_runs import state, synthetic
 
 SMOKE = SCALES["smoke"]
-
-
-def synthetic(count: int, seed: int) -> np.ndarray:
-    """u8[count, 8, 8, 3]: slopes in every direction, with two shades of edge."""
-    random = np.random.default_rng(seed)
-    y, x = np.mgrid[:8, :8] / 8
-    slopes = random.uniform(-60, 60, (2, count, 1, 1))
-    edge = np.where(x < random.uniform(0, 1, (count, 1, 1)), 0, random.integers(-1, 2, (count, 1, 1)) * 40)
-    grey = 128 + slopes[0] * (x - 0.5) + slopes[1] * (y - 0.5) + edge
-    return np.repeat(grey.clip(0, 255).round().astype(np.uint8)[..., None], 3, axis=3)
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +39,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_smoke(work: Path) -> None:
     run.main(["--scale", "smoke", "--work", str(work), "--patches", str(work / "patches.npz")])
-
-
-def state(work: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file, with when it was written and what it holds."""
-    files = [path for path in work.rglob("*") if path.is_file()]
-    return {str(path.relative_to(work)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
 def of(work: Path, kind: str, **values: Any) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from experiments.translation.scales import SCALES
 from experiments.translation.settings import EXACT, LATTICE, MIN_BLOCK, RELAXED, TREE, chains
 from experiments.translation.summary import Summary
 from outpace.core.errors import OutpaceError
+from tests.experiment_runs import state
 
 SMOKE = SCALES["smoke"]
 WORDS = {"red": "rotes", "blue": "blaues", "old": "altes", "new": "neues", "big": "großes", "wet": "nasses"}
@@ -50,12 +51,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_smoke(work: Path) -> None:
     run.main(["--scale", "smoke", "--work", str(work), "--corpus", str(work), "--threads", "1"])
-
-
-def state(work: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file, with when it was written and what it holds."""
-    files = [path for path in work.rglob("*") if path.is_file()]
-    return {str(path.relative_to(work)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
 def results(work: Path) -> Results:
