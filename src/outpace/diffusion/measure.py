@@ -82,16 +82,16 @@ def measure(
 
 
 @torch.no_grad()
-def call_times(source: Source, *, repeats: int) -> dict[int, float]:
-    """Seconds of a call of 1, 2, 4, 8, 16 states at the chain's middle: medians, all sizes in turns."""
-    largest = max(SIZES)
+def call_times(source: Source, *, repeats: int, sizes: Sequence[int] = SIZES) -> dict[int, float]:
+    """Seconds of a call of so many states at the chain's middle: medians, all sizes in turns."""
+    largest = max(sizes)
     numbers = torch.arange(largest, device=source.device)
     noise = Noise(0).normal(numbers, torch.full_like(numbers, PRIOR), source.shape, dtype=torch.float32)
     steps = torch.full_like(numbers, len(source.process.sigmas) // 2)
     inputs, times = source.process.inputs(noise, steps)
-    seconds: dict[int, list[float]] = {size: [] for size in SIZES}
+    seconds: dict[int, list[float]] = {size: [] for size in sizes}
     for round in range(repeats + 1):
-        for size in SIZES:
+        for size in sizes:
             _wait(source.device)
             began = perf_counter()
             source.model(inputs[:size], times[:size].to(inputs.dtype))
