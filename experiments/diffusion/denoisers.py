@@ -1,0 +1,99 @@
+"""Train denoising models of small images: diffusers' UNet2DModel and DDPMScheduler, saved as a pipeline.
+
+DDPM (Ho, Jain & Abbeel 2020, arXiv:2006.11239) with the cosine schedule of Nichol & Dhariwal 2021
+(arXiv:2102.09672) and v prediction (Salimans & Ho 2022, arXiv:2202.00512), which says the clean image well at
+every level; a moving average of the weights is kept. The folder is diffusers' own: any of its tools opens it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from torch.nn.functional import mse_loss
+
+from experiments.averages import train_averaged
+from experiments.diffusion.scales import Network
+from experiments.superres.pictures import Pictures
+from experiments.trainings import train_within
+from outpace.train.checkpoint import Checkpoint
+from outpace.train.loop import Loss, Plan, Progress
+
+PIPELINE = "pipeline"
+
+
+def train_denoiser(
+    folder: Path,
+    images: Pictures,
+    network: Network,
+    minutes: float,
+    *,
+    steps: int | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+) -> None:
+    """Into folder/pipeline, unless it is there. steps: in place of minutes."""
+    scheduler = make_scheduler()
+
+    def run(where: Path, steps: int, progress: Progress | None) -> None:
+        plan = Plan(steps, network.lr, seed=seed)
+        checkpoint = Checkpoint(where, {"data": images.data_hash, **asdict(plan), **asdict(network)})
+        if "finished" in checkpoint.run:
+            return
+        torch.manual_seed(seed)
+        model = make_unet(network).to(device).train()
+
+        def loss(step: int, random: torch.Generator) -> Loss:
+            picked = images.batch(network.batch, seed, step)["labels"]
+            clean = as_tensor(picked.reshape(-1, network.side, network.side, network.channels))
+            times = torch.randint(scheduler.config.num_train_timesteps, (len(clean),), generator=random)
+            noise = torch.randn(clean.shape, generator=random)
+            noisy = scheduler.add_noise(clean, noise, times)
+            wanted = scheduler.get_velocity(clean, noise, times)
+            said = model(noisy.to(device), times.to(device)).sample
+            return Loss(mse_loss(said, wanted.to(device)), picked.numel())
+
+        averaged = train_averaged(model, loss, plan, checkpoint, progress=progress)
+        DDPMPipeline(averaged.cpu(), scheduler).save_pretrained(where / PIPELINE)
+        checkpoint.note(finished=True, passes=round(plan.steps * network.batch / len(images.large), 2))
+        checkpoint.done()
+
+    train_within(minutes, folder, run, steps=steps)
+
+
+def make_unet(network: Network) -> UNet2DModel:
+    """Without weights; convolutions alone, for attention says little in so small an image."""
+    levels = len(network.widths)
+    return UNet2DModel(
+        sample_size=network.side,
+        in_channels=network.channels,
+        out_channels=network.channels,
+        layers_per_block=1,
+        block_out_channels=network.widths,
+        down_block_types=("DownBlock2D",) * levels,
+        up_block_types=("UpBlock2D",) * levels,
+        norm_num_groups=network.norm_groups,
+        add_attention=False,
+    )
+
+
+def make_scheduler() -> DDPMScheduler:
+    """The chain of every model here; steps begin at its noisiest level however few they are."""
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+    )
+
+
+def as_tensor(pictures: torch.Tensor) -> torch.Tensor:
+    """Intensities [n, H, W, C], 0 to 255, as f32[n, C, H, W] from -1 to 1."""
+    return pictures.movedim(3, 1).float() / 127.5 - 1
+
+
+def as_pictures(samples: torch.Tensor) -> torch.Tensor:
+    """The inverse, u8."""
+    return ((samples.movedim(1, 3) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
