@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
@@ -33,10 +32,10 @@ from outpace.core.errors import OutpaceError
 from outpace.train.allocator import keep_freed_memory
 from outpace.train.checkpoint import RUN, Checkpoint
 from outpace.train.loop import Loss, Plan, train
+from outpace.train.precision import Precision, faster_precision, products_in
 
 BASE, TEACHER, DISTILLED = "base", "teacher", "base-distilled"
 LABEL_SMOOTHING = 0.1
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 LossOf = Callable[[int, torch.Generator], Loss]
 
@@ -141,7 +140,7 @@ def open_pieces(corpus_folder: Path, path: Path, num_pieces: int) -> Pieces:
     return train_pieces(texts, path, num_pieces=num_pieces)
 
 
-def smoothed_loss(model: Any, batches: Batches, precision: str) -> LossOf:
+def smoothed_loss(model: Any, batches: Batches, precision: Precision) -> LossOf:
     """Cross-entropy with label smoothing of every target token of a step's batch."""
     device = model.device
 
@@ -151,8 +150,7 @@ def smoothed_loss(model: Any, batches: Batches, precision: str) -> LossOf:
         labels = batch["labels"]
         tokens = labels.masked_fill(labels < 0, model.config.pad_token_id)
         start = torch.full_like(tokens[:, :1], model.config.decoder_start_token_id)
-        low = PRECISIONS[precision] != torch.float32
-        with torch.autocast(device.type, PRECISIONS[precision]) if low else nullcontext():
+        with products_in(precision, device):
             states = model.model(
                 input_ids=batch["input_ids"],
                 attention_mask=batch["attention_mask"],
@@ -167,21 +165,9 @@ def smoothed_loss(model: Any, batches: Batches, precision: str) -> LossOf:
     return loss
 
 
-def faster_precision(device: torch.device | str) -> str:
-    """Of matrix products on this machine; bfloat16 has to be clearly faster to be worth its casts."""
-    seconds = {}
-    for name, dtype in PRECISIONS.items():
-        matrix = torch.ones(512, 512, device=device, dtype=dtype)
-        times = []
-        for _ in range(5):
-            began = perf_counter()
-            float((matrix @ matrix)[0, 0])  # wait for the device
-            times.append(perf_counter() - began)
-        seconds[name] = min(times)
-    return "bfloat16" if 1.5 * seconds["bfloat16"] < seconds["float32"] else "float32"
-
-
-def tokens_per_second(model: Any, batches: Batches, precision: str, *, num_steps: int) -> tuple[float, float]:
+def tokens_per_second(
+    model: Any, batches: Batches, precision: Precision, *, num_steps: int
+) -> tuple[float, float]:
     """(target tokens, steps) a second in training; the weights stay as they are."""
     loss = smoothed_loss(model.train(), batches, precision)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0)

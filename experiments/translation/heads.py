@@ -6,13 +6,12 @@ from their last checkpoint; those that are done are left alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
-from experiments.trainings import short_fingerprint, train_within
+from experiments.trainings import is_finished, short_fingerprint, train_within
 from experiments.translation import corpus
 from experiments.translation.base import BASE, DISTILLED
 from experiments.translation.distil import distilled_segments
@@ -22,6 +21,7 @@ from experiments.translation.scales import Scale
 from outpace.train.bases import Seq2SeqBase
 from outpace.train.blockwise import MODEL_FOLDER, Regime, train_blockwise
 from outpace.train.loop import Plan, Progress
+from outpace.train.precision import faster_precision
 
 HEADS = "heads"
 LR_PART: dict[Regime, float] = {"frozen": 2.0, "finetuned": 1.0}
@@ -84,7 +84,10 @@ def train_heads(
 
     for training in trainings(scale):
         path = segments_of(training.data, corpus_folder, folder, scale)
-        run = partial(_train, training, folder, path, batches, scale, device, seed)
+        if is_finished(training.heads(folder)):
+            continue
+        # Read now: with it the pace of a training would be that of its first step.
+        run = partial(_train, training, folder, path, batches(path), scale, device, seed)
         minutes = scale.frozen_minutes if training.regime == "frozen" else scale.finetuned_minutes
         train_within(minutes, training.heads(folder), run, steps=scale.steps)
 
@@ -93,7 +96,7 @@ def _train(
     training: Training,
     folder: Path,
     segments: Path,
-    batches: Callable[[Path], Batches],
+    batches: Batches,
     scale: Scale,
     device: str,
     seed: int,
@@ -104,11 +107,12 @@ def _train(
     model = load_model(training.base(folder), device)
     train_blockwise(
         Seq2SeqBase(model, name=f"marian {short_fingerprint(model)}"),
-        lambda step: batches(segments)(step),  # read only where a step is left
+        batches,
         where,
         num_heads=training.num_heads,
         regime=training.regime,
         heads_first=HEADS_FIRST if training.regime == "finetuned" else 0.0,
+        precision=faster_precision(device) if training.regime == "finetuned" else "float32",
         plan=Plan(steps, LR_PART[training.regime] * scale.lr, seed=seed),
         data=corpus.fingerprint(segments),
         progress=progress,

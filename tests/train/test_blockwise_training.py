@@ -314,6 +314,25 @@ def test_all_heads_may_share_a_batch(tmp_path: Path) -> None:
     assert all(np.abs(head).max() > 0 for head in heads)
 
 
+@pytest.mark.parametrize("regime", ["frozen", "finetuned"])
+def test_products_in_bfloat16_train_alike(tmp_path: Path, regime: Any) -> None:
+    """Close to float32 but not it, with weights that stay in float32, and a run of another name."""
+    weights, curves = [], []
+    for precision in ("float32", "bfloat16"):
+        model = marian()
+        run(model, tmp_path / precision, 4, regime=regime, precision=precision)
+        assert all(
+            value.dtype == torch.float32 for value in model.state_dict().values() if value.is_floating_point()
+        )
+        weights.append(read_heads(tmp_path / precision).tensors["hidden.weight"])
+        curves.append(json.loads((tmp_path / precision / "run.json").read_text())["losses"])
+    assert weights[0].dtype == weights[1].dtype == np.float32
+    assert not np.array_equal(*weights)
+    assert np.array(curves[0]) == pytest.approx(np.array(curves[1]), rel=0.02)
+    with pytest.raises(OutpaceError, match="precision"):
+        run(marian(), tmp_path / "float32", 4, regime=regime, precision="bfloat16")
+
+
 def test_a_trimmed_vocabulary_is_written_with_the_heads(tmp_path: Path) -> None:
     ids = np.arange(0, 300, 3)
     run(marian(), tmp_path, 3, token_ids=ids)
@@ -328,6 +347,7 @@ def test_a_trimmed_vocabulary_is_written_with_the_heads(tmp_path: Path) -> None:
         ({"regime": "melted"}, "regime is 'melted', accepted for tiny marian are frozen, finetuned"),
         ({"heads_per_step": 0}, "heads_per_step=0, accepted are"),
         ({"heads_per_step": 4}, "heads_per_step=4, accepted are"),
+        ({"precision": "float8"}, "precision is 'float8', accepted are float32, bfloat16"),
     ],
 )
 def test_options_out_of_range(tmp_path: Path, options: dict[str, Any], message: str) -> None:

@@ -24,6 +24,7 @@ from outpace.formats.heads import First, Heads, HeadsConfig, write_heads
 from outpace.train.bases import Base
 from outpace.train.checkpoint import Checkpoint
 from outpace.train.loop import Loss, Plan, Progress, train
+from outpace.train.precision import PRECISIONS, Precision, products_in
 
 Regime = Literal["frozen", "finetuned"]
 MODEL_FOLDER = "model"
@@ -60,6 +61,7 @@ def train_blockwise(
     plan: Plan,
     heads_per_step: int = 1,
     heads_first: float = 0.0,
+    precision: Precision = "float32",
     token_ids: NDArray[np.integer] | None = None,
     data: str = "",
     progress: Progress | None = None,
@@ -72,6 +74,8 @@ def train_blockwise(
     heads_per_step  how many heads share each batch: 1 is the paper's, more take more memory and time a step.
     heads_first     part of the steps of "finetuned" that train the heads alone: a model that follows heads
                     which do not read its states yet forgets what it can do.
+    precision       of matrix products; bfloat16 is faster on some processors, but heads on a frozen model
+                    then read states that are a little off those of a model in float32.
     token_ids       ascending: heads draft these tokens only; None for the whole vocabulary.
     data            names the data in run.json: a hash.
     """
@@ -85,6 +89,8 @@ def train_blockwise(
         )
     if not 0 <= heads_first < 1:
         raise OutpaceError(f"blockwise has heads_first={heads_first}, accepted are 0 to less than 1")
+    if precision not in PRECISIONS:
+        raise OutpaceError(f"precision is {precision!r}, accepted are {', '.join(PRECISIONS)}")
     width = width or base.hidden_size
     finetuned = regime == "finetuned"
     settings = {
@@ -94,6 +100,8 @@ def train_blockwise(
     }  # fmt: skip
     if heads_first:
         settings["heads_first"] = heads_first
+    if precision != "float32":
+        settings["precision"] = precision
     if not finetuned:
         settings["target"] = base.fingerprint()
     checkpoint = Checkpoint(folder, settings)
@@ -110,8 +118,9 @@ def train_blockwise(
 
     def loss(step: int, random: torch.Generator) -> Loss:
         if step >= alone:
-            return together(batches(step), random)
-        with _without_gradients(base.module):
+            with products_in(precision, base.device):
+                return together(batches(step), random)
+        with _without_gradients(base.module), products_in(precision, base.device):
             return heads_alone(batches(step), random)
 
     modules = [layer, base.module] if finetuned and base.module is not None else [layer]
@@ -181,7 +190,7 @@ class BlockwiseLoss:
             if not bool(known.any()):
                 continue
             logits = self._unembed(self.head_states(states[known], head))
-            losses.append(torch.nn.functional.cross_entropy(logits, ahead[known, head]))
+            losses.append(torch.nn.functional.cross_entropy(logits.float(), ahead[known, head]))
             tokens += int(known.sum())
         if not losses:  # no text of the batch is as long as the head looks ahead
             return Loss(sum((p.sum() * 0.0 for p in self._layer.parameters()), torch.zeros(())), 0)
