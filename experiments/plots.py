@@ -40,9 +40,10 @@ def plot_acceptance(path: Path, panels: dict[str, dict[str, list[float]]]) -> No
             panel.plot(range(1, len(shares) + 1), shares, marker=".", label=label, **style)
         panel.set_title(title)
         panel.set_xlabel("position in the window")
+        panel.xaxis.get_major_locator().set_params(integer=True)
         panel.set_ylim(0, 1.02)
         panel.grid(alpha=0.3)
     axes[0].set_ylabel("share accepted")
     lines = {line.get_label(): line for panel in axes for line in panel.get_lines()}
-    figure.legend(lines.values(), lines.keys(), fontsize=7, loc="outside right upper")
+    figure.legend(lines.values(), lines.keys(), fontsize=7, handlelength=3.5, loc="outside right upper")
     figure.savefig(path, dpi=120, metadata={"Software": None})

@@ -71,8 +71,8 @@ def measure_images(
     if not results.of("floor", subject=name):
         value, *interval = judge.distance(train[: scale.samples])
         results.add({"kind": "floor", "subject": name, "frechet": [value, *interval]})
-    Measure(subject, scale.sweep, judge, results, scale.samples, scale.timed, progress).all()
     show(subject, results, scale.sweep)
+    Measure(subject, scale.sweep, judge, results, scale.samples, scale.timed, progress).all()
 
 
 def read_images(data: Path, split: str, network: Network) -> Pictures:

@@ -1,7 +1,7 @@
 """How large the experiment is: samples and settings to measure, models, minutes of training for each.
 
 Minutes are on two cores with nothing beside (`--threads 2`): how many steps fit into them is measured when a
-training begins, so that a slower machine trains less, not longer. What they come to (measured parts: about):
+training begins, so that a slower machine trains less, not longer. Measuring takes about as long as is said:
 
                               full    session
     mixtures, measured          40          5
@@ -9,8 +9,10 @@ training begins, so that a slower machine trains less, not longer. What they com
     digits, draft network        8          3
     patches, training          110         25
     patches, draft network      30          6
-    images, measured            90         20
-    policy                see policy.py
+    images, measured           130         25
+    policy, demonstrations      5          2
+    policy, training           60         12
+    policy, measured           15         10
 """
 
 from __future__ import annotations
@@ -76,7 +78,7 @@ class PolicyScale:
 
     minutes               of training. steps: of it, in place of minutes.
     width, num_blocks     of the network.
-    demonstrations        to learn from.
+    demonstrations        tried; those that succeed are learned from.
     observations          held out, for which `repeats` sequences each are sampled with every setting.
     timed                 as in mixtures.
     episodes              played with plain sampling, and with every setting.
@@ -155,10 +157,10 @@ SCALES = {
         MixtureScale((2, 8, 32, 128, 512), 2048, 20, _ALL_MIXTURES),
         {
             DIGITS: ImageScale(_DIGITS, _DIGITS_DRAFT, 20, 8, 1024, 128, 40, _ALL_IMAGES),
-            PATCHES: ImageScale(_PATCHES, _PATCHES_DRAFT, 110, 30, 512, 16, 20, _ALL_IMAGES),
+            PATCHES: ImageScale(_PATCHES, _PATCHES_DRAFT, 110, 30, 256, 16, 20, _ALL_IMAGES),
         },
         PolicyScale(
-            minutes=60, width=256, num_blocks=4, demonstrations=2000, observations=64, repeats=16, timed=40,
+            minutes=60, width=256, num_blocks=4, demonstrations=6000, observations=64, repeats=16, timed=40,
             episodes=100, sweep=_POLICY, ddim=(5, 10, 20),
         ),
     ),
@@ -169,8 +171,8 @@ SCALES = {
             PATCHES: ImageScale(_PATCHES, _PATCHES_DRAFT, 25, 6, 128, 16, 5, _IMAGES),
         },
         PolicyScale(
-            minutes=10, width=256, num_blocks=4, demonstrations=400, observations=32, repeats=16, timed=10,
-            episodes=20, sweep=_POLICY, ddim=(10,),
+            minutes=12, width=256, num_blocks=4, demonstrations=2000, observations=32, repeats=16, timed=20,
+            episodes=100, sweep=_POLICY, ddim=(5, 10, 20),
         ),
     ),
     "smoke": Scale(

@@ -53,7 +53,7 @@ def images_section(results: Results, to: Path, scale: Scale) -> Fields | None:
         pictures.append(f"![{subject}, plain and drafted]({subject}.png)")
     return {
         **common_fields(found),
-        "models": _models_table(results),
+        "models": _models_table(found),
         "quality": _quality_table(found),
         "pictures": "\n\n".join(pictures),
     }
@@ -85,10 +85,11 @@ def _panels(found: Found) -> dict[str, dict[str, list[float]]]:
     return {name: tables.acceptance_of(found, name, found.sweep.window) for name in found.subjects}
 
 
-def _models_table(results: Results) -> str:
+def _models_table(found: Found) -> str:
     lines = [
         [name, str(of["widths"]), str(of["steps"]), f"{of['minutes']:.1f}"]
-        for model in results.of("model")
+        for subject in found.subjects
+        for model in found.results.of("model", model=subject)
         for name, of in model["trainings"].items()
     ]
     return table(["training", "channels", "steps", "minutes"], lines)

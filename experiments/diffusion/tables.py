@@ -32,11 +32,13 @@ def evaluations(record: Record) -> float:
 
 
 class Found:
-    """The settings of a part that were measured. subjects: in the order in which they came."""
+    """The settings of a part that were measured. subjects: those that are complete; times come last."""
 
     def __init__(self, results: Results, sweep: Sweep, subjects: Sequence[str]) -> None:
         self.results, self.sweep = results, sweep
-        self.subjects = [name for name in subjects if results.of("plain", subject=name)]
+        self.subjects = [
+            name for name in subjects if all(ratios_of(results, name, one) for one in _timed(sweep))
+        ]
 
     def setting(self, subject: str, setting: Setting) -> Record | None:
         """Its record."""
@@ -142,13 +144,8 @@ def prices_table(found: Found) -> str:
 def times_table(found: Found) -> str:
     """Speed of single samples at the base, against plain sampling a moment before."""
     lines = []
-    for setting in _timed(found):
-        ratios = [
-            spread(ratios_of(found.results, subject, setting))
-            if ratios_of(found.results, subject, setting)
-            else "-"
-            for subject in found.subjects
-        ]
+    for setting in _timed(found.sweep):
+        ratios = [spread(ratios_of(found.results, subject, setting)) for subject in found.subjects]
         lines.append([f"`{setting.draft}`", setting.window, *ratios])
     return table(["draft", "window", *found.subjects], lines)
 
@@ -157,8 +154,8 @@ def times_text(found: Found) -> str:
     """Whether drafts pay in seconds: whether three of four samples are faster than plain ones."""
     sentences = []
     for subject in found.subjects:
-        ratios = {one: ratios_of(found.results, subject, one) for one in _timed(found)}
-        medians = {one: median(some) for one, some in ratios.items() if some}
+        ratios = {one: ratios_of(found.results, subject, one) for one in _timed(found.sweep)}
+        medians = {one: median(some) for one, some in ratios.items()}
         best = max(medians, key=medians.__getitem__)
         faster = sum(sorted(ratios[one])[len(ratios[one]) // 4] > 1 for one in medians)
         (record,) = found.results.of("price", subject=subject, model="")
@@ -191,8 +188,8 @@ def ratios_of(results: Results, subject: str, setting: Setting) -> list[float]:
     return [record["plain_wall_s"] / record["wall_s"] for record in records]
 
 
-def _timed(found: Found) -> list[Setting]:
-    return [one for one in found.sweep.settings() if one.chain == found.sweep.base]
+def _timed(sweep: Sweep) -> list[Setting]:
+    return [one for one in sweep.settings() if one.chain == sweep.base]
 
 
 def _times(price: Record) -> dict[int, float]:
