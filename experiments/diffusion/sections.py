@@ -17,7 +17,6 @@ from experiments.plots import plot_acceptance
 from experiments.results import Record, Results
 
 Fields = dict[str, str]
-GRID_SIDE = 96
 
 
 def mixtures_section(results: Results, to: Path, scale: Scale) -> Fields | None:
@@ -49,7 +48,7 @@ def images_section(results: Results, to: Path, scale: Scale) -> Fields | None:
         }
         columns = {label: decoded(png) for label, png in rows.items()}
         lines = [dict(zip(columns, line, strict=True)) for line in zip(*columns.values(), strict=True)]
-        draw_grid(to / f"{subject}.png", lines, side=GRID_SIDE)
+        draw_grid(to / f"{subject}.png", lines)
         pictures.append(f"![{subject}, plain and drafted]({subject}.png)")
     return {
         **common_fields(found),
