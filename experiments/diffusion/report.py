@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from string import Template
 
+from experiments.diffusion.policy_report import policy_section
 from experiments.diffusion.scales import SCALES, WORK, Scale
 from experiments.diffusion.sections import Fields, images_section, mixtures_section
 from experiments.markdown import runs_table
@@ -23,6 +24,7 @@ HERE = Path(__file__).parent
 SECTIONS: dict[str, Callable[[Results, Path, Scale], Fields | None]] = {
     "mixtures": mixtures_section,
     "images": images_section,
+    "policy": policy_section,
 }
 """Part -> the fields of PART.template.md, or None where nothing was measured; figures go into the folder."""
 

@@ -3,9 +3,10 @@
     python -m experiments.diffusion.run --scale session --threads 2
     python -m experiments.diffusion.run --scale session --threads 2 --part mixtures
 
-Parts: mixtures of Gaussians with the known score, images by models that are trained here. A step that is done
-is left alone, one that was interrupted goes on. How many minutes each takes is in scales.py. All that is made
-lies in --work, the results and the report in its folder of the scale; pictures come from Debian packages.
+Parts: mixtures of Gaussians with the known score, images by models that are trained here, a policy that
+pushes a block. A step that is done is left alone, one that was interrupted goes on. How many minutes each
+takes is in scales.py. All that is made lies in --work, the results and the report in its folder of the scale;
+pictures come from Debian packages.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import torch
 from experiments.diffusion.digits import DIGITS_FILE, prepare_digits
 from experiments.diffusion.images import measure_images, train_images
 from experiments.diffusion.mixtures import measure_mixtures
+from experiments.diffusion.policy_evaluate import measure_policy
+from experiments.diffusion.policy_train import train_policy
 from experiments.diffusion.report import write_report
 from experiments.diffusion.scales import DIGITS, PATCHES, SCALES, WORK, Scale
 from experiments.results import RESULTS, Results, check_device, run_record
@@ -63,7 +66,18 @@ def run_images(job: Job) -> None:
             measure_images(data[name], job.folder, name, job.results, of, num_tests, progress)
 
 
-PARTS: dict[str, Callable[[Job], None]] = {"mixtures": run_mixtures, "images": run_images}
+def run_policy(job: Job) -> None:
+    """Part (c): demonstrate, train, measure, play."""
+    train_policy(job.folder, job.scale.policy, device=job.device, seed=job.seed)
+    with progress_bar() as progress:
+        measure_policy(job.folder, job.results, job.scale.policy, progress)
+
+
+PARTS: dict[str, Callable[[Job], None]] = {
+    "mixtures": run_mixtures,
+    "images": run_images,
+    "policy": run_policy,
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
