@@ -42,6 +42,7 @@ def policy_section(results: Results, to: Path, scale: Scale) -> Fields | None:
         "quality": _quality_text(found),
         "bare": BARE,
         "decisions": _decisions_table(found, scale.policy.ddim),
+        "against_bare": _against_bare(found),
     }
 
 
@@ -106,11 +107,10 @@ def _quality_text(found: Found) -> str:
 
 def _decisions_table(found: Found, ddim: tuple[int, ...]) -> str:
     """Milliseconds of a single decision, as medians."""
-    base = found.sweep.base
     times = found.results.of("time", subject=POLICY)
     plain = median(one["plain_wall_s"] for one in times)
     lines = [["plain", "-", f"{1e3 * plain:.2f}", "1"]]
-    settings = [one for one in found.sweep.settings() if one.chain == base]
+    settings = [one for one in found.sweep.settings() if one.chain == found.sweep.base]
     ways: list[tuple[str, str, Record]] = [(f"`{one.draft}`", one.window, one.record) for one in settings]
     ways += [(name, "-", {"draft": name}) for name in (BARE, *map(ddim_name, ddim))]
     for name, window, values in ways:
@@ -118,6 +118,21 @@ def _decisions_table(found: Found, ddim: tuple[int, ...]) -> str:
         ratios = [one["plain_wall_s"] / one["wall_s"] for one in some]
         lines.append([name, window, f"{1e3 * median(one['wall_s'] for one in some):.2f}", spread(ratios)])
     return table(["draft", "window", "ms", "times plain's speed"], lines)
+
+
+def _against_bare(found: Found) -> str:
+    """Whether drafts are faster than the plain chain in a loop of its own."""
+    walls: dict[tuple[str, str | None], list[float]] = {}
+    for record in found.results.of("time", subject=POLICY):
+        walls.setdefault((record["draft"], record["window"]), []).append(record["wall_s"])
+    bare = median(walls[BARE, None])
+    drafted = {way: median(some) for way, some in walls.items() if way[1] is not None}
+    (draft, window), best = min(drafted.items(), key=lambda pair: pair[1])
+    faster = sum(wall < bare for wall in drafted.values())
+    return (
+        f"Of {len(drafted)} settings, {faster} decide sooner than the bare loop. The fastest is `{draft}` "
+        f"with window {window}, with {bare / best:.2f} times the bare loop's speed."
+    )
 
 
 def _plain(found: Found, record: Record) -> Record:

@@ -192,6 +192,8 @@ def test_demonstrations_are_the_same_from_parts_and_from_disk(
     assert np.array_equal(made.observations, np.concatenate([one for one, *_ in kept]))
     (tmp_path / "000002-000003.npz").unlink()
     assert make_demonstrations(tmp_path, 3).data_hash == made.data_hash
+    side_by_side = make_demonstrations(tmp_path / "again", 3, processes=2)
+    assert side_by_side.data_hash == made.data_hash
 
 
 def test_what_the_network_sees_turns_and_moves_with_the_block() -> None:
@@ -385,6 +387,12 @@ def test_the_report_shows_what_was_measured(made: Path) -> None:
     for name in ("bare loop", "ddim, 2 steps"):
         wall = 1e3 * np.median([one["wall_s"] for one in of(made, "time", draft=name)])
         assert f"| {name} | - | {wall:.2f} | " in report
+    walls = {
+        one: [record["wall_s"] for record in of(made, "time", **one.record)] for one in SMOKE.sweep.settings()
+    }
+    best = min(np.median(some) for some in walls.values() if some)
+    bare = np.median([one["wall_s"] for one in of(made, "time", draft="bare loop")])
+    assert f"with {bare / best:.2f} times the bare loop's speed" in report
     with Image.open(made / "smoke" / "policy.png") as image:
         assert min(image.size) > 200
 
