@@ -3,6 +3,10 @@
 The G-test: G = 2 sum observed log(observed / expected) is chi-squared under the law (Wilks 1938). Cells
 expected fewer than 5 times are pooled, and a sample outside the law's support has p-value 0.
 
+Numbers: Kolmogorov and Smirnov's distance D of distribution functions, with bounds of the p-value that hold
+for every n: 2 exp(-2 n D^2) from a law (Massart 1990), 2 exp(-n D^2) between two samples of n >= 458 each
+(Wei & Dudley 2012). Counts: Chernoff's bound, 2 exp(-n KL(observed share, chance)).
+
 Enumeration: `over_coins` runs a function of coins once for every outcome of them, `drafts_of` lists what a
 node's children can be. Together they give a rule's law to the last digit, without sampling.
 """
@@ -57,6 +61,36 @@ def chi2_tail(x: float, degrees: int) -> float:
         tail += math.exp(a * math.log(y) - y - math.lgamma(a + 1))
         a += 1
     return min(tail, 1.0)
+
+
+def ks_test(sample: np.ndarray, distribution: Callable[[np.ndarray], np.ndarray]) -> float:
+    """A bound of the p-value of numbers [n] under a law that is given by its distribution function."""
+    num = len(sample)
+    below = distribution(np.sort(sample))
+    distance = max((np.arange(1, num + 1) / num - below).max(), (below - np.arange(num) / num).max())
+    return min(1.0, 2 * math.exp(-2 * num * distance**2))
+
+
+def ks_two_samples(one: np.ndarray, two: np.ndarray) -> float:
+    """A bound of the p-value of numbers [n] and [n] being of one law."""
+    assert len(one) == len(two) >= 458
+    both = np.sort(np.concatenate([one, two]))
+    shares = [np.searchsorted(np.sort(sample), both, side="right") / len(one) for sample in (one, two)]
+    return min(1.0, 2 * math.exp(-len(one) * np.abs(shares[0] - shares[1]).max() ** 2))
+
+
+def binomial_test(hits: int, num: int, chance: float) -> float:
+    """A bound of the p-value of so many hits in `num` tries."""
+    if not 0 < chance < 1:
+        return float(hits == num * chance)
+    share = hits / num
+    parts = [(share, chance), (1 - share, 1 - chance)]
+    return min(1.0, 2 * math.exp(-num * sum(p * math.log(p / q) for p, q in parts if p > 0)))
+
+
+def normal(values: np.ndarray) -> np.ndarray:
+    """The standard normal distribution function."""
+    return np.array([math.erfc(-value) / 2 for value in (values / math.sqrt(2)).tolist()])
 
 
 def over_coins(decide: Callable[[Toss], T]) -> Iterator[tuple[float, T]]:

@@ -23,7 +23,7 @@ import torch
 
 from outpace.core.errors import OutpaceError
 from outpace.diffusion.memory import Proposal, Round
-from outpace.diffusion.process import Model, Process
+from outpace.diffusion.process import Model, Process, evaluated
 
 Known = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """States [B, *S], outputs [B, *S] there, steps i64[B]."""
@@ -153,13 +153,13 @@ class Independent:
     def propose(self, round: Round) -> Proposal:
         """As many calls of the cheap model as there are steps, none of the target."""
 
-        def mean(_: int, states: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
-            given = () if round.conditions is None else (round.conditions,)
-            inputs, times = round.process.inputs(states, steps)
-            outputs = self._model(inputs, times, *given)
-            if outputs.shape != states.shape:
-                shapes = f"{tuple(outputs.shape)} for states {tuple(states.shape)}"
-                raise OutpaceError(f"the draft model's output is {shapes}; the same shape is accepted")
+        def mean(position: int, states: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+            rows = (position < round.lengths).nonzero()[:, 0]
+            given = None if round.conditions is None else round.conditions[rows.to(round.conditions.device)]
+            outputs = torch.zeros_like(states)
+            outputs[rows] = evaluated(
+                self._model, round.process, states[rows], steps[rows], given, name="draft model"
+            )
             return round.process.step(states, round.process.predict(states, outputs, steps), steps)
 
         return round.roll(mean)

@@ -18,7 +18,9 @@ import torch
 from outpace.core.errors import OutpaceError
 
 Model = Callable[..., torch.Tensor]
-"""model(inputs [B, *S], times f[B]) -> outputs [B, *S]; with conditions, model(inputs, times, conditions)."""
+"""model(inputs [B, *S], times f[B]) -> outputs [B, *S]; with conditions, model(inputs, times, conditions).
+
+Times are of the inputs' precision, f32 at least."""
 
 
 class Process(Protocol):
@@ -65,6 +67,8 @@ class Denoising:
         prior_scale: float = 1.0,
         clip: float | None = None,
     ) -> None:
+        if clip is not None and not clip > 0:
+            raise OutpaceError(f"clip is {clip:g}, accepted are numbers > 0 and None")
         scales = [1.0] * len(times) if input_scales is None else input_scales
         tables = {"times": times, "input_scales": scales, "from_state": from_state}
         tables |= {"from_output": from_output, "keep": keep, "pull": pull}
@@ -138,6 +142,35 @@ class Drift:
         """[B, *S]: means of the next states."""
         widths = self._widths.to(steps.device)[steps].to(states.dtype)
         return states + widths.reshape(-1, *[1] * (states.ndim - 1)) * predictions
+
+
+def evaluated(
+    model: Model,
+    process: Process,
+    states: torch.Tensor,
+    steps: torch.Tensor,
+    conditions: torch.Tensor | None,
+    *,
+    name: str = "model",
+) -> torch.Tensor:
+    """[n, *S]: the model's outputs at states [n, *S] and steps i64[n], or an error that names the step."""
+    inputs, times = process.inputs(states, steps)
+    # Half precision would round times: two steps would be told the same one.
+    told = times.to(torch.promote_types(states.dtype, torch.float32))
+    outputs = model(inputs, told) if conditions is None else model(inputs, told, conditions)
+    if not isinstance(outputs, torch.Tensor) or outputs.shape != states.shape:
+        shape = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+        asked = tuple(states.shape)
+        raise OutpaceError(
+            f"step {int(steps[0])}: the {name}'s output is {shape}, accepted is {asked}, its input's shape"
+        )
+    finite = outputs.flatten(1).isfinite().all(1)
+    if not finite.all():
+        step, time = int(steps[~finite][0]), float(times[~finite][0])
+        raise OutpaceError(
+            f"step {step} of {len(process.sigmas)} (time {time:g}): the {name}'s output is not finite"
+        )
+    return outputs.to(states.dtype)
 
 
 def checked_sigmas(sigmas: Sequence[float]) -> torch.Tensor:

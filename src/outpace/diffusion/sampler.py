@@ -25,7 +25,7 @@ from outpace.diffusion.coupling import couple
 from outpace.diffusion.drafts import Draft, Frozen
 from outpace.diffusion.memory import Memory, Proposal, Round
 from outpace.diffusion.noise import PRIOR, Noise
-from outpace.diffusion.process import Model, Process
+from outpace.diffusion.process import Model, Process, evaluated
 from outpace.diffusion.stats import Stats
 from outpace.diffusion.windows import Fixed, Record, Window
 
@@ -67,6 +67,8 @@ def sample(
     """
     if num < 1 or (batch is not None and batch < 1):
         raise OutpaceError(f"num is {num} and batch {batch}, accepted are whole numbers >= 1")
+    if not shape or min(shape) < 1:
+        raise OutpaceError(f"shape is {tuple(shape)}, accepted are one or more whole numbers >= 1")
     if conditions is not None and len(conditions) != num:
         raise OutpaceError(f"{len(conditions)} conditions for {num} samples; one for each is accepted")
     if draft is None:
@@ -226,22 +228,9 @@ class _Run:
         self, samples: torch.Tensor, states: torch.Tensor, steps: torch.Tensor, rows: torch.Tensor
     ) -> torch.Tensor:
         """[n, *S]: one call of the target at states of these rows."""
-        inputs, times = self._process.inputs(states, steps)
         numbers = samples[rows].cpu()
-        given = () if self._conditions is None else (self._conditions[numbers.to(self._conditions.device)],)
-        outputs = self._model(inputs, times.to(states.dtype), *given)
-        if not isinstance(outputs, torch.Tensor) or outputs.shape != states.shape:
-            shape = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
-            asked = tuple(states.shape)
-            raise OutpaceError(
-                f"step {int(steps[0])}: the model's output is {shape}, accepted is {asked}, its input's shape"
-            )
-        finite = outputs.flatten(1).isfinite().all(1)
-        if not finite.all():
-            step, time = int(steps[~finite][0]), float(times[~finite][0])
-            raise OutpaceError(
-                f"step {step} of {self.stats.num_steps} (time {time:g}): the model's output is not finite"
-            )
+        given = None if self._conditions is None else self._conditions[numbers.to(self._conditions.device)]
+        outputs = evaluated(self._model, self._process, states, steps, given)
         self.stats.num_calls += 1
         self.stats.sequential_calls[torch.unique(numbers)] += 1
         self.stats.evaluations.index_add_(0, numbers, torch.ones_like(numbers))

@@ -65,12 +65,18 @@ def variance_preserving(
 ) -> Levels:
     """alpha^2 + sigma^2 = 1 with beta(t) from beta_min to beta_max; times from `first` to `last`, then 0."""
     times = [*_line(first, last, num_steps), 0.0]
-    alphas = [math.exp(-0.25 * t * t * (beta_max - beta_min) - 0.5 * t * beta_min) for t in times]
-    return Levels(alphas, [math.sqrt(1 - alpha * alpha) for alpha in alphas], times[:-1])
+    squares = [math.exp(-0.5 * t * t * (beta_max - beta_min) - t * beta_min) for t in times]
+    return _preserving(squares, times[:-1])
 
 
 def variance_exploding(num_steps: int, *, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Levels:
     """alpha = 1, noise in equal ratios from sigma_max to sigma_min, then none; the model is told sigma."""
+    if not 0 < sigma_min < math.inf:
+        raise OutpaceError(f"sigma_min is {sigma_min:g}, accepted are finite numbers > 0")
+    if not sigma_min < sigma_max < math.inf:
+        raise OutpaceError(
+            f"sigma_max is {sigma_max:g}, accepted are finite numbers > sigma_min {sigma_min:g}"
+        )
     sigmas = [math.exp(x) for x in _line(math.log(sigma_max), math.log(sigma_min), num_steps)]
     return Levels([1.0] * (num_steps + 1), [*sigmas, 0.0], sigmas)
 
@@ -83,9 +89,11 @@ def linear_interpolant(num_steps: int) -> Levels:
 
 def ddpm_levels(alphas_cumprod: Sequence[float], timesteps: Sequence[int]) -> Levels:
     """Of a discrete schedule at falling timesteps, then no noise; the model is told the timestep."""
-    kept = [float(alphas_cumprod[step]) for step in timesteps]
-    squares = [*kept, 1.0]
-    return Levels([math.sqrt(x) for x in squares], [math.sqrt(1 - x) for x in squares], list(timesteps))
+    num = len(alphas_cumprod)
+    for time in timesteps:
+        if not 0 <= time < num:
+            raise OutpaceError(f"timestep {time} is not in the schedule, accepted are 0 to {num - 1}")
+    return _preserving([*(float(alphas_cumprod[time]) for time in timesteps), 1.0], list(timesteps))
 
 
 def chain(
@@ -135,6 +143,14 @@ def chain(
         prior_scale=math.hypot(*pairs[0]) if prior_scale is None else prior_scale,
         clip=clip,
     )
+
+
+def _preserving(squares: Sequence[float], times: Sequence[float]) -> Levels:
+    """alpha^2 + sigma^2 = 1, by alpha^2."""
+    for step, square in enumerate(squares):
+        if not 0 <= square <= 1:
+            raise OutpaceError(f"step {step} has alpha^2 {square:g}, accepted are numbers from 0 to 1")
+    return Levels([math.sqrt(x) for x in squares], [math.sqrt(1 - x) for x in squares], times)
 
 
 def _line(first: float, last: float, num: int) -> list[float]:
