@@ -33,7 +33,7 @@ from experiments.translation.corpus import Segment
 from experiments.translation.decoding import Ids, alone, by_ctranslate2, by_transformers, in_batches
 from experiments.translation.distil import converted, translator
 from experiments.translation.heads import BASES
-from experiments.translation.model import load_model
+from experiments.translation.model import load_model, short_enough
 from experiments.translation.pieces import MODEL, Pieces
 from experiments.translation.rescoring import rescored_settings
 from experiments.translation.scales import Scale
@@ -99,7 +99,7 @@ def evaluate(
     if not results.of("corpus"):
         results.add(_corpus_record(corpus_folder))
     pieces = Pieces(folder / MODEL)
-    test = corpus.read(corpus_folder / "test.tsv")[: scale.sentences]
+    test = short_enough(corpus.read(corpus_folder / "test.tsv"), pieces)[: scale.sentences]
     settings = [*chains(scale), *rescored_settings(results, corpus_folder, folder, scale, device)]
     by_model: dict[Path, list[Setting]] = {}
     for setting in settings:

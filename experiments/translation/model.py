@@ -123,6 +123,13 @@ class Examples:
         return batch
 
 
+def short_enough(segments: Sequence[Segment], pieces: Pieces) -> list[Segment]:
+    """Those that could have been trained with; the model has no positions for the longest."""
+    sources, targets = ([one.source for one in segments], [one.target for one in segments])
+    lengths = zip(map(len, pieces.encode(sources)), map(len, pieces.encode(targets)), strict=True)
+    return [one for one, pair in zip(segments, lengths, strict=True) if max(pair) <= MAX_PIECES]
+
+
 def padded(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
     """i64[B, T]."""
     width = max(map(len, rows))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from experiments.translation import clean, corpus, documents, prepare
 from experiments.translation.corpus import Segment
+from experiments.translation.model import MAX_PIECES, short_enough
 from outpace.core.errors import OutpaceError
 
 
@@ -130,3 +132,14 @@ def test_ctranslate2_and_transformers_agree(tmp_path: Path) -> None:
     outputs = translate(model, pieces, texts)
     assert write(texts) == outputs
     assert len(set(outputs)) > 50
+
+
+def test_held_out_texts_that_no_model_was_trained_for_are_left_out() -> None:
+    class Letters:
+        def encode(self, texts: list[str]) -> list[list[int]]:
+            return [[*map(ord, text)] for text in texts]
+
+    short, just = Segment("a", "b", "x"), Segment("a" * MAX_PIECES, "b", "x")
+    long, wide = Segment("a" * (MAX_PIECES + 1), "b", "x"), Segment("a", "b" * (MAX_PIECES + 1), "x")
+    pieces: Any = Letters()
+    assert short_enough([short, long, just, wide], pieces) == [short, just]
