@@ -7,7 +7,6 @@ Each part has a template and a function that fills it; a part that was not measu
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 from string import Template
@@ -16,8 +15,8 @@ from experiments.diffusion.policy_report import policy_section
 from experiments.diffusion.scales import SCALES, WORK, Scale
 from experiments.diffusion.sections import Fields, images_section, mixtures_section
 from experiments.markdown import runs_table
+from experiments.reports import is_newer, report_command
 from experiments.results import RESULTS, Results
-from outpace.core.errors import OutpaceError
 
 REPORT = "REPORT.md"
 HERE = Path(__file__).parent
@@ -30,28 +29,14 @@ SECTIONS: dict[str, Callable[[Results, Path, Scale], Fields | None]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--work", type=Path, default=WORK)
-    parser.add_argument("--scale", default="full", choices=SCALES)
-    parser.add_argument("--to", type=Path, help="the folder of the report; that of the results if not given")
-    args = parser.parse_args()
-    folder = args.work / args.scale
-    try:
-        write_report(folder, args.to or folder, SCALES[args.scale])
-    except (OutpaceError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
+    report_command(__doc__, WORK, SCALES, lambda folder, to, scale: write_report(folder, to, SCALES[scale]))
 
 
 def write_report(folder: Path, to: Path, scale: Scale) -> None:
     """The report of folder/results.jsonl, unless there is one that is newer."""
     path, source = to / REPORT, folder / RESULTS
-    if not source.exists():
-        raise OutpaceError(f"{source} is missing, run `python -m experiments.diffusion.run` first")
     templates = [HERE / "REPORT.template.md", *(HERE / f"{part}.template.md" for part in SECTIONS)]
-    newest = max(one.stat().st_mtime for one in (source, *templates))
-    if path.exists() and path.stat().st_mtime >= newest:
+    if is_newer(path, source, templates, run="python -m experiments.diffusion.run"):
         return
     results = Results(source)
     to.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,6 @@ python -m experiments.superres.report --scale full --to experiments/superres
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -15,11 +14,11 @@ from string import Template
 
 from experiments.markdown import runs_table, spread, table
 from experiments.plots import Series, plot_over_heads
+from experiments.reports import is_newer, report_command
 from experiments.results import RESULTS, Record, Results
 from experiments.superres.figures import draw_pictures
 from experiments.superres.pictures import WORK
 from experiments.superres.scales import SCALES
-from outpace.core.errors import OutpaceError
 
 TEMPLATE = Path(__file__).parent / "REPORT.template.md"
 REPORT, BLOCKS, PICTURES = "REPORT.md", "blocks.png", "pictures.png"
@@ -36,26 +35,13 @@ Column = tuple[str, str, str]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--work", type=Path, default=WORK)
-    parser.add_argument("--scale", default="full", choices=SCALES)
-    parser.add_argument("--to", type=Path, help="the folder of the report; that of the results if not given")
-    args = parser.parse_args()
-    folder = args.work / args.scale
-    try:
-        write_report(folder, args.to or folder)
-    except (OutpaceError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
+    report_command(__doc__, WORK, SCALES, lambda folder, to, _: write_report(folder, to))
 
 
 def write_report(folder: Path, to: Path) -> None:
     """The report on folder/results.jsonl, unless there is one that is newer."""
     path, source = to / REPORT, folder / RESULTS
-    if not source.exists():
-        raise OutpaceError(f"{source} is missing, run `python -m experiments.superres.run` first")
-    if path.exists() and path.stat().st_mtime >= max(source.stat().st_mtime, TEMPLATE.stat().st_mtime):
+    if is_newer(path, source, [TEMPLATE], run="python -m experiments.superres.run"):
         return
     results = Results(source)
     to.mkdir(parents=True, exist_ok=True)

@@ -5,44 +5,30 @@ python -m experiments.translation.report --scale full --to experiments/translati
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from string import Template
 
 from experiments.markdown import runs_table
 from experiments.plots import Series, plot_over_heads
+from experiments.reports import is_newer, report_command
 from experiments.results import RESULTS, Results
 from experiments.translation import paper, tables
 from experiments.translation.prepare import WORK
 from experiments.translation.scales import SCALES
 from experiments.translation.summary import Row, Summary
-from outpace.core.errors import OutpaceError
 
 TEMPLATE = Path(__file__).parent / "REPORT.template.md"
 REPORT, BLOCKS, SPEED = "REPORT.md", "blocks.png", "speed.png"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--work", type=Path, default=WORK)
-    parser.add_argument("--scale", default="full", choices=SCALES)
-    parser.add_argument("--to", type=Path, help="the folder of the report; that of the results if not given")
-    args = parser.parse_args()
-    folder = args.work / args.scale
-    try:
-        write_report(folder, args.to or folder)
-    except (OutpaceError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
+    report_command(__doc__, WORK, SCALES, lambda folder, to, _: write_report(folder, to))
 
 
 def write_report(folder: Path, to: Path) -> None:
     """The report on folder/results.jsonl, unless there is one that is newer."""
     path, source = to / REPORT, folder / RESULTS
-    if not source.exists():
-        raise OutpaceError(f"{source} is missing, run `python -m experiments.translation.run` first")
-    if path.exists() and path.stat().st_mtime >= max(source.stat().st_mtime, TEMPLATE.stat().st_mtime):
+    if is_newer(path, source, [TEMPLATE], run="python -m experiments.translation.run"):
         return
     results = Results(source)
     summary = Summary(results)

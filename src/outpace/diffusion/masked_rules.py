@@ -86,7 +86,6 @@ class Speculative:
         p, q = target.softmax(1), draft.softmax(1)
         rest = (p - q).clamp_min(0)
         p_drafted, q_drafted = (law.gather(1, tokens[:, None])[:, 0] for law in (p, q))
-        kept = (draws.coins() * q_drafted < p_drafted) | (rest == 0).all(
-            1
-        )  # without a rest, p and q are equal
+        equal = (rest == 0).all(1)
+        kept = (draws.coins() * q_drafted < p_drafted) | equal
         return torch.where(kept, tokens, draws.choose_again(rest.log())), kept

@@ -162,12 +162,9 @@ class _Run:
         width = int(lengths.max())
         noise = self._noise.normal(*self._flat(rows, width), rows.states.shape[1:], dtype=rows.states.dtype)
         noise = noise.reshape(-1, width, *rows.states.shape[1:])
-        given = (
-            None if self._conditions is None else self._conditions[rows.samples.to(self._conditions.device)]
-        )
         round = Round(
-            self._process, rows.states, rows.steps, lengths, noise, rows.samples, given, rows.memory,
-            lambda *where: self._evaluate(rows.samples, *where),
+            self._process, rows.states, rows.steps, lengths, noise, rows.samples,
+            self._told(rows.samples), rows.memory, lambda *where: self._evaluate(rows.samples, *where),
         )  # fmt: skip
         proposal = self._draft.propose(round)
         outputs, count = self._verify(round, proposal)
@@ -176,7 +173,7 @@ class _Run:
         accepted &= positions < lengths[:, None]
         kept = accepted.long().cumprod(1).sum(1)
         taken = torch.minimum(kept + 1, lengths)
-        self._count(rows, lengths, accepted, taken)
+        self._count(rows, accepted, taken)
         rows.states = samples[torch.arange(len(taken), device=taken.device), taken - 1]
         rows.memory = Memory(
             proposal.states, outputs, rows.steps, count, taken, (kept == lengths) & (count > lengths)
@@ -229,14 +226,17 @@ class _Run:
     ) -> torch.Tensor:
         """[n, *S]: one call of the target at states of these rows."""
         numbers = samples[rows].cpu()
-        given = None if self._conditions is None else self._conditions[numbers.to(self._conditions.device)]
-        outputs = evaluated(self._model, self._process, states, steps, given)
+        outputs = evaluated(self._model, self._process, states, steps, self._told(numbers))
         self.stats.num_calls += 1
         self.stats.sequential_calls[torch.unique(numbers)] += 1
         self.stats.evaluations.index_add_(0, numbers, torch.ones_like(numbers))
         return outputs
 
-    def _count(self, rows: _Rows, lengths: torch.Tensor, accepted: torch.Tensor, taken: torch.Tensor) -> None:
+    def _told(self, samples: torch.Tensor) -> torch.Tensor | None:
+        """[n, ...]: the conditions of these samples."""
+        return None if self._conditions is None else self._conditions[samples.to(self._conditions.device)]
+
+    def _count(self, rows: _Rows, accepted: torch.Tensor, taken: torch.Tensor) -> None:
         """Acceptance, for the statistics and for the windows."""
         positions = torch.arange(accepted.shape[1], device=taken.device)
         noisy = self._process.sigmas.to(taken.device) > 0
