@@ -2,9 +2,11 @@
 
 All methods run on the same loaded model, in turns prompt by prompt, greedily. `identical` counts the prompts
 on which a method gives exactly the tokens of `model.generate`. The draft model is the model itself without
-its middle layers, the same for both sides.
+its middle layers, the same for both sides; few of its drafts are right. With --middle, what those layers add
+is scaled down in the model, so that they matter less and drafts pay: at 0 every draft is right.
 
     python benchmarks/transformers_assisted.py --prompts spec_bench.jsonl --num-prompts 50
+    python benchmarks/transformers_assisted.py --prompts spec_bench.jsonl --num-prompts 50 --middle 0.1
 """
 
 from __future__ import annotations
@@ -47,11 +49,27 @@ def open_model(source: str, dtype: torch.dtype) -> tuple[Any, Callable[[str], li
     return model.eval(), outpace.load(path).prompt_ids
 
 
+def outer_layers(model: Any, num_layers: int) -> list[int]:
+    """The first and the last so many layers of a model."""
+    total = model.config.num_hidden_layers
+    return [*range(num_layers - num_layers // 2), *range(total - num_layers // 2, total)]
+
+
+@torch.no_grad()
+def scale_middle_layers(model: Any, num_layers: int, share: float) -> None:
+    """Multiply what all other layers add to the hidden states."""
+    for number in set(range(model.config.num_hidden_layers)) - set(outer_layers(model, num_layers)):
+        layer = model.model.layers[number]
+        for linear in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            linear.weight.mul_(share)
+            if linear.bias is not None:
+                linear.bias.mul_(share)
+
+
 def without_middle_layers(model: Any, num_layers: int) -> Any:
     """A model of the first and the last layers of another, with the same weights in memory."""
     config = copy.deepcopy(model.config)
-    total, config.num_hidden_layers = config.num_hidden_layers, num_layers
-    kept = [*range(num_layers - num_layers // 2), *range(total - num_layers // 2, total)]
+    kept, config.num_hidden_layers = outer_layers(model, num_layers), num_layers
     if getattr(config, "layer_types", None):
         config.layer_types = [config.layer_types[layer] for layer in kept]
     with torch.device("meta"):
@@ -153,6 +171,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch", type=int, default=4, help="rows of the second table; 0 for none")
     parser.add_argument("--draft-layers", type=int, default=10, help="layers of the draft model")
+    parser.add_argument(
+        "--middle", type=float, default=1.0, help="share of what the layers between those add in the model"
+    )
     parser.add_argument("--num-lookup", type=int, nargs="*", default=[3, 10], help="prompt lookup's tokens")
     parser.add_argument("--draft", nargs="*", default=["ngram"], help="our drafters")
     parser.add_argument(
@@ -177,6 +198,8 @@ def run(args: argparse.Namespace) -> None:
         torch.set_num_threads(args.threads)
     model, encode = open_model(args.model, getattr(torch, args.dtype))
     model.to(args.device)
+    if args.middle != 1.0:
+        scale_middle_layers(model, args.draft_layers, args.middle)
     draft = without_middle_layers(model, args.draft_layers)
     everything = read_prompts(args.prompts)
     stride = max(1, len(everything) // args.num_prompts)
@@ -188,8 +211,9 @@ def run(args: argparse.Namespace) -> None:
     header = ("method", "tokens/s", "speed to generate", "identical")
     print(f"{args.model}, {args.dtype} on {args.device}, {torch.get_num_threads()} threads, transformers ")
     print(
-        f"{transformers.__version__}, torch {torch.__version__}; draft model of {args.draft_layers} layers\n"
+        f"{transformers.__version__}, torch {torch.__version__}; draft model of {args.draft_layers} layers, "
     )
+    print(f"what the layers between them add times {args.middle:g}\n")
     print(f"{len(texts)} prompts one by one, {args.tokens} tokens, median of {args.repeats}\n")
     device = torch.device(args.device)
     alone = [padded([text], pad_id, device) for text in texts]

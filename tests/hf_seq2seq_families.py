@@ -101,8 +101,10 @@ class OneSource(HfSeq2SeqTarget):
         super().__init__(model, **options)
         (self.source,) = self.encode(*sources(model, [5]).values())
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[list[int], TorchScores]:
-        return super().prefill([SourcePrompt(prompt, self.source) for prompt in prompts])
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]] | None = None
+    ) -> tuple[list[int], TorchScores]:
+        return super().prefill([SourcePrompt(prompt, self.source) for prompt in prompts], drafts)
 
 
 def sources(model: Any, lengths: list[int], *, seed: int = 0) -> dict[str, Any]:

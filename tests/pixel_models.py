@@ -42,5 +42,7 @@ class OnePicture(PixelTarget):
         super().__init__(model)
         (self.small,) = small_pictures(model, 1)
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[list[int], TorchScores]:
-        return super().prefill([PixelPrompt(self.small, prompt) for prompt in prompts])
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]] | None = None
+    ) -> tuple[list[int], TorchScores]:
+        return super().prefill([PixelPrompt(self.small, prompt) for prompt in prompts], drafts)

@@ -24,6 +24,7 @@ from tests.strategies import samplings, trees
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7]]
 TREE = TokenTree([4, 1, 2, 3, 5, 1], [-1, 0, 0, 1, 1, 2])
 TREES = [TREE, TokenTree.chain(2, [3, 1, 1, 2]), TokenTree.root(6)]
+DRAFTS = [[4, 2], [7], []]  # behind PROMPTS
 
 
 @contextmanager
@@ -60,6 +61,32 @@ def test_prefill_scores_the_last_token(target: Target) -> None:
             with rows_of(target, [prompt[:-1]]) as rows:
                 scored = target.score(rows, [TokenTree.root(prompt[-1])])
                 assert_same(target, scored.logits(0, [0]), expected)
+
+
+def test_drafts_behind_prompts_are_scored_and_kept_like_chains(target: Target) -> None:
+    rows, scores = target.prefill(PROMPTS, DRAFTS)
+    chains = [TokenTree.chain(prompt[-1], draft) for prompt, draft in zip(PROMPTS, DRAFTS, strict=True)]
+    logits = [all_logits(scores, row, chain) for row, chain in enumerate(chains)]
+    assert [target.length(row) for row in rows] == [len(prompt) - 1 for prompt in PROMPTS]
+    target.keep(rows, [[1], [1], []])
+    assert [target.length(row) for row in rows] == [4, 2, len(PROMPTS[2])]
+    for i, (prompt, draft) in enumerate(zip(PROMPTS, DRAFTS, strict=True)):
+        for depth in range(1 + len(draft)):
+            fresh, expected = target.prefill([[*prompt, *draft[:depth]]])
+            assert_same(target, logits[i][[depth]], expected.logits(0, [0]))
+            target.free(fresh)
+        with rows_of(target, [[*prompt, *draft[:1]]]) as fresh:
+            kept = all_logits(target.score(rows[i : i + 1], [TREE]), 0, TREE)
+            assert_same(target, kept, all_logits(target.score(fresh, [TREE]), 0, TREE))
+    target.free(rows)
+
+
+def test_prompts_that_were_read_with_drafts_can_be_given_back_unkept(target: Target) -> None:
+    for _ in range(20):
+        rows, _ = target.prefill(PROMPTS, DRAFTS)
+        target.free(rows)
+    with rows_of(target, PROMPTS) as rows:
+        assert [target.length(row) for row in rows] == [len(prompt) for prompt in PROMPTS]
 
 
 @settings(max_examples=20)
@@ -191,6 +218,9 @@ def test_the_context_has_an_end(target: Target) -> None:
     assert str(target.context_length) in str(error.value) and str(target.context_length + 1) in str(
         error.value
     )
+    rows, scores = target.prefill([full[:-2]], [[1, 2]])
+    assert scores.logits(0, [2]).shape == (1, target.vocab_size)
+    target.free(rows)
     with rows_of(target, [full[:-3]]) as rows:
         scores = target.score(rows, [TokenTree.chain(1, [2, 3])])
         assert scores.logits(0, [2]).shape == (1, target.vocab_size)

@@ -47,9 +47,9 @@ class Timed(TableTarget):
     reading_s = 0.0  # of a prompt
     second = 0.0  # what the second node of a call costs beside, as a share of the price
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Any:
+    def prefill(self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]] | None = None) -> Any:
         self.clock.now += self.reading_s
-        return super().prefill(prompts)
+        return super().prefill(prompts, drafts)
 
     def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> Any:
         nodes = max(tree.num_nodes for tree in trees)
@@ -119,7 +119,8 @@ def test_nearly_as_soon_as_the_best_depth(error: float, price: float, num_rows: 
     fixed = [run(error, price, length, num_rows=num_rows) for length in (0, 1, 4, 20)]
     ours = run(error, price, None, num_rows=num_rows)
     assert [one.token_ids for one in ours.texts] == [one.token_ids for one in fixed[0].texts]
-    assert ours.seconds < 1.1 * min(one.seconds for one in fixed)
+    assert ours.seconds < 1.08 * fixed[0].seconds  # whatever happens, hardly later than plain decoding
+    assert ours.seconds < 1.15 * min(one.seconds for one in fixed)
 
 
 @pytest.mark.parametrize(("num", "share"), [(25, 1.15), (120, 1.1)])
@@ -138,7 +139,7 @@ def test_where_no_draft_pays_a_few_are_tried(price: float, num: int) -> None:
     ours = run(WRONG, price, None, num)
     drafts = [size - 1 for size in ours.sizes if size > 1]
     assert drafts[0] == 4 and sum(drafts[1:]) < 8 + num / 10
-    assert ours.seconds < num - 1 + 4 * price + 3 + 0.04 * num
+    assert ours.seconds < num + 4 * price + 3 + 0.04 * num
 
 
 def test_what_reading_the_prompt_costs_is_no_price_of_a_draft() -> None:
@@ -151,7 +152,7 @@ def test_a_step_without_a_draft_is_tried_soon_where_drafts_may_not_pay() -> None
     """Drafts bring little and make the target's calls much dearer, which shows when one is left out."""
     ours = run(3.0, 0.05, None, 25, second=0.7)
     assert ours.sizes.index(1) <= 2
-    assert ours.seconds < 1.15 * 24
+    assert ours.seconds < 1.15 * 25
 
 
 def test_a_step_without_a_draft_is_tried_rarely_where_drafts_pay() -> None:

@@ -147,8 +147,8 @@ def test_the_tree_is_that_of_the_growth_loop(sampling: Sampling, law: bool, tree
 
 def test_rows_share_the_calls_of_the_draft_model() -> None:
     draft = table()
-    prompts = [[1, 2, 3], [4], [5, 6, 7, 8]]
-    requests = [Request(prompt, Sampling(temperature=1.0, seed=n), 26) for n, prompt in enumerate(prompts)]
+    prompts = [[1, 2, 3], [4, 0], [5, 6, 7, 8]]
+    requests = [Request(prompt, Sampling(temperature=1.0, seed=n), 25) for n, prompt in enumerate(prompts)]
     batch = whole(generate_batch(table(), SmallModel.of(draft), Match(), requests))[1]
     alone = [whole(generate(table(), NoDraft(), Match(), request))[1] for request in requests]
     assert [one.token_ids for one in batch] == [one.token_ids for one in alone]

@@ -18,8 +18,7 @@ from outpace.core.sampling import Edit, Sampling, edited, warp
 from outpace.core.tree import Draw, TokenTree
 
 Exactness = Literal["identical", "distribution", "lossy"]
-"""From the strongest promise to the weakest: token for token what plain decoding gives for the same seed; the
-same law on another path; neither."""
+"""The strongest promise first: plain decoding's tokens for the same seed; its law on other paths; neither."""
 
 Editor = Callable[[TokenTree], Sequence[Edit | None]]
 """Penalties, grammars, bans: what to add to the logits after each node, given the path to the node."""
@@ -208,8 +207,13 @@ class Target(Protocol):
     def exactness(self) -> Exactness:
         """What `score` promises: "identical" if a node's logits ignore its companions in the call."""
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[list[int], Scores]:
-        """Cache the prompts in new rows. The scores have one node per prompt: its last token."""
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]] | None = None
+    ) -> tuple[list[int], Scores]:
+        """Cache the prompts in new rows. The scores have one node per prompt: its last token.
+
+        With `drafts` it is the root of a chain of them, all scored; rows have what is before it until `keep`.
+        """
 
     def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> Scores:
         """Run every node of every tree in one call; nothing is committed."""
@@ -293,12 +297,13 @@ class Drafter(Protocol):
     A state belongs to the caller and goes through `start`, then any number of `observe` and `propose`, then
     `stop`. Methods may change the state they are given in place and return it. The prompt's own call is a
     step too: after `start` comes an `observe` of a root-only tree on the prompt's last token, whose verdict
-    is the first new token.
+    is the first new token; or, of a drafter that `opens`, a `propose` and its first path.
 
-    Four attributes are optional:
+    Five attributes are optional:
     draws      frozenset of the draws that it serves beside "point"; absent: none, it has no law of its own.
     reads_top  the largest k that it asks `RowScores.top` for; absent: 0.
     branches   whether it may propose more than a chain; absent: False.
+    opens      whether it can propose after a `start` without scores (None), with no row yet; absent: False.
     fork       a method: state -> a second state of the same row, for a continuation that may come to nothing.
                It is stopped like any other and must leave no trace; absent: no cascade can be built on it.
     """

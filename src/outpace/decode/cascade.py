@@ -91,6 +91,7 @@ class Cascade:
         self._tail = tail
         self._eos_ids = target.eos_ids
         self.reads_top: int = getattr(inner, "reads_top", 0)
+        self.opens: bool = getattr(inner, "opens", False)
 
     def start(self, prompt: Sequence[int], scores: RowScores) -> CascadeState:
         """The small model reads the prompt when it is first asked."""
@@ -150,7 +151,8 @@ class Cascade:
 
     def _read(self, *states: CascadeState) -> None:
         """The rows of the small model get all but their last unread token."""
-        able = [state for state in states if not state.lost]
+        # A new row begins with a text: a root alone has to wait.
+        able = [state for state in states if not state.lost and len(state.unread) > (state.row is None)]
         rows = self._small.extend([state.row for state in able], [state.unread for state in able])
         for state, row in zip(able, rows, strict=True):
             state.row, state.lost = row, row is None

@@ -37,10 +37,14 @@ class HeadedTarget:
         self.max_nodes: int = getattr(target, "max_nodes", 2**31)
         self.rounds: bool = getattr(target, "rounds", False)
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[list[int], HeadedScores]:
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]] | None = None
+    ) -> tuple[list[int], HeadedScores]:
         """See `Target`."""
-        rows, scores = self._target.prefill(prompts)
-        return rows, HeadedScores(scores, self._head, [TokenTree.root(prompt[-1]) for prompt in prompts])
+        rows, scores = self._target.prefill(prompts, drafts)
+        behind = [()] * len(prompts) if drafts is None else drafts
+        trees = [TokenTree.chain(prompt[-1], draft) for prompt, draft in zip(prompts, behind, strict=True)]
+        return rows, HeadedScores(scores, self._head, trees)
 
     def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> HeadedScores:
         """See `Target`."""

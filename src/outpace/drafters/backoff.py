@@ -34,6 +34,7 @@ class Backoff:
     """
 
     branches = True
+    opens = True
 
     def __init__(
         self,

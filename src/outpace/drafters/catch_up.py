@@ -41,12 +41,16 @@ class CatchUp:
         self._scored: dict[int, tuple[TokenTree, int]] = {}  # by the last call: tree, tokens owed before it
         self._forgotten: dict[int, TokenTree] = {}  # what earlier calls scored
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[list[int], Scores]:
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]] | None = None
+    ) -> tuple[list[int], Scores]:
         """Cache the prompts in new rows, which owe nothing."""
         self._forget()
-        rows, scores = self.target.prefill(prompts)
+        rows, scores = self.target.prefill(prompts, drafts)
         for row in rows:
             self._owed[row] = []
+        for row, prompt, draft in zip(rows, prompts, drafts or (), strict=False):
+            self._scored[row] = (TokenTree.chain(prompt[-1], draft), 0)
         return rows, scores
 
     def extend(self, rows: Sequence[int | None], unread: Sequence[Sequence[int]]) -> list[int | None]:

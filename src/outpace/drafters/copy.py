@@ -71,6 +71,8 @@ class CopyState:
 class Copy:
     """Chains of `length` tokens of the prompt, from where the output stands in it."""
 
+    opens = True
+
     def __init__(self, *, length: int = 8, min_match: int = 2) -> None:
         if length < 1 or min_match < 1:
             names = f"length={length} and min_match={min_match}"

@@ -66,6 +66,7 @@ class Mix:
             raise OutpaceError(f"mix has size={size} and depth={depth}, accepted are whole numbers >= 1")
         specs = split_specs(_auto(context) if drafts == "auto" else drafts)
         self.sources: list[Drafter] = [DRAFTERS.create(spec, **context) for spec in specs]
+        self.opens = all(getattr(source, "opens", False) for source in self.sources)
         self.reads_top: int = max(getattr(source, "reads_top", 0) for source in self.sources)
         self.size = size
         self.depth = depth
@@ -98,7 +99,8 @@ class Mix:
 
     def observe(self, states: Sequence[MixState], steps: Sequence[Step]) -> list[MixState]:
         """Every source sees the step; the weights learn from the tokens that it committed."""
-        if len(steps) == 1 and states[0].expected:
+        # What a prompt's own call costs says nothing about later ones.
+        if len(steps) == 1 and states[0].expected and len(states[0].text) > states[0].num_prompt:
             self._learn_costs(steps[0].tree.num_nodes, len(states[0].text))
         for s, source in enumerate(self.sources):
             inner = source.observe([state.inner[s] for state in states], steps)
@@ -204,11 +206,12 @@ class Mix:
 class MixState:
     """A row: its sources' states, its text, its weights, and what was expected where in the last tree."""
 
-    __slots__ = ("expected", "inner", "text", "tree", "weights")
+    __slots__ = ("expected", "inner", "num_prompt", "text", "tree", "weights")
 
     def __init__(self, inner: list[Any], text: list[int], weights: Weights) -> None:
         self.inner = inner
         self.text = text
+        self.num_prompt = len(text)
         self.weights = weights
         self.tree = TokenTree.root(text[-1])
         self.expected: dict[int, tuple[Key, list[Successors]]] = {}

@@ -39,6 +39,8 @@ class NGram:
     Beyond `length`, a match lengthens the draft up to `max_length`; equal, they draft one length always.
     """
 
+    opens = True
+
     def __init__(self, *, min_n: int = 1, max_n: int = 3, length: int = 3, max_length: int = 12) -> None:
         if not 1 <= min_n <= max_n:
             raise OutpaceError(f"ngram has min_n={min_n} and max_n={max_n}, accepted are 1 <= min_n <= max_n")

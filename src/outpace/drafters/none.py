@@ -18,6 +18,8 @@ from outpace.core.tree import TokenTree
 class NoDraft:
     """The baseline that every drafter is compared with."""
 
+    opens = True
+
     def start(self, prompt: Sequence[int], scores: RowScores) -> None:
         """There is nothing to remember."""
 

@@ -44,13 +44,13 @@ OUTLIER = 1.0  # of the logarithm of a time: an interrupted call says nothing ab
 
 
 class PacedState:
-    """One row: the drafter's state, and whether its last step had a draft."""
+    """One row: the drafter's state, whether its last step had a draft, and whether there was one."""
 
-    __slots__ = ("drafting", "inner")
+    __slots__ = ("begun", "drafting", "inner")
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
-        self.drafting = False
+        self.drafting = self.begun = False
 
 
 class Paced:
@@ -65,6 +65,7 @@ class Paced:
         self.draws: frozenset[Draw] = getattr(inner, "draws", frozenset())
         self.reads_top: int = getattr(inner, "reads_top", 0)
         self.branches: bool = getattr(inner, "branches", False)
+        self.opens: bool = getattr(inner, "opens", False)
         self._clock = clock
         self._record = _Record()
         self._prices: dict[int, _Prices] = {}  # for 1 row, 2 and 3, 4 to 7, ...
@@ -83,7 +84,8 @@ class Paced:
         prices = self._prices.setdefault(len(asks).bit_length(), _Prices())
         depth, best_s = self._record.best(prices)
         probe = False
-        if prices.want_plain(best_s):
+        begun = all(state.begun for state in states)
+        if begun and prices.want_plain(best_s):
             depth = 0
         elif prices.debt_s <= 0 or self._again:
             probe, depth = True, max(depth, self._levels)
@@ -105,9 +107,7 @@ class Paced:
             state.inner = one
         if step is not None:
             now = self._clock()
-            size = max(one.tree.num_nodes for one in steps)
-            step.prices.call.learn(size, began - step.proposed, RATE)
-            step.prices.num_plain += size == 1
+            draft_s = step.proposed - step.began + now - began
             levels = self._record.levels([one.tree.shape.height for one in steps], max(step.limits))
             rate = min(MOST_RATE, 1 - (1 - RATE) ** (1 + self._age))
             late = not all(state.drafting for state in states)
@@ -116,13 +116,19 @@ class Paced:
             if step.probe:
                 self._levels = min(MOST, max(LEAST_LEVELS, 2 * kept))
             if levels and not late:  # what catches up with a text says nothing about the next draft's price
-                step.prices.draft.learn(levels, step.proposed - step.began + now - began, rate)
+                step.prices.draft.learn(levels, draft_s, rate)
             self._record.learn(steps, min(step.limits), levels, rate)
             self._age = 0 if levels and not late else self._age + 1
-            num_tokens = sum(len(one.tokens) for one in steps) / len(steps)
-            step.prices.book(now - step.began, step.best_s * num_tokens if step.probe else None)
+            if all(state.begun for state in states):
+                step.prices.call_took(max(one.tree.num_nodes for one in steps), began - step.proposed)
+                num_tokens = sum(len(one.tokens) for one in steps) / len(steps)
+                step.prices.book(now - step.began, step.best_s * num_tokens if step.probe else None)
+            elif levels and not kept:  # a prompt's own call: what it cost is no price
+                step.prices.owe(draft_s)
             for state, limit in zip(states, step.limits, strict=True):
                 state.drafting = limit > 0
+        for state in states:
+            state.begun = True
         return list(states)
 
     def stop(self, state: PacedState) -> None:
@@ -166,6 +172,11 @@ class _Prices:
         self.debt_s = 0.0  # what probes have cost and other steps not yet made up for
         self._total_s: float | None = None  # of all steps but the first, which may have read a prompt
 
+    def call_took(self, size: int, seconds: float) -> None:
+        """A call of so many nodes."""
+        self.call.learn(size, seconds, RATE)
+        self.num_plain += size == 1
+
     def want_plain(self, best_s: float) -> bool:
         """Whether a step without a draft should tell its price now; drafts cost best_s per token."""
         if self._total_s is None or self.num_plain >= FIRST_PLAIN:
@@ -173,6 +184,10 @@ class _Prices:
         most_s = self.call.at(1)
         unsure = self.num_plain == 0 and best_s > SURE * most_s
         return unsure or (self.num_plain + 1) * (most_s - best_s) <= PROBING * self._total_s
+
+    def owe(self, seconds: float) -> None:
+        """A first draft that came to nothing."""
+        self.debt_s = max(0.0, self.debt_s) + seconds
 
     def book(self, seconds: float, best_s: float | None) -> None:
         """A step; where it was a probe, best_s is what its tokens would have cost otherwise."""

@@ -42,6 +42,7 @@ class Retrieval:
     """Trees of the `size` most frequent continuations in the datastore at `path`, `length` levels at most."""
 
     branches = True
+    opens = True
 
     def __init__(
         self,

@@ -68,6 +68,8 @@ class SmallModel:
             same and else "text".
     """
 
+    opens = True
+
     def __init__(
         self,
         *,

@@ -34,6 +34,7 @@ class Suffix:
     """
 
     branches = True
+    opens = True
 
     def __init__(
         self,

@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from time import perf_counter
 from typing import Any
 
-from outpace.core.contracts import Ask, Drafter, Rule, ScoredCall, Target, weakest
-from outpace.core.tree import TokenTree
+from outpace.core.contracts import Ask, Drafter, Rule, Target, weakest
+from outpace.decode.opening import open_rows
 from outpace.decode.pairing import check_pairing
-from outpace.decode.step import judge, step
+from outpace.decode.step import step
 from outpace.engine.output import Output
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
@@ -77,19 +77,14 @@ def _run(
     rows: list[int] = []
     states: list[Any] = []
     try:
-        rows, scores = target.prefill([output.request.prompt for output in outputs])
-        asks = ask(outputs, rows)
-        steps = judge(rule, ScoredCall(scores, [TokenTree.root(ask.root) for ask in asks], asks))
-        prefill_s = perf_counter() - began
-        for output, first in zip(outputs, steps, strict=True):
-            states.append(drafter.start(output.request.prompt, first.scores))
-        states = drafter.observe(states, steps)
-        draft_s = perf_counter() - began - prefill_s
-        pieces = {number: output.start(steps[number]) for number, output in enumerate(outputs)}
+        prompts = [output.request.prompt for output in outputs]
+        asks = ask(outputs, [-1] * len(outputs))
+        steps, times = open_rows(target, drafter, rule, prompts, asks, rows, states)
         now = perf_counter() - began
-        for output in outputs:
-            output.stats.prefill_s, output.stats.draft_s = prefill_s, draft_s
-            output.stats.time_to_first_token_s = output.stats.wall_s = now
+        pieces = {
+            number: output.start(one, times, wall_s=now)
+            for number, (output, one) in enumerate(zip(outputs, steps, strict=True))
+        }
         live = list(range(len(outputs)))
         while True:
             for place in reversed(range(len(live))):

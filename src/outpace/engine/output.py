@@ -44,10 +44,11 @@ class Output:
             top=top,
         )
 
-    def start(self, step: Step) -> tuple[list[int], str]:
-        """Take the first token, which the prompt's own call gave."""
+    def start(self, step: Step, times: StepTimes, *, wall_s: float) -> tuple[list[int], str]:
+        """Take the first tokens, which the prompt's own call gave."""
         new, piece = self._add(step.tokens)
-        self.stats.completion_tokens = 1
+        self.stats.open(step, len(new), times)
+        self.stats.time_to_first_token_s = self.stats.wall_s = wall_s
         return new, piece
 
     def take(self, step: Step, times: StepTimes, *, wall_s: float) -> tuple[list[int], str]:

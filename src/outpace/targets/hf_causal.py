@@ -24,7 +24,7 @@ from outpace.core.tree import TokenTree
 from outpace.targets.hf_cache import SlotCache
 from outpace.targets.hf_masks import tree_masks
 from outpace.targets.hf_models import TESTED, inspect_model
-from outpace.targets.hf_rows import check_prompts, check_room
+from outpace.targets.hf_rows import check_room, keep_prompts, texts_of
 from outpace.targets.hf_scores import LOGITS, MAX_NODES, States, TorchScores, scores_of
 from outpace.targets.hf_taps import TappedModel, Taps
 
@@ -66,27 +66,31 @@ class HfCausalTarget(TappedModel):
         if facts.name not in TESTED:
             self._try_a_tree()
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[list[int], TorchScores]:
-        """Cache the prompts in new rows; the scores have one node per prompt, its last token.
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]] | None = None
+    ) -> tuple[list[int], TorchScores]:
+        """Cache the prompts in new rows; the scores are of their last tokens and of the drafts after them.
 
         Raises PromptTooLong for a prompt that does not fit, OutpaceError for an empty one.
         """
-        check_prompts(prompts, self.context_length)
+        texts, depths = texts_of(prompts, drafts, self.context_length)
         self._last = {}
         rows = self._cache.open(len(prompts))
         try:
-            trees = [TokenTree.chain(prompt[0], prompt[1:]) for prompt in prompts]
-            lasts = [len(prompt) - 1 for prompt in prompts]
-            wanted = sorted(set(lasts)) if self._facts.picks_logits and not self._taps.names else None
+            trees = [TokenTree.chain(text[0], text[1:]) for text in texts]
+            firsts = [len(prompt) - 1 for prompt in prompts]
+            wanted = None
+            if self._facts.picks_logits and not self._taps.names:
+                pairs = zip(firsts, depths, strict=True)
+                wanted = sorted({first + depth for first, row in pairs for depth in row})
             states = self._forward(rows, trees, [0] * len(rows), wanted)
         except BaseException:
             self._cache.free(rows)
             raise
-        self._cache.keep(rows, [range(1, len(prompt)) for prompt in prompts])
-        columns = lasts if wanted is None else [wanted.index(last) for last in lasts]
+        keep_prompts(self._cache, rows, prompts, drafts)
+        columns = firsts if wanted is None else [wanted.index(first) for first in firsts]
         width = states[LOGITS].shape[1]
-        firsts = [row * width + column for row, column in enumerate(columns)]
-        return rows, scores_of(states, firsts, [[0]] * len(rows))
+        return rows, scores_of(states, [row * width + c for row, c in enumerate(columns)], depths)
 
     def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> TorchScores:
         """Run every node of every tree in one call; nothing is committed."""

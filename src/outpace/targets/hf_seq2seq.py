@@ -26,7 +26,7 @@ from outpace.core.errors import OutpaceError
 from outpace.core.tree import Shape, TokenTree
 from outpace.targets.hf_cache import SlotCache
 from outpace.targets.hf_masks import tree_masks
-from outpace.targets.hf_rows import check_prompts, check_room
+from outpace.targets.hf_rows import check_room, keep_prompts, texts_of
 from outpace.targets.hf_scores import LOGITS, MAX_NODES, States, TorchScores, scores_of
 from outpace.targets.hf_seq2seq_models import TESTED, inspect_seq2seq
 from outpace.targets.hf_taps import TappedModel, Taps
@@ -123,33 +123,36 @@ class HfSeq2SeqTarget(TappedModel):
             for row, ids, kept in zip(states, inputs, masks, strict=True)
         ]
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[list[int], TorchScores]:
-        """Cache the prompts, which are `SourcePrompt`s, in new rows; the scores are of their last tokens.
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]] | None = None
+    ) -> tuple[list[int], TorchScores]:
+        """Cache the prompts, which are `SourcePrompt`s, in new rows.
 
+        The scores are of their last tokens and of the drafts after them.
         Raises PromptTooLong for a prompt that does not fit, OutpaceError for an empty one.
         """
         sources = [_source_of(prompt) for prompt in prompts]
-        check_prompts(prompts, self.context_length)
+        texts, depths = texts_of(prompts, drafts, self.context_length)
         new = [source for source in dict.fromkeys(sources) if source not in self._cross_rows]
         if 0 < len(new) < len(prompts):
             # One call either fills the cross cache or reads it: where both would be, new sources go first.
             held, _ = self.prefill([SourcePrompt(prompts[sources.index(s)], s) for s in new])
             try:
-                return self.prefill(prompts)
+                return self.prefill(prompts, drafts)
             finally:
                 self.free(held)
         rows = self._cache.open(len(prompts))
         self._cross_rows |= zip(new, self._cross.open(len(new)), strict=True)
         self._sources |= zip(rows, sources, strict=True)
         try:
-            shapes = [Shape.chain(len(prompt)) for prompt in prompts]
-            states, width = self._forward(rows, prompts, shapes, fill=new)
+            shapes = [Shape.chain(len(text)) for text in texts]
+            states, width = self._forward(rows, texts, shapes, fill=new)
         except BaseException:
             self.free(rows)
             raise
-        self._cache.keep(rows, [range(1, len(prompt)) for prompt in prompts])
+        keep_prompts(self._cache, rows, prompts, drafts)
         firsts = [row * width + len(prompt) - 1 for row, prompt in enumerate(prompts)]
-        return rows, scores_of(states, firsts, [[0]] * len(rows))
+        return rows, scores_of(states, firsts, depths)
 
     def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> TorchScores:
         """Run every node of every tree in one call; nothing is committed."""

@@ -98,6 +98,7 @@ class NativeTarget:
         self.max_nodes: int = _native.Decoder.max_nodes
         self.max_top: int = _native.Decoder.max_top  # of one `Scores.top` without whole logits
         self._fingerprint: str | None = None
+        self._leads: dict[int, int] = {}  # of prompts read with drafts: tokens that the next `keep` commits
         self._call = 0  # number of the last native call: older scores have been overwritten
 
     @property
@@ -120,8 +121,10 @@ class NativeTarget:
         """Bytes of the pages of keys and values that rows hold now."""
         return self._decoder.cache_bytes
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[list[int], NativeScores]:
-        """Cache the prompts in new rows; the scores have one node per prompt, its last token.
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]] | None = None
+    ) -> tuple[list[int], NativeScores]:
+        """Cache the prompts in new rows; the scores are of their last tokens and of the drafts after them.
 
         Raises PromptTooLong for a prompt that does not fit, OutpaceError for an empty one. Interrupted, it
         leaves no row behind.
@@ -134,7 +137,8 @@ class NativeTarget:
                     f"the prompt has {len(prompt)} tokens, the context holds {self.context_length}"
                 )
         # The last chunks of all prompts go in one call, so that their scores can be asked for together.
-        last = max(1, min(PREFILL_CHUNK, self.max_nodes // len(prompts)))
+        behind = [()] * len(prompts) if drafts is None else drafts
+        last = max(1, min(PREFILL_CHUNK, (self.max_nodes - sum(map(len, behind))) // len(prompts)))
         rows: list[int] = []
         try:
             for prompt in prompts:
@@ -143,20 +147,25 @@ class NativeTarget:
                 at = 0
                 while len(prompt) - at > last:
                     chunk = prompt[at : min(at + PREFILL_CHUNK, len(prompt) - 1)]
-                    self._append([row], [chunk])
+                    self._score([row], [TokenTree.chain(chunk[0], chunk[1:])])
+                    self._decoder.keep(row, list(range(1, len(chunk))))
                     at += len(chunk)
-            tails = [prompt[self._decoder.length(row) :] for row, prompt in zip(rows, prompts, strict=True)]
-            ends = np.cumsum([len(tail) for tail in tails])
-            self._append(rows, tails)
+            leads = [len(prompt) - self.length(row) - 1 for row, prompt in zip(rows, prompts, strict=True)]
+            places = self._score(
+                rows,
+                [
+                    TokenTree.chain(prompt[-1 - lead], [*prompt[len(prompt) - lead :], *draft])
+                    for prompt, lead, draft in zip(prompts, leads, behind, strict=True)
+                ],
+            )
+            self._leads |= zip(rows, leads, strict=True)
+            if drafts is None:
+                self.keep(rows, [[]] * len(rows))
         except BaseException:
             self.free(rows)
             raise
-        return rows, NativeScores(self, [(int(end) - 1, 1) for end in ends])
-
-    def _append(self, rows: list[int], chunks: Sequence[Sequence[int]]) -> None:
-        self._score(rows, [TokenTree.chain(chunk[0], chunk[1:]) for chunk in chunks])
-        for row, chunk in zip(rows, chunks, strict=True):
-            self._decoder.keep(row, list(range(1, len(chunk))))
+        ends = zip(places, leads, strict=True)
+        return rows, NativeScores(self, [(first + lead, count - lead) for (first, count), lead in ends])
 
     def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> NativeScores:
         """Run every node of every tree in one call; nothing is committed."""
@@ -181,6 +190,7 @@ class NativeTarget:
         layers: int = -1,
         skip: Collection[int] = (),
     ) -> list[tuple[int, int]]:
+        assert self._leads.keys().isdisjoint(rows), "a prompt that was read with drafts is kept first"
         starts, places = [0], []
         tokens: list[int] = []
         parents: list[int] = []
@@ -199,10 +209,12 @@ class NativeTarget:
     def keep(self, rows: Sequence[int], paths: Sequence[Sequence[int]]) -> None:
         """Commit the roots of the last `score` of these rows and the given nodes after them."""
         for row, path in zip(rows, paths, strict=True):
-            self._decoder.keep(row, list(path))
+            lead = self._leads.pop(row, 0)
+            self._decoder.keep(row, [*range(1, lead + 1), *(lead + node for node in path)])
 
     def fork(self, row: int) -> int:
         """A new row with the same cached tokens; full pages are shared."""
+        assert row not in self._leads, "a prompt that was read with drafts is kept first"
         try:
             return self._decoder.fork(row)
         except RuntimeError as error:
@@ -211,11 +223,12 @@ class NativeTarget:
     def free(self, rows: Sequence[int]) -> None:
         """Give rows back."""
         for row in rows:
+            self._leads.pop(row, None)
             self._decoder.close(row)
 
     def length(self, row: int) -> int:
         """How many tokens the row has cached."""
-        return self._decoder.length(row)
+        return self._decoder.length(row) + self._leads.get(row, 0)
 
     def fingerprint(self) -> str:
         """Names the weights: the same on every machine (see `native_fingerprint.py`)."""

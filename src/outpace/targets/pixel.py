@@ -25,7 +25,7 @@ from outpace.core.errors import OutpaceError
 from outpace.core.tree import Shape, TokenTree
 from outpace.targets.hf_cache import SlotCache
 from outpace.targets.hf_masks import tree_masks
-from outpace.targets.hf_rows import check_prompts, check_room
+from outpace.targets.hf_rows import check_room, keep_prompts, texts_of
 from outpace.targets.hf_scores import LOGITS, MAX_NODES, States, TorchScores, scores_of
 from outpace.targets.hf_taps import TappedModel, Taps, TorchProduct
 from outpace.targets.pixel_model import NUM_LEVELS, START, PixelModel
@@ -68,26 +68,29 @@ class PixelTarget(TappedModel):
         self._cache = SlotCache(self._device, max_slots=self.context_length)
         self._places: dict[int, Tensor] = {}  # row -> [N, D]
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[list[int], TorchScores]:
-        """Cache the prompts, which are `PixelPrompt`s, in new rows; the scores are of their last tokens.
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]] | None = None
+    ) -> tuple[list[int], TorchScores]:
+        """Cache the prompts, which are `PixelPrompt`s, in new rows.
 
+        The scores are of their last tokens and of the drafts after them.
         Raises PromptTooLong for a prompt that does not fit, OutpaceError for one without a small picture.
         """
         smalls = [self._small_of(prompt) for prompt in prompts]
-        check_prompts(prompts, self.context_length)
+        texts, depths = texts_of(prompts, drafts, self.context_length)
         with torch.no_grad():
             places = self.model.places(torch.from_numpy(np.stack(smalls)).to(self._device))
         rows = self._cache.open(len(prompts))
         self._places |= zip(rows, places, strict=True)
         try:
-            states = self._forward(rows, prompts, [Shape.chain(len(prompt)) for prompt in prompts])
+            states = self._forward(rows, texts, [Shape.chain(len(text)) for text in texts])
         except BaseException:
             self.free(rows)
             raise
-        self._cache.keep(rows, [range(1, len(prompt)) for prompt in prompts])
+        keep_prompts(self._cache, rows, prompts, drafts)
         width = states[LOGITS].shape[1]
         firsts = [row * width + len(prompt) - 1 for row, prompt in enumerate(prompts)]
-        return rows, scores_of(states, firsts, [[0]] * len(rows))
+        return rows, scores_of(states, firsts, depths)
 
     def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> TorchScores:
         """Run every node of every tree in one call; nothing is committed."""

@@ -79,8 +79,10 @@ class TableTarget:
             }
         return laws
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[list[int], TableScores]:
-        """Cache the prompts in new rows. The scores have one node per prompt: its last token."""
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]] | None = None
+    ) -> tuple[list[int], TableScores]:
+        """Cache the prompts in new rows; the scores are of their last tokens and of the drafts after them."""
         for prompt in prompts:
             if not prompt:
                 raise OutpaceError("the prompt is empty, accepted are prompts of 1 token or more")
@@ -90,6 +92,10 @@ class TableTarget:
                 )
             self._check_tokens(prompt)
         rows = list(itertools.islice(self._ids, len(prompts)))
+        if drafts is not None:
+            self._rows.update((row, list(prompt[:-1])) for row, prompt in zip(rows, prompts, strict=True))
+            chains = [TokenTree.chain(p[-1], draft) for p, draft in zip(prompts, drafts, strict=True)]
+            return rows, self.score(rows, chains)
         self._rows.update(zip(rows, map(list, prompts), strict=True))
         roots = [TokenTree.root(prompt[-1]) for prompt in prompts]
         return rows, TableScores(roots, [self.after(prompt)[None] for prompt in prompts])

@@ -1,0 +1,164 @@
+"""The prompts' own call with drafts behind the prompts: what it checks, commits and gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from outpace.core.contracts import RowScores, Step
+from outpace.core.sampling import Sampling
+from outpace.core.tree import TokenTree
+from outpace.drafters.none import NoDraft
+from outpace.engine.generate import generate, generate_batch
+from outpace.engine.request import Generation, Request
+from outpace.rules.match import Match
+from outpace.targets.table import TableTarget
+from tests.fakes import Hostile, full_tree, hostile, whole
+
+VOCAB_SIZE = 6
+SAMPLING = Sampling(temperature=1.0, seed=7)
+PROMPTS = [[1, 2, 3, 1, 2], [4], [0, 0, 1]]
+
+
+class Opening(Hostile):
+    """Begins in the prompts' own call."""
+
+    opens = True
+
+    def start(self, prompt: Sequence[int], scores: RowScores | None) -> Any:
+        assert scores is None
+        return super().start(prompt, scores)  # type: ignore[arg-type]
+
+
+class Prefills(TableTarget):
+    """Writes down the drafts that prompts are read with."""
+
+    drafts: Sequence[Sequence[int]] | None = None
+
+    def prefill(self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]] | None = None) -> Any:
+        self.drafts = drafts
+        return super().prefill(prompts, drafts)
+
+
+def requests(max_tokens: int = 20) -> list[Request]:
+    return [Request(prompt, SAMPLING, max_tokens) for prompt in PROMPTS]
+
+
+def plain(max_tokens: int = 20) -> list[list[int]]:
+    target = TableTarget.random(vocab_size=VOCAB_SIZE)
+    alone = [whole(generate(target, NoDraft(), Match(), request))[1] for request in requests(max_tokens)]
+    return [one.token_ids for one in alone]
+
+
+def knowing(num: int) -> Opening:
+    """Drafts what comes next of the first prompt, `num` tokens."""
+    text = [*PROMPTS[0], *plain()[0]]
+    return Opening(lambda ask, rng: TokenTree.chain(ask.root, text[ask.position + 1 :][:num]))
+
+
+def first(drafter: Hostile, max_tokens: int = 20) -> tuple[list[list[int]], Generation]:
+    """(the pieces, all in all) of the first prompt."""
+    target = TableTarget.random(vocab_size=VOCAB_SIZE)
+    pieces, generation = whole(generate(target, drafter, Match(), requests(max_tokens)[0]))
+    assert target.num_rows == 0
+    return [tokens for tokens, _ in pieces], generation
+
+
+def full_tree_of_2(ask: Any, rng: Any) -> TokenTree:
+    return full_tree(ask, VOCAB_SIZE, 2)
+
+
+@pytest.mark.parametrize("name", hostile(VOCAB_SIZE))
+def test_whatever_is_drafted_the_tokens_are_those_of_plain_decoding(name: str) -> None:
+    target = TableTarget.random(vocab_size=VOCAB_SIZE)
+    drafter = Opening(hostile(VOCAB_SIZE)[name].draft)
+    batch = whole(generate_batch(target, drafter, Match(), requests()))[1]
+    assert [one.token_ids for one in batch] == plain() and target.num_rows == 0
+
+
+def test_the_prompts_call_commits_what_is_right_and_one_token_more() -> None:
+    pieces, generation = first(knowing(3))
+    assert [len(tokens) for tokens in pieces] == [4] * 5 and generation.token_ids == plain()[0]
+    stats = generation.stats
+    assert (stats.first_tokens, stats.target_calls) == (4, 4) and stats.mean_accepted_length == 4.0
+    assert (stats.num_drafted, stats.num_accepted) == (15, 15)
+
+
+def test_a_draft_ends_where_the_answer_has_to() -> None:
+    pieces, generation = first(knowing(20), max_tokens=3)
+    assert pieces == [plain(3)[0]] and generation.finish_reason == "length"
+    stats = generation.stats
+    assert (stats.first_tokens, stats.target_calls, stats.num_drafted) == (3, 0, 2)
+    assert (stats.mean_accepted_length, stats.tokens_per_s) == (1.0, 0.0)
+
+
+def test_prompts_are_read_with_the_first_path_of_a_tree() -> None:
+    target = Prefills.random(vocab_size=VOCAB_SIZE)
+    assert isinstance(target, Prefills)
+    tree = Opening(lambda ask, rng: TokenTree([ask.root, 2, 5, 4, 1, 3], [-1, 0, 0, 1, 1, 2]))
+    for drafter, drafts in ((tree, [[2, 4]] * 3), (Opening(full_tree_of_2), [[0, 0]] * 3)):
+        whole(generate_batch(target, drafter, Match(), requests()))
+        assert target.drafts == drafts
+
+
+def test_a_drafter_that_does_not_say_that_it_opens_sees_the_first_token_first() -> None:
+    class Late(Hostile):
+        def start(self, prompt: Sequence[int], scores: RowScores) -> Any:
+            assert scores is not None
+            return super().start(prompt, scores)
+
+        def observe(self, states: Any, steps: Sequence[Step]) -> list[Any]:
+            seen.append([one.tree.num_nodes for one in steps])
+            return super().observe(states, steps)
+
+    seen: list[list[int]] = []
+    target = Prefills.random(vocab_size=VOCAB_SIZE)
+    assert isinstance(target, Prefills)
+    late = Late(lambda ask, rng: TokenTree.chain(ask.root, [0]))
+    whole(generate_batch(target, late, Match(), requests()))
+    assert target.drafts is None and seen[0] == [1, 1, 1] and seen[1] == [2, 2, 2]
+
+
+class Leaky(Opening):
+    """Counts what is begun and stopped; fails where it is told to."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__(lambda ask, rng: TokenTree.chain(ask.root, [0, 0]))
+        self.method, self.held, self.left = method, 0, 1
+
+    def start(self, prompt: Sequence[int], scores: RowScores | None) -> Any:
+        if self.method == "start" and self.held == 2:
+            raise KeyboardInterrupt
+        self.held += 1
+        return super().start(prompt, scores)
+
+    def propose(self, states: Any, asks: Any) -> list[TokenTree]:
+        if self.method == "propose":
+            raise KeyboardInterrupt
+        return super().propose(states, asks)
+
+    def observe(self, states: Any, steps: Sequence[Step]) -> list[Any]:
+        if self.method == "observe":
+            raise KeyboardInterrupt
+        return super().observe(states, steps)
+
+    def stop(self, state: Any) -> None:
+        self.held -= 1
+
+
+class Full(TableTarget):
+    """Has no room for a row."""
+
+    def prefill(self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]] | None = None) -> Any:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("method", ["start", "propose", "observe", "prefill"])
+def test_rows_and_states_are_given_back_when_it_fails(method: str) -> None:
+    target = (Full if method == "prefill" else TableTarget).random(vocab_size=VOCAB_SIZE)
+    drafter = Leaky(method)
+    with pytest.raises(KeyboardInterrupt):
+        whole(generate_batch(target, drafter, Match(), requests()))
+    assert target.num_rows == drafter.held == 0
