@@ -41,7 +41,7 @@ def main() -> int:
                     seed=arguments.seed + number,
                 ).stats
                 calls += stats.target_calls
-                tokens += stats.completion_tokens - 1
+                tokens += stats.completion_tokens - stats.first_tokens
                 drafted += stats.num_drafted
                 accepted += stats.num_accepted
                 if sys.stderr.isatty():

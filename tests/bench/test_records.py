@@ -84,6 +84,12 @@ def test_overall_speed_weighs_by_time() -> None:
     assert drafted.draft_share == pytest.approx(0.25) and drafted.ms_per_call == pytest.approx(450.0)
 
 
+def test_tokens_that_the_prompts_call_gave_count_for_no_speed() -> None:
+    opened = record(tokens_per_s=8.0, target_calls=4, mean_accepted_length=2.0)  # 11 tokens, 3 of them first
+    (row, _) = summarise([opened, record(prompt_id="2")])
+    assert row.tokens_per_s == pytest.approx((8 + 10) / (1 + 1))
+
+
 def test_single_token_answers_have_no_speed() -> None:
     (row, _) = summarise([record(completion_tokens=1, tokens_per_s=0.0, target_calls=0)])
     assert (row.tokens_per_s, row.ratio) == (0.0, None)

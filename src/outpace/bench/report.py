@@ -151,7 +151,10 @@ def _sum(records: Sequence[Record], name: str) -> float:
 
 
 def _speed(records: Sequence[Record]) -> float:
-    # The first token comes from the prompt's call; decoding is what follows it.
-    timed = [(record["completion_tokens"] - 1, record["tokens_per_s"]) for record in records]
+    # The first tokens come from the prompt's call; decoding is what follows it.
+    timed = [
+        (record["mean_accepted_length"] * record["target_calls"], record["tokens_per_s"])
+        for record in records
+    ]
     seconds = sum(tokens / speed for tokens, speed in timed if speed > 0)
     return sum(tokens for tokens, speed in timed if speed > 0) / seconds if seconds else 0.0
