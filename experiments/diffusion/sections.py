@@ -54,6 +54,7 @@ def images_section(results: Results, to: Path, scale: Scale) -> Fields | None:
         **common_fields(found),
         "models": _models_table(found),
         "quality": _quality_table(found),
+        "told_apart": _told_apart(found),
         "pictures": "\n\n".join(pictures),
     }
 
@@ -123,6 +124,20 @@ def _quality_table(found: Found) -> str:
                 for record in records
             ]  # fmt: skip
     return table(["", "samples", "to held-out images", "that, less plain's", "to plain samples", "p"], lines)
+
+
+def _told_apart(found: Found) -> str:
+    """Which intervals of the difference to plain samples do not hold 0, though all laws are the same."""
+    records = {
+        f"{subject}, `{draft}`": record
+        for subject in found.subjects
+        for draft in found.sweep.drafts
+        if (record := found.at(subject, draft))
+    }
+    intervals = {name: record["frechet_less_plain"] for name, record in records.items()}
+    missing = [name for name, (_, low, high) in intervals.items() if not low <= 0 <= high]
+    named = f" ({'; '.join(missing)})" if missing else ""
+    return f"Of the drafts' {len(intervals)} intervals, {len(missing)} without 0{named}."
 
 
 def _interval(values: Sequence[float]) -> str:
