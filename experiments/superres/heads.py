@@ -25,6 +25,7 @@ from outpace.train.loop import Plan, Progress
 
 HEADS = "heads"
 LR: dict[Regime, float] = {"frozen": 2e-3, "finetuned": 1e-3}
+HEADS_FIRST = 0.2  # of the steps that finetune: an untrained head has nothing to teach the model
 INTENSITIES = np.arange(NUM_LEVELS)
 """What heads draft: never START, so that the distance of two drafts is one of intensities."""
 
@@ -81,6 +82,8 @@ def _train(training: Training, data: Pictures, folder: Path, scale: Scale, devic
             num_heads=training.num_heads,
             regime=training.regime,
             plan=Plan(steps, LR[training.regime], seed=seed),
+            heads_per_step=training.num_heads,  # 256 intensities: a head costs little beside the model
+            heads_first=HEADS_FIRST if training.regime == "finetuned" else 0.0,
             token_ids=INTENSITIES,
             data=data.data_hash,
             progress=progress,
