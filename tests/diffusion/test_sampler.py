@@ -27,7 +27,7 @@ from outpace.diffusion import (  # noqa: E402
     sample,
 )
 from outpace.diffusion.coupling import couple  # noqa: E402
-from outpace.diffusion.noise import PRIOR, Noise  # noqa: E402
+from outpace.diffusion.noise import PRIOR, Noise, Tape  # noqa: E402
 from outpace.diffusion.stats import Stats  # noqa: E402
 from tests.diffusion.rational import LEVELS, NUM, PROCESS, SHAPE, STEPS, Rational, run  # noqa: E402
 
@@ -93,6 +93,23 @@ def test_batches_and_refills_change_no_bit_and_no_cost(draft, window) -> None:
             assert torch.equal(getattr(parts.stats, name), getattr(whole.stats, name)), name
     fewer = run(DRAFTS[draft], WINDOWS[window], num=4)
     assert torch.equal(fewer.samples, whole.samples[:4])
+
+
+@pytest.mark.parametrize("draft", [None, Stale(), Picard(Carried())], ids=["plain", "stale", "picard"])
+def test_noise_is_the_same_drawn_ahead_or_step_by_step(draft, monkeypatch: pytest.MonkeyPatch) -> None:
+    normal, ahead = Tape.normal, []
+
+    def recorded(tape, steps):
+        ahead.append(tape.ahead is not None)
+        return normal(tape, steps)
+
+    monkeypatch.setattr(Tape, "normal", recorded)
+    before = run(draft, 4, batch=5).samples
+    assert any(ahead)
+    for module in ("plain", "sampler"):
+        monkeypatch.setattr(f"outpace.diffusion.{module}.MOST_AHEAD", 0)
+    ahead.clear()
+    assert torch.equal(run(draft, 4, batch=5).samples, before) and not any(ahead)
 
 
 @pytest.mark.parametrize("window", [2, 3, 7, STEPS, 50])

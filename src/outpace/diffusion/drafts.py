@@ -17,6 +17,7 @@ or the process's `Prediction`, so that all that is affine in the state is comput
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -27,6 +28,9 @@ from outpace.diffusion.process import Model, Process, evaluated
 
 Known = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """States [B, *S], outputs [B, *S] there, steps i64[B]."""
+
+Means = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(states [B, *S], steps i64[B]) -> [B, *S]: means of the next states."""
 
 
 class Draft(Protocol):
@@ -48,33 +52,35 @@ class Draft(Protocol):
 class Held(Protocol):
     """What of an evaluation is held while the state moves on."""
 
-    def mean(self, process: Process, known: Known, states: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
-        """[B, *S]: means of the next states."""
+    def hold(self, process: Process, known: Known) -> Means:
+        """The means that follow from it, for other states and steps."""
 
 
 class Increment:
     """The mean's distance from the state."""
 
-    def mean(self, process: Process, known: Known, states: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
-        """[B, *S]: m(y, n) = y + m(y0, n0) - y0."""
+    def hold(self, process: Process, known: Known) -> Means:
+        """m(y, n) = y + m(y0, n0) - y0."""
         there, outputs, then = known
-        return states + process.step(there, process.predict(there, outputs, then), then) - there
+        increment = process.step(there, process.predict(there, outputs, then), then) - there
+        return lambda states, steps: states + increment
 
 
 class Output:
     """The model's output."""
 
-    def mean(self, process: Process, known: Known, states: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
-        """[B, *S]: as if the model had said the same at this state and step."""
-        return process.step(states, process.predict(states, known[1], steps), steps)
+    def hold(self, process: Process, known: Known) -> Means:
+        """As if the model had said the same at this state and step."""
+        return lambda states, steps: process.step(states, process.predict(states, known[1], steps), steps)
 
 
 class Prediction:
     """The process's prediction, such as the clean sample."""
 
-    def mean(self, process: Process, known: Known, states: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
-        """[B, *S]: as if the prediction were the same at this state and step."""
-        return process.step(states, process.predict(*known), steps)
+    def hold(self, process: Process, known: Known) -> Means:
+        """As if the prediction were the same at this state and step."""
+        predictions = process.predict(*known)
+        return lambda states, steps: process.step(states, predictions, steps)
 
 
 class Frozen:
@@ -88,8 +94,8 @@ class Frozen:
     def propose(self, round: Round) -> Proposal:
         """One call, then none."""
         round.evaluate_roots(torch.ones_like(round.memory.exact))
-        known = round.memory.at(round.memory.committed)
-        return round.roll(lambda _, *where: self._held.mean(round.process, known, *where))
+        means = self._held.hold(round.process, round.memory.at(round.memory.committed))
+        return round.roll(lambda _, *where: means(*where))
 
     def num_calls(self, length: int) -> int:
         """Root and verification; the root alone verifies a single step."""
@@ -108,7 +114,8 @@ class Stale:
         """One call for rows that begin, otherwise none."""
         round.evaluate_roots(round.memory.count == 0)
         known = round.memory.at(round.memory.committed - (~round.memory.exact).long())
-        return round.roll(lambda _, *where: self._held.mean(round.process, known, *where))
+        means = self._held.hold(round.process, known)
+        return round.roll(lambda _, *where: means(*where))
 
     def num_calls(self, length: int) -> int:
         """The verification."""
@@ -130,7 +137,7 @@ class Carried:
 
         def mean(position: int, states: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
             known = memory.at(torch.minimum(memory.committed + position, memory.count - 1))
-            return self._held.mean(round.process, known, states, steps)
+            return self._held.hold(round.process, known)(states, steps)
 
         return round.roll(mean)
 
@@ -200,7 +207,7 @@ class Picard:
 
             def mean(position: int, *where: torch.Tensor) -> torch.Tensor:
                 known = states[:, position], outputs[:, position], round.steps_at(position)  # noqa: B023
-                return self._held.mean(round.process, known, *where)
+                return self._held.hold(round.process, known)(*where)
 
             proposal = round.roll(mean)
         return proposal

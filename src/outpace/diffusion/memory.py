@@ -111,12 +111,13 @@ class Round:
     def roll(self, mean: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]) -> Proposal:
         """Draft by mean(position, states [B, *S], steps i64[B]) -> [B, *S] and the steps' noise."""
         states, means = [self.states], []
-        sigmas = self.process.sigmas.to(self.steps.device)
-        for position in range(self.noise.shape[1]):
-            steps = self.steps_at(position)
-            means.append(mean(position, states[-1], steps))
-            sigma = sigmas[steps].to(self.states.dtype).reshape(-1, *[1] * (self.states.ndim - 1))
-            states.append(means[-1] + sigma * self.noise[:, position])
+        positions = torch.arange(self.noise.shape[1], device=self.steps.device)
+        steps = (self.steps[:, None] + positions).clamp_max(len(self.process.sigmas) - 1)
+        sigmas = self.process.sigmas.to(steps.device, self.states.dtype)[steps]
+        pushes = sigmas.reshape(*sigmas.shape, *[1] * (self.states.ndim - 1)) * self.noise
+        for position, there in enumerate(steps.unbind(1)):
+            means.append(mean(position, states[-1], there))
+            states.append(means[-1] + pushes[:, position])
         return Proposal(torch.stack(states, 1), torch.stack(means, 1))
 
 

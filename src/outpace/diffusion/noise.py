@@ -8,6 +8,7 @@ again after a rejected draft, finds the same numbers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -15,6 +16,9 @@ from outpace.core.sampling import fresh_seed
 
 PRIOR = -1
 """The step whose noise the first state is made of."""
+
+MOST_AHEAD = 2**21
+"""Numbers that a tape draws ahead for all samples under way."""
 
 
 class Noise:
@@ -39,6 +43,65 @@ class Noise:
     def uniform(self, samples: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
         """f64[B]: a number in (0, 1) for the decision on each of these steps."""
         return _uniform(_keys(self._uniform, samples, steps))
+
+
+@dataclass(slots=True)
+class Tape:
+    """What some samples need at the N steps of their chains.
+
+    Where samples are small, a step waits for the number of operations that make its noise, not for their
+    size: the noise of the whole chain is drawn at once.
+
+    samples  i64[B]. shape, dtype: of one sample.
+    coins    f64[B, N]. ahead: [B, N, *S]; None: drawn when it is asked for.
+    """
+
+    source: Noise
+    samples: torch.Tensor
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    coins: torch.Tensor
+    ahead: torch.Tensor | None
+
+    @classmethod
+    def of(
+        cls,
+        source: Noise,
+        samples: torch.Tensor,
+        num_steps: int,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        *,
+        ahead: bool,
+    ) -> Tape:
+        """Of these samples."""
+        steps = torch.arange(num_steps, device=samples.device).expand(len(samples), num_steps)
+        coins = source.uniform(samples.repeat_interleave(num_steps), steps.flatten()).reshape(steps.shape)
+        tape = cls(source, samples, shape, dtype, coins, None)
+        if ahead:
+            tape.ahead = tape.normal(steps)
+        return tape
+
+    def normal(self, steps: torch.Tensor) -> torch.Tensor:
+        """[B, L, *S]: the noise of steps i64[B, L]."""
+        if self.ahead is not None:
+            return self.ahead[torch.arange(len(steps), device=steps.device)[:, None], steps]
+        samples = self.samples.repeat_interleave(steps.shape[1])
+        noise = self.source.normal(samples, steps.flatten(), self.shape, dtype=self.dtype)
+        return noise.reshape(*steps.shape, *self.shape)
+
+    def uniform(self, steps: torch.Tensor) -> torch.Tensor:
+        """f64[B, L]: the numbers that decide on steps i64[B, L]."""
+        return self.coins.gather(1, steps)
+
+    def rows(self, chosen: torch.Tensor, new: Tape) -> Tape:
+        """Of some samples and new ones."""
+        ahead = self.ahead
+        if ahead is not None and new.ahead is not None:
+            ahead = torch.cat([ahead[chosen], new.ahead])
+        samples = torch.cat([self.samples[chosen], new.samples])
+        coins = torch.cat([self.coins[chosen], new.coins])
+        return Tape(self.source, samples, self.shape, self.dtype, coins, ahead)
 
 
 def _keys(seed: int, samples: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:

@@ -74,6 +74,7 @@ class Denoising:
         tables |= {"from_output": from_output, "keep": keep, "pull": pull}
         self.sigmas = checked_sigmas(sigmas)
         self._tables = {name: _table(name, values, len(sigmas)) for name, values in tables.items()}
+        self._cast: dict[tuple[str, torch.dtype, torch.device], torch.Tensor] = {}
         self._prior_scale = prior_scale
         self._clip = clip
 
@@ -97,8 +98,10 @@ class Denoising:
 
     def _of(self, name: str, states: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
         """[B, 1, ...]: a table's values at these steps."""
-        values = self._tables[name].to(steps.device)[steps].to(states.dtype)
-        return values.reshape(-1, *[1] * (states.ndim - 1))
+        key = (name, states.dtype, steps.device)
+        if key not in self._cast:
+            self._cast[key] = self._tables[name].to(steps.device, states.dtype)
+        return self._cast[key][steps].reshape(-1, *[1] * (states.ndim - 1))
 
 
 class Drift:

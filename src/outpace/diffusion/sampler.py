@@ -22,9 +22,10 @@ import torch
 
 from outpace.core.errors import OutpaceError
 from outpace.diffusion.coupling import couple
-from outpace.diffusion.drafts import Draft, Frozen
+from outpace.diffusion.drafts import Draft
 from outpace.diffusion.memory import Memory, Proposal, Round
-from outpace.diffusion.noise import PRIOR, Noise
+from outpace.diffusion.noise import MOST_AHEAD, PRIOR, Noise, Tape
+from outpace.diffusion.plain import sample_plainly
 from outpace.diffusion.process import Model, Process, evaluated
 from outpace.diffusion.stats import Stats
 from outpace.diffusion.windows import Fixed, Record, Window
@@ -72,15 +73,22 @@ def sample(
     if conditions is not None and len(conditions) != num:
         raise OutpaceError(f"{len(conditions)} conditions for {num} samples; one for each is accepted")
     if draft is None:
-        draft, window = Frozen(), Fixed(1)
+        window = 1
     if isinstance(window, int):
         window = Fixed(window)
     stats = Stats.zero(len(process.sigmas), num, window.most)
-    run = _Run(model, process, draft, window, Noise(seed), conditions, stats)
+    noise, batch, where = Noise(seed), min(batch or num, num), torch.device(device)
     began = perf_counter()
-    samples = run.all(tuple(shape), batch or num, dtype, torch.device(device), on_progress)
-    run.stats.wall_s = perf_counter() - began
-    return Samples(samples, run.stats)
+    if draft is None:
+        samples = sample_plainly(
+            model, process, noise, tuple(shape), batch, conditions, stats,
+            dtype=dtype, device=where, on_progress=on_progress,
+        )  # fmt: skip
+    else:
+        run = _Run(model, process, draft, window, noise, conditions, stats)
+        samples = run.all(tuple(shape), batch, dtype, where, on_progress)
+    stats.wall_s = perf_counter() - began
+    return Samples(samples, stats)
 
 
 @dataclass(slots=True)
@@ -90,6 +98,7 @@ class _Rows:
     samples: torch.Tensor
     states: torch.Tensor
     steps: torch.Tensor
+    tape: Tape
     memory: Memory
     record: Record
 
@@ -110,7 +119,7 @@ class _Run:
         self._model, self._process = model, process
         self._draft, self._window = draft, window
         self._noise, self._conditions = noise, conditions
-        self.stats = stats
+        self.stats, self._ahead = stats, False
         self._calls = torch.tensor(
             [draft.num_calls(length + 1) for length in range(window.most)], dtype=torch.float64
         )
@@ -126,7 +135,8 @@ class _Run:
         """[num, *S]: the samples."""
         num, num_steps = len(self.stats.evaluations), self.stats.num_steps
         finished = torch.empty(num, *shape, dtype=dtype, device=device)
-        rows, begun, done = self._first(0, min(batch, num), shape, dtype, device), min(batch, num), 0
+        self._ahead = batch * num_steps * finished[0].numel() <= MOST_AHEAD
+        rows, begun, done = self._first(0, batch, shape, dtype, device), batch, 0
         while len(rows.samples):
             done += self._round(rows)
             if on_progress is not None:
@@ -141,6 +151,7 @@ class _Run:
                 torch.cat([rows.samples[going], new.samples]),
                 torch.cat([rows.states[going], new.states]),
                 torch.cat([rows.steps[going], new.steps]),
+                rows.tape.rows(going, new.tape),
                 rows.memory.rows(going).joined(new.memory),
                 rows.record.rows(going, len(new.samples)),
             )
@@ -153,38 +164,34 @@ class _Run:
         numbers = torch.arange(begin, begin + num, device=device)
         noise = self._noise.normal(numbers, torch.full_like(numbers, PRIOR), shape, dtype=dtype)
         states = self._process.prior(noise)
-        return _Rows(numbers, states, torch.zeros_like(numbers), Memory.empty(states), Record(num, device))
+        tape = Tape.of(self._noise, numbers, self.stats.num_steps, shape, dtype, ahead=self._ahead)
+        steps, memory = torch.zeros_like(numbers), Memory.empty(states)
+        return _Rows(numbers, states, steps, tape, memory, Record(num, device))
 
     def _round(self, rows: _Rows) -> int:
         """Draft, verify, couple, commit; returns the number of steps taken."""
         lengths = self._window.lengths(rows.record, self._calls.to(rows.steps.device))
         lengths = torch.minimum(lengths, self.stats.num_steps - rows.steps)
-        width = int(lengths.max())
-        noise = self._noise.normal(*self._flat(rows, width), rows.states.shape[1:], dtype=rows.states.dtype)
-        noise = noise.reshape(-1, width, *rows.states.shape[1:])
+        positions = torch.arange(int(lengths.max()), device=rows.steps.device)
+        steps = (rows.steps[:, None] + positions).clamp_max(self.stats.num_steps - 1)
+        noise = rows.tape.normal(steps)
         round = Round(
             self._process, rows.states, rows.steps, lengths, noise, rows.samples,
             self._told(rows.samples), rows.memory, lambda *where: self._evaluate(rows.samples, *where),
         )  # fmt: skip
         proposal = self._draft.propose(round)
         outputs, count = self._verify(round, proposal)
-        samples, accepted = self._couple(rows, proposal, outputs, noise)
-        positions = torch.arange(width, device=rows.steps.device)
+        samples, accepted = self._couple(rows.tape.uniform(steps), steps, proposal, outputs, noise)
         accepted &= positions < lengths[:, None]
         kept = accepted.long().cumprod(1).sum(1)
         taken = torch.minimum(kept + 1, lengths)
-        self._count(rows, accepted, taken)
+        self._count(rows, steps, accepted, taken)
         rows.states = samples[torch.arange(len(taken), device=taken.device), taken - 1]
         rows.memory = Memory(
             proposal.states, outputs, rows.steps, count, taken, (kept == lengths) & (count > lengths)
         )
         rows.steps = rows.steps + taken
         return int(taken.sum())
-
-    def _flat(self, rows: _Rows, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(samples, steps), i64[B * width] each: the next steps of every row."""
-        steps = rows.steps[:, None] + torch.arange(width, device=rows.steps.device)
-        return rows.samples.repeat_interleave(width), steps.flatten()
 
     def _verify(self, round: Round, proposal: Proposal) -> tuple[torch.Tensor, torch.Tensor]:
         """(outputs [B, L + 1, *S] at the drafted states, i64[B]: how many of them, from the first, it has).
@@ -208,18 +215,23 @@ class _Run:
         return outputs, count
 
     def _couple(
-        self, rows: _Rows, proposal: Proposal, outputs: torch.Tensor, noise: torch.Tensor
+        self,
+        coins: torch.Tensor,
+        steps: torch.Tensor,
+        proposal: Proposal,
+        outputs: torch.Tensor,
+        noise: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(samples [B, L, *S], accepted bool[B, L]) of the target's steps from the drafted states."""
-        numbers, steps = self._flat(rows, noise.shape[1])
-        uniform = self._noise.uniform(numbers, steps)
-        steps = steps.clamp_max(self.stats.num_steps - 1)
+        """(samples [B, L, *S], accepted bool[B, L]) of the target's steps i64[B, L] from drafted states."""
+        flat = steps.flatten()
         states = proposal.states[:, :-1].flatten(0, 1)
-        predictions = self._process.predict(states, outputs[:, :-1].flatten(0, 1), steps)
-        means = self._process.step(states, predictions, steps)
-        sigma = self._process.sigmas.to(steps.device)[steps]
-        samples, accepted = couple(noise.flatten(0, 1), proposal.means.flatten(0, 1), means, sigma, uniform)
-        return samples.reshape(noise.shape), accepted.reshape(noise.shape[:2])
+        predictions = self._process.predict(states, outputs[:, :-1].flatten(0, 1), flat)
+        means = self._process.step(states, predictions, flat)
+        sigma = self._process.sigmas.to(flat.device)[flat]
+        samples, accepted = couple(
+            noise.flatten(0, 1), proposal.means.flatten(0, 1), means, sigma, coins.flatten()
+        )
+        return samples.reshape(noise.shape), accepted.reshape(steps.shape)
 
     def _evaluate(
         self, samples: torch.Tensor, states: torch.Tensor, steps: torch.Tensor, rows: torch.Tensor
@@ -236,13 +248,12 @@ class _Run:
         """[n, ...]: the conditions of these samples."""
         return None if self._conditions is None else self._conditions[samples.to(self._conditions.device)]
 
-    def _count(self, rows: _Rows, accepted: torch.Tensor, taken: torch.Tensor) -> None:
+    def _count(self, rows: _Rows, steps: torch.Tensor, accepted: torch.Tensor, taken: torch.Tensor) -> None:
         """Acceptance, for the statistics and for the windows."""
-        positions = torch.arange(accepted.shape[1], device=taken.device)
-        noisy = self._process.sigmas.to(taken.device) > 0
-        steps = (rows.steps[:, None] + positions).clamp_max(self.stats.num_steps - 1)
-        tested = (positions < taken[:, None]) & noisy[steps]
-        width = accepted.shape[1]
+        width = steps.shape[1]
+        noisy = self._process.sigmas.to(steps.device)[steps] > 0
+        tested = (torch.arange(width, device=steps.device) < taken[:, None]) & noisy
+        kept = tested & accepted
         self.stats.tested[:width] += tested.sum(0).cpu()
-        self.stats.accepted[:width] += (tested & accepted).sum(0).cpu()
-        rows.record.learn(tested.sum(1), (tested & accepted).sum(1))
+        self.stats.accepted[:width] += kept.sum(0).cpu()
+        rows.record.learn(tested.sum(1), kept.sum(1))
