@@ -5,13 +5,13 @@ training begins, so that a slower machine trains less, not longer. What they com
 
                          full    session
     base                  120         15
-    frozen heads           15          4
-    finetuned heads     4 x 22     4 x 5   (k = 2, 4, 6, 8)
+    frozen heads           15          3
+    finetuned heads     4 x 22     4 x 4   (k = 2, 4, 6, 8)
     own pictures           10          -   (full: 2,048 greedy pictures, and heads trained on them,
     own, finetuned      2 x 22          -    k = 4, 8)
     own, frozen            15          -
     evaluation, about      45          9
-    in all, about         337         48
+    in all, about         337         43
 """
 
 from __future__ import annotations
@@ -55,6 +55,6 @@ _TINY = PixelConfig(
 
 SCALES = {
     "full": Scale(PixelConfig(), 16, 120, 15, 22, 128, 12, own_pictures=2048, own_num_heads=(4, 8)),
-    "session": Scale(_QUARTER, 8, 15, 4, 5, 32, 5),
+    "session": Scale(_QUARTER, 8, 15, 3, 4, 32, 5),
     "smoke": Scale(_TINY, 8, 0, 0, 0, 6, 2, (2, 4), own_pictures=16, own_num_heads=(4,), steps=150),
 }
