@@ -25,6 +25,7 @@ import transformers
 import outpace
 from outpace.bench.prompts import BUILTIN, read_prompts
 from outpace.bench.report import markdown_table
+from outpace.cli.render import progress_bar
 from outpace.core.errors import OutpaceError
 from outpace.formats import catalog
 
@@ -123,13 +124,15 @@ def methods_of(model: Any, draft: Any, args: argparse.Namespace) -> dict[str, Me
 
 
 def compare(
-    methods: dict[str, Method], batches: list[tuple[Any, Any]], repeats: int
+    methods: dict[str, Method], batches: list[tuple[Any, Any]], repeats: int, progress: Any
 ) -> list[tuple[str, str, str, str]]:
     """(method, tokens/s, speed to the first, identical), in turns batch by batch."""
     seconds = {name: 0.0 for name in methods}
     tokens = dict.fromkeys(methods, 0)
     identical = dict.fromkeys(methods, 0)
-    for ids, mask in batches:
+    for number, (ids, mask) in enumerate(batches):
+        if progress is not None:
+            progress(number, len(batches), "batches of prompts")
         times: dict[str, list[float]] = {name: [] for name in methods}
         outputs = {}
         for _ in range(repeats):
@@ -217,14 +220,18 @@ def run(args: argparse.Namespace) -> None:
     print(f"{len(texts)} prompts one by one, {args.tokens} tokens, median of {args.repeats}\n")
     device = torch.device(args.device)
     alone = [padded([text], pad_id, device) for text in texts]
-    print(markdown_table(header, compare(methods, alone, args.repeats), num_text_columns=1))
+    with progress_bar() as progress:
+        rows = compare(methods, alone, args.repeats, progress)
+    print(markdown_table(header, rows, num_text_columns=1))
     if args.batch:
         # transformers refuses assisted generation of more than one row.
         batched = {n: m for n, m in methods.items() if n == "transformers" or n.startswith("outpace")}
         groups = [texts[start : start + args.batch] for start in range(0, len(texts), args.batch)]
         batches = [padded(group, pad_id, device) for group in groups]
         print(f"\nthe same in batches of {args.batch}\n")
-        print(markdown_table(header, compare(batched, batches, args.repeats), num_text_columns=1))
+        with progress_bar() as progress:
+            rows = compare(batched, batches, args.repeats, progress)
+        print(markdown_table(header, rows, num_text_columns=1))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from outpace.train.checkpoint import RUN
 from outpace.train.loop import Progress
 
 PACE = "pace.json"
-PACE_STEPS = 8
+PACE_STEPS = 24  # the first ones allocate
 
 Run = Callable[[Path, int, Progress | None], None]
 """Train for so many steps into a folder, with a progress bar or none."""

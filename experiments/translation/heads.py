@@ -24,8 +24,10 @@ from outpace.train.loop import Plan, Progress
 from outpace.train.precision import faster_precision
 
 HEADS = "heads"
-LR_PART: dict[Regime, float] = {"frozen": 2.0, "finetuned": 1.0}
+LR_PART: dict[Regime, float] = {"frozen": 2.0, "finetuned": 0.7}
 """Of the base's learning rate."""
+TOKENS_PART = 1 / 4
+"""Of the base's batch: in the same time, many small steps taught heads more than few large ones."""
 HEADS_FIRST = 0.3
 """Part of the steps of finetuning after which the model learns too."""
 
@@ -80,7 +82,9 @@ def train_heads(
 
     @cache
     def batches(path: Path) -> Batches:
-        return Examples.of(corpus.read(path), Pieces(folder / MODEL)).batches(scale.tokens, seed)
+        return Examples.of(corpus.read(path), Pieces(folder / MODEL)).batches(
+            round(TOKENS_PART * scale.tokens), seed
+        )
 
     for training in trainings(scale):
         path = segments_of(training.data, corpus_folder, folder, scale)
@@ -111,6 +115,7 @@ def _train(
         where,
         num_heads=training.num_heads,
         regime=training.regime,
+        heads_per_step=training.num_heads,
         heads_first=HEADS_FIRST if training.regime == "finetuned" else 0.0,
         precision=faster_precision(device) if training.regime == "finetuned" else "float32",
         plan=Plan(steps, LR_PART[training.regime] * scale.lr, seed=seed),

@@ -11,10 +11,10 @@ was seen to train at about 1,500 target tokens a second, one pass over the corpu
     teacher, of another seed     70          -   (session: the base teaches)
     distil                       60         16   (150,000 and 40,000 segments with 4 beams)
     base, on distilled targets   45         10
-    frozen heads             2 x 15      2 x 3
-    finetuned heads          6 x 32      6 x 5   (k = 2, 4, 8, on gold and on distilled targets)
-    evaluation, about            50         10
-    in all, about               582        123
+    frozen heads             2 x 15      2 x 4
+    finetuned heads          6 x 32      6 x 8   (k = 2, 4, 8, on gold and on distilled targets)
+    evaluation, about            50         12
+    in all, about               582        145
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _TINY = Size(width=32, encoder_layers=1, decoder_layers=1, heads=2, hidden=64, d
 
 SCALES = {
     "full": Scale(Size(), 8000, 2048, 1e-3, 115, 70, 150_000, 45, 15, 32, 1500, 150, 200),
-    "session": Scale(_HALF, 8000, 2048, 1e-3, 36, 0, 40_000, 10, 3, 5, 500, 40, 100),
+    "session": Scale(_HALF, 8000, 2048, 1e-3, 36, 0, 40_000, 10, 4, 8, 500, 40, 100),
     "smoke": Scale(
         _TINY, 60, 256, 1e-2, 0, 0.1, 64, 0, 0, 0, 24, 2, 8, (2, 4), (0.1, 0.5), base_steps=160, steps=80
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from outpace.rules.match import Match  # noqa: E402
 from outpace.targets.hf_causal import HfCausalTarget  # noqa: E402
 from outpace.targets.table import TableTarget  # noqa: E402
 from outpace.trees import TREES  # noqa: E402
-from outpace.trees.grow import point_law  # noqa: E402
+from outpace.trees.grow import grow_trees, point_law  # noqa: E402
 from tests.fakes import whole  # noqa: E402
 from tests.heads import head_states, learn_by_heart, random_heads, states_of, write_random  # noqa: E402
 from tests.hf_families import tiny_model  # noqa: E402
@@ -167,6 +168,25 @@ def test_the_chain_is_the_best_of_every_head(causal: Any, tmp_path: Path) -> Non
     assert [tree.token_list for tree in short] == [tree.token_list[:3] for tree in trees]
     assert [tree.num_nodes for tree in proposed(drafter, states, 3, depth=2)] == [3, 3, 3]
     assert [tree.num_nodes for tree in proposed(drafter, states, 3, budget=1)] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("sampling", [*SAMPLINGS, Sampling(temperature=2.0, top_k=3, seed=1)], ids=str)
+@pytest.mark.parametrize("token_ids", [None, [0, 3, 8, 77, 150, 255, 256, 299]])
+def test_a_chain_is_what_the_growth_loop_makes(
+    causal: Any, tmp_path: Path, sampling: Sampling, token_ids: Any
+) -> None:
+    write_random(tmp_path, causal, num_heads=5, token_ids=token_ids)
+    states = states_of(causal, [5, 17, 3])
+    for length, budget, depth in itertools.product((1, 3, 4, 9), (0, 2, 60), (1, 3, 20)):
+        drafter = make(causal, tmp_path, tree=f"chain:length={length}")
+        chains = proposed(drafter, states, 3, sampling=sampling, budget=budget, depth=depth)
+        rows = [BlockwiseState([3]) for _ in states]
+        for row, hidden in zip(rows, states, strict=True):
+            row.hidden = hidden
+        asks = [Ask(3, 9, sampling, budget, depth, law=False)] * len(rows)
+        grown = grow_trees(asks, drafter.policy, drafter.step(rows))
+        assert [tree.token_list for tree in chains] == [tree.token_list for tree in grown]
+        assert all(tree.is_chain and tree.draw == "point" for tree in chains)
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)

@@ -86,6 +86,9 @@ class Blockwise:
     def propose(self, states: Sequence[BlockwiseState], asks: Sequence[Ask]) -> list[TokenTree]:
         """A tree for each row. logq: the heads' log-probabilities."""
         logits = self._heads.logits(_hidden(states))
+        told = any(ask.law or ask.edits is not None for ask in asks)
+        if isinstance(self._tree, Chain) and not self._tree.reads_logq and not told:
+            return [self._chain(logits[row], ask, self._tree.length) for row, ask in enumerate(asks)]
         if self._tree is not None or any(ask.law for ask in asks):
             return grow_trees(asks, self.policy, self._step(logits))
         return [
@@ -117,6 +120,17 @@ class Blockwise:
     def expected_by_depth(self, state: BlockwiseState, ask: Ask) -> list[Pairs]:
         """By depth, the likeliest tokens with their probabilities, which hold below any node."""
         return self._pairs(self._heads.logits(_hidden([state]))[0], ask)
+
+    def _chain(self, logits: NDArray[np.float32], ask: Ask, length: int) -> TokenTree:
+        """The best token of every head: what the growth loop makes of a chain by levels. logits f32[L, M]."""
+        ahead, ids = logits[: min(length, ask.budget, ask.depth)], self._heads.token_ids
+        if ask.sampling.temperature == 0:
+            best = ahead.argmax(axis=1)
+        else:
+            places = range(ask.position + 1, ask.position + 1 + len(ahead))
+            laws = [point_law(one, ask.sampling, at, 1, ids) for one, at in zip(ahead, places, strict=True)]
+            best = np.array([drawn[0] for drawn, _ in laws], np.int64)
+        return TokenTree.chain(ask.root, (best if ids is None else ids[best]).tolist())
 
     def _after(self, logits: NDArray[np.float32], ask: Ask) -> After:
         """What may follow a node, of which its depth says all. logits f32[L, M]: the heads' of one row."""

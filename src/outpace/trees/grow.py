@@ -11,8 +11,7 @@ verification), and noise that has been looked at must not decide again.
     without_replacement  the largest of log q + noise: successive draws without replacement (Gumbel top-k:
                          Vieira 2014; Kool, van Hoof & Welling 2019, arXiv:1903.06059)
     hub                  SpecHub's pair: one draw x; the other is the likeliest token a, or, if x = a, a
-    second
-                         draw without a (Sun et al. 2024, arXiv:2411.05289)
+                         second draw without a (Sun et al. 2024, arXiv:2411.05289)
 
 At temperature 0, and where the rule reads nothing but the target's choices, a "point" draw: the tokens most
 likely to be that choice. It is the argmax of l + T g over the logits l, and the noise g is known; what is not
