@@ -31,10 +31,10 @@ from outpace.targets.hf_causal import HfCausalTarget
 from outpace.targets.hf_seq2seq import HfSeq2SeqTarget
 from outpace.targets.native import physical_cores
 from outpace.trees import TREES
-from outpace.trees.chain import Chain
+from outpace.trees.chain import OpenChain
 
-DRAFT_TREE = Chain(length=20, min_p=0.4)
-"""Of a draft model that nobody has chosen a tree for: as long as it is sure, and at most as deep as pays."""
+DRAFT_LENGTH = 20
+"""The most of a draft model that nobody has chosen a tree for: it drafts as deep as pays."""
 
 
 def accelerate(
@@ -70,9 +70,10 @@ def accelerate(
     text_model = Model(cast(LoadedModel, loaded), target, name=name, num_threads=physical_cores())
     if hasattr(draft, "get_output_embeddings"):
         policy = TREES.create(tree, costs=text_model.costs) if isinstance(tree, str) else tree
-        drafter: Drafter = _draft_model(draft, draft_tokenizer, policy or DRAFT_TREE, target, ours)
+        paced = OpenChain(length=DRAFT_LENGTH)
+        drafter: Drafter = _draft_model(draft, draft_tokenizer, policy or paced, target, ours)
         if policy is None:
-            drafter = Paced(drafter)
+            drafter = Paced(drafter, chain=paced)
     elif draft_tokenizer is not None:
         raise OutpaceError("draft_tokenizer goes with a transformers model as draft")
     else:

@@ -19,7 +19,7 @@ from outpace.engine.generate import generate_batch
 from outpace.engine.request import Generation, Request
 from outpace.rules.match import Match
 from outpace.targets.table import TableTarget
-from outpace.trees.chain import Chain
+from outpace.trees.chain import Chain, OpenChain
 from outpace.trees.dynamic import Dynamic
 from tests.fakes import whole
 
@@ -89,21 +89,24 @@ def run(
     num_rows: int = 1,
     reading_s: float = 0.0,
     second: float = 0.0,
+    is_open: bool = False,
 ) -> Written:
     """Texts at temperature 1 with chains of `length`; None: as deep as pays; 0: without drafts.
 
     price      of the draft model's calls, the target's being 1; it reads a prompt in `reading_s`.
     second     what the second node of a call of the target costs beside.
+    is_open    whether chains as deep as pays may also end where the draft model is unsure.
     """
     clock = Clock()
     table, other = tables(error)
     target, draft = timed(table, clock, 1.0), timed(other, clock, price)
     target.second, draft.reading_s = second, reading_s
     drafter: Drafter = NoDraft()
+    chain = OpenChain(length=20) if is_open else None
     if length != 0:
-        drafter = SmallModel.of(draft, tree=Chain(length=length or 20))
+        drafter = SmallModel.of(draft, tree=chain or Chain(length=length or 20))
     if length is None:
-        drafter = Paced(drafter, clock=clock)
+        drafter = Paced(drafter, chain=chain, clock=clock)
     prompts = [[1 + row, 2, 3] for row in range(num_rows)]
     requests = [Request(prompt, Sampling(temperature=1.0, seed=5), num) for prompt in prompts]
     texts = whole(generate_batch(target, drafter, Match(), requests))[1]
@@ -114,10 +117,11 @@ def run(
     ("error", "price", "num_rows"),
     [(error, price, 1) for error in (0.0, 0.5, 3.0) for price in (0.02, 0.2, 0.6, 1.0)] + [(0.0, 0.1, 3)],
 )
-def test_nearly_as_soon_as_the_best_depth(error: float, price: float, num_rows: int) -> None:
+@pytest.mark.parametrize("is_open", [False, True])
+def test_nearly_as_soon_as_the_best_depth(error: float, price: float, num_rows: int, is_open: bool) -> None:
     """Which depth is the best is not told: no drafts at all, one token, or as many as the tree has."""
     fixed = [run(error, price, length, num_rows=num_rows) for length in (0, 1, 4, 20)]
-    ours = run(error, price, None, num_rows=num_rows)
+    ours = run(error, price, None, num_rows=num_rows, is_open=is_open)
     assert [one.token_ids for one in ours.texts] == [one.token_ids for one in fixed[0].texts]
     assert ours.seconds < 1.08 * fixed[0].seconds  # whatever happens, hardly later than plain decoding
     assert ours.seconds < 1.15 * min(one.seconds for one in fixed)
@@ -157,6 +161,49 @@ def test_a_step_without_a_draft_is_tried_soon_where_drafts_may_not_pay() -> None
 
 def test_a_step_without_a_draft_is_tried_rarely_where_drafts_pay() -> None:
     assert 1 <= run(0.0, 0.2, None, 2000).sizes.count(1) <= 3
+
+
+def greedily(other: np.ndarray, table: np.ndarray, policy: Any, num: int = LONG) -> Written:
+    """A text at temperature 0, with draft calls of a fifth of the price; open chains are as deep as pays."""
+    clock = Clock()
+    target = timed(table, clock, 1.0)
+    drafter: Drafter = SmallModel.of(timed(other, clock, 0.2), tree=policy)
+    if isinstance(policy, OpenChain):
+        drafter = Paced(drafter, chain=policy, clock=clock)
+    [text] = whole(generate_batch(target, drafter, Match(), [Request([1, 2, 3], Sampling(), num)]))[1]
+    return Written([text], clock.now, target.sizes)
+
+
+def test_a_draft_model_that_is_right_but_never_sure_is_believed() -> None:
+    """A fixed theta of 0.4 lets it draft nothing."""
+    table = TableTarget.random(vocab_size=VOCAB_SIZE, order=2, seed=3).table
+    other = 0.05 * table
+    deep, modest = (greedily(other, table, Chain(length=12, min_p=theta)) for theta in (0.0, 0.4))
+    ours = greedily(other, table, OpenChain(length=12))
+    assert modest.seconds > LONG and set(modest.sizes) == {1}
+    assert ours.seconds < 1.1 * deep.seconds < 0.5 * LONG
+    assert ours.texts[0].token_ids == deep.texts[0].token_ids
+
+
+def test_a_draft_ends_where_the_draft_model_is_unsure_if_that_pays() -> None:
+    """After a third of the tokens it knows nothing, and says so: no one depth serves."""
+    table = round_and_round(length=601)
+    other = table.copy()
+    nothing = np.random.default_rng(2).random(len(table)) < 1 / 3
+    other[nothing] = np.random.default_rng(3).normal(scale=0.1, size=other[nothing].shape)
+    fixed = [greedily(other, table, Chain(length=length)) for length in (1, 2, 3, 4, 8)]
+    told = greedily(other, table, Chain(length=20, min_p=0.4))
+    ours = greedily(other, table, OpenChain(length=20))
+    assert ours.seconds < 0.97 * min(one.seconds for one in fixed)
+    assert ours.seconds < 1.2 * told.seconds  # which does not have to find out
+
+
+def round_and_round(length: int) -> np.ndarray:
+    """Logits of a table target whose greedy text has every token once before it begins again."""
+    order = np.random.default_rng(4).permutation(length)
+    table = np.zeros((length, length), np.float32)
+    table[order, np.roll(order, -1)] = 8.0 + np.log(length)
+    return table
 
 
 def test_drafts_end_when_they_cease_to_pay_and_come_back() -> None:

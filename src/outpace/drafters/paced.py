@@ -7,14 +7,17 @@ arXiv:2211.17192, section 3.5. There both are given; here they are measured whil
                  (1 + kept[L]) / (t(nodes[L]) + t_draft(levels[L]))  for L = 0, 1, 2, ...
     observe  learn t, t_draft, and what drafts cut at L levels have been like. A draft of more levels tells
              about all shorter ones, for it would have begun with them
-    probe    now and then a longer draft: twice what the last one had kept, or a few levels. What
-             probes cost beyond the best choice may not exceed a share of all time (`PROBING`)
+    stop     a chain may end before the first token that is less likely than theta as well. It tells about
+             every larger theta in the same way, so that the best pair of L and theta is looked for
+    probe    now and then a longer draft: twice what the last one had kept, or a few levels, and with no
+             theta. What probes cost beyond the best choice may not exceed a share of all time (`PROBING`)
     begin    with a draft. Until a step without one has been timed, it is thought to cost no more than the
              smallest call so far. It is tried when drafts may not pay, else when the share above allows it
 
 The draw stays valid: how deep a tree may be depends on earlier steps and on the clock, not on its tokens.
 
-Deviations. Averages forget, instead of a fixed rate of acceptance; kept[L] is counted, not a power of it.
+Deviations. A fixed theta, as elsewhere, takes the draft model's word for how often it is right; a measured
+one does not. Averages forget, instead of a fixed rate of acceptance; kept[L] is counted, not a power of it.
 """
 
 from __future__ import annotations
@@ -23,14 +26,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import exp, log
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from outpace.core.contracts import Ask, Drafter, RowScores, Step
 from outpace.core.tree import Draw, TokenTree
+from outpace.trees.chain import OpenChain
 
 MOST = 32  # levels that are told apart
+THETAS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8)
 FIRST_LEVELS = 4  # of the first draft
 LEAST_LEVELS = 2  # of a probe
 PROBING = 0.03
@@ -41,6 +47,8 @@ RATE = 0.1  # so that some ten steps make a change; what a draft says after many
 MOST_RATE = 0.5  # as many, up to this share
 INSTANT = 1e-9  # of a clock too coarse
 OUTLIER = 1.0  # of the logarithm of a time: an interrupted call says nothing about its price
+
+Sizes = TypeVar("Sizes", float, NDArray[np.float64])
 
 
 class PacedState:
@@ -57,17 +65,21 @@ class Paced:
     """Another drafter's trees, cut to the depth that pays; root-only where none does.
 
     inner  a drafter whose trees cost time by the level, such as a draft model.
+    chain  its policy, if that is one whose theta may be chosen too.
     clock  seconds.
     """
 
-    def __init__(self, inner: Drafter, *, clock: Callable[[], float] = perf_counter) -> None:
+    def __init__(
+        self, inner: Drafter, *, chain: OpenChain | None = None, clock: Callable[[], float] = perf_counter
+    ) -> None:
         self.inner = inner
         self.draws: frozenset[Draw] = getattr(inner, "draws", frozenset())
         self.reads_top: int = getattr(inner, "reads_top", 0)
         self.branches: bool = getattr(inner, "branches", False)
         self.opens: bool = getattr(inner, "opens", False)
         self._clock = clock
-        self._record = _Record()
+        self._chain = chain
+        self._record = _Record(THETAS if chain else (0.0,))
         self._prices: dict[int, _Prices] = {}  # for 1 row, 2 and 3, 4 to 7, ...
         self._levels = FIRST_LEVELS  # of the next probe
         self._again = False  # the last probe was right but late: one more tells the price
@@ -82,13 +94,15 @@ class Paced:
     def propose(self, states: Sequence[PacedState], asks: Sequence[Ask]) -> list[TokenTree]:
         """The drafter's trees, of a depth that pays."""
         prices = self._prices.setdefault(len(asks).bit_length(), _Prices())
-        depth, best_s = self._record.best(prices)
+        depth, theta, best_s = self._record.best(prices)
         probe = False
         begun = all(state.begun for state in states)
         if begun and prices.want_plain(best_s):
             depth = 0
         elif prices.debt_s <= 0 or self._again:
-            probe, depth = True, max(depth, self._levels)
+            probe, depth, theta = True, max(depth, self._levels), 0.0
+        if self._chain is not None:
+            self._chain.min_p = theta
         began = self._clock()
         trees = [TokenTree.root(ask.root) for ask in asks]
         if depth:
@@ -96,7 +110,7 @@ class Paced:
             trees = self.inner.propose([state.inner for state in states], limited)
         proposed = self._clock()
         limits = [min(depth, ask.depth, ask.budget) for ask in asks]
-        self._step = _Proposal(prices, probe, limits, began, proposed, best_s)
+        self._step = _Proposal(prices, probe, limits, theta, began, proposed, best_s)
         return trees
 
     def observe(self, states: Sequence[PacedState], steps: Sequence[Step]) -> list[PacedState]:
@@ -117,7 +131,8 @@ class Paced:
                 self._levels = min(MOST, max(LEAST_LEVELS, 2 * kept))
             if levels and not late:  # what catches up with a text says nothing about the next draft's price
                 step.prices.draft.learn(levels, draft_s, rate)
-            self._record.learn(steps, min(step.limits), levels, rate)
+            cuts = [self._record.cuts(one.tree) for one in steps]
+            self._record.learn(steps, cuts, min(step.limits), step.theta, levels, rate)
             self._age = 0 if levels and not late else self._age + 1
             if all(state.begun for state in states):
                 step.prices.call_took(max(one.tree.num_nodes for one in steps), began - step.proposed)
@@ -139,17 +154,18 @@ class Paced:
 class _Proposal:
     """What `observe` has to know of a `propose`.
 
-    limits    how deep each row's tree could be.
+    limits    how deep each row's tree could be. theta: what stopped a chain before.
     best_s    seconds per token of the depth that pays best, before this step.
     """
 
-    __slots__ = ("began", "best_s", "limits", "prices", "probe", "proposed")
+    __slots__ = ("began", "best_s", "limits", "prices", "probe", "proposed", "theta")
 
     def __init__(
         self,
         prices: _Prices,
         probe: bool,
         limits: Sequence[int],
+        theta: float,
         began: float,
         proposed: float,
         best_s: float,
@@ -157,6 +173,7 @@ class _Proposal:
         self.prices = prices
         self.probe = probe
         self.limits = limits
+        self.theta = theta
         self.began = began
         self.proposed = proposed
         self.best_s = best_s
@@ -222,23 +239,25 @@ class _Curve:
         self._known = {other: known * exp(rate * error) for other, known in self._known.items()}
         self._known[size] *= exp(max(0.0, 1 / count - rate) * error)
 
-    def at(self, size: float) -> float:
+    def at(self, size: Sizes) -> Sizes:
         """Seconds of a size: below what has been seen as its first, beyond it along the last line."""
         sizes = sorted(self._known)
         # A larger size never costs less: what says otherwise is noise of the clock.
         seconds = np.maximum.accumulate([self._known[size] for size in sizes])
-        if size > sizes[-1] and len(sizes) > 1:
-            slope = (seconds[-1] - seconds[-2]) / (sizes[-1] - sizes[-2])
-            return float(seconds[-1] + slope * (size - sizes[-1]))
-        return float(np.interp(size, sizes, seconds))
+        within: Sizes = np.interp(size, sizes, seconds)
+        if len(sizes) == 1:
+            return within
+        slope = (seconds[-1] - seconds[-2]) / (sizes[-1] - sizes[-2])
+        return within + slope * np.maximum(0.0, size - sizes[-1])
 
 
 class _Record:
-    """For L = 1 to MOST what drafts cut at L levels are like: tokens kept, nodes, levels drafted."""
+    """For every theta and L = 1 to MOST what drafts cut so are like: tokens kept, nodes, levels drafted."""
 
-    def __init__(self) -> None:
-        self._averages = np.zeros((MOST + 1, 3))
-        self._counts = np.zeros(MOST + 1, np.int64)
+    def __init__(self, thetas: Sequence[float]) -> None:
+        self._thetas = np.array(thetas)
+        self._averages = np.zeros((3, len(thetas), MOST))
+        self._counts = np.zeros((len(thetas), MOST), np.int64)
         self._highest = 1
 
     def levels(self, heights: Sequence[int], limit: int) -> int:
@@ -249,23 +268,44 @@ class _Record:
         self._highest = max(self._highest, *heights)
         return min(limit, self._highest, max(heights) + 1)
 
-    def learn(self, steps: Sequence[Step], limit: int, levels: int, rate: float) -> None:
-        """A step whose trees could have up to `limit` levels; depths beyond it learn nothing."""
-        for depth in range(1, min(limit, MOST) + 1):
-            kept = sum(min(depth, len(step.verdict.path)) for step in steps) / len(steps)
-            nodes = max(sum(level <= depth for level in step.tree.shape.depths) for step in steps)
-            self._counts[depth] += 1
-            share = max(rate, 1 / self._counts[depth])
-            self._averages[depth] += share * ((kept, nodes, min(depth, levels)) - self._averages[depth])
+    def cuts(self, tree: TokenTree) -> NDArray[np.int64]:
+        """i64[thetas]: after how many levels each theta would have ended a tree; MOST where it would not."""
+        if len(self._thetas) == 1 or tree.num_nodes == 1:
+            return np.full(len(self._thetas), MOST)
+        unsure = np.array(OpenChain.sure(tree)) < self._thetas[:, None]
+        return np.where(unsure.any(axis=1), unsure.argmax(axis=1), MOST)
 
-    def best(self, prices: _Prices) -> tuple[int, float]:
-        """(the number of levels that pays best, its seconds per token); (0, 0.0) before anything is known."""
+    def learn(
+        self,
+        steps: Sequence[Step],
+        cuts: Sequence[NDArray[np.int64]],
+        limit: int,
+        theta: float,
+        levels: int,
+        rate: float,
+    ) -> None:
+        """A step whose trees could have `limit` levels; deeper ones and smaller thetas learn nothing."""
+        limit = min(limit, MOST)
+        depths = np.arange(1, limit + 1)
+        kept, nodes, drafted = np.zeros((3, len(self._thetas), limit))
+        for one, cut in zip(steps, cuts, strict=True):
+            shown = np.minimum(depths, cut[:, None])
+            kept += np.minimum(shown, len(one.verdict.path)) / len(steps)
+            nodes = np.maximum(nodes, np.searchsorted(np.sort(one.tree.shape.depths), shown, side="right"))
+            drafted = np.maximum(drafted, np.minimum(np.minimum(depths, levels), cut[:, None] + 1))
+        told = self._thetas >= theta
+        counts, averages = self._counts[told, :limit] + 1, self._averages[:, told, :limit]
+        self._counts[told, :limit] = counts
+        new = np.array([kept, nodes, drafted])[:, told]
+        self._averages[:, told, :limit] += np.maximum(rate, 1 / counts) * (new - averages)
+
+    def best(self, prices: _Prices) -> tuple[int, float, float]:
+        """(levels, theta, seconds per token) of what pays best; (0, 0.0, 0.0) before anything is known."""
         if not prices.call.learnt:
-            return 0, 0.0
-        best, best_s = 0, prices.call.at(1)
-        for depth in self._counts[1:].nonzero()[0] + 1:
-            kept, nodes, levels = self._averages[depth]
-            token_s = (prices.call.at(nodes) + prices.draft.at(levels)) / (1 + kept)
-            if token_s < best_s:
-                best, best_s = int(depth), token_s
-        return best, best_s
+            return 0, 0.0, 0.0
+        kept, nodes, levels = self._averages
+        token_s = (prices.call.at(nodes) + prices.draft.at(levels)) / (1 + kept)
+        token_s[self._counts == 0] = np.inf
+        which, depth = np.unravel_index(token_s.argmin(), token_s.shape)
+        best_s, plain_s = float(token_s[which, depth]), float(prices.call.at(1))
+        return (int(depth) + 1, float(self._thetas[which]), best_s) if best_s < plain_s else (0, 0.0, plain_s)

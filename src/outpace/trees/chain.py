@@ -44,7 +44,7 @@ class Chain:
 
     def grow(self, tree: TokenTree, candidates: Candidates) -> TokenTree:
         """One more token, if it is likely enough."""
-        if not self.reads_logq:
+        if self.min_p == 0:
             return candidates.hang(tree, [1])
         drawn = candidates.draw != "point"
         sure = np.max(candidates.laws[0]) if drawn else np.exp(candidates.logq[0, 0])
@@ -53,3 +53,18 @@ class Chain:
     def prune(self, tree: TokenTree, budget: int) -> TokenTree:
         """The first tokens. Which they are says nothing about what was drawn."""
         return tree if tree.num_nodes - 1 <= budget else tree.prune([budget], blind=True)
+
+
+class OpenChain(Chain):
+    """A chain whose `min_p` is set from draft to draft, by whoever learns what it should be."""
+
+    def __init__(self, *, length: int) -> None:
+        super().__init__(length=length)
+        self.reads_logq = True
+
+    @staticmethod
+    def sure(tree: TokenTree) -> list[float]:
+        """Of each drafted token, what `grow` compares with `min_p`."""
+        if tree.draw != "point" and tree.laws is not None:
+            return [float(law.max()) for law in tree.laws if law is not None]
+        return [1.0] * (tree.num_nodes - 1) if tree.logq is None else np.exp(tree.logq[1:]).tolist()
