@@ -6,7 +6,7 @@ Hooks take the states for the time of a call; the model stays as it is.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from outpace.core.contracts import Product
 from outpace.core.errors import OutpaceError
+from outpace.targets.hf_products import product_beside
 
 FINAL = "final"
 """The tap of what the output matrix reads. Others are layers by number, 0 the first: their outputs."""
@@ -101,14 +103,15 @@ class TappedModel:
         """From the next call on `Scores.hidden` offers these taps too."""
         self._taps.add(names)
 
-    def product(self, weight: NDArray[np.float32]) -> TorchProduct:
+    def product(self, weight: NDArray[np.float32]) -> Product:
         """A matrix [M, K] on the model's device, in its type."""
         like = self.model.get_output_embeddings().weight
-        return TorchProduct(torch.from_numpy(weight).to(like.device, like.dtype))
+        return product_beside(torch.from_numpy(weight).to(like.device, like.dtype))
 
-    def projection(self, token_ids: NDArray[np.integer] | None = None) -> TorchProduct:
+    def projection(self, token_ids: NDArray[np.integer] | None = None) -> Product:
         """The output matrix, or these rows of it, for states at "final"."""
-        return TorchProduct.of_output(self.model, token_ids)
+        output = OutputMatrix(self.model, token_ids)
+        return product_beside(output.weight(), output.bias(), output.finish)
 
 
 class OutputMatrix:
@@ -142,42 +145,12 @@ class OutputMatrix:
 
     def finish(self, logits: Tensor) -> Tensor:
         """Scale and cap, f32."""
-        logits = logits.float() * self._scale
+        logits = logits.float() if self._scale == 1.0 else logits.float() * self._scale
         return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)
 
     def __call__(self, states: Tensor) -> Tensor:
         """[..., D] -> logits f32[..., M]."""
         return self.finish(torch.nn.functional.linear(states, self.weight(), self.bias()))
-
-
-class TorchProduct:
-    """A matrix [M, D] on the model's device, in its type; see `contracts.Product`."""
-
-    def __init__(
-        self, weight: Tensor, bias: Tensor | None = None, finish: Callable[[Tensor], Tensor] = Tensor.float
-    ) -> None:
-        self._weight = weight.detach()
-        self._bias = None if bias is None else bias.detach()
-        self._finish = finish
-
-    @classmethod
-    def of_output(cls, model: Any, token_ids: NDArray[np.integer] | None) -> TorchProduct:
-        """The output matrix, or these rows of it."""
-        output = OutputMatrix(model, token_ids)
-        return cls(output.weight(), output.bias(), output.finish)
-
-    @property
-    def num_outputs(self) -> int:
-        """M."""
-        return self._weight.shape[0]
-
-    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """f32[n, D] -> f32[n, M]."""
-        states = torch.from_numpy(np.ascontiguousarray(x)).to(self._weight.device, self._weight.dtype)
-        with torch.no_grad():
-            product = self._finish(torch.nn.functional.linear(states, self._weight, self._bias))
-        result: NDArray[np.float32] = product.cpu().numpy()
-        return result
 
 
 def model_fingerprint(model: Any) -> str:

@@ -30,16 +30,19 @@ if TYPE_CHECKING:
 _ALIGNMENT = 64
 _ROWS_AT_ONCE = 1024  # packing needs several times the memory of the rows that it works on
 
+PackedMatrix = tuple[str, int, int, NDArray[np.uint8]]
+"""(kind, M, K, its tiles), as the kernels take it."""
+
 
 class NativeProduct:
     """A packed matrix [M, K] (see `contracts.Product`). Products leave the scores of the last call valid."""
 
     __slots__ = ("_decoder", "_matrix", "num_outputs")
 
-    def __init__(self, decoder: Decoder, kind: str, rows: int, cols: int, data: NDArray[np.uint8]) -> None:
+    def __init__(self, decoder: Decoder, matrix: PackedMatrix) -> None:
         self._decoder = decoder
-        self._matrix = (kind, rows, cols, data)
-        self.num_outputs = rows
+        self._matrix = matrix
+        self.num_outputs = matrix[1]
 
     @property
     def kind(self) -> str:
@@ -62,10 +65,9 @@ class NativeProduct:
 def product_of(decoder: Decoder, weights: PackedFile, weight: NDArray[np.float32]) -> NativeProduct:
     """A matrix f32[M, K] of the caller's, beside the model of these weights."""
     if any(tensor.kind not in FLOAT_BYTES for tensor in weights.tensors.values()):
-        return _packed(decoder, weight, "q8s")
+        return NativeProduct(decoder, packed_matrix(weight, "q8s"))
     weight = np.ascontiguousarray(weight, np.float32)
-    halves = not (weight.view(np.uint32) & 0xFFFF).any()  # what was stored as bf16 needs no more
-    return _packed(decoder, weight, "bf16" if halves else "f32")
+    return NativeProduct(decoder, packed_matrix(weight, floats_kind(weight)))
 
 
 def projection_of(
@@ -74,12 +76,12 @@ def projection_of(
     """The model's output matrix, where it lies, or a copy of these rows of it: logits, as none is capped."""
     output, data = _output(weights)
     if token_ids is None:
-        return NativeProduct(decoder, output.kind, output.rows, output.cols, data)
+        return NativeProduct(decoder, (output.kind, output.rows, output.cols, data))
     ids = np.asarray(token_ids)
     if ids.ndim != 1 or not ids.size or ids.min() < 0 or ids.max() >= output.rows:
         raise OutpaceError(f"a projection takes one or more token ids, accepted are 0 to {output.rows - 1}")
     kind = output.kind if output.kind in FLOAT_BYTES else "q8s"
-    return _packed(decoder, _rows(output, data, ids), kind)
+    return NativeProduct(decoder, packed_matrix(_rows(output, data, ids), kind))
 
 
 def output_rows(weights: PackedFile, token_ids: NDArray[np.integer] | None) -> NDArray[np.float32]:
@@ -106,7 +108,14 @@ def _rows(tensor: PackedTensor, data: NDArray[np.uint8], rows: NDArray[np.intege
     return out
 
 
-def _packed(decoder: Decoder, weight: NDArray[np.float32], kind: str) -> NativeProduct:
+def floats_kind(weight: NDArray[np.float32]) -> str:
+    """The smallest kind that holds these floats exactly: what was stored as bf16 needs no more."""
+    halves = not (np.ascontiguousarray(weight).view(np.uint32) & 0xFFFF).any()
+    return "bf16" if halves else "f32"
+
+
+def packed_matrix(weight: NDArray[np.float32], kind: str) -> PackedMatrix:
+    """A matrix f32[M, K] as a kind."""
     rows, cols = weight.shape
     size = matrix_bytes(kind, rows, cols)
     room = np.empty(size + _ALIGNMENT, np.uint8)
@@ -116,7 +125,7 @@ def _packed(decoder: Decoder, weight: NDArray[np.float32], kind: str) -> NativeP
     for at in range(0, rows, _ROWS_AT_ONCE):
         part = _pack(weight[at : at + _ROWS_AT_ONCE], kind)
         tiles[at // TILE : at // TILE + len(part)] = part
-    return NativeProduct(decoder, kind, rows, cols, data)
+    return kind, rows, cols, data
 
 
 def _pack(weight: NDArray[np.float32], kind: str) -> NDArray[np.uint8]:

@@ -20,14 +20,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from outpace.core.contracts import Exactness
+from outpace.core.contracts import Exactness, Product
 from outpace.core.errors import OutpaceError
 from outpace.core.tree import Shape, TokenTree
 from outpace.targets.hf_cache import SlotCache
 from outpace.targets.hf_masks import tree_masks
+from outpace.targets.hf_products import product_beside
 from outpace.targets.hf_rows import check_room, keep_prompts, texts_of
 from outpace.targets.hf_scores import LOGITS, MAX_NODES, States, TorchScores, scores_of
-from outpace.targets.hf_taps import TappedModel, Taps, TorchProduct
+from outpace.targets.hf_taps import TappedModel, Taps
 from outpace.targets.pixel_model import NUM_LEVELS, START, PixelModel
 
 
@@ -125,11 +126,11 @@ class PixelTarget(TappedModel):
         """Rows in use."""
         return self._cache.num_rows
 
-    def projection(self, token_ids: NDArray[np.integer] | None = None) -> TorchProduct:
+    def projection(self, token_ids: NDArray[np.integer] | None = None) -> Product:
         """The output matrix, or these rows of it, for states at "final"."""
         output = self.model.output
         rows = slice(None) if token_ids is None else torch.from_numpy(np.asarray(token_ids, dtype=np.int64))
-        return TorchProduct(output.weight[rows], output.bias[rows])
+        return product_beside(output.weight[rows], output.bias[rows])
 
     def _small_of(self, prompt: Sequence[int]) -> NDArray[np.uint8]:
         if not isinstance(prompt, PixelPrompt):
