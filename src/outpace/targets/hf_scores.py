@@ -121,8 +121,11 @@ class TorchScores:
         if tap not in self._hidden:
             accepted = ", ".join(self._hidden) or "none: name taps when the target is made"
             raise OutpaceError(f"unknown tap {tap!r}, accepted are {accepted}")
-        every = [self._at(row, range(len(depths))) for row, depths in enumerate(self._depths)]
-        states: NDArray[np.float32] = self._hidden[tap][torch.cat(every)].float().cpu().numpy()
+        picked = self._hidden[tap]
+        if len(picked) != sum(map(len, self._depths)):  # there is padding
+            every = [self._at(row, range(len(depths))) for row, depths in enumerate(self._depths)]
+            picked = picked[torch.cat(every)]
+        states: NDArray[np.float32] = picked.float().cpu().numpy()
         return states
 
     def _at(self, row: int, nodes: Sequence[int]) -> Tensor:

@@ -66,5 +66,5 @@ class OpenChain(Chain):
     def sure(tree: TokenTree) -> list[float]:
         """Of each drafted token, what `grow` compares with `min_p`."""
         if tree.draw != "point" and tree.laws is not None:
-            return [float(law.max()) for law in tree.laws if law is not None]
+            return [float(law.max()) for law in tree.laws[: tree.num_nodes - 1] if law is not None]
         return [1.0] * (tree.num_nodes - 1) if tree.logq is None else np.exp(tree.logq[1:]).tolist()
