@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -107,6 +108,20 @@ def test_what_a_training_leaves(run: Run, folder: Path, heads: Path) -> None:
     assert settings["data"].startswith("sha256:") and len(written["losses"]) == 20
     assert written["losses"][-1][1] < written["losses"][0][1] - 0.2, "it learns"
     assert not (heads / "checkpoint.pt").exists()
+
+
+def test_all_heads_in_every_step_and_faster_products(
+    run: Run, folder: Path, heads: Path, tmp_path: Path
+) -> None:
+    outcome = train(run, folder, tmp_path, "--heads-per-step", "3", "--precision", "bfloat16", "--lr", "0.01")
+    assert outcome.status == 0
+    written = json.loads((tmp_path / "run.json").read_text())
+    assert (written["settings"]["heads_per_step"], written["settings"]["precision"]) == (3, "bfloat16")
+    assert written["losses"][-1][1] < written["losses"][0][1] - 0.2
+    same, outputs = read_heads(heads), read_heads(tmp_path)
+    assert outputs.config == same.config and outputs.tensors["hidden.bias"].dtype == np.float32
+    outcome = train(run, folder, tmp_path / "not", "--precision", "float8")
+    assert outcome.status == 2 and "float32" in outcome.err and not (tmp_path / "not").exists()
 
 
 def test_the_same_command_again_has_nothing_to_do(

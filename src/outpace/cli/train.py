@@ -68,6 +68,10 @@ def blockwise(
     heads_per_step: Annotated[
         int, typer.Option("--heads-per-step", metavar="N", help="Heads that each batch trains.")
     ] = 1,
+    precision: Annotated[
+        Literal["float32", "bfloat16"],
+        typer.Option("--precision", metavar="P", help="Of matrix products: float32, or bfloat16."),
+    ] = "float32",
     checkpoint: Annotated[
         float, typer.Option("--checkpoint", metavar="S", help="Seconds between checkpoints.")
     ] = 120.0,
@@ -102,8 +106,8 @@ def blockwise(
         ) from None
     job = jobs.BlockwiseJob(
         target, output, regime=regime, heads=heads, width=width, first=first, tokens=tokens, steps=steps,
-        batch=batch, lr=lr, heads_per_step=heads_per_step, checkpoint_s=checkpoint, seed=seed,
-        threads=threads, own_text=own_text,
+        batch=batch, lr=lr, heads_per_step=heads_per_step, precision=precision,
+        checkpoint_s=checkpoint, seed=seed, threads=threads, own_text=own_text,
     )  # fmt: skip
     with render.progress_bar() as progress:
         if data_regime == "distilled":

@@ -24,6 +24,7 @@ from outpace.train.distil import beam_search, distil, greedy, longest_text
 from outpace.train.features import FeatureBase, FeatureFile, add_answers
 from outpace.train.loop import Plan, Progress
 from outpace.train.own_states import write_own_text
+from outpace.train.precision import Precision
 
 DISTILLED, FEATURES, OWN_TEXT = "distilled.jsonl", "features", "own.jsonl"
 
@@ -43,6 +44,7 @@ class BlockwiseJob:
     batch: int
     lr: float
     heads_per_step: int
+    precision: Precision
     checkpoint_s: float
     seed: int
     threads: int | None
@@ -85,6 +87,7 @@ class BlockwiseJob:
             first=self.first,
             plan=Plan(self.steps, self.lr, seed=self.seed, checkpoint_s=self.checkpoint_s),
             heads_per_step=self.heads_per_step,
+            precision=self.precision,
             token_ids=frequent_tokens(outputs, self.tokens) if self.tokens else None,
             data=data,
             progress=progress,
