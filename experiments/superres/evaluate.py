@@ -70,7 +70,8 @@ class Subject:
         if self.name == BASE:
             self.trained[BASE] = folder / BASE
         self.model = PixelModel.open(first.model(folder)).to(device)
-        self.plain, self._tapped = PixelTarget(self.model), PixelTarget(self.model)
+        kernels = "block" if device == "cpu" else "torch"
+        self.plain, self._tapped = (PixelTarget(self.model, kernels=kernels) for _ in range(2))
         self._drafters = [
             Blockwise(
                 self._tapped,

@@ -24,13 +24,19 @@ from typing import Any
 
 import torch
 
-import outpace
 from experiments.results import RESULTS, Record, Results, run_record
 from experiments.trainings import duration_of, short_fingerprint
 from experiments.translation import bleu, corpus
 from experiments.translation.base import BASE, TEACHER
 from experiments.translation.corpus import Segment
-from experiments.translation.decoding import Ids, alone, by_ctranslate2, by_transformers, in_batches
+from experiments.translation.decoding import (
+    Ids,
+    accelerated,
+    alone,
+    by_ctranslate2,
+    by_transformers,
+    in_batches,
+)
 from experiments.translation.distil import converted, translator
 from experiments.translation.heads import BASES
 from experiments.translation.model import load_model, short_enough
@@ -61,8 +67,8 @@ class Subject:
             self.trained[TEACHER] = folder / TEACHER
         self.pieces = pieces
         self.model = load_model(self.where, device)
-        self.fast: list[tuple[Record, Any]] = [(NONE, outpace.accelerate(self.model, draft="none"))]
-        self.fast += [(one.record, outpace.accelerate(self.model, **one.options(folder))) for one in settings]
+        self.fast: list[tuple[Record, Any]] = [(NONE, accelerated(self.model, draft="none"))]
+        self.fast += [(one.record, accelerated(self.model, **one.options(folder))) for one in settings]
 
     def ways(self) -> list[tuple[Record, Way]]:
         """Everything that is timed."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import outpace
 from experiments.results import Results
 from experiments.translation import corpus
-from experiments.translation.decoding import Ids, in_batches
+from experiments.translation.decoding import Ids, accelerated, in_batches
 from experiments.translation.heads import BASES, Training, segments_of
 from experiments.translation.model import load_model
 from experiments.translation.pieces import MODEL, Pieces
@@ -64,7 +63,7 @@ def _weigh(
     model = load_model(training.model(folder), device)
     for alpha in missing:
         setting = Setting(training, training.num_heads, LATTICE, alpha=alpha)
-        written = in_batches(outpace.accelerate(model, **setting.options(folder)), sources, pad_id)
+        written = in_batches(accelerated(model, **setting.options(folder)), sources, pad_id)
         tokens = sum(len(one.token_ids) for one in written)
         calls = sum(one.stats.target_calls + 1 for one in written)
         results.add({"kind": "alpha", **kind, "alpha": alpha, "tokens": tokens, "calls": calls})

@@ -46,6 +46,7 @@ def accelerate(
     rule: str | Rule = "match",
     draft_tokenizer: Any = None,
     context_length: int | None = None,
+    kernels: str = "torch",
 ) -> Accelerated | AcceleratedSeq2Seq:
     """Put a transformers model, which stays as it is, together with a drafter.
 
@@ -57,11 +58,15 @@ def accelerate(
     rule             what to accept of a draft; "match" gives the tokens of plain decoding.
     draft_tokenizer  of a draft model with another vocabulary than the model's.
     context_length   a smaller context than the model's own, in tokens.
+    kernels          who multiplies in linear layers: "torch", or "block", whose calls of some nodes are
+                     cheaper where the model runs in float32 on a CPU, at the price of a copy of its weights.
 
     Raises OutpaceError for a model that cannot keep a path of a tree, and for parts that do not go together.
     """
     seq2seq = getattr(model.config, "is_encoder_decoder", False)
-    target = (HfSeq2SeqTarget if seq2seq else HfCausalTarget)(model, context_length=context_length)
+    target = (HfSeq2SeqTarget if seq2seq else HfCausalTarget)(
+        model, context_length=context_length, kernels=kernels
+    )
     slow = seq2seq and getattr(tokenizer, "backend_tokenizer", None) is None
     ours = None if tokenizer is None or slow else TransformersTokenizer(tokenizer)
     chat = _Chat(tokenizer) if getattr(tokenizer, "chat_template", None) else None
@@ -71,7 +76,7 @@ def accelerate(
     if hasattr(draft, "get_output_embeddings"):
         policy = TREES.create(tree, costs=text_model.costs) if isinstance(tree, str) else tree
         paced = OpenChain(length=DRAFT_LENGTH)
-        drafter: Drafter = _draft_model(draft, draft_tokenizer, policy or paced, target, ours)
+        drafter: Drafter = _draft_model(draft, draft_tokenizer, policy or paced, target, ours, kernels)
         if policy is None:
             drafter = Paced(drafter, chain=paced)
     elif draft_tokenizer is not None:
@@ -198,10 +203,10 @@ class _Chat:
 
 
 def _draft_model(
-    draft: Any, tokenizer: Any, tree: TreePolicy, target: Target, ours: Tokenizer | None
+    draft: Any, tokenizer: Any, tree: TreePolicy, target: Target, ours: Tokenizer | None, kernels: str
 ) -> SmallModel:
     """The drafter that a smaller transformers model makes."""
-    drafting = HfCausalTarget(draft)
+    drafting = HfCausalTarget(draft, kernels=kernels)
     if tokenizer is not None:
         if ours is None:
             raise OutpaceError("draft_tokenizer goes with the model's tokenizer, accepted are both or none")

@@ -58,10 +58,10 @@ def hf_causal(folder: Path) -> Target:
 
 
 def hf_causal_sliding(folder: Path) -> Target:
-    """One layer that slides and one that does not, each with its own mask."""
+    """One layer that slides and one that does not, each with its own mask. Linear layers by block kernels."""
     kinds = ["sliding_attention", "full_attention"]
     model = tiny_model("gemma3_text", num_hidden_layers=2, layer_types=kinds)
-    return HfCausalTarget(model, context_length=64)
+    return HfCausalTarget(model, context_length=64, kernels="block")
 
 
 def hf_seq2seq(folder: Path) -> Target:

@@ -244,15 +244,20 @@ def test_it_says_what_it_is(target: Target) -> None:
 def tolerance(
     factory: Callable[[Path], Target], states: np.ndarray, weight: np.ndarray
 ) -> np.ndarray | np.floating:
-    """[n, M]: how far f32[n, K] times f32[M, K] may be off, a part in a thousand of the largest for floats.
+    """[n, M]: how far f32[n, K] times f32[M, K] may be off, of floats a part in a thousand of the largest."""
+    if factory in QUANTISED:
+        return tolerance_in_8_bit(states, weight)
+    return 1e-3 * np.abs(states @ weight.T).max()
+
+
+def tolerance_in_8_bit(states: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """[n, M].
 
     In 8 bit a value is off by half a step, 1/254 of the largest of its group, and a scale in half precision
     by 2^-11: so at most is each of the two factors of each of the K products.
     """
-    largest = np.abs(states).max(axis=1)[:, None] * np.abs(weight).max(axis=1)
-    if factory in QUANTISED:
-        return weight.shape[1] * largest * ((1 + 1 / 254) * (1 + 1 / 254 + 2**-11) - 1)
-    return 1e-3 * np.abs(states @ weight.T).max()
+    largest: np.ndarray = np.abs(states).max(axis=1)[:, None] * np.abs(weight).max(axis=1)
+    return weight.shape[1] * largest * ((1 + 1 / 254) * (1 + 1 / 254 + 2**-11) - 1)
 
 
 def test_hidden_states_are_those_of_the_path(tapped: Tapped) -> None:
@@ -303,6 +308,9 @@ def test_products_are_those_of_numpy(tapped: Tapped, factory: Callable[[Path], T
         assert product(x).dtype == np.float32
         assert (np.abs(product(x) - x @ weight.T) <= tolerance(factory, x, weight)).all()
         assert_same(tapped, product(x[4:5]), product(x)[4:5])
+        rounded = product.rounded()
+        assert rounded.num_outputs == shape[0]
+        assert (np.abs(rounded(x) - x @ weight.T) <= tolerance_in_8_bit(x, weight)).all()
 
 
 def test_products_leave_the_scores_as_they_are(tapped: Tapped) -> None:

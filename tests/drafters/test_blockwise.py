@@ -116,7 +116,7 @@ def test_logits_are_those_of_the_paper(
     expected = expected if token_ids is None else expected[..., token_ids]
     logits = ProposalHeads(target, tmp_path).logits(states)
     assert logits.shape == expected.shape == (5, 3, 300 if token_ids is None else 6)
-    tolerance = 0.03 if target is made(native_q8) else 1e-5
+    tolerance = 1e-5 if target is made(native_f32) else 0.03  # others round heads to 8 bit
     assert np.abs(logits - expected).max() < tolerance * np.abs(expected).max()
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from outpace.core.products import Product
 from outpace.core.sampling import Edit, Sampling, edited, warp
 from outpace.core.tree import Draw, TokenTree
 
@@ -257,17 +258,6 @@ class Layered(Target, Protocol):
         that it has again (tokens and parents in this order, others may stand between) are not run again
         through these layers. No bit depends on it, and any other use of the row forgets.
         """
-
-
-class Product(Protocol):
-    """A matrix [M, D] that lies where the target computes, in a precision of the target's choosing."""
-
-    @property
-    def num_outputs(self) -> int:
-        """M."""
-
-    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """f32[n, D] -> f32[n, M]."""
 
 
 @runtime_checkable

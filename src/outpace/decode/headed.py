@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.contracts import Exactness, Product, Scores, Tapped
+from outpace.core.contracts import Exactness, Scores, Tapped
+from outpace.core.products import Product
 from outpace.core.tree import TokenTree
 from outpace.drafters.proposal_heads import FINAL, FirstHead
 from outpace.targets.table import TableScores

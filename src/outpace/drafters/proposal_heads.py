@@ -10,6 +10,7 @@ model's own output matrix makes logits of each.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,10 +44,10 @@ class ProposalHeads:
         self.num_drafted = (num_heads or config.num_heads) - 1
         self._layer = HeadLayer(
             model, heads, first=config.num_learned - config.num_heads + 1, count=self.num_drafted
-        )
+        ).rounded()
         self.token_ids = heads.token_ids
         self.vocab_size: int = target.vocab_size
-        self._unembed = model.projection(heads.token_ids)
+        self._unembed = model.projection(heads.token_ids).rounded()
 
     def logits(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
         """f32[n, D] states after n nodes -> f32[n, L, M]: of head l, the token l + 2 places ahead."""
@@ -90,6 +91,11 @@ class HeadLayer:
         self._hidden_bias = heads.tensors["hidden.bias"]
         self._output = target.product(np.ascontiguousarray(heads.tensors["output.weight"][used]))
         self._output_bias = heads.tensors["output.bias"][used]
+
+    def rounded(self) -> Self:
+        """It draws drafts alone from now on (see `core/products.py`)."""
+        self._hidden, self._output = self._hidden.rounded(), self._output.rounded()
+        return self
 
     def __call__(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
         """f32[n, D] -> f32[n, count, D]: what the output matrix reads for each head."""

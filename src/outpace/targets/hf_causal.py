@@ -22,6 +22,7 @@ from outpace.core.contracts import Exactness
 from outpace.core.errors import OutpaceError
 from outpace.core.tree import TokenTree
 from outpace.targets.hf_cache import SlotCache
+from outpace.targets.hf_linears import linears_of
 from outpace.targets.hf_masks import tree_masks
 from outpace.targets.hf_models import TESTED, inspect_model
 from outpace.targets.hf_rows import check_room, keep_prompts, texts_of
@@ -35,6 +36,7 @@ class HfCausalTarget(TappedModel):
     context_length  caps the model's own; positions beyond it are refused.
     taps            what `Scores.hidden` should offer: layers (0 = first), by their output, and "final", what
                     the output matrix reads. Hooks take them during a call only.
+    kernels         who multiplies in linear layers: "torch", or "block" (see `hf_linears.py`).
 
     Models that cannot score a tree or keep a path are refused: see `hf_models.py`.
     """
@@ -44,7 +46,12 @@ class HfCausalTarget(TappedModel):
     max_nodes = MAX_NODES
 
     def __init__(
-        self, model: Any, *, context_length: int | None = None, taps: Sequence[int | str] = ()
+        self,
+        model: Any,
+        *,
+        context_length: int | None = None,
+        taps: Sequence[int | str] = (),
+        kernels: str = "torch",
     ) -> None:
         facts = inspect_model(model)
         if context_length is not None and not 1 <= context_length <= facts.context_length:
@@ -57,6 +64,7 @@ class HfCausalTarget(TappedModel):
         self.eos_ids = facts.eos_ids
         self._taps = Taps(model, model.base_model, facts.num_layers)
         self._taps.add(taps)
+        self._linears = linears_of(model, kernels)
         self._facts = facts
         self._device: torch.device = model.get_input_embeddings().weight.device
         self._dtype: torch.dtype = model.dtype
@@ -188,7 +196,7 @@ class HfCausalTarget(TappedModel):
             masks = tree_masks(shapes, positions, in_sight, list(windows.values()), self._dtype, known=known)
             mask = masks[0] if len(windows) == 1 else dict(zip(windows, masks, strict=True))
         picked = {} if wanted is None else {"logits_to_keep": torch.tensor(wanted, device=self._device)}
-        with torch.no_grad(), self._taps.taken() as states:
+        with torch.no_grad(), self._linears.used(), self._taps.taken() as states:
             states[LOGITS] = self.model(
                 input_ids=tokens,
                 position_ids=positions,

@@ -31,6 +31,8 @@ def tree_masks(
     windows    how many positions a node sees, its own included; None for all.
     known      how many of each tree's first nodes an earlier call has run: the N nodes come after them.
     """
+    if len(shapes) == 1 and positions.device.type == "cpu" and not known and not any(windows):
+        return [_alone(shapes[0], in_sight, dtype)] * len(windows)
     slots = torch.arange(in_sight, device=positions.device)
     if all(shape.is_chain for shape in shapes):
         slot_positions = slots.expand(len(shapes), -1)
@@ -45,6 +47,13 @@ def tree_masks(
         mask = torch.zeros(near.shape, dtype=dtype, device=positions.device)
         masks.append(mask.masked_fill_(~near, torch.finfo(dtype).min)[:, None])
     return masks
+
+
+def _alone(shape: Shape, in_sight: int, dtype: torch.dtype) -> Tensor:
+    """The mask of one row, without windows: many small operations of torch would take longer."""
+    mask = np.zeros((shape.num_nodes, in_sight), np.float32)
+    mask[:, in_sight - shape.num_nodes :][~shape.mask()] = torch.finfo(dtype).min
+    return torch.from_numpy(mask).to(dtype)[None, None]
 
 
 def _see_trees(

@@ -1,8 +1,8 @@
 """Matrices beside a torch model: heads, rows of the output.
 
-A small one on the CPU is multiplied by our own block kernels, on one thread. There a product of eight rows
-takes less than twice as long as one of a single row, with torch's three to four times as long, and heads are
-always several rows. What is larger deserves all threads, which are torch's.
+For drafts, a small one on the CPU is rounded to 8 bit and multiplied by our own block kernels, on one thread.
+There eight rows take twice as long as one, with torch three to four times as long, and heads are several
+rows always. What is larger deserves all threads, which are torch's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from outpace.core.contracts import Product
+from outpace.core.products import Product
+from outpace.formats.packing import GROUP
 from outpace.targets.native_products import floats_kind, packed_matrix
 
 MOST_WEIGHTS = 1 << 22  # of a small matrix
@@ -22,7 +23,7 @@ Finish = Callable[[Tensor], Tensor]
 
 
 class TorchProduct:
-    """A matrix [M, D] where it lies, in its type; see `contracts.Product`."""
+    """A matrix [M, D] where it lies, in its type; see `core/products.py`. finish: of its outputs, to f32."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, finish: Finish = Tensor.float) -> None:
         self._weight = weight.detach()
@@ -42,14 +43,23 @@ class TorchProduct:
         result: NDArray[np.float32] = product.cpu().numpy()
         return result
 
+    def rounded(self) -> Product:
+        """By the block kernels, where the matrix is small and on the CPU."""
+        if self._weight.device.type != "cpu" or self._weight.numel() > MOST_WEIGHTS:
+            return self
+        return RoundedProduct(self._weight, self._bias, self._finish)
 
-class BlockProduct:
-    """A copy of a matrix [M, D] for the block kernels, nothing lost; a row's bits do not depend on others."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None, finish: Finish = Tensor.float) -> None:
-        floats = weight.detach().float().numpy()
-        self._matrix = packed_matrix(floats, floats_kind(floats))
-        self._bias = None if bias is None else bias.detach().float().numpy()
+class RoundedProduct:
+    """A copy of a matrix [M, D] for the block kernels; a row's bits do not depend on the others.
+
+    8 bit, with a scale for every 32 columns; what such groups do not divide stays as it is.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, finish: Finish) -> None:
+        floats = weight.float().numpy()
+        self._matrix = packed_matrix(floats, floats_kind(floats) if floats.shape[1] % GROUP else "q8s")
+        self._bias = None if bias is None else bias.float().numpy()
         self._finish = finish
 
     @property
@@ -67,8 +77,6 @@ class BlockProduct:
         result: NDArray[np.float32] = self._finish(torch.from_numpy(product)).numpy()
         return result
 
-
-def product_beside(weight: Tensor, bias: Tensor | None = None, finish: Finish = Tensor.float) -> Product:
-    """The product with a matrix [M, D] that lies where the model is. finish: of its outputs, to f32."""
-    small = weight.device.type == "cpu" and weight.numel() <= MOST_WEIGHTS
-    return (BlockProduct if small else TorchProduct)(weight, bias, finish)
+    def rounded(self) -> Product:
+        """It is."""
+        return self

@@ -25,6 +25,7 @@ from outpace.core.contracts import Exactness
 from outpace.core.errors import OutpaceError
 from outpace.core.tree import Shape, TokenTree
 from outpace.targets.hf_cache import SlotCache
+from outpace.targets.hf_linears import linears_of
 from outpace.targets.hf_masks import tree_masks
 from outpace.targets.hf_rows import check_room, keep_prompts, texts_of
 from outpace.targets.hf_scores import LOGITS, MAX_NODES, States, TorchScores, scores_of
@@ -77,7 +78,7 @@ class HfSeq2SeqTarget(TappedModel):
     rounds = True  # the same logits only up to the order of summation
     max_nodes = MAX_NODES
 
-    def __init__(self, model: Any, *, context_length: int | None = None) -> None:
+    def __init__(self, model: Any, *, context_length: int | None = None, kernels: str = "torch") -> None:
         facts = inspect_seq2seq(model)
         if context_length is not None and not 1 <= context_length <= facts.context_length:
             raise OutpaceError(
@@ -88,6 +89,7 @@ class HfSeq2SeqTarget(TappedModel):
         self.context_length = context_length or facts.context_length
         self.eos_ids = facts.eos_ids
         self._taps = Taps(model, model.get_decoder(), facts.num_layers)
+        self._linears = linears_of(model, kernels)
         self._facts = facts
         self._device: torch.device = model.get_output_embeddings().weight.device
         self._dtype: torch.dtype = model.dtype
@@ -223,7 +225,7 @@ class HfSeq2SeqTarget(TappedModel):
         encoded, source_mask = self._sources_of(rows, fill)
         slot_positions = _slot_positions(positions, in_sight)
         placing = self._facts.placing.at(positions, slot_positions)
-        with torch.no_grad(), placing, self._taps.taken() as states:
+        with torch.no_grad(), placing, self._linears.used(), self._taps.taken() as states:
             states[LOGITS] = self.model(
                 encoder_outputs=(encoded,),
                 attention_mask=source_mask,

@@ -15,9 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from outpace.core.contracts import Product
 from outpace.core.errors import OutpaceError
-from outpace.targets.hf_products import product_beside
+from outpace.targets.hf_products import TorchProduct
 
 FINAL = "final"
 """The tap of what the output matrix reads. Others are layers by number, 0 the first: their outputs."""
@@ -103,15 +102,15 @@ class TappedModel:
         """From the next call on `Scores.hidden` offers these taps too."""
         self._taps.add(names)
 
-    def product(self, weight: NDArray[np.float32]) -> Product:
+    def product(self, weight: NDArray[np.float32]) -> TorchProduct:
         """A matrix [M, K] on the model's device, in its type."""
         like = self.model.get_output_embeddings().weight
-        return product_beside(torch.from_numpy(weight).to(like.device, like.dtype))
+        return TorchProduct(torch.from_numpy(weight).to(like.device, like.dtype))
 
-    def projection(self, token_ids: NDArray[np.integer] | None = None) -> Product:
+    def projection(self, token_ids: NDArray[np.integer] | None = None) -> TorchProduct:
         """The output matrix, or these rows of it, for states at "final"."""
         output = OutputMatrix(self.model, token_ids)
-        return product_beside(output.weight(), output.bias(), output.finish)
+        return TorchProduct(output.weight(), output.bias(), output.finish)
 
 
 class OutputMatrix:

@@ -35,7 +35,7 @@ PackedMatrix = tuple[str, int, int, NDArray[np.uint8]]
 
 
 class NativeProduct:
-    """A packed matrix [M, K] (see `contracts.Product`). Products leave the scores of the last call valid."""
+    """A packed matrix [M, K] (see `core/products.py`). Products leave the scores of the last call valid."""
 
     __slots__ = ("_decoder", "_matrix", "num_outputs")
 
@@ -52,6 +52,10 @@ class NativeProduct:
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """f32[n, K] -> f32[n, M]; a row's bits do not depend on the others."""
         return self._decoder.product(*self._matrix, x)
+
+    def rounded(self) -> NativeProduct:
+        """As it is: to 8 bit where the model is quantised."""
+        return self
 
     def top(self, x: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """f32[n, K] -> ([n, k] rows of the matrix, [n, k] outputs): best first, the lower row on ties."""

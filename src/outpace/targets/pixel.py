@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from outpace.core.contracts import Exactness, Product
+from outpace.core.contracts import Exactness
 from outpace.core.errors import OutpaceError
 from outpace.core.tree import Shape, TokenTree
 from outpace.targets.hf_cache import SlotCache
+from outpace.targets.hf_linears import linears_of
 from outpace.targets.hf_masks import tree_masks
-from outpace.targets.hf_products import product_beside
+from outpace.targets.hf_products import TorchProduct
 from outpace.targets.hf_rows import check_room, keep_prompts, texts_of
 from outpace.targets.hf_scores import LOGITS, MAX_NODES, States, TorchScores, scores_of
 from outpace.targets.hf_taps import TappedModel, Taps
@@ -59,13 +60,14 @@ class PixelTarget(TappedModel):
     vocab_size = NUM_LEVELS + 1
     eos_ids: frozenset[int] = frozenset()
 
-    def __init__(self, model: PixelModel | str | Path) -> None:
+    def __init__(self, model: PixelModel | str | Path, *, kernels: str = "torch") -> None:
         self.model = model if isinstance(model, PixelModel) else PixelModel.open(Path(model))
         config = self.model.config
         self.context_length = config.num_intensities
         self._window = config.window
         self._device = self.model.output.weight.device
         self._taps = Taps(self.model, self.model, config.num_layers)
+        self._linears = linears_of(self.model, kernels)
         self._cache = SlotCache(self._device, max_slots=self.context_length)
         self._places: dict[int, Tensor] = {}  # row -> [N, D]
 
@@ -126,11 +128,11 @@ class PixelTarget(TappedModel):
         """Rows in use."""
         return self._cache.num_rows
 
-    def projection(self, token_ids: NDArray[np.integer] | None = None) -> Product:
+    def projection(self, token_ids: NDArray[np.integer] | None = None) -> TorchProduct:
         """The output matrix, or these rows of it, for states at "final"."""
         output = self.model.output
         rows = slice(None) if token_ids is None else torch.from_numpy(np.asarray(token_ids, dtype=np.int64))
-        return product_beside(output.weight[rows], output.bias[rows])
+        return TorchProduct(output.weight[rows], output.bias[rows])
 
     def _small_of(self, prompt: Sequence[int]) -> NDArray[np.uint8]:
         if not isinstance(prompt, PixelPrompt):
@@ -170,7 +172,7 @@ class PixelTarget(TappedModel):
             keys, values = (x[:, :, first:] for x in self._cache.update(keys, values, layer))
             return functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
 
-        with torch.no_grad(), self._taps.taken() as states:
+        with torch.no_grad(), self._linears.used(), self._taps.taken() as states:
             places = torch.stack([self._places[row][at] for row, at in zip(rows, positions, strict=True)])
             states[LOGITS] = self.model.output(self.model.states(tokens, places, positions, attend))
         return states

@@ -1,0 +1,108 @@
+"""A torch model's linear layers by our own block kernels, while a target calls the model.
+
+In f32 on a CPU torch takes three to four times as long for the eight nodes of a draft as for one, and rounds
+them otherwise. The block kernels take less than twice as long, on one thread, and a node's bits do not depend
+on how many others there are. Attention, norms and embeddings stay torch's, as do layers of many weights and
+calls of many nodes (prompts), which deserve all threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from outpace.core.errors import OutpaceError
+from outpace.targets.hf_products import MOST_WEIGHTS
+from outpace.targets.native_products import floats_kind, packed_matrix
+
+MOST_NODES = 32
+Kernels = Literal["torch", "block"]
+
+
+class Linears(Protocol):
+    """Who multiplies in a model's linear layers."""
+
+    def used(self) -> Any:
+        """A context for calls of the model."""
+
+
+class TorchLinears:
+    """The layers as they are."""
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Nothing changes."""
+        yield
+
+
+class BlockLinears:
+    """Copies of a model's linear layers, which stand in for them within `used`. Later weights are not seen.
+
+    Raises OutpaceError for a model that is compiled, on a device, not in float32, or has no such layers.
+    """
+
+    def __init__(self, model: Any) -> None:
+        weight = model.get_output_embeddings().weight
+        if hasattr(model, "_orig_mod") or weight.device.type != "cpu" or weight.dtype != torch.float32:
+            kind = "compiled" if hasattr(model, "_orig_mod") else f"{weight.dtype} on {weight.device}"
+            raise OutpaceError(
+                f"the model is {kind}, and kernels='block' accepts models in torch.float32 on the CPU, not "
+                "compiled"
+            )
+        layers = [
+            layer
+            for layer in model.modules()
+            if type(layer) is torch.nn.Linear
+            and "forward" not in vars(layer)  # somebody else's already
+            and layer.weight.numel() <= MOST_WEIGHTS
+        ]
+        if not layers:
+            raise OutpaceError(
+                f"no linear layer of the model has {MOST_WEIGHTS} weights or fewer, accepted is "
+                "kernels='torch'"
+            )
+        self._forwards = [(vars(layer), _by_blocks(layer)) for layer in layers]
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Within, the layers multiply by the block kernels."""
+        for attributes, forward in self._forwards:
+            attributes["forward"] = forward
+        try:
+            yield
+        finally:
+            for attributes, _ in self._forwards:
+                attributes.pop("forward", None)
+
+
+def linears_of(model: Any, kernels: str) -> Linears:
+    """What a name in an option means."""
+    if kernels not in get_args(Kernels):
+        raise OutpaceError(f"kernels is {kernels!r}, accepted are {', '.join(get_args(Kernels))}")
+    return BlockLinears(model) if kernels == "block" else TorchLinears()
+
+
+def _by_blocks(layer: torch.nn.Linear) -> Callable[[Tensor], Tensor]:
+    """The layer's `forward`. Bias and shapes as torch has them."""
+    from outpace import _native
+
+    weight, bias = layer.weight, None if layer.bias is None else layer.bias.detach()
+    floats = weight.detach().numpy()
+    matrix = packed_matrix(floats, floats_kind(floats))
+    cols, most = layer.in_features, MOST_NODES * layer.in_features
+
+    def forward(x: Tensor) -> Tensor:
+        if x.numel() > most or x.requires_grad:
+            return torch.nn.functional.linear(x, weight, bias)
+        rows = np.ascontiguousarray(x.detach().reshape(-1, cols).numpy())
+        product = torch.from_numpy(_native.multiply(*matrix, rows))
+        if bias is not None:
+            product += bias
+        return product.view(*x.shape[:-1], -1)
+
+    return forward
