@@ -86,10 +86,11 @@ class Blockwise:
     def propose(self, states: Sequence[BlockwiseState], asks: Sequence[Ask]) -> list[TokenTree]:
         """A tree for each row. logq: the heads' log-probabilities."""
         logits = self._heads.logits(_hidden(states))
-        told = any(ask.law or ask.edits is not None for ask in asks)
-        if isinstance(self._tree, Chain) and not self._tree.reads_logq and not told:
-            return [self._chain(logits[row], ask, self._tree.length) for row, ask in enumerate(asks)]
-        if self._tree is not None or any(ask.law for ask in asks):
+        reads_laws, has_edits = any(ask.law for ask in asks), any(ask.edits is not None for ask in asks)
+        is_fixed = isinstance(self._tree, Chain) and not self._tree.reads_logq
+        if is_fixed and not reads_laws and not has_edits:
+            return [self._chain(logits[row], ask) for row, ask in enumerate(asks)]
+        if self._tree is not None or reads_laws:
             return grow_trees(asks, self.policy, self._step(logits))
         return [
             likeliest(
@@ -121,9 +122,10 @@ class Blockwise:
         """By depth, the likeliest tokens with their probabilities, which hold below any node."""
         return self._pairs(self._heads.logits(_hidden([state]))[0], ask)
 
-    def _chain(self, logits: NDArray[np.float32], ask: Ask, length: int) -> TokenTree:
+    def _chain(self, logits: NDArray[np.float32], ask: Ask) -> TokenTree:
         """The best token of every head: what the growth loop makes of a chain by levels. logits f32[L, M]."""
-        ahead, ids = logits[: min(length, ask.budget, ask.depth)], self._heads.token_ids
+        assert isinstance(self._tree, Chain)
+        ahead, ids = logits[: min(self._tree.length, ask.budget, ask.depth)], self._heads.token_ids
         if ask.sampling.temperature == 0:
             best = ahead.argmax(axis=1)
         else:

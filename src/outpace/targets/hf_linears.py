@@ -41,7 +41,9 @@ class TorchLinears:
 
 
 class BlockLinears:
-    """Copies of a model's linear layers, which stand in for them within `used`. Later weights are not seen.
+    """Copies of a model's linear layers, which stand in for them within `used`, without gradients.
+
+    Weights that change later are not seen.
 
     Raises OutpaceError for a model that is compiled, on a device, not in float32, or has no such layers.
     """
@@ -97,9 +99,9 @@ def _by_blocks(layer: torch.nn.Linear) -> Callable[[Tensor], Tensor]:
     cols, most = layer.in_features, MOST_NODES * layer.in_features
 
     def forward(x: Tensor) -> Tensor:
-        if x.numel() > most or x.requires_grad:
+        if x.numel() > most:
             return torch.nn.functional.linear(x, weight, bias)
-        rows = np.ascontiguousarray(x.detach().reshape(-1, cols).numpy())
+        rows = np.ascontiguousarray(x.reshape(-1, cols).numpy())
         product = torch.from_numpy(_native.multiply(*matrix, rows))
         if bias is not None:
             product += bias
