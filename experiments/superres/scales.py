@@ -10,8 +10,8 @@ training begins, so that a slower machine trains less, not longer. What they com
     own pictures           10          -   (full: 2,048 greedy pictures, and heads trained on them,
     own, finetuned      2 x 22          -    k = 4, 8)
     own, frozen            15          -
-    evaluation, about      15          3
-    in all, about         307         37
+    evaluation, about      45          3
+    in all, about         337         37
 """
 
 from __future__ import annotations
