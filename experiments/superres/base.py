@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from torch.nn.functional import cross_entropy
 from experiments.superres import pictures
 from experiments.superres.pictures import PATCHES, WORK, Pictures
 from experiments.superres.scales import SCALES, Scale
-from experiments.trainings import announce, steps_for
+from experiments.trainings import PACE_STEPS, announce, measured_once
 from outpace.cli.render import progress_bar
 from outpace.core.errors import OutpaceError
 from outpace.targets.pixel_model import PixelModel
@@ -31,11 +32,11 @@ from outpace.train.allocator import keep_freed_memory
 from outpace.train.bases_pixel import lines
 from outpace.train.checkpoint import Checkpoint
 from outpace.train.loop import Loss, Plan, train
+from outpace.train.precision import PRECISIONS, Precision, faster_precision, products_in
 
 BASE = "base"
 LR = 2e-3
 WEIGHT_DECAY = 0.01
-PACE_STEPS = 6
 CHECKPOINT_S = 120.0
 
 LossOf = Callable[[int, torch.Generator], Loss]
@@ -79,23 +80,18 @@ def train_base(
     """Train a model into a folder and note its bits on dev in run.json; done already: read it."""
     config, batch = scale.config, scale.batch
     data = pictures.read(patches, "train", config)
-    steps = steps_for(
-        scale.base_minutes,
-        folder,
-        lambda: step_seconds(scale, data, PACE_STEPS, device=device),
-        steps=scale.steps,
-    )
+    pace = measured_once(folder, lambda: _pace(scale, data, device))
+    steps, precision = int(pace["steps"]), pace["precision"]
     plan = Plan(steps, LR, weight_decay=WEIGHT_DECAY, seed=seed, checkpoint_s=CHECKPOINT_S)
-    checkpoint = Checkpoint(
-        folder, {"data": data.data_hash, "batch": batch, **asdict(plan), **asdict(config)}
-    )
+    settings = {"data": data.data_hash, "batch": batch, "jitter": scale.jitter, "precision": precision}
+    checkpoint = Checkpoint(folder, {**settings, **asdict(plan), **asdict(config)})
     if "dev_bits" in checkpoint.run:
         return PixelModel.open(folder)
     torch.manual_seed(seed)
     model = PixelModel(config).to(device).train()
     announce(folder.name, steps, scale.base_minutes)
     with progress_bar() as progress:
-        train([model], bits_of(model, data, batch, seed), plan, checkpoint, progress=progress)
+        train([model], bits_of(model, data, scale, seed, precision), plan, checkpoint, progress=progress)
     model.eval().save(folder)
     dev = mean_bits(model, pictures.read(patches, "dev", config))
     checkpoint.note(dev_bits=round(dev, 4), passes=round(plan.steps * batch / len(data.large), 2))
@@ -104,20 +100,23 @@ def train_base(
     return model.cpu()
 
 
-def bits_of(model: PixelModel, data: Pictures, batch: int, seed: int) -> LossOf:
+def bits_of(model: PixelModel, data: Pictures, scale: Scale, seed: int, precision: Precision) -> LossOf:
     """The loss of a step: bits per intensity."""
 
     def loss(step: int, random: torch.Generator) -> Loss:
-        some = data.batch(batch, seed, step)
-        return Loss(bits(model, some), some["labels"].numel())
+        some = data.batch(scale.batch, seed, step, scale.jitter)
+        with products_in(precision, model.output.weight.device):
+            return Loss(bits(model, some), some["labels"].numel())
 
     return loss
 
 
 def bits(model: PixelModel, batch: dict[str, Tensor]) -> Tensor:
     """The mean cross-entropy of a batch's intensities, in bits."""
-    small, labels = (batch[name].to(model.output.weight.device) for name in ("small", "labels"))
-    logits = model(lines(labels), small).float()
+    device = model.output.weight.device
+    small, labels = batch["small"].to(device), batch["labels"].to(device)
+    read = batch.get("read", batch["labels"]).to(device)
+    logits = model(lines(read), small).float()
     return cross_entropy(logits.flatten(0, 1), labels.flatten()) / math.log(2)
 
 
@@ -132,12 +131,7 @@ def mean_bits(model: PixelModel, data: Pictures, size: int = 32) -> float:
 
 
 def step_seconds(
-    scale: Scale,
-    data: Pictures,
-    num_steps: int,
-    *,
-    device: str = "cpu",
-    precision: torch.dtype = torch.float32,
+    scale: Scale, data: Pictures, num_steps: int, *, device: str = "cpu", precision: Precision = "float32"
 ) -> float:
     """The median time of a training step, of a model that is thrown away."""
     model = PixelModel(scale.config).to(device)
@@ -145,8 +139,8 @@ def step_seconds(
     times = []
     for step in range(num_steps + 1):
         began = perf_counter()
-        with torch.autocast(torch.device(device).type, precision, enabled=precision != torch.float32):
-            loss = bits(model, data.batch(scale.batch, 0, step))
+        with products_in(precision, torch.device(device)):
+            loss = bits(model, data.batch(scale.batch, 0, step, scale.jitter))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -155,12 +149,21 @@ def step_seconds(
     return sorted(times[1:])[num_steps // 2]
 
 
+def _pace(scale: Scale, data: Pictures, device: str) -> dict[str, Any]:
+    """The precision, and the number of steps that fit into the minutes."""
+    precision, steps = faster_precision(device), scale.steps
+    if steps is None:
+        seconds = step_seconds(scale, data, PACE_STEPS, device=device, precision=precision)
+        steps = max(1, round(60 * scale.base_minutes / seconds))
+    return {"precision": precision, "steps": steps}
+
+
 def print_speed(patches: Path, scale: Scale, device: str) -> None:
     """Intensities per second of 20 steps in either precision."""
     data = pictures.read(patches, "train", scale.config)
     size = sum(parameter.numel() for parameter in PixelModel(scale.config).parameters())
     print(f"{size / 1e6:.2f} million parameters, {torch.get_num_threads()} threads")
-    for precision in (torch.float32, torch.bfloat16):
+    for precision in PRECISIONS:
         seconds = step_seconds(scale, data, 20, device=device, precision=precision)
         speed = scale.batch * scale.config.num_intensities / seconds
         print(f"{precision}: {seconds:.2f} s a step, {speed:.0f} intensities/s", flush=True)

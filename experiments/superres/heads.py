@@ -22,6 +22,7 @@ from outpace.targets.pixel_model import NUM_LEVELS, PixelModel
 from outpace.train.bases_pixel import PixelBase
 from outpace.train.blockwise import MODEL_FOLDER, Regime, train_blockwise
 from outpace.train.loop import Plan, Progress
+from outpace.train.precision import faster_precision
 
 HEADS = "heads"
 LR: dict[Regime, float] = {"frozen": 2e-3, "finetuned": 1e-3}
@@ -77,13 +78,14 @@ def _train(training: Training, data: Pictures, folder: Path, scale: Scale, devic
         model = PixelModel.open(folder / BASE).to(device)
         train_blockwise(
             PixelBase(model, name=f"pixel {short_fingerprint(model)}"),
-            lambda step: data.batch(scale.batch, seed, step),
+            lambda step: data.batch(scale.batch, seed, step, scale.jitter),
             where,
             num_heads=training.num_heads,
             regime=training.regime,
             plan=Plan(steps, LR[training.regime], seed=seed),
             heads_per_step=training.num_heads,  # 256 intensities: a head costs little beside the model
             heads_first=HEADS_FIRST if training.regime == "finetuned" else 0.0,
+            precision=faster_precision(device) if training.regime == "finetuned" else "float32",
             token_ids=INTENSITIES,
             data=data.data_hash,
             progress=progress,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outpace.core.errors import OutpaceError
-from outpace.targets.pixel_model import PixelConfig
+from outpace.targets.pixel_model import NUM_LEVELS, PixelConfig
 
 WORK = Path(__file__).parent / "work"
 PATCHES, SOURCES = "patches.npz", "sources.json"
@@ -38,17 +38,31 @@ class Pictures:
         """Names the pictures."""
         return f"sha256:{hashlib.sha256(self.large.tobytes()).hexdigest()}"
 
-    def batch(self, size: int, seed: int, step: int) -> dict[str, Tensor]:
-        """A step's pictures, for training: a pass over all in random order, then another."""
+    def batch(self, size: int, seed: int, step: int, jitter: float) -> dict[str, Tensor]:
+        """A step's pictures, for training: a pass over all in random order, then another.
+
+        `read` is what the model reads of them, `jittered`.
+        """
         count = len(self.large)
         each = max(1, count // size)
         order = np.random.default_rng((seed, step // each)).permutation(count)
-        return self.picked(order[step % each * size :][:size])
+        picked = self.picked(order[step % each * size :][:size])
+        return {**picked, "read": jittered(picked["labels"], jitter, np.random.default_rng((seed, step, 1)))}
 
     def picked(self, numbers: NDArray[np.integer] | slice) -> dict[str, Tensor]:
         """Some of them as the model's `small` and `labels`."""
         lines = self.large[numbers].reshape(len(self.large[numbers]), -1).astype(np.int64)
         return {"small": torch.from_numpy(self.small[numbers]), "labels": torch.from_numpy(lines)}
+
+
+def jittered(labels: Tensor, jitter: float, random: np.random.Generator) -> Tensor:
+    """i64[B, N] with normal noise, its deviation drawn for each picture from 0 to `jitter` levels.
+
+    A model that has read the truth alone believes what it has written itself, and drifts away from the small
+    picture.
+    """
+    noise = random.normal(size=labels.shape) * random.uniform(0, jitter, (len(labels), 1))
+    return (labels + torch.from_numpy(noise)).round().clamp(0, NUM_LEVELS - 1).long()
 
 
 @lru_cache(maxsize=8)

@@ -4,14 +4,14 @@ Minutes are on two cores with nothing beside (`--threads 2`): how many steps fit
 training begins, so that a slower machine trains less, not longer. What they come to:
 
                          full    session
-    base                  120         15
+    base                  120         18
     frozen heads           15          3
-    finetuned heads     4 x 22     4 x 4   (k = 2, 4, 6, 8)
+    finetuned heads     4 x 22     4 x 6   (k = 2, 4, 6, 8)
     own pictures           10          -   (full: 2,048 greedy pictures, and heads trained on them,
     own, finetuned      2 x 22          -    k = 4, 8)
     own, frozen            15          -
-    evaluation, about      45          3
-    in all, about         337         37
+    evaluation, about      45          5
+    in all, about         337         50
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Scale:
     num_heads       the k of the table.
     own_pictures    how many greedy pictures of the base there are to train on in place of real ones, 0: none.
     own_num_heads   the k of models that are finetuned on these.
+    jitter          levels that the intensities which a model reads in training are off by, at most about.
     steps           of every training, in place of minutes.
     """
 
@@ -45,6 +46,7 @@ class Scale:
     num_heads: tuple[int, ...] = (2, 4, 6, 8)
     own_pictures: int = 0
     own_num_heads: tuple[int, ...] = ()
+    jitter: float = 24.0
     steps: int | None = None
 
 
@@ -55,6 +57,6 @@ _TINY = PixelConfig(
 
 SCALES = {
     "full": Scale(PixelConfig(), 16, 120, 15, 22, 128, 12, own_pictures=2048, own_num_heads=(4, 8)),
-    "session": Scale(_QUARTER, 8, 15, 3, 4, 32, 5),
-    "smoke": Scale(_TINY, 8, 0, 0, 0, 6, 2, (2, 4), own_pictures=16, own_num_heads=(4,), steps=150),
+    "session": Scale(_QUARTER, 8, 18, 3, 6, 64, 8),
+    "smoke": Scale(_TINY, 8, 0, 0, 0, 6, 2, (2, 4), own_pictures=16, own_num_heads=(4,), jitter=2, steps=150),
 }

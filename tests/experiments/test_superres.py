@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
+import torch
 from PIL import Image
 
 from experiments.results import Results
@@ -78,9 +79,15 @@ def test_exact_is_greedy_and_distance_accepts_more(made: Path) -> None:
             mine = sum(record["calls"] for record in of(made, "picture", **setting.record))
             loose = {**setting.record, "rule": "distance:eps=2"}
             assert sum(record["calls"] for record in of(made, "picture", **loose)) <= mine
-    # The heads have learned something: without it there is one token a call.
-    best = of(made, "picture", rule="distance:eps=2", regime="finetuned", data="gold", k=4)
-    assert sum(r["tokens"] for r in best) > 1.5 * sum(r["calls"] for r in best)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("regime", ["frozen", "finetuned"])
+def test_heads_have_learned_the_models_own_pictures(made: Path, regime: str) -> None:
+    """They begin as repetitions of head 1, on which the first losses are."""
+    run_json = json.loads((made / "smoke" / "heads" / f"{regime}-own-4" / "run.json").read_text())
+    losses = [loss for _, loss in run_json["losses"]]
+    assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:5])
 
 
 @pytest.mark.slow
@@ -174,6 +181,25 @@ def test_patches_that_are_none_get_one_line(tmp_path: Path) -> None:
     np.savez(tmp_path / "odd.npz", test=np.zeros((2, 12, 12, 3), np.uint8))
     with pytest.raises(OutpaceError, match="multiples of 8 x 8"):
         pictures.read(tmp_path / "odd.npz", "test", SMOKE.config)
+
+
+def test_what_a_model_reads_in_training_is_off_by_some_levels() -> None:
+    labels = torch.full((64, 256), 100)
+    read = pictures.jittered(labels, 24, np.random.default_rng(0))
+    off = (read - labels).float()
+    by_picture = off.std(dim=1)
+    assert abs(float(off.mean())) < 0.5 and 10 < float(by_picture.mean()) < 14  # 0 to 24 levels, evenly
+    assert float(by_picture.min()) < 3 and 21 < float(by_picture.max()) < 27
+    dark = pictures.jittered(torch.zeros(4, 256, dtype=torch.int64), 24, np.random.default_rng(1))
+    assert int(dark.min()) == 0 < int(dark.max()) and dark.dtype == torch.int64
+
+
+def test_a_batch_is_a_function_of_its_step() -> None:
+    all_pictures = pictures.Pictures.of(synthetic(16, 0)[..., :1], PixelConfig(height=8, width=8))
+    first, again, second = (all_pictures.batch(4, 7, step, 24.0) for step in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in ("small", "labels", "read"))
+    assert not torch.equal(first["read"], second["read"]) and not torch.equal(first["read"], first["labels"])
+    assert "read" not in all_pictures.picked(slice(2))
 
 
 def test_steps_are_measured_once(tmp_path: Path) -> None:

@@ -204,6 +204,35 @@ def test_bad_input_is_refused() -> None:
             PixelConfig(**changes)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_first_guess_is_the_small_picture_enlarged(channels: int) -> None:
+    """What a reader with silent convolutions says of an intensity is that of the bicubic picture's there."""
+    model = PixelModel(PixelConfig(height=16, width=16, channels=channels, hidden_size=16))
+    small = small_pictures(model, 2)
+    with torch.no_grad():
+        for layer in (model.reader.spread, model.reader.mix, model.reader.stem):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        said = model.places(torch.from_numpy(small)).reshape(2, 16, 16, channels, -1)
+        table = model.reader.embedding.weight
+        nearest = torch.cdist(said.flatten(0, 3), table).argmin(dim=1).reshape(2, 16, 16, channels)
+    weights = cubic_weights(4, 4)
+    expected = np.einsum("yi,xj,bijc->byxc", weights, weights, small.astype(float)).clip(0, 255)
+    assert np.abs(nearest.numpy() - expected).max() < 0.51
+
+
+def cubic_weights(size: int, factor: int) -> np.ndarray:
+    """f64[size * factor, size]: cubic convolution with a = -0.75 (Keys 1981), edges repeated."""
+    weights = np.zeros((size * factor, size))
+    for place, row in enumerate(weights):
+        at = (place + 0.5) / factor - 0.5
+        for tap in range(int(np.floor(at)) - 1, int(np.floor(at)) + 3):
+            d = abs(at - tap)
+            inner, outer = 1.25 * d**3 - 2.25 * d**2 + 1, -0.75 * (d**3 - 5 * d**2 + 8 * d - 4)
+            row[min(max(tap, 0), size - 1)] += inner if d <= 1 else outer
+    return weights
+
+
 def test_training_brings_the_loss_down_and_learns_no_start() -> None:
     """Gradients arrive everywhere: pictures that repeat their small one are soon learned."""
     torch.manual_seed(0)

@@ -60,6 +60,17 @@ def test_what_comes_ahead_is_the_next_intensities() -> None:
             assert ahead[number * len(line) + place].tolist() == wanted
 
 
+def test_a_batch_may_say_what_is_read_in_place_of_its_labels() -> None:
+    model = tiny_pixel_model()
+    batch = batch_of(model, 2)
+    other = batch_of(model, 2, seed=1)["labels"]
+    with torch.no_grad():
+        states, ahead = PixelBase(model).states({**batch, "read": other}, 2)
+        expected, _ = PixelBase(model).states({**batch, "labels": other}, 2)
+    assert torch.equal(states, expected)
+    assert torch.equal(ahead, PixelBase(model).states(batch, 2)[1])
+
+
 def test_lines_begin_with_start() -> None:
     assert lines(torch.tensor([[1, 2, 3], [4, 5, 6]])).tolist() == [[START, 1, 2], [START, 4, 5]]
 

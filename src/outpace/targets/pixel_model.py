@@ -90,7 +90,7 @@ class PixelModel(nn.Module):
         self.output = nn.Linear(width, NUM_LEVELS + 1)
         self.register_buffer("turns", _turns(config), persistent=False)
         with torch.no_grad():
-            # The small picture's intensity begins as the prediction; the last token is another direction.
+            # The enlarged picture's intensity begins as the prediction; the last token is another direction.
             sinusoids = _sinusoids(width)
             self.reader.embedding.weight.copy_(sinusoids)
             self.embedding.weight[:NUM_LEVELS] = sinusoids @ nn.init.orthogonal_(torch.empty(width, width))
@@ -171,8 +171,15 @@ class _SmallReader(nn.Module):
         batch, height, width = len(wide), *wide.shape[2:]
         channels = small.shape[3]
         places = wide.view(batch, -1, channels, height, width).permute(0, 3, 4, 2, 1)
-        near = small.long().repeat_interleave(self._factor, 1).repeat_interleave(self._factor, 2)
-        return (places + self.embedding(near)).reshape(batch, height * width * channels, -1) + self.position
+        places = places + self.embedding(_enlarged(small, self._factor))
+        return places.reshape(batch, height * width * channels, -1) + self.position
+
+
+def _enlarged(small: Tensor, factor: int) -> Tensor:
+    """i64[B, h * factor, w * factor, C]: a first guess at every intensity, of u8[B, h, w, C]."""
+    values = small.permute(0, 3, 1, 2).float()
+    wide = functional.interpolate(values, scale_factor=factor, mode="bicubic", align_corners=False)
+    return wide.round().clamp(0, NUM_LEVELS - 1).long().permute(0, 2, 3, 1)
 
 
 class _Layer(nn.Module):

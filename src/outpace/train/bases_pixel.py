@@ -15,7 +15,10 @@ from outpace.train.bases import TorchBase
 
 
 class PixelBase(TorchBase):
-    """Batches have small u8[B, h, w, C] and labels i64[B, N], the intensities of whole pictures."""
+    """Batches have small u8[B, h, w, C] and labels i64[B, N], the intensities of whole pictures.
+
+    `read` i64[B, N], where a batch has it, are the intensities that the model reads in place of the labels.
+    """
 
     module: PixelModel
 
@@ -33,7 +36,7 @@ class PixelBase(TorchBase):
         self.module.save(folder)
 
     def _hidden(self, batch: dict[str, Tensor]) -> Tensor:
-        return self.module.line_states(lines(batch["labels"]), batch["small"])
+        return self.module.line_states(lines(batch.get("read", batch["labels"])), batch["small"])
 
 
 def lines(pictures: Tensor) -> Tensor:
