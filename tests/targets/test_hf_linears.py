@@ -49,13 +49,13 @@ class Model(torch.nn.Module):
 def test_a_layer_is_torchs_and_a_row_does_not_see_the_others(bias: bool) -> None:
     layer = linear(bias=bias)
     one, x = Model(layer), torch.randn(2, 9, 40)
-    with torch.no_grad(), BlockLinears(one).used():
+    with torch.no_grad(), BlockLinears(one)():
         found = one(x)
         alone = torch.stack([one(row) for row in x.flatten(0, 1)]).view(2, 9, 70)
         turned = one(x.transpose(0, 1)).transpose(0, 1)
     torch.testing.assert_close(found, layer(x), rtol=1e-5, atol=1e-5)
     assert torch.equal(found, alone) and torch.equal(found, turned)
-    with torch.no_grad(), BlockLinears(one).used():
+    with torch.no_grad(), BlockLinears(one)():
         many = torch.randn(MOST_NODES + 1, 40)
         assert torch.equal(one(many), torch.nn.functional.linear(many, layer.weight, layer.bias))
 
@@ -63,7 +63,7 @@ def test_a_layer_is_torchs_and_a_row_does_not_see_the_others(bias: bool) -> None
 def test_the_model_is_as_before_whatever_happens_within() -> None:
     one = Model(linear())
     linears = BlockLinears(one)
-    with pytest.raises(ZeroDivisionError), linears.used():
+    with pytest.raises(ZeroDivisionError), linears():
         assert "forward" in vars(one.layer)
         raise ZeroDivisionError
     assert "forward" not in vars(one.layer)

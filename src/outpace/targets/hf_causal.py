@@ -196,7 +196,7 @@ class HfCausalTarget(TappedModel):
             masks = tree_masks(shapes, positions, in_sight, list(windows.values()), self._dtype, known=known)
             mask = masks[0] if len(windows) == 1 else dict(zip(windows, masks, strict=True))
         picked = {} if wanted is None else {"logits_to_keep": torch.tensor(wanted, device=self._device)}
-        with torch.no_grad(), self._linears.used(), self._taps.taken() as states:
+        with torch.no_grad(), self._linears(), self._taps.taken() as states:
             states[LOGITS] = self.model(
                 input_ids=tokens,
                 position_ids=positions,

@@ -9,39 +9,26 @@ calls of many nodes (prompts), which deserve all threads.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Literal, Protocol, get_args
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from outpace.core.errors import OutpaceError
-from outpace.targets.hf_products import MOST_WEIGHTS
+from outpace.targets.hf_products import MOST_WEIGHTS, block_multiply
 from outpace.targets.native_products import floats_kind, packed_matrix
 
 MOST_NODES = 32
 Kernels = Literal["torch", "block"]
 
 
-class Linears(Protocol):
-    """Who multiplies in a model's linear layers."""
-
-    def used(self) -> Any:
-        """A context for calls of the model."""
-
-
-class TorchLinears:
-    """The layers as they are."""
-
-    @contextmanager
-    def used(self) -> Iterator[None]:
-        """Nothing changes."""
-        yield
+Linears = Callable[[], AbstractContextManager[Any]]
+"""A context for calls of a model: who multiplies in its linear layers."""
 
 
 class BlockLinears:
-    """Copies of a model's linear layers, which stand in for them within `used`, without gradients.
+    """Copies of a model's linear layers, which stand in for them within its context, without gradients.
 
     Weights that change later are not seen.
 
@@ -71,7 +58,7 @@ class BlockLinears:
         self._forwards = [(vars(layer), _by_blocks(layer)) for layer in layers]
 
     @contextmanager
-    def used(self) -> Iterator[None]:
+    def __call__(self) -> Iterator[None]:
         """Within, the layers multiply by the block kernels."""
         for attributes, forward in self._forwards:
             attributes["forward"] = forward
@@ -86,25 +73,19 @@ def linears_of(model: Any, kernels: str) -> Linears:
     """What a name in an option means."""
     if kernels not in get_args(Kernels):
         raise OutpaceError(f"kernels is {kernels!r}, accepted are {', '.join(get_args(Kernels))}")
-    return BlockLinears(model) if kernels == "block" else TorchLinears()
+    return BlockLinears(model) if kernels == "block" else nullcontext
 
 
 def _by_blocks(layer: torch.nn.Linear) -> Callable[[Tensor], Tensor]:
     """The layer's `forward`. Bias and shapes as torch has them."""
-    from outpace import _native
-
-    weight, bias = layer.weight, None if layer.bias is None else layer.bias.detach()
+    weight, bias = layer.weight, layer.bias
     floats = weight.detach().numpy()
-    matrix = packed_matrix(floats, floats_kind(floats))
+    multiply = block_multiply(packed_matrix(floats, floats_kind(floats)), bias)
     cols, most = layer.in_features, MOST_NODES * layer.in_features
 
     def forward(x: Tensor) -> Tensor:
         if x.numel() > most:
             return torch.nn.functional.linear(x, weight, bias)
-        rows = np.ascontiguousarray(x.reshape(-1, cols).numpy())
-        product = torch.from_numpy(_native.multiply(*matrix, rows))
-        if bias is not None:
-            product += bias
-        return product.view(*x.shape[:-1], -1)
+        return multiply(x.reshape(-1, cols).numpy()).view(*x.shape[:-1], -1)
 
     return forward

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from outpace.core.products import Product
 from outpace.formats.packing import GROUP
-from outpace.targets.native_products import floats_kind, packed_matrix
+from outpace.targets.native_products import PackedMatrix, floats_kind, packed_matrix
 
 MOST_WEIGHTS = 1 << 22  # of a small matrix
 Finish = Callable[[Tensor], Tensor]
@@ -58,25 +58,29 @@ class RoundedProduct:
 
     def __init__(self, weight: Tensor, bias: Tensor | None, finish: Finish) -> None:
         floats = weight.float().numpy()
-        self._matrix = packed_matrix(floats, floats_kind(floats) if floats.shape[1] % GROUP else "q8s")
-        self._bias = None if bias is None else bias.float().numpy()
+        matrix = packed_matrix(floats, floats_kind(floats) if floats.shape[1] % GROUP else "q8s")
+        self.num_outputs = len(floats)
+        self._multiply = block_multiply(matrix, bias)
         self._finish = finish
-
-    @property
-    def num_outputs(self) -> int:
-        """M."""
-        return self._matrix[1]
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """f32[n, D] -> f32[n, M]."""
-        from outpace import _native
-
-        product = _native.multiply(*self._matrix, np.ascontiguousarray(x, np.float32))
-        if self._bias is not None:
-            product += self._bias
-        result: NDArray[np.float32] = self._finish(torch.from_numpy(product)).numpy()
+        result: NDArray[np.float32] = self._finish(self._multiply(x)).numpy()
         return result
 
     def rounded(self) -> Product:
         """It is."""
         return self
+
+
+def block_multiply(matrix: PackedMatrix, bias: Tensor | None) -> Callable[[NDArray[np.float32]], Tensor]:
+    """f32[n, D] -> f32[n, M] by the block kernels, on one thread."""
+    from outpace import _native
+
+    added = None if bias is None else bias.detach().float()
+
+    def multiply(x: NDArray[np.float32]) -> Tensor:
+        product = torch.from_numpy(_native.multiply(*matrix, np.ascontiguousarray(x, np.float32)))
+        return product if added is None else product.add_(added)
+
+    return multiply

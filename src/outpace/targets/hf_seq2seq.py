@@ -225,7 +225,7 @@ class HfSeq2SeqTarget(TappedModel):
         encoded, source_mask = self._sources_of(rows, fill)
         slot_positions = _slot_positions(positions, in_sight)
         placing = self._facts.placing.at(positions, slot_positions)
-        with torch.no_grad(), placing, self._linears.used(), self._taps.taken() as states:
+        with torch.no_grad(), placing, self._linears(), self._taps.taken() as states:
             states[LOGITS] = self.model(
                 encoder_outputs=(encoded,),
                 attention_mask=source_mask,

@@ -172,7 +172,7 @@ class PixelTarget(TappedModel):
             keys, values = (x[:, :, first:] for x in self._cache.update(keys, values, layer))
             return functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
 
-        with torch.no_grad(), self._linears.used(), self._taps.taken() as states:
+        with torch.no_grad(), self._linears(), self._taps.taken() as states:
             places = torch.stack([self._places[row][at] for row, at in zip(rows, positions, strict=True)])
             states[LOGITS] = self.model.output(self.model.states(tokens, places, positions, attend))
         return states
