@@ -12,6 +12,7 @@ from outpace.cli.render import progress_bar
 from outpace.targets.hf_taps import model_fingerprint
 from outpace.train.checkpoint import RUN
 from outpace.train.loop import Progress
+from outpace.train.precision import Precision
 
 PACE = "pace.json"
 PACE_STEPS = 24  # the first ones allocate
@@ -47,6 +48,12 @@ def steps_for(
         return {"minutes": minutes, "steps": max(1, round(60 * minutes / step_seconds()))}
 
     return int(measured_once(folder, measure)["steps"])
+
+
+def precision_of(folder: Path) -> Precision:
+    """Of the training of a base in a folder: measured once, for whatever is trained on it too."""
+    precision: Precision = json.loads((folder / PACE).read_text()).get("precision", "float32")
+    return precision
 
 
 def announce(name: str, steps: int, minutes: float) -> None:

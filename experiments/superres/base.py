@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 from experiments.superres import pictures
 from experiments.superres.pictures import PATCHES, WORK, Pictures
 from experiments.superres.scales import SCALES, Scale
-from experiments.trainings import PACE_STEPS, announce, measured_once
+from experiments.trainings import PACE_STEPS, announce, measured_once, precision_of
 from outpace.cli.render import progress_bar
 from outpace.core.errors import OutpaceError
 from outpace.targets.pixel_model import PixelModel
@@ -81,7 +81,7 @@ def train_base(
     config, batch = scale.config, scale.batch
     data = pictures.read(patches, "train", config)
     pace = measured_once(folder, lambda: _pace(scale, data, device))
-    steps, precision = int(pace["steps"]), pace["precision"]
+    steps, precision = int(pace["steps"]), precision_of(folder)
     plan = Plan(steps, LR, weight_decay=WEIGHT_DECAY, seed=seed, checkpoint_s=CHECKPOINT_S)
     settings = {"data": data.data_hash, "batch": batch, "jitter": scale.jitter, "precision": precision}
     checkpoint = Checkpoint(folder, {**settings, **asdict(plan), **asdict(config)})

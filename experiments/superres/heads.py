@@ -17,12 +17,11 @@ from experiments.superres.base import BASE
 from experiments.superres.own import OWN, write_own
 from experiments.superres.pictures import Pictures
 from experiments.superres.scales import Scale
-from experiments.trainings import short_fingerprint, train_within
+from experiments.trainings import duration_of, precision_of, short_fingerprint, train_within
 from outpace.targets.pixel_model import NUM_LEVELS, PixelModel
 from outpace.train.bases_pixel import PixelBase
 from outpace.train.blockwise import MODEL_FOLDER, Regime, train_blockwise
 from outpace.train.loop import Plan, Progress
-from outpace.train.precision import faster_precision
 
 HEADS = "heads"
 LR: dict[Regime, float] = {"frozen": 2e-3, "finetuned": 1e-3}
@@ -56,7 +55,7 @@ class Training:
 def trainings(scale: Scale) -> list[Training]:
     """All of a scale. Heads on a frozen base do not touch each other's losses: those for the largest k do."""
     found = [Training("frozen", "gold", max(scale.num_heads))]
-    found += [Training("finetuned", "gold", count) for count in scale.num_heads]
+    found += [Training("finetuned", "gold", count) for count in sorted(scale.num_heads)]
     if scale.own_pictures:
         found += [Training("frozen", "own", max(scale.num_heads))]
         found += [Training("finetuned", "own", count) for count in scale.own_num_heads]
@@ -74,22 +73,29 @@ def train_heads(patches: Path, folder: Path, scale: Scale, *, device: str = "cpu
 
 
 def _train(training: Training, data: Pictures, folder: Path, scale: Scale, device: str, seed: int) -> None:
+    jitter = scale.jitter if training.data == "gold" else 0.0  # own pictures have drifted already
+
     def run(where: Path, steps: int, progress: Progress | None) -> None:
         model = PixelModel.open(folder / BASE).to(device)
         train_blockwise(
             PixelBase(model, name=f"pixel {short_fingerprint(model)}"),
-            lambda step: data.batch(scale.batch, seed, step, scale.jitter),
+            lambda step: data.batch(scale.batch, seed, step, jitter),
             where,
             num_heads=training.num_heads,
             regime=training.regime,
             plan=Plan(steps, LR[training.regime], seed=seed),
             heads_per_step=training.num_heads,  # 256 intensities: a head costs little beside the model
             heads_first=HEADS_FIRST if training.regime == "finetuned" else 0.0,
-            precision=faster_precision(device) if training.regime == "finetuned" else "float32",
+            precision=precision_of(folder / BASE) if training.regime == "finetuned" else "float32",
             token_ids=INTENSITIES,
             data=data.data_hash,
             progress=progress,
         )
 
-    minutes = scale.frozen_minutes if training.regime == "frozen" else scale.finetuned_minutes
-    train_within(minutes, training.heads(folder), run, steps=scale.steps)
+    minutes, steps = scale.frozen_minutes, scale.steps
+    if training.regime == "finetuned":
+        first = Training("finetuned", "gold", min(scale.num_heads))
+        minutes = scale.finetuned_minutes if training == first else 0
+        # As many steps for all of them, as in the paper: they take longer the more heads there are.
+        steps = steps if training == first else duration_of(first.heads(folder))["steps"]
+    train_within(minutes, training.heads(folder), run, steps=steps)

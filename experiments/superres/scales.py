@@ -6,12 +6,12 @@ training begins, so that a slower machine trains less, not longer. What they com
                          full    session
     base                  120         18
     frozen heads           15          3
-    finetuned heads     4 x 22     4 x 6   (k = 2, 4, 6, 8)
-    own pictures           10          -   (full: 2,048 greedy pictures, and heads trained on them,
-    own, finetuned      2 x 22          -    k = 4, 8)
+    finetuned heads        17          6   (k = 2; as many steps with k = 4, 6, 8 take 76 and 28 minutes)
+    own pictures           10          -   (full: 2,048 greedy pictures, and heads trained on them)
+    own, finetuned         51          -   (k = 4, 8, as many steps)
     own, frozen            15          -
-    evaluation, about      45          5
-    in all, about         337         50
+    evaluation, about      45          6
+    in all, about         349         61
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ class Scale:
     """What a run consists of.
 
     batch           pictures of a training step.
-    frozen_minutes  of heads on a frozen base, trained once, for the largest k. finetuned_minutes: for each k.
+    frozen_minutes  of heads on a frozen base, trained once, for the largest k. finetuned_minutes: for the
+                    smallest k; all others make as many steps.
     pictures        how many held-out pictures are written with every setting, in batches.
     timed           how many of them are written one by one as well, for wall-clock time.
     num_heads       the k of the table.
     own_pictures    how many greedy pictures of the base there are to train on in place of real ones, 0: none.
     own_num_heads   the k of models that are finetuned on these.
-    jitter          levels that the intensities which a model reads in training are off by, at most about.
+    jitter          levels: the largest standard deviation of the noise on what a model reads in training. A
+                    picture draws its own, from 0 on.
     steps           of every training, in place of minutes.
     """
 
@@ -56,7 +58,7 @@ _TINY = PixelConfig(
 )
 
 SCALES = {
-    "full": Scale(PixelConfig(), 16, 120, 15, 22, 128, 12, own_pictures=2048, own_num_heads=(4, 8)),
-    "session": Scale(_QUARTER, 8, 18, 3, 6, 64, 8),
+    "full": Scale(PixelConfig(), 16, 120, 15, 17, 128, 12, own_pictures=2048, own_num_heads=(4, 8)),
+    "session": Scale(_QUARTER, 8, 18, 3, 6, 64, 16),
     "smoke": Scale(_TINY, 8, 0, 0, 0, 6, 2, (2, 4), own_pictures=16, own_num_heads=(4,), jitter=2, steps=150),
 }

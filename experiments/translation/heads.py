@@ -11,7 +11,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
-from experiments.trainings import is_finished, short_fingerprint, train_within
+from experiments.trainings import is_finished, precision_of, short_fingerprint, train_within
 from experiments.translation import corpus
 from experiments.translation.base import BASE, DISTILLED
 from experiments.translation.distil import distilled_segments
@@ -21,7 +21,6 @@ from experiments.translation.scales import Scale
 from outpace.train.bases import Seq2SeqBase
 from outpace.train.blockwise import MODEL_FOLDER, Regime, train_blockwise
 from outpace.train.loop import Plan, Progress
-from outpace.train.precision import faster_precision
 
 HEADS = "heads"
 LR_PART: dict[Regime, float] = {"frozen": 2.0, "finetuned": 0.7}
@@ -117,7 +116,7 @@ def _train(
         regime=training.regime,
         heads_per_step=training.num_heads,
         heads_first=HEADS_FIRST if training.regime == "finetuned" else 0.0,
-        precision=faster_precision(device) if training.regime == "finetuned" else "float32",
+        precision=precision_of(training.base(folder)) if training.regime == "finetuned" else "float32",
         plan=Plan(steps, LR_PART[training.regime] * scale.lr, seed=seed),
         data=corpus.fingerprint(segments),
         progress=progress,

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from outpace.api import load
 from outpace.cli.options import DEFAULT_MODEL
+from outpace.drafters.blockwise import Blockwise
+from outpace.drafters.mix import Mix
+from outpace.drafters.proposal_heads import find_packaged_heads
 from outpace.formats import catalog
 
 pytestmark = [
@@ -36,7 +40,7 @@ def outpace(*args: str, stdin: str = "") -> str:
 @pytest.mark.parametrize(
     "sampling", ["", "--temperature 0.8 --top-p 0.95 --seed 1"], ids=["greedy", "sampled"]
 )
-@pytest.mark.parametrize("draft", ["ngram", "ngram:max_n=2,length=15"])
+@pytest.mark.parametrize("draft", ["ngram", "ngram:max_n=2,length=15", "blockwise", "mix"])
 def test_drafts_change_nothing_but_the_number_of_calls(sampling: str, draft: str) -> None:
     options = ["--draft", draft, "--max-tokens", "48", *sampling.split()]
     record = json.loads(outpace("generate", PROMPT, "--json", "--compare", *options))
@@ -44,6 +48,14 @@ def test_drafts_change_nothing_but_the_number_of_calls(sampling: str, draft: str
     assert record["completion_tokens"] == len(record["token_ids"]) > 8
     assert record["target_calls"] < record["completion_tokens"] - 1
     assert outpace("generate", "-", *options, stdin=PROMPT).rstrip("\n") == record["text"].rstrip("\n")
+
+
+def test_the_packages_heads_are_the_default_models() -> None:
+    model = load(DEFAULT_MODEL, threads=1)
+    found = find_packaged_heads(model.target)
+    assert found is not None and found.name == DEFAULT_MODEL
+    mix = model.new_drafter("mix:drafts=auto")
+    assert isinstance(mix, Mix) and isinstance(mix.sources[-1], Blockwise) and mix.opens
 
 
 def test_stop_text_and_limits() -> None:

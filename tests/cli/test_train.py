@@ -105,7 +105,8 @@ def test_what_a_training_leaves(run: Run, folder: Path, heads: Path) -> None:
     written = json.loads((heads / "run.json").read_text())
     settings = written["settings"]
     assert (settings["steps"], settings["lr"], settings["seed"]) == (20, 0.01, 0)
-    assert settings["data"].startswith("sha256:") and len(written["losses"]) == 20
+    assert settings["data"].startswith("sha256:") and settings["data"].endswith("batches of 32 tokens")
+    assert len(written["losses"]) == 20
     assert written["losses"][-1][1] < written["losses"][0][1] - 0.2, "it learns"
     assert not (heads / "checkpoint.pt").exists()
 

@@ -13,11 +13,13 @@ import pytest
 torch = pytest.importorskip("torch")
 from outpace import drafters  # noqa: E402
 from outpace.core.contracts import Ask, RowScores, ScoredCall, Step, Tapped, Verdict  # noqa: E402
+from outpace.core.costs import straight  # noqa: E402
 from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.core.sampling import Sampling, choose, warp  # noqa: E402
 from outpace.core.tree import TokenTree  # noqa: E402
 from outpace.drafters import proposal_heads  # noqa: E402
 from outpace.drafters.blockwise import RANKS, Blockwise, BlockwiseState  # noqa: E402
+from outpace.drafters.mix import Mix  # noqa: E402
 from outpace.drafters.none import NoDraft  # noqa: E402
 from outpace.drafters.proposal_heads import ProposalHeads  # noqa: E402
 from outpace.engine.generate import generate, generate_batch  # noqa: E402
@@ -448,7 +450,19 @@ def test_packaged_heads(causal: Any, tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_heads(tmp_path / "another", random_heads(32, "sha256:another"))
     with pytest.raises(OutpaceError, match=r"it has: another\); accepted is blockwise:path=FOLDER"):
         Blockwise(causal)
+    assert proposal_heads.find_packaged_heads(causal) is None
     heads = write_random(tmp_path / "mine", causal, seed=7)
     assert Blockwise(causal)._heads.num_drafted == 3
     assert proposal_heads.packaged_heads(causal) == tmp_path / "mine"
     assert read_heads(tmp_path / "mine").config == heads.config
+
+
+def test_mix_has_the_packages_heads(causal: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proposal_heads, "PACKAGED", tmp_path)
+    context = {"target": causal}
+    before = Mix(context, lambda: straight(0.05)).sources
+    write_random(tmp_path / "mine", causal)
+    after = Mix(context, lambda: straight(0.05)).sources
+    assert [type(one) for one in after] == [*(type(one) for one in before), Blockwise]
+    without_states = {"target": TableTarget.random(vocab_size=300, order=1)}
+    assert len(Mix(without_states, lambda: straight(0.05)).sources) == len(before)

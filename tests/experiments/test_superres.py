@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import torch
 from PIL import Image
 
 from experiments.results import Results
-from experiments.superres import pictures, run
-from experiments.superres.evaluate import Subject, settings_of
+from experiments.superres import heads, pictures, run
+from experiments.superres.evaluate import DISTANCE, EXACT, Subject, settings_of
 from experiments.superres.heads import trainings
 from experiments.superres.report import PAPER
 from experiments.superres.scales import SCALES
@@ -74,20 +75,37 @@ def test_exact_is_greedy_and_distance_accepts_more(made: Path) -> None:
     for record in exact:
         # Where rounding decides, two pictures may part, at no more than a rounding error.
         assert record["mse_greedy"] == 0 if record["margin"] is None else record["margin"] < 1e-4
-    for setting in settings_of(SMOKE):
-        if setting.rule == "match":
-            mine = sum(record["calls"] for record in of(made, "picture", **setting.record))
-            loose = {**setting.record, "rule": "distance:eps=2"}
-            assert sum(record["calls"] for record in of(made, "picture", **loose)) <= mine
+    calls = {rule: sum(r["calls"] for r in of(made, "picture", rule=rule)) for rule in (EXACT, DISTANCE)}
+    # Slopes are flat: heads that repeat head 1 already save calls, and the distance rule more of them.
+    assert calls[DISTANCE] < 0.95 * calls[EXACT] < 0.9 * sum(record["tokens"] for record in exact)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("regime", ["frozen", "finetuned"])
-def test_heads_have_learned_the_models_own_pictures(made: Path, regime: str) -> None:
-    """They begin as repetitions of head 1, on which the first losses are."""
-    run_json = json.loads((made / "smoke" / "heads" / f"{regime}-own-4" / "run.json").read_text())
+def test_heads_have_learned_the_models_own_pictures(made: Path) -> None:
+    """The first losses are those of heads that repeat what head 1 says."""
+    run_json = json.loads((made / "smoke" / "heads" / "frozen-own-4" / "run.json").read_text())
     losses = [loss for _, loss in run_json["losses"]]
     assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:5])
+
+
+def test_all_that_is_finetuned_makes_as_many_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many fit into the minutes is measured with the fewest heads."""
+    asked: dict[str, tuple[float, int | None]] = {}
+
+    def train_within(minutes: float, folder: Path, run: object, *, steps: int | None) -> None:
+        asked[folder.name] = minutes, steps
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps({"steps_done": steps or 77, "seconds": 1.0}))
+
+    monkeypatch.setattr(heads, "train_within", train_within)
+    scale = replace(SMOKE, num_heads=(4, 2), steps=None, frozen_minutes=3, finetuned_minutes=5)
+    data = pictures.Pictures.of(synthetic(4, 0)[..., :1], scale.config)
+    for training in trainings(scale):
+        heads._train(training, data, tmp_path, scale, "cpu", 0)
+    assert asked == {
+        "frozen-gold-4": (3, None), "finetuned-gold-2": (5, None), "finetuned-gold-4": (0, 77),
+        "frozen-own-4": (3, None), "finetuned-own-4": (0, 77),
+    }  # fmt: skip
 
 
 @pytest.mark.slow
@@ -120,11 +138,11 @@ def test_a_run_that_was_killed_goes_on(made: Path) -> None:
     weights = {name: data for name, (_, data) in before.items() if name.endswith("model.safetensors")}
     assert len(weights) == 1 + 5 + 3  # base, heads, finetuned models
     # Killed before the end of one training, and in the middle of a line of the results.
-    heads = smoke / "heads" / "finetuned-gold-4"
-    record = json.loads((heads / "run.json").read_text())
+    where = smoke / "heads" / "finetuned-gold-4"
+    record = json.loads((where / "run.json").read_text())
     del record["finished"]
-    (heads / "run.json").write_text(json.dumps(record))
-    (heads / "model.safetensors").unlink()
+    (where / "run.json").write_text(json.dumps(record))
+    (where / "model.safetensors").unlink()
     lines = (smoke / "results.jsonl").read_bytes().splitlines(keepends=True)
     (smoke / "results.jsonl").write_bytes(b"".join(lines[:-5]) + lines[-5][:20])
     (smoke / "REPORT.md").unlink()
@@ -198,7 +216,8 @@ def test_a_batch_is_a_function_of_its_step() -> None:
     all_pictures = pictures.Pictures.of(synthetic(16, 0)[..., :1], PixelConfig(height=8, width=8))
     first, again, second = (all_pictures.batch(4, 7, step, 24.0) for step in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in ("small", "labels", "read"))
-    assert not torch.equal(first["read"], second["read"]) and not torch.equal(first["read"], first["labels"])
+    noise = [one["read"] - one["labels"] for one in (first, second)]
+    assert not torch.equal(*noise) and bool(noise[0].any())
     assert "read" not in all_pictures.picked(slice(2))
 
 

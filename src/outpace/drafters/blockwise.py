@@ -119,7 +119,9 @@ class Blockwise:
         return self._step(self._heads.logits(_hidden(states)))
 
     def expected_by_depth(self, state: BlockwiseState, ask: Ask) -> list[Pairs]:
-        """By depth, the likeliest tokens with their probabilities, which hold below any node."""
+        """By depth, the likeliest tokens with their probabilities, which hold below any node; [] at first."""
+        if state.hidden is None:
+            return []
         return self._pairs(self._heads.logits(_hidden([state]))[0], ask)
 
     def _chain(self, logits: NDArray[np.float32], ask: Ask) -> TokenTree:

@@ -31,6 +31,7 @@ from outpace.core.errors import OutpaceError
 from outpace.core.registry import split_specs
 from outpace.core.tree import TokenTree
 from outpace.drafters import backoff
+from outpace.drafters.proposal_heads import find_packaged_heads
 
 HISTORY = 12  # committed tokens that sources see, the root included
 MAX_LEVEL, MAX_DEPTH = 9, 2  # beyond, matches and depths share their weights
@@ -45,7 +46,8 @@ Key = tuple[int, int, int]  # length of the best match, depth (both capped), sou
 class Mix:
     """One tree of at most `size` nodes from the drafters `drafts`, `a+[b:x=1,y=2]+c`.
 
-    "auto" is ngram+backoff where the model has a table beside it, else ngram+suffix.
+    "auto" is ngram+backoff where the model has a table beside it, else ngram+suffix; with blockwise where the
+    package has heads for the model.
     depth  at most so many tokens deep.
     """
 
@@ -66,12 +68,16 @@ class Mix:
             raise OutpaceError(f"mix has size={size} and depth={depth}, accepted are whole numbers >= 1")
         specs = split_specs(_auto(context) if drafts == "auto" else drafts)
         self.sources: list[Drafter] = [DRAFTERS.create(spec, **context) for spec in specs]
-        self.opens = all(getattr(source, "opens", False) for source in self.sources)
         self.reads_top: int = max(getattr(source, "reads_top", 0) for source in self.sources)
         self.size = size
         self.depth = depth
         self._successors = [getattr(source, "successors", None) for source in self.sources]
         self._expected = [getattr(source, "expected_by_depth", None) for source in self.sources]
+        # Heads expect nothing before the first call; that is no reason for others to wait.
+        self.opens = all(
+            expected is not None or getattr(source, "opens", False)
+            for source, expected in zip(self.sources, self._expected, strict=True)
+        )
         self._proposing = [
             s for s, function in enumerate(self._successors) if function is None and self._expected[s] is None
         ]
@@ -281,9 +287,12 @@ class Weights:
 
 
 def _auto(context: Mapping[str, Any]) -> str:
-    beside = context.get("beside")
+    beside, target = context.get("beside"), context.get("target")
     has_table = beside is not None and beside(backoff.FILE_NAME).exists()
-    return "ngram+backoff" if has_table else "ngram+suffix"
+    names = ["ngram", "backoff" if has_table else "suffix"]
+    if target is not None and find_packaged_heads(target):
+        names.append("blockwise")
+    return "+".join(names)
 
 
 def _children(tree: TokenTree | None, node: int) -> Successors:

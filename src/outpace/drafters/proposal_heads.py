@@ -133,14 +133,28 @@ def tapped(target: Target) -> Tapped:
 
 
 def packaged_heads(target: Target) -> Path:
-    """The folder of the heads that come with the package for this very model."""
-    fingerprint = tapped(target).fingerprint()
-    folders = sorted(PACKAGED.glob("*/config.json"))
-    for config in folders:
-        if json_file(config).get("target") == fingerprint:
-            return config.parent
-    names = ", ".join(path.parent.name for path in folders) or "none"
-    raise OutpaceError(
-        f"there are no heads for this model in the package (it has: {names}); accepted is "
-        "blockwise:path=FOLDER with heads that `outpace train blockwise` has made"
-    )
+    """The folder of the heads that come with the package for this very model; OutpaceError if it has none."""
+    found = find_packaged_heads(tapped(target))
+    if found is None:
+        names = ", ".join(path.parent.name for path in _packaged()) or "none"
+        raise OutpaceError(
+            f"there are no heads for this model in the package (it has: {names}); accepted is "
+            "blockwise:path=FOLDER with heads that `outpace train blockwise` has made"
+        )
+    return found
+
+
+def find_packaged_heads(target: Target) -> Path | None:
+    """The folder of the heads that come with the package for this very model, if there is one."""
+    if not isinstance(target, Tapped):
+        return None
+    for path in _packaged():
+        config = json_file(path)
+        # Weights are read for their fingerprint only where the width fits.
+        if config.get("hidden_size") == target.hidden_size and config.get("target") == target.fingerprint():
+            return path.parent
+    return None
+
+
+def _packaged() -> list[Path]:
+    return sorted(PACKAGED.glob("*/config.json"))

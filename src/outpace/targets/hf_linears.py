@@ -30,7 +30,7 @@ Linears = Callable[[], AbstractContextManager[Any]]
 class BlockLinears:
     """Copies of a model's linear layers, which stand in for them within its context, without gradients.
 
-    Weights that change later are not seen.
+    Weights must not change later: calls of few nodes would not see it, those of many would.
 
     Raises OutpaceError for a model that is compiled, on a device, not in float32, or has no such layers.
     """

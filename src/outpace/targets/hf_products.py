@@ -74,10 +74,10 @@ class RoundedProduct:
 
 
 def block_multiply(matrix: PackedMatrix, bias: Tensor | None) -> Callable[[NDArray[np.float32]], Tensor]:
-    """f32[n, D] -> f32[n, M] by the block kernels, on one thread."""
+    """f32[n, D] -> f32[n, M] by the block kernels, on one thread. A copy of the bias is added."""
     from outpace import _native
 
-    added = None if bias is None else bias.detach().float()
+    added = None if bias is None else bias.detach().float().clone()
 
     def multiply(x: NDArray[np.float32]) -> Tensor:
         product = torch.from_numpy(_native.multiply(*matrix, np.ascontiguousarray(x, np.float32)))

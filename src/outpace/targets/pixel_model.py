@@ -150,7 +150,10 @@ class PixelModel(nn.Module):
 
 
 class _SmallReader(nn.Module):
-    """The small picture, read by convolutions and spread over the pixels that each of its pixels covers."""
+    """The small picture, read by convolutions and spread over the pixels that each of its pixels covers.
+
+    Beside that the picture enlarged by bicubic interpolation, a first guess at every intensity.
+    """
 
     def __init__(self, config: PixelConfig) -> None:
         super().__init__()
@@ -176,7 +179,7 @@ class _SmallReader(nn.Module):
 
 
 def _enlarged(small: Tensor, factor: int) -> Tensor:
-    """i64[B, h * factor, w * factor, C]: a first guess at every intensity, of u8[B, h, w, C]."""
+    """i64[B, h * factor, w * factor, C] of u8[B, h, w, C]: bicubic, as torch has it (a = -0.75)."""
     values = small.permute(0, 3, 1, 2).float()
     wide = functional.interpolate(values, scale_factor=factor, mode="bicubic", align_corners=False)
     return wide.round().clamp(0, NUM_LEVELS - 1).long().permute(0, 2, 3, 1)

@@ -89,7 +89,7 @@ class BlockwiseJob:
             heads_per_step=self.heads_per_step,
             precision=self.precision,
             token_ids=frequent_tokens(outputs, self.tokens) if self.tokens else None,
-            data=data,
+            data=f"{data}, batches of {self.batch} tokens",
             progress=progress,
         )
 
