@@ -17,9 +17,11 @@ from outpace.core.costs import straight  # noqa: E402
 from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.core.sampling import Sampling, choose, warp  # noqa: E402
 from outpace.core.tree import TokenTree  # noqa: E402
-from outpace.drafters import proposal_heads  # noqa: E402
+from outpace.drafters import mix, proposal_heads  # noqa: E402
+from outpace.drafters.backoff import FILE_NAME  # noqa: E402
 from outpace.drafters.blockwise import RANKS, Blockwise, BlockwiseState  # noqa: E402
 from outpace.drafters.mix import Mix  # noqa: E402
+from outpace.drafters.ngram import NGram  # noqa: E402
 from outpace.drafters.none import NoDraft  # noqa: E402
 from outpace.drafters.proposal_heads import ProposalHeads  # noqa: E402
 from outpace.engine.generate import generate, generate_batch  # noqa: E402
@@ -463,6 +465,10 @@ def test_mix_has_the_packages_heads(causal: Any, tmp_path: Path, monkeypatch: py
     before = Mix(context, lambda: straight(0.05)).sources
     write_random(tmp_path / "mine", causal)
     after = Mix(context, lambda: straight(0.05)).sources
-    assert [type(one) for one in after] == [*(type(one) for one in before), Blockwise]
+    assert [type(one) for one in after] == [NGram, Blockwise] and Blockwise not in map(type, before)
     without_states = {"target": TableTarget.random(vocab_size=300, order=1)}
-    assert len(Mix(without_states, lambda: straight(0.05)).sources) == len(before)
+    other = Mix(without_states, lambda: straight(0.05)).sources
+    assert [type(one) for one in other] == [type(one) for one in before]
+    (tmp_path / FILE_NAME).touch()
+    with_table = {**context, "beside": lambda name: tmp_path / name}
+    assert mix._auto(with_table) == "ngram+backoff"

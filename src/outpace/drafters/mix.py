@@ -46,8 +46,8 @@ Key = tuple[int, int, int]  # length of the best match, depth (both capped), sou
 class Mix:
     """One tree of at most `size` nodes from the drafters `drafts`, `a+[b:x=1,y=2]+c`.
 
-    "auto" is ngram+backoff where the model has a table beside it, else ngram+suffix; with blockwise where the
-    package has heads for the model.
+    "auto" is ngram+backoff where the model has a table beside it, else ngram+blockwise where the package has
+    heads for it, else ngram+suffix.
     depth  at most so many tokens deep.
     """
 
@@ -288,11 +288,9 @@ class Weights:
 
 def _auto(context: Mapping[str, Any]) -> str:
     beside, target = context.get("beside"), context.get("target")
-    has_table = beside is not None and beside(backoff.FILE_NAME).exists()
-    names = ["ngram", "backoff" if has_table else "suffix"]
-    if target is not None and find_packaged_heads(target):
-        names.append("blockwise")
-    return "+".join(names)
+    if beside is not None and beside(backoff.FILE_NAME).exists():
+        return "ngram+backoff"  # heads know little that a table does not, and cost more
+    return "ngram+blockwise" if target is not None and find_packaged_heads(target) else "ngram+suffix"
 
 
 def _children(tree: TokenTree | None, node: int) -> Successors:
