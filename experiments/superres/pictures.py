@@ -38,15 +38,17 @@ class Pictures:
         """Names the pictures."""
         return f"sha256:{hashlib.sha256(self.large.tobytes()).hexdigest()}"
 
-    def batch(self, size: int, seed: int, step: int, jitter: float) -> dict[str, Tensor]:
+    def batch(self, size: int, seed: int, step: int, jitter: float = 0.0) -> dict[str, Tensor]:
         """A step's pictures, for training: a pass over all in random order, then another.
 
-        `read` is what the model reads of them, `jittered`.
+        `read` is what a model reads of them, `jittered`; absent where that is the pictures as they are.
         """
         count = len(self.large)
         each = max(1, count // size)
         order = np.random.default_rng((seed, step // each)).permutation(count)
         picked = self.picked(order[step % each * size :][:size])
+        if not jitter:
+            return picked
         return {**picked, "read": jittered(picked["labels"], jitter, np.random.default_rng((seed, step, 1)))}
 
     def picked(self, numbers: NDArray[np.integer] | slice) -> dict[str, Tensor]:

@@ -218,7 +218,7 @@ def test_a_batch_is_a_function_of_its_step() -> None:
     assert all(torch.equal(first[name], again[name]) for name in ("small", "labels", "read"))
     noise = [one["read"] - one["labels"] for one in (first, second)]
     assert not torch.equal(*noise) and bool(noise[0].any())
-    assert "read" not in all_pictures.picked(slice(2))
+    assert "read" not in all_pictures.batch(4, 7, 0)
 
 
 def test_steps_are_measured_once(tmp_path: Path) -> None:
