@@ -21,8 +21,6 @@ from outpace.targets.native_products import floats_kind, packed_matrix
 
 MOST_NODES = 32
 Kernels = Literal["torch", "block"]
-
-
 Linears = Callable[[], AbstractContextManager[Any]]
 """A context for calls of a model: who multiplies in its linear layers."""
 
