@@ -30,7 +30,9 @@ from experiments.superres.pictures import Pictures
 from experiments.superres.scales import Scale
 from experiments.trainings import duration_of, short_fingerprint
 from outpace.cli.render import progress_bar
+from outpace.core.contracts import Drafter
 from outpace.drafters.blockwise import Blockwise
+from outpace.drafters.jacobi import Jacobi
 from outpace.engine.request import Generation
 from outpace.rules import RULES
 from outpace.targets.pixel import PixelTarget
@@ -38,8 +40,11 @@ from outpace.targets.pixel_model import PixelModel
 from outpace.train.bases_pixel import lines
 from outpace.trees.chain import Chain
 
-EXACT, DISTANCE = "match", "distance:eps=2"
-GREEDY = {"regime": None, "data": None, "k": 1, "rule": "greedy"}
+HEADS, NEAR, JACOBI = "heads", "near", "jacobi"
+EPS = 2  # levels that the distance rule allows, and that heads which draft "near" aim at
+EXACT, DISTANCE = "match", f"distance:eps={EPS}"
+JACOBI_LENGTH = 23
+GREEDY = {"regime": None, "data": None, "k": 1, "draft": "none", "rule": "greedy"}
 BATCH = 32
 NUM_SHOWN = 6  # pictures whose intensities are recorded, for the report
 WARM_UP_TOKENS = 32
@@ -47,16 +52,34 @@ WARM_UP_TOKENS = 32
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Heads, how many of them are used, and a rule."""
+    """What drafts, at most k - 1 tokens, and a rule. Without heads, of a training's model alone.
+
+    draft  "heads": the best token of each. "near": of each the token that is likeliest to be within EPS of
+           the right one. "jacobi": what the model said of the last draft.
+    """
 
     training: Training
     k: int
+    draft: str
     rule: str
 
     @property
     def record(self) -> Record:
         """As records have it."""
-        return {"regime": self.training.regime, "data": self.training.data, "k": self.k, "rule": self.rule}
+        record: Record = {"regime": self.training.regime, "data": self.training.data, "k": self.k}
+        return record | {"draft": self.draft, "rule": self.rule}
+
+    def drafter(self, target: PixelTarget, folder: Path) -> Drafter:
+        """For a target of its model, with what lies in the folder of a scale."""
+        if self.draft == JACOBI:
+            return Jacobi(length=self.k - 1)
+        return Blockwise(
+            target,
+            path=str(self.training.heads(folder)),
+            heads=self.k,
+            tree=Chain(length=self.k - 1),
+            near=EPS if self.draft == NEAR else 0,
+        )
 
 
 class Subject:
@@ -72,15 +95,7 @@ class Subject:
         self.model = PixelModel.open(first.model(folder)).to(device)
         kernels = "block" if device == "cpu" else "torch"
         self.plain, self._tapped = (PixelTarget(self.model, kernels=kernels) for _ in range(2))
-        self._drafters = [
-            Blockwise(
-                self._tapped,
-                path=str(one.training.heads(folder)),
-                heads=one.k,
-                tree=Chain(length=one.k - 1),
-            )
-            for one in settings
-        ]
+        self._drafters = [one.drafter(self._tapped, folder) for one in settings]
 
     def all_settings(
         self, smalls: NDArray[np.uint8], *, max_tokens: int | None = None
@@ -131,13 +146,15 @@ def evaluate(patches: Path, folder: Path, scale: Scale, *, command: str = "", de
 
 
 def settings_of(scale: Scale) -> list[Setting]:
-    """All rows of the table: frozen heads serve every k."""
-    return [
-        Setting(training, k, rule)
-        for training in trainings(scale)
-        for k in (scale.num_heads if training.regime == "frozen" else (training.num_heads,))
-        for rule in (EXACT, DISTANCE)
-    ]
+    """All rows of the table: frozen heads serve every k; jacobi drafts are for models of the largest."""
+    found = []
+    for training in trainings(scale):
+        for k in scale.num_heads if training.regime == "frozen" else (training.num_heads,):
+            some = ((HEADS, EXACT), (HEADS, DISTANCE), (NEAR, DISTANCE))
+            found += [Setting(training, k, draft, rule) for draft, rule in some]
+        if training.data == "gold" and training.num_heads == max(scale.num_heads):
+            found += [Setting(training, JACOBI_LENGTH + 1, JACOBI, rule) for rule in (EXACT, DISTANCE)]
+    return found
 
 
 def _subjects(folder: Path, scale: Scale, device: str) -> list[Subject]:

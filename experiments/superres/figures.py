@@ -20,7 +20,7 @@ def draw_pictures(path: Path, results: Results, model: str) -> None:
         same = results.of("picture", model=model, picture=greedy["picture"])
         columns = {"input": np.array(greedy["small"], np.uint8), "greedy": _picture(greedy, shape)}
         # Of several numbers of heads (on a frozen base) the last, the largest.
-        found = {record["rule"]: _picture(record, shape) for record in same if record["k"] > 1}
+        found = {record["rule"]: _picture(record, shape) for record in same if record["draft"] == "heads"}
         columns |= {{"match": "exact"}.get(rule, rule): picture for rule, picture in found.items()}
         lines.append(columns | {"truth": np.array(greedy["truth"], np.uint8)})
     draw_grid(path, lines)

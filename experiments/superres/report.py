@@ -30,8 +30,9 @@ PAPER: dict[tuple[str, str], dict[int, float]] = {
     ("finetuned", "match"): {2: 1.59, 4: 2.11, 6: 2.23, 8: 2.17, 10: 2.04},
     ("finetuned", "distance:eps=2"): {2: 1.96, 4: 3.75, 6: 5.25, 8: 6.36, 10: 6.79},
 }
-Column = tuple[str, str, str]
-"""(regime, data, rule)."""
+Column = tuple[str, str, str, str]
+"""(regime, data, draft, rule)."""
+RULES = {"match": "exact"}
 
 
 def main() -> None:
@@ -47,7 +48,8 @@ def write_report(folder: Path, to: Path) -> None:
     to.mkdir(parents=True, exist_ok=True)
     blocks = _blocks(results)
     papers = {
-        _label((regime, "gold", rule)): list(points.items()) for (regime, rule), points in PAPER.items()
+        _label((regime, "gold", "heads", rule)): list(points.items())
+        for (regime, rule), points in PAPER.items()
     }
     shown = {label: [point for point in points if point[0] <= 8] for label, points in papers.items()}
     plot_over_heads(to / BLOCKS, _series(blocks), shown, of="tokens per call")
@@ -69,8 +71,8 @@ def _blocks(results: Results) -> dict[Column, dict[int, float]]:
     """Tokens per call of all pictures together, by column and k."""
     totals: dict[tuple[Column, int], Counter[str]] = {}
     for record in results.of("picture"):
-        if record["rule"] != "greedy":
-            column = (record["regime"], record["data"], record["rule"])
+        if record["draft"] in ("heads", "near"):
+            column = (record["regime"], record["data"], record["draft"], record["rule"])
             total = totals.setdefault((column, record["k"]), Counter())
             total.update(tokens=record["tokens"], calls=record["calls"])
     blocks: dict[Column, dict[int, float]] = {}
@@ -84,9 +86,10 @@ def _series(blocks: dict[Column, dict[int, float]]) -> Series:
 
 
 def _label(column: Column) -> str:
-    regime, data, rule = column
+    regime, data, draft, rule = column
     own = ", own pictures" if data == "own" else ""
-    return f"{regime}{own}, {'exact' if rule == 'match' else rule}"
+    near = ", near" if draft == "near" else ""
+    return f"{regime}{own}{near}, {RULES.get(rule, rule)}"
 
 
 def _blocks_table(blocks: dict[Column, dict[int, float]]) -> str:
@@ -94,8 +97,8 @@ def _blocks_table(blocks: dict[Column, dict[int, float]]) -> str:
     lines = []
     for k in sorted({k for points in blocks.values() for k in points}):
         cells = [str(k)]
-        for (regime, data, rule), points in blocks.items():
-            paper = PAPER[regime, rule].get(k) if data == "gold" else None
+        for (regime, data, draft, rule), points in blocks.items():
+            paper = PAPER[regime, rule].get(k) if (data, draft) == ("gold", "heads") else None
             cells.append(f"{points[k]:.2f}" if k in points else "-")
             cells[-1] += f" ({paper:.2f})" if paper is not None else ""
         lines.append(cells)
@@ -104,28 +107,28 @@ def _blocks_table(blocks: dict[Column, dict[int, float]]) -> str:
 
 def _settings_table(results: Results) -> str:
     """A line for each setting: calls, time, errors."""
-    by_setting: dict[tuple[str, str, int, str], list[Record]] = {}
+    by_setting: dict[tuple[str, str, int, str, str], list[Record]] = {}
     for record in results.of("picture"):
-        key = (record["model"], record["data"] or "", record["k"], record["rule"])
+        key = (record["model"], record["data"] or "", record["k"], record["draft"], record["rule"])
         by_setting.setdefault(key, []).append(record)
-    greedy = {model: some for (model, _, _, rule), some in by_setting.items() if rule == "greedy"}
+    greedy = {model: some for (model, _, _, _, rule), some in by_setting.items() if rule == "greedy"}
     lines = []
-    for (model, data, k, rule), some in by_setting.items():
-        times = results.of("time", model=model, data=data or None, k=k, rule=rule)
+    for (model, data, k, draft, rule), some in by_setting.items():
+        times = results.of("time", model=model, data=data or None, k=k, draft=draft, rule=rule)
         psnr, plain = (_psnr([r["mse_truth"] for r in part]) for part in (some, greedy[model]))
         speed = "1" if rule == "greedy" else _speed(times)
         same = sum(record["mse_greedy"] == 0 for record in some)
         lines.append(
             [
-                model, data or "-", str(k), {"match": "exact"}.get(rule, rule),
+                model, "-" if draft in ("none", "jacobi") else data, str(k), draft, RULES.get(rule, rule),
                 f"{sum(r['tokens'] for r in some) / sum(r['calls'] for r in some):.2f}",
                 f"{mean(r['calls'] for r in some):.0f}", speed, f"{psnr:.2f}",
                 f"{psnr - plain:+.2f}", _decibels([r["mse_greedy"] for r in some]), f"{same} of {len(some)}",
             ]
         )  # fmt: skip
     head = [
-        "model", "heads trained on", "k", "rule", "tokens per call", "calls", "times greedy's speed", "PSNR",
-        "less greedy's", "PSNR to greedy", "same as greedy",
+        "model", "heads trained on", "k", "draft", "rule", "tokens per call", "calls", "times greedy's speed",
+        "PSNR", "less greedy's", "PSNR to greedy", "same as greedy",
     ]  # fmt: skip
     return table(head, lines)
 

@@ -28,6 +28,7 @@ from outpace.train.data import Pair
 from outpace.train.distil import distil
 
 BEAMS = 4
+BATCH = 1024  # texts, which every thread has a part of at a time
 # As the model's generation_config has it.
 LENGTHS = {"max_decoding_length": 2 * MAX_PIECES - 1, "min_decoding_length": 0}
 
@@ -72,6 +73,7 @@ def distil_corpus(corpus_folder: Path, folder: Path, scale: Scale, *, threads: i
             [Pair(one.source, one.target) for one in segments],
             path.with_suffix(".jsonl"),
             write,
+            batch=BATCH,
             progress=progress,
         )
     origins = {one.source: one.origin for one in segments}
@@ -93,10 +95,10 @@ def converted(folder: Path, *, quantization: str | None = None) -> Path:
     return output
 
 
-def translator(folder: Path, *, threads: int = 1) -> Any:
-    """A model in CTranslate2's form, on the CPU."""
+def translator(folder: Path, *, threads: int = 1, batches: int = 1) -> Any:
+    """A model in CTranslate2's form, on the CPU: so many batches at a time, so many threads for each."""
     return _ctranslate2("ctranslate2").Translator(
-        str(folder), device="cpu", inter_threads=1, intra_threads=threads, compute_type="float32"
+        str(folder), device="cpu", inter_threads=batches, intra_threads=threads, compute_type="float32"
     )
 
 
@@ -104,7 +106,7 @@ def beam_search(
     folder: Path, pieces: Pieces, *, beams: int, threads: int = 1
 ) -> Callable[[Sequence[str]], list[str]]:
     """Texts to translations by CTranslate2, one beam for greedy."""
-    model = translator(folder, threads=threads)
+    model = translator(folder, batches=threads)  # one thread for each keeps all of them busy
 
     def write(texts: Sequence[str]) -> list[str]:
         sources = pieces.tokens(pieces.encode(texts))

@@ -1,7 +1,8 @@
 """Train the proposal heads of the table: on a frozen base once, and with a finetuned one for every k.
 
-Each on gold targets and on distilled ones, for which there is a base of its own. Runs that were killed go on
-from their last checkpoint; those that are done are left alone.
+Each on gold targets and on distilled ones, for which there is a base of its own. Finetuning for a k begins
+with the model and the heads of the k before it: no time is enough to teach the base eight heads from nothing.
+Runs that were killed go on from their last checkpoint; those that are done are left alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from experiments.translation.distil import distilled_segments
 from experiments.translation.model import Batches, Examples, load_model
 from experiments.translation.pieces import MODEL, Pieces
 from experiments.translation.scales import Scale
+from outpace.formats.heads import read_heads
 from outpace.train.bases import Seq2SeqBase
 from outpace.train.blockwise import MODEL_FOLDER, Regime, train_blockwise
 from outpace.train.loop import Plan, Progress
@@ -25,9 +27,9 @@ from outpace.train.loop import Plan, Progress
 HEADS = "heads"
 LR_PART: dict[Regime, float] = {"frozen": 2.0, "finetuned": 0.7}
 """Of the base's learning rate."""
-TOKENS_PART = 1 / 4
+TOKENS_PART = 1 / 2
 """Of the base's batch: in the same time, many small steps taught heads more than few large ones."""
-HEADS_FIRST = 0.3
+HEADS_FIRST = 0.2
 """Part of the steps of finetuning after which the model learns too."""
 
 Data = Literal["gold", "distilled"]
@@ -36,11 +38,15 @@ BASES: dict[Data, str] = {"gold": BASE, "distilled": DISTILLED}
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """One training of heads. A folder of its name holds heads, and the model where that was finetuned."""
+    """One training of heads. A folder of its name holds heads, and the model where that was finetuned.
+
+    before  the training whose model and heads it goes on with; None: it begins with the base, and no heads.
+    """
 
     regime: Regime
     data: Data
     num_heads: int
+    before: Training | None = None
 
     @property
     def name(self) -> str:
@@ -52,8 +58,12 @@ class Training:
         return folder / HEADS / self.name
 
     def base(self, folder: Path) -> Path:
-        """The model that it begins with."""
+        """The model that was trained before all heads."""
         return folder / BASES[self.data]
+
+    def begin(self, folder: Path) -> Path:
+        """The model that it begins with."""
+        return self.before.model(folder) if self.before else self.base(folder)
 
     def model(self, folder: Path) -> Path:
         """Where the model lies that the heads belong to."""
@@ -65,7 +75,10 @@ def trainings(scale: Scale) -> list[Training]:
     found = []
     for data in BASES:
         found += [Training("frozen", data, max(scale.num_heads))]
-        found += [Training("finetuned", data, count) for count in scale.num_heads]
+        before = None
+        for count in sorted(scale.num_heads):
+            before = Training("finetuned", data, count, before)
+            found.append(before)
     return found
 
 
@@ -107,7 +120,7 @@ def _train(
     steps: int,
     progress: Progress | None,
 ) -> None:
-    model = load_model(training.base(folder), device)
+    model = load_model(training.begin(folder), device)
     train_blockwise(
         Seq2SeqBase(model, name=f"marian {short_fingerprint(model)}"),
         batches,
@@ -117,6 +130,7 @@ def _train(
         heads_per_step=training.num_heads,
         heads_first=HEADS_FIRST if training.regime == "finetuned" else 0.0,
         precision=precision_of(training.base(folder)) if training.regime == "finetuned" else "float32",
+        start=read_heads(training.before.heads(folder)) if training.before else None,
         plan=Plan(steps, LR_PART[training.regime] * scale.lr, seed=seed),
         data=corpus.fingerprint(segments),
         progress=progress,

@@ -59,12 +59,12 @@ class Scale:
     steps: int | None = None
 
 
-_HALF = Size(width=192, encoder_layers=3, decoder_layers=2, heads=4, hidden=768)
+_SHALLOW = Size(width=256, encoder_layers=3, decoder_layers=2, heads=4, hidden=1024, dropout=0.0)
 _TINY = Size(width=32, encoder_layers=1, decoder_layers=1, heads=2, hidden=64, dropout=0.0)
 
 SCALES = {
     "full": Scale(Size(), 8000, 2048, 1e-3, 115, 70, 150_000, 45, 15, 32, 1500, 150, 200),
-    "session": Scale(_HALF, 8000, 2048, 1e-3, 36, 0, 40_000, 10, 4, 8, 500, 40, 100),
+    "session": Scale(_SHALLOW, 2000, 1024, 1e-3, 25, 0, 60_000, 5, 5, 9, 500, 40, 100),
     "smoke": Scale(
         _TINY, 60, 256, 1e-2, 0, 0.1, 64, 0, 0, 0, 24, 2, 8, (2, 4), (0.1, 0.5), base_steps=160, steps=80
     ),

@@ -174,6 +174,41 @@ def test_the_chain_is_the_best_of_every_head(causal: Any, tmp_path: Path) -> Non
     assert [tree.num_nodes for tree in proposed(drafter, states, 3, budget=1)] == [2, 2, 2]
 
 
+@pytest.mark.parametrize("near", [1, 2, 9])
+@pytest.mark.parametrize("token_ids", [None, range(40, 60)])
+def test_near_drafts_where_most_probability_is(
+    causal: Any, tmp_path: Path, near: int, token_ids: Any
+) -> None:
+    """Against sums of the laws, one by one; ids beyond the first and the last have none."""
+    write_random(tmp_path, causal, num_heads=5, token_ids=token_ids and list(token_ids))
+    states, heads = states_of(causal, [5, 17, 3]), ProposalHeads(causal, tmp_path)
+    trees = proposed(make(causal, tmp_path, tree="chain:length=4", near=near), states, 3)
+    best = proposed(make(causal, tmp_path, tree="chain:length=4"), states, 3)
+    assert [tree.token_list for tree in trees] != [tree.token_list for tree in best]
+    for tree, logits in zip(trees, heads.logits(states).astype(np.float64), strict=True):
+        for token, law in zip(tree.token_list[1:], np.exp(logits), strict=True):
+            sums = [law[max(0, at - near) : at + near + 1].sum() for at in range(len(law))]
+            # Windows around one large probability have nearly equal sums.
+            assert sums[token - (40 if token_ids else 0)] > max(sums) * (1 - 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("tree", "near", "ids", "message"),
+    [
+        ("chain:length=2", -1, None, "near=-1, accepted are whole numbers >= 0"),
+        (None, 2, None, "near=2, accepted with tree=chain"),
+        ("chain:length=2,min_p=0.2", 2, None, "near=2, accepted with tree=chain"),
+        ("chain:length=2", 2, [3, 8, 77], "near=2, accepted with heads that draft neighbouring ids"),
+    ],
+)
+def test_near_where_it_means_nothing(
+    causal: Any, tmp_path: Path, tree: str | None, near: int, ids: Any, message: str
+) -> None:
+    write_random(tmp_path, causal, token_ids=ids)
+    with pytest.raises(OutpaceError, match=message):
+        make(causal, tmp_path, tree=tree, near=near)
+
+
 @pytest.mark.parametrize("sampling", [*SAMPLINGS, Sampling(temperature=2.0, top_k=3, seed=1)], ids=str)
 @pytest.mark.parametrize("token_ids", [None, [0, 3, 8, 77, 150, 255, 256, 299]])
 def test_a_chain_is_what_the_growth_loop_makes(

@@ -67,7 +67,9 @@ def test_every_guess_is_the_choice_behind_the_last_guesses(
     guesses: dict[int, int] = {}  # by absolute position
     for text, tree in run(target, Jacobi(length=length), prompt, sampling, 8):
         positions = range(len(text), len(text) + length)
-        block = [guesses.get(at, prompt[at % len(prompt)]) for at in positions]
+        block: list[int] = []
+        for at in positions:
+            block.append(guesses.get(at, (block or text)[-1]))  # the last guess again
         assert tree.is_chain and tree.token_list == [text[-1], *block]
         guesses = {at + 1: choice([*text, *block[: at - len(text) + 1]]) for at in positions}
 
@@ -78,13 +80,13 @@ def test_worked_example() -> None:
     for before in range(10):
         law[before, :, (before + 1) % 10] = 9.0
     calls = run(TableTarget(law), Jacobi(length=4), [0, 5], Sampling(), 5)
-    # The text is 0 5 1 6 2 7 3 8 4 9 5 ...; position i of the first block has the prompt's token i mod 2.
+    # The text is 0 5 1 6 2 7 3 8 4 9 5 ...; the first block has the last token again and again.
     assert [tree.token_list for _, tree in calls] == [
-        [1, 5, 0, 5, 0],  # none is right; behind 1, 5, 0, 5, 0 come 6, 2, 6, 1, 6
-        [6, 2, 6, 1, 6],  # 2 is right; behind 2, 6, 1, 6 come 7, 3, 7, 2
-        [7, 3, 7, 2, 5],  # 3 is right, for 7 before it was; behind 3, 7, 2, 5 come 8, 4, 8, 3
-        [8, 4, 8, 3, 5],
-        [9, 5, 9, 4, 5],
+        [1, 1, 1, 1, 1],  # none is right; behind 1, 1, 1, 1, 1 come 6, 2, 2, 2, 2
+        [6, 2, 2, 2, 2],  # 2 is right; behind 2, 2, 2, 2 come 7, 3, 3, 3
+        [7, 3, 3, 3, 3],  # 3 is right, for 7 before it was; behind 3, 3, 3, 3 come 8, 4, 4, 4
+        [8, 4, 4, 4, 4],
+        [9, 5, 5, 5, 5],
     ]
     assert [text[2:] for text, _ in calls] == [
         [1],
@@ -124,7 +126,7 @@ def test_guesses_are_found_in_a_larger_tree_and_missing_ones_are_made_up() -> No
     )
     assert state.guesses == [14]
     [tree] = drafter.propose([state], [Ask(15, 2, Sampling(), 9, 9)])
-    assert tree.token_list == [15, 14, 7, 7]
+    assert tree.token_list == [15, 14, 14, 14]
     [tree] = drafter.propose([state], [Ask(15, 2, Sampling(), 2, 1)])
     assert tree.token_list == [15, 14]
 

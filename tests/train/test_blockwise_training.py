@@ -254,6 +254,37 @@ def test_heads_may_be_trained_alone_at_first(tmp_path: Path) -> None:
         train_blockwise(Seq2SeqBase(model), batches, tmp_path / "other", heads_first=1.0, **options)
 
 
+def test_training_goes_on_from_fewer_heads(tmp_path: Path) -> None:
+    """Heads that were trained draft what they drafted, and the new one begins as head 1."""
+    model = marian()
+    run(model, tmp_path / "two", 6, width=7)
+    start = read_heads(tmp_path / "two")
+    states = torch.randn(5, 32)
+    old, new = HeadLayer(32, 2, 7), HeadLayer(32, 3, 7)
+    old.load_state_dict({name: torch.from_numpy(value) for name, value in start.tensors.items()})
+    new.go_on_from(start)
+    for head in range(2):
+        assert torch.allclose(new(states, head), old(states, head), atol=1e-6)
+        assert not torch.allclose(old(states, head), states, atol=1e-4)
+    assert torch.equal(new(states, 2), states)
+    options: dict[str, Any] = {"num_heads": 4, "width": 7, "plan": Plan(1, 1e-9), "start": start}
+    train_blockwise(Seq2SeqBase(model), lambda _: translation_batch(model), tmp_path / "three", **options)
+    longer = read_heads(tmp_path / "three").tensors
+    assert np.allclose(longer["hidden.weight"][:14], start.tensors["hidden.weight"], atol=1e-4)
+    assert np.allclose(longer["output.weight"][:64, :14], start.tensors["output.weight"], atol=1e-4)
+
+
+def test_heads_that_training_cannot_go_on_from_get_one_line(tmp_path: Path) -> None:
+    model = marian()
+    run(model, tmp_path / "heads", 1, width=7)
+    start = read_heads(tmp_path / "heads")
+    with pytest.raises(OutpaceError, match=r"3 of width 7.*accepted are 3 or fewer of width 8"):
+        run(model, tmp_path / "wide", 1, width=8, start=start)
+    other = tiny_seq2seq("marian", encoder_layers=1, decoder_layers=2)
+    with pytest.raises(OutpaceError, match="those of tiny marian, accepted are of other"):
+        run(other, tmp_path / "other", 1, width=7, start=start, base=Seq2SeqBase(other, name="other"))
+
+
 def test_a_finished_folder_is_not_trained_again(tmp_path: Path) -> None:
     model = marian()
     config = run(model, tmp_path, 3)

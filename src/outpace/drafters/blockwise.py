@@ -12,7 +12,8 @@ So verifying and predicting are one call, and a vector is all that a row holds.
 
 Deviations. Head 1 is the identity: exact rules give the base model's own output. A tree of the likeliest
 combinations where the paper has the chain of every head's best (`tree=chain`). With sampling, heads add the
-target's noise to their logits and so draft the very sample.
+target's noise to their logits and so draft the very sample. For the rule `distance`, which keeps what is near
+the target's choice, a chain may have of every head the token that is likeliest to be near (`near`).
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class Blockwise:
     path   folder of the heads; "auto" for those that come with the package, if there are any for the model.
     heads  use the first so many, head 1 included; None for all.
     tree   another shape, for which `size` and `min_p` say nothing.
+    near   draft the token that has the most probability on it and on so many ids to both sides: with the
+           rule `distance` its eps. For greedy decoding with a chain, and heads that draft neighbouring ids.
     """
 
     HISTORY = 1  # tokens of the text that a state holds
@@ -64,6 +67,7 @@ class Blockwise:
         size: int = 6,
         min_p: float = 0.1,
         tree: TreePolicy | None = None,
+        near: int = 0,
     ) -> None:
         if size < 1:
             raise OutpaceError(f"blockwise has size={size}, accepted are whole numbers >= 1")
@@ -75,6 +79,8 @@ class Blockwise:
         self._size = size
         self._min_p = min_p
         self._tree = tree
+        self._near = near
+        self._check_near()
         self.policy: TreePolicy = Chain(length=self._heads.num_drafted) if tree is None else tree
         self.draws = draws_of(self.policy)
         self.branches = tree is None or tree.width > 1
@@ -87,8 +93,7 @@ class Blockwise:
         """A tree for each row. logq: the heads' log-probabilities."""
         logits = self._heads.logits(_hidden(states))
         reads_laws, has_edits = any(ask.law for ask in asks), any(ask.edits is not None for ask in asks)
-        is_fixed = isinstance(self._tree, Chain) and not self._tree.reads_logq
-        if is_fixed and not reads_laws and not has_edits:
+        if self._is_fixed and not reads_laws and not has_edits:
             return [self._chain(logits[row], ask) for row, ask in enumerate(asks)]
         if self._tree is not None or reads_laws:
             return grow_trees(asks, self.policy, self._step(logits))
@@ -129,12 +134,30 @@ class Blockwise:
         assert isinstance(self._tree, Chain)
         ahead, ids = logits[: min(self._tree.length, ask.budget, ask.depth)], self._heads.token_ids
         if ask.sampling.temperature == 0:
-            best = ahead.argmax(axis=1)
+            best = (_within(ahead, self._near) if self._near else ahead).argmax(axis=1)
         else:
             places = range(ask.position + 1, ask.position + 1 + len(ahead))
             laws = [point_law(one, ask.sampling, at, 1, ids) for one, at in zip(ahead, places, strict=True)]
             best = np.array([drawn[0] for drawn, _ in laws], np.int64)
         return TokenTree.chain(ask.root, (best if ids is None else ids[best]).tolist())
+
+    @property
+    def _is_fixed(self) -> bool:
+        """Whether every draft is a chain of as many tokens."""
+        return isinstance(self._tree, Chain) and not self._tree.reads_logq
+
+    def _check_near(self) -> None:
+        ids = self._heads.token_ids
+        if self._near < 0:
+            raise OutpaceError(f"blockwise has near={self._near}, accepted are whole numbers >= 0")
+        if self._near and not self._is_fixed:
+            raise OutpaceError(
+                f"blockwise has near={self._near}, accepted with tree=chain:length=K and no min_p"
+            )
+        if self._near and ids is not None and (np.diff(ids) != 1).any():
+            raise OutpaceError(
+                f"blockwise has near={self._near}, accepted with heads that draft neighbouring ids alone"
+            )
 
     def _after(self, logits: NDArray[np.float32], ask: Ask) -> After:
         """What may follow a node, of which its depth says all. logits f32[L, M]: the heads' of one row."""
@@ -176,11 +199,22 @@ def _likely(logits: NDArray[np.float32], ids: NDArray[np.integer] | None) -> lis
     return pairs
 
 
+def _within(logits: NDArray[np.float32], near: int) -> NDArray[np.float32]:
+    """[L, M] -> [L, M]: in proportion, the probability of all tokens that are at most `near` ids away."""
+    count = logits.shape[1]
+    padded = np.zeros((len(logits), count + 2 * near), np.float32)
+    np.exp(logits - logits.max(axis=1, keepdims=True), out=padded[:, near : near + count])
+    total = padded[:, :count].copy()
+    for shift in range(1, 2 * near + 1):  # a few sums of rows are faster than one of windows
+        total += padded[:, shift : shift + count]
+    return total
+
+
 def _hidden(states: Sequence[BlockwiseState]) -> NDArray[np.float32]:
     """f32[n, D]."""
     hidden = [state.hidden for state in states if state.hidden is not None]
     assert len(hidden) == len(states), "the prompt's own call is observed before anything is proposed"
-    return np.stack(hidden)
+    return hidden[0][None] if len(hidden) == 1 else np.stack(hidden)
 
 
 def _depths(trees: Sequence[TokenTree], nodes: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -29,7 +29,7 @@ from outpace.targets.hf_masks import tree_masks
 from outpace.targets.hf_products import TorchProduct
 from outpace.targets.hf_rows import check_room, keep_prompts, texts_of
 from outpace.targets.hf_scores import LOGITS, MAX_NODES, States, TorchScores, scores_of
-from outpace.targets.hf_taps import TappedModel, Taps
+from outpace.targets.hf_taps import FINAL, TappedModel, Taps
 from outpace.targets.pixel_model import NUM_LEVELS, START, PixelModel
 
 
@@ -103,6 +103,10 @@ class PixelTarget(TappedModel):
         firsts = [states[LOGITS].shape[1] * row for row in range(len(rows))]
         return scores_of(states, firsts, [shape.depths for shape in shapes])
 
+    def tap(self, *names: str) -> None:
+        """See `Tapped`. "final" is at hand in every call, without a hook."""
+        self._taps.add([name for name in names if name != FINAL])
+
     def keep(self, rows: Sequence[int], paths: Sequence[Sequence[int]]) -> None:
         """Commit the roots of the last `score` of these rows and the given nodes after them."""
         self._cache.keep(rows, paths)
@@ -174,7 +178,8 @@ class PixelTarget(TappedModel):
 
         with torch.no_grad(), self._linears(), self._taps.taken() as states:
             places = torch.stack([self._places[row][at] for row, at in zip(rows, positions, strict=True)])
-            states[LOGITS] = self.model.output(self.model.states(tokens, places, positions, attend))
+            states[FINAL] = self.model.states(tokens, places, positions, attend)
+            states[LOGITS] = self.model.output(states[FINAL])
         return states
 
 

@@ -42,6 +42,16 @@ class HeadLayer(torch.nn.Module):
         torch.nn.init.zeros_(self.output.bias)
         self.hidden_size = hidden_size
 
+    @torch.no_grad()
+    def go_on_from(self, start: Heads) -> None:
+        """Begin with fewer heads that are trained already; those beyond them begin as head 1 all the same."""
+        for name, parameter in self.named_parameters():
+            values = torch.from_numpy(start.tensors[name]).to(parameter.device)
+            if values.dim() == 2:
+                parameter[: values.shape[0], : values.shape[1]] = values
+            else:
+                parameter[: values.shape[0]] = values
+
     def forward(self, states: Tensor, head: int) -> Tensor:
         """[n, D] -> [n, D]: the states of one learned head, numbered from 0."""
         part = slice(head * self.hidden_size, (head + 1) * self.hidden_size)
@@ -63,6 +73,7 @@ def train_blockwise(
     heads_first: float = 0.0,
     precision: Precision = "float32",
     token_ids: NDArray[np.integer] | None = None,
+    start: Heads | None = None,
     data: str = "",
     progress: Progress | None = None,
 ) -> HeadsConfig:
@@ -77,6 +88,7 @@ def train_blockwise(
     precision       of matrix products; bfloat16 is faster on some processors, but heads on a frozen model
                     then read states that are a little off those of a model in float32.
     token_ids       ascending: heads draft these tokens only; None for the whole vocabulary.
+    start           heads of this model to begin with, as many or fewer.
     data            names the data in run.json: a hash.
     """
     if regime not in get_args(Regime) or (regime == "finetuned" and base.module is None):
@@ -92,6 +104,8 @@ def train_blockwise(
     if precision not in PRECISIONS:
         raise OutpaceError(f"precision is {precision!r}, accepted are {', '.join(PRECISIONS)}")
     width = width or base.hidden_size
+    if start is not None:
+        _check_start(start.config, base, num_heads, width, first)
     finetuned = regime == "finetuned"
     settings = {
         "method": "blockwise", "model": base.name, "num_heads": num_heads, "width": width, "regime": regime,
@@ -102,7 +116,9 @@ def train_blockwise(
         settings["heads_first"] = heads_first
     if precision != "float32":
         settings["precision"] = precision
-    if not finetuned:
+    if start is not None:
+        settings["start"] = start.config.num_heads
+    if not finetuned or start is not None:
         settings["target"] = base.fingerprint()
     checkpoint = Checkpoint(folder, settings)
     if "finished" in checkpoint.run:
@@ -110,6 +126,8 @@ def train_blockwise(
     torch.manual_seed(plan.seed)
     learned = num_heads - (first == "identity")
     layer = HeadLayer(base.hidden_size, learned, width).to(base.device)
+    if start is not None:
+        layer.go_on_from(start)
     # Head 1 has nothing to learn where it is the identity and the model is frozen.
     trained = list(range(num_heads - learned, num_heads))
     heads_alone = BlockwiseLoss(base, layer, trained, num_heads, heads_per_step, token_ids, False)
@@ -134,6 +152,20 @@ def train_blockwise(
     checkpoint.note(finished={name: getattr(config, name) for name in HeadsConfig.__slots__})
     checkpoint.done()
     return config
+
+
+def _check_start(start: HeadsConfig, base: Base, num_heads: int, width: int, first: First) -> None:
+    """OutpaceError for heads that a training of such heads cannot begin with."""
+    if start.target != base.fingerprint():
+        raise OutpaceError(
+            f"the heads to begin with are those of {start.model or 'another model'}, accepted are of "
+            f"{base.name}"
+        )
+    if start.num_heads > num_heads or (start.width, start.first) != (width, first):
+        raise OutpaceError(
+            f"the heads to begin with are {start.num_heads} of width {start.width}, first {start.first}; "
+            f"accepted are {num_heads} or fewer of width {width}, first {first}"
+        )
 
 
 @contextmanager

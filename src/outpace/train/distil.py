@@ -27,6 +27,7 @@ def distil(
     path: Path,
     write: Callable[[Sequence[str]], list[str]],
     *,
+    batch: int = BATCH,
     progress: Progress | None = None,
 ) -> list[Pair]:
     """Each pair's text with what `write` makes of it; kept in a file of {"source", "target"} lines.
@@ -45,13 +46,13 @@ def distil(
         with path.open("rb+") as file:
             file.truncate(sum(map(len, lines)))
             file.seek(0, 2)
-            for first in range(len(lines), len(texts), BATCH):
-                batch = texts[first : first + BATCH]
-                records = [{"source": s, "target": t} for s, t in zip(batch, write(batch), strict=True)]
+            for first in range(len(lines), len(texts), batch):
+                some = texts[first : first + batch]
+                records = [{"source": s, "target": t} for s, t in zip(some, write(some), strict=True)]
                 file.write("".join(json.dumps(record) + "\n" for record in records).encode())
                 file.flush()
                 if progress is not None:
-                    progress(first + len(batch), len(texts), "writing the outputs of the teacher")
+                    progress(first + len(some), len(texts), "writing the outputs of the teacher")
     except OSError as error:
         raise OutpaceError(f"cannot write {path}: {error.strerror or error}") from error
     kept = [line for line in path.read_text().splitlines() if json.loads(line)["target"].strip()]
