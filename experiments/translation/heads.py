@@ -1,7 +1,7 @@
 """Train the proposal heads of the table: on a frozen base once, and with a finetuned one for every k.
 
 Each on gold targets and on distilled ones, for which there is a base of its own. Finetuning for a k begins
-with the model and the heads of the k before it: no time is enough to teach the base eight heads from nothing.
+with the model and the heads of the k before it, so that what was learned for that is not learned again.
 Runs that were killed go on from their last checkpoint; those that are done are left alone.
 """
 

@@ -3,18 +3,18 @@
 Minutes are on two cores with nothing beside (`--threads 2`): how many steps fit into them is measured when a
 training begins, so that a slower machine trains less, not longer. The model of `full` (8.4 million weights)
 was seen to train at about 1,500 target tokens a second, one pass over the corpus in an hour; that of
-`session` has half the weights. What they come to, in minutes:
+`session` has 5 million and a vocabulary of 2,000. What they are planned to come to, in minutes:
 
                                full    session
     prepare, pieces              20         15   (most of it the download)
-    base                        115         36
+    base                        115         25
     teacher, of another seed     70          -   (session: the base teaches)
-    distil                       60         16   (150,000 and 40,000 segments with 4 beams)
-    base, on distilled targets   45         10
-    frozen heads             2 x 15      2 x 4
-    finetuned heads          6 x 32      6 x 8   (k = 2, 4, 8, on gold and on distilled targets)
+    distil                       60         16   (150,000 and 60,000 segments with 4 beams)
+    base, on distilled targets   45          5
+    frozen heads             2 x 15      2 x 5
+    finetuned heads          6 x 32      6 x 9   (k = 2, 4, 8, on gold and on distilled targets)
     evaluation, about            50         12
-    in all, about               582        145
+    in all, about               582        137
 """
 
 from __future__ import annotations

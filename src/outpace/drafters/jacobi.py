@@ -13,8 +13,8 @@ each iteration: a guess that is right stays right, and the rule keeps none that 
 
 Deviations. The paper decodes in blocks, and the next begins when one is settled; here the window slides, so
 every call looks `length` tokens ahead. Positions without a guess get the last guess before them: nothing to
-lose in a text, and near in a picture, whose intensities such drafts fit best (Song et al. 2021, "Accelerating
-Feedforward Computation via Parallel Nonlinear Equation Solving", arXiv:2002.03629).
+lose in a text, and nearly right in a picture (Song et al. 2021, "Accelerating Feedforward Computation via
+Parallel Nonlinear Equation Solving", arXiv:2002.03629).
 """
 
 from __future__ import annotations
