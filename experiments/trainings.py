@@ -9,9 +9,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from outpace.cli.render import progress_bar
+from outpace.core.errors import OutpaceError
 from outpace.targets.hf_taps import model_fingerprint
 from outpace.train.checkpoint import RUN
 from outpace.train.loop import Progress
+from outpace.train.origin import unlike
 from outpace.train.precision import Precision
 
 PACE = "pace.json"
@@ -73,10 +75,16 @@ def measured_once(folder: Path, measure: Callable[[], dict[str, Any]]) -> dict[s
     return facts
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a training is done."""
+def is_finished(folder: Path, **settings: Any) -> bool:
+    """Whether a training is done; an OutpaceError if it is, with other settings than these."""
     path = folder / RUN
-    return path.exists() and "finished" in json.loads(path.read_text())
+    run = json.loads(path.read_text()) if path.exists() else {}
+    if "finished" not in run:
+        return False
+    listed = unlike({name: run["settings"].get(name) for name in settings}, settings)
+    if listed:
+        raise OutpaceError(f"{folder} holds a run with {listed}; accepted are the same or a new folder")
+    return True
 
 
 def duration_of(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,6 @@ a cosine within the minutes.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +29,7 @@ from experiments.translation.scales import SCALES, Scale
 from outpace.cli.render import progress_bar
 from outpace.core.errors import OutpaceError
 from outpace.train.allocator import keep_freed_memory
-from outpace.train.checkpoint import RUN, Checkpoint
+from outpace.train.checkpoint import Checkpoint
 from outpace.train.loop import Loss, Plan, train
 from outpace.train.precision import Precision, faster_precision, products_in
 
@@ -96,7 +95,7 @@ def train_base(
     """
     where, path = folder / name, distilled or corpus_folder / "train.tsv"
     data = corpus.fingerprint(path) if path.exists() else "none"
-    if _is_finished(where, data):
+    if is_finished(where, data=data, seed=seed):
         return
     segments = corpus.read(path)
     pieces = open_pieces(corpus_folder, folder / MODEL, scale.num_pieces)
@@ -209,10 +208,6 @@ def _pace(model: Any, batches: Batches, minutes: float, scale: Scale, is_first: 
         _, per_second = tokens_per_second(model, batches, precision, num_steps=8)
         steps = max(1, round(per_second * minutes * 60))
     return {"precision": precision, "steps": steps}
-
-
-def _is_finished(folder: Path, data: str) -> bool:
-    return is_finished(folder) and json.loads((folder / RUN).read_text())["settings"]["data"] == data
 
 
 if __name__ == "__main__":

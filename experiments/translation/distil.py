@@ -10,22 +10,24 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from experiments.trainings import short_fingerprint
 from experiments.translation import corpus
 from experiments.translation.base import BASE, TEACHER
 from experiments.translation.corpus import Segment
-from experiments.translation.model import MAX_PIECES
+from experiments.translation.model import MAX_PIECES, load_model
 from experiments.translation.pieces import MODEL, Pieces
 from experiments.translation.prepare import WORK
 from experiments.translation.scales import SCALES, Scale
 from outpace.cli.render import progress_bar
 from outpace.core.errors import OutpaceError
 from outpace.train.data import Pair
-from outpace.train.distil import distil
+from outpace.train.distil import Write, distil
+from outpace.train.origin import claim
 
 BEAMS = 4
 BATCH = 1024  # texts, which every thread has a part of at a time
@@ -67,6 +69,8 @@ def distil_corpus(corpus_folder: Path, folder: Path, scale: Scale, *, threads: i
     segments = sorted(
         (one for one in segments if lengths[one.source] <= MAX_PIECES), key=lambda one: lengths[one.source]
     )
+    teacher = short_fingerprint(load_model(path.parent))
+    claim(path.with_suffix(".origin.json"), {"teacher": teacher}, begun=path.with_suffix(".jsonl").exists())
     write = beam_search(converted(path.parent), pieces, beams=BEAMS, threads=threads)
     with progress_bar() as progress:
         pairs = distil(
@@ -78,7 +82,12 @@ def distil_corpus(corpus_folder: Path, folder: Path, scale: Scale, *, threads: i
         )
     origins = {one.source: one.origin for one in segments}
     corpus.write(
-        path, [Segment(str(pair.given), str(pair.wanted), origins[str(pair.given)]) for pair in pairs]
+        path,
+        [
+            Segment(str(pair.given), str(pair.wanted), origins[str(pair.given)])
+            for pair in pairs
+            if pair.ended
+        ],
     )
     print(f"{path.name}: {len(pairs)} of {len(segments)} segments", flush=True)
 
@@ -102,18 +111,18 @@ def translator(folder: Path, *, threads: int = 1, batches: int = 1) -> Any:
     )
 
 
-def beam_search(
-    folder: Path, pieces: Pieces, *, beams: int, threads: int = 1
-) -> Callable[[Sequence[str]], list[str]]:
+def beam_search(folder: Path, pieces: Pieces, *, beams: int, threads: int = 1) -> Write:
     """Texts to translations by CTranslate2, one beam for greedy."""
     model = translator(folder, batches=threads)  # one thread for each keeps all of them busy
 
-    def write(texts: Sequence[str]) -> list[str]:
+    def write(texts: Sequence[str]) -> list[tuple[str, bool]]:
         sources = pieces.tokens(pieces.encode(texts))
         results = model.translate_batch(
             sources, beam_size=beams, max_batch_size=2048, batch_type="tokens", **LENGTHS
         )
-        return pieces.join([result.hypotheses[0] for result in results])
+        found = [result.hypotheses[0] for result in results]
+        ended = [len(one) < LENGTHS["max_decoding_length"] for one in found]
+        return list(zip(pieces.join(found), ended, strict=True))
 
     return write
 

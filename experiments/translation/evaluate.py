@@ -6,7 +6,7 @@ each, in one process, so that a machine that grows slower slows them alike. What
 is not measured again.
 
 kind "run"      a command that measured: hardware, versions, date
-kind "corpus"   the numbers of segments, and the packages that they are from
+kind "corpus"   the numbers of segments and pieces, and the packages that they are from
 kind "model"    a model that translates: its trainings, its fingerprint
 kind "alpha"    n-grams of one weight on dev segments: tokens, calls (see rescoring.py)
 kind "outputs"  all test segments by one setting, in batches: of each its tokens, calls, counts for BLEU
@@ -102,9 +102,9 @@ def evaluate(
 ) -> None:
     """Bring folder/results.jsonl to the whole of a scale."""
     results = Results(folder / RESULTS, run_record(command, device))
-    if not results.of("corpus"):
-        results.add(_corpus_record(corpus_folder))
     pieces = Pieces(folder / MODEL)
+    if not results.of("corpus"):
+        results.add(_corpus_record(corpus_folder, pieces))
     test = short_enough(corpus.read(corpus_folder / "test.tsv"), pieces)[: scale.sentences]
     settings = [*chains(scale), *rescored_settings(results, corpus_folder, folder, scale, device)]
     by_model: dict[Path, list[Setting]] = {}
@@ -123,13 +123,14 @@ def evaluate(
         _time_all(results, subjects, sources[:timed], progress)
 
 
-def _corpus_record(corpus_folder: Path) -> Record:
+def _corpus_record(corpus_folder: Path, pieces: Pieces) -> Record:
     sources = corpus_folder / "sources.json"
     return {
         "kind": "corpus",
         "segments": {
             name: len(corpus.read(corpus_folder / f"{name}.tsv")) for name in ("train", "dev", "test")
         },
+        "pieces": pieces.pad_id,
         "packages": json.loads(sources.read_text()) if sources.exists() else [],
     }
 

@@ -1,7 +1,8 @@
 """Train the proposal heads of the table: on a frozen base once, and with a finetuned one for every k.
 
 Each on gold targets and on distilled ones, for which there is a base of its own. Finetuning for a k begins
-with the model and the heads of the k before it, so that what was learned for that is not learned again.
+with the model and the heads of the k before it, so that what was learned for that is not learned again,
+and reads on where that ended.
 Runs that were killed go on from their last checkpoint; those that are done are left alone.
 """
 
@@ -10,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from experiments.trainings import is_finished, precision_of, short_fingerprint, train_within
+from experiments.trainings import duration_of, is_finished, precision_of, short_fingerprint, train_within
 from experiments.translation import corpus
 from experiments.translation.base import BASE, DISTILLED
 from experiments.translation.distil import distilled_segments
@@ -61,6 +62,13 @@ class Training:
         """The model that was trained before all heads."""
         return folder / BASES[self.data]
 
+    def steps_before(self, folder: Path) -> int:
+        """Of all trainings that it goes on with: their batches have been read."""
+        if self.before is None:
+            return 0
+        steps: int = duration_of(self.before.heads(folder))["steps"]
+        return self.before.steps_before(folder) + steps
+
     def begin(self, folder: Path) -> Path:
         """The model that it begins with."""
         return self.before.model(folder) if self.before else self.base(folder)
@@ -100,7 +108,8 @@ def train_heads(
 
     for training in trainings(scale):
         path = segments_of(training.data, corpus_folder, folder, scale)
-        if is_finished(training.heads(folder)):
+        model = _name(load_model(training.begin(folder)))
+        if is_finished(training.heads(folder), seed=seed, model=model):
             continue
         # Read now: with it the pace of a training would be that of its first step.
         run = partial(_train, training, folder, path, batches(path), scale, device, seed)
@@ -120,10 +129,10 @@ def _train(
     steps: int,
     progress: Progress | None,
 ) -> None:
-    model = load_model(training.begin(folder), device)
+    model, first = load_model(training.begin(folder), device), training.steps_before(folder)
     train_blockwise(
-        Seq2SeqBase(model, name=f"marian {short_fingerprint(model)}"),
-        batches,
+        Seq2SeqBase(model, name=_name(model)),
+        lambda step: batches(first + step),
         where,
         num_heads=training.num_heads,
         regime=training.regime,
@@ -135,3 +144,7 @@ def _train(
         data=corpus.fingerprint(segments),
         progress=progress,
     )
+
+
+def _name(model: Any) -> str:
+    return f"marian {short_fingerprint(model)}"

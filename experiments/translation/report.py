@@ -13,6 +13,7 @@ from experiments.plots import Series, plot_over_heads
 from experiments.reports import is_newer, report_command
 from experiments.results import RESULTS, Results
 from experiments.translation import paper, tables
+from experiments.translation.heads import HEADS_FIRST, TOKENS_PART
 from experiments.translation.prepare import WORK
 from experiments.translation.scales import SCALES
 from experiments.translation.summary import Row, Summary
@@ -57,6 +58,9 @@ def write_report(folder: Path, to: Path) -> None:
         trainings=tables.trainings(results),
         num_test=len(summary.greedy("base").record["tokens"]),
         packages=tables.packages(corpus["packages"]),
+        pieces=f"{corpus['pieces']:,}",
+        heads_first=f"{HEADS_FIRST:.0%}".replace("%", " %"),
+        tokens_part=f"{TOKENS_PART:g} times",
         **corpus["segments"],
     )
     path.write_text(text, encoding="utf-8")

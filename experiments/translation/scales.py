@@ -12,7 +12,7 @@ was seen to train at about 1,500 target tokens a second, one pass over the corpu
     distil                       60         16   (150,000 and 60,000 segments with 4 beams)
     base, on distilled targets   45          5
     frozen heads             2 x 15      2 x 5
-    finetuned heads          6 x 32      6 x 9   (k = 2, 4, 8, on gold and on distilled targets)
+    finetuned heads          6 x 32      6 x 11  (k = 2, 4, 8, on gold and on distilled targets)
     evaluation, about            50         12
     in all, about               582        137
 """
@@ -64,7 +64,7 @@ _TINY = Size(width=32, encoder_layers=1, decoder_layers=1, heads=2, hidden=64, d
 
 SCALES = {
     "full": Scale(Size(), 8000, 2048, 1e-3, 115, 70, 150_000, 45, 15, 32, 1500, 150, 200),
-    "session": Scale(_SHALLOW, 2000, 1024, 1e-3, 25, 0, 60_000, 5, 5, 9, 500, 40, 100),
+    "session": Scale(_SHALLOW, 2000, 1024, 1e-3, 25, 0, 60_000, 5, 5, 11, 500, 40, 100),
     "smoke": Scale(
         _TINY, 60, 256, 1e-2, 0, 0.1, 64, 0, 0, 0, 24, 2, 8, (2, 4), (0.1, 0.5), base_steps=160, steps=80
     ),

@@ -16,6 +16,8 @@ import outpace  # noqa: E402
 from outpace.formats.heads import read_heads  # noqa: E402
 from outpace.targets.hf_taps import model_fingerprint  # noqa: E402
 from outpace.train.blockwise import BlockwiseLoss  # noqa: E402
+from outpace.train.data import Pair  # noqa: E402
+from outpace.train.jobs import _target_ids, _token_pairs  # noqa: E402
 from tests.cli.conftest import Outcome  # noqa: E402
 from tests.fake_models import make_tokenizer, write_gguf, write_hf  # noqa: E402
 from tests.hf_seq2seq_families import tiny_seq2seq  # noqa: E402
@@ -188,6 +190,9 @@ def test_heads_of_another_model_are_refused(run: Run, folder: Path, heads: Path)
         (["--lr", "0"], "--lr more than 0"),
         (["--lr", "nan"], "--lr more than 0"),
         (["--checkpoint", "-1"], "--checkpoint 0 or more"),
+        (["--seed", "-1"], "--seed must be 0 to 4294967295, --threads 1 to 1024"),
+        (["--seed", str(1 << 32)], "--seed must be 0 to 4294967295"),
+        (["--threads", "0"], "--threads 1 to 1024"),
         (["--regime", "melted"], "'frozen', 'finetuned'"),
         (["--first", "second"], "'identity', 'learned'"),
         (["--data-regime", "silver"], "'gold', 'distilled'"),
@@ -263,8 +268,12 @@ def test_a_folder_with_the_states_of_other_data_is_refused(
     other = lines(tmp_path / "other.jsonl", PAIRS[::-1])
     outcome = train(run, folder, heads, "--data", str(other), data="")
     assert (
-        outcome.status == 2 and "states of other data, accepted are the same or a new folder" in outcome.err
+        outcome.status == 2
+        and "files of data='sha256:" in outcome.err
+        and outcome.err.endswith("; accepted are the same or a new folder\n")
     )
+    outcome = train(run, folder, heads, "--target", str(folder / "other.gguf"))
+    assert outcome.status == 2 and "files of target='sha256:" in outcome.err
 
 
 def test_own_text_trains_heads_over_frequent_tokens(run: Run, folder: Path, tmp_path: Path) -> None:
@@ -300,6 +309,28 @@ def test_distilled_outputs_are_the_models_own(run: Run, folder: Path, tmp_path: 
         assert record["target"] == model.tokenizer.decode(alone.token_ids)
 
 
+def test_outputs_that_were_cut_off_get_no_end(folder: Path, marian: str) -> None:
+    """Neither a decoder's answers nor translations."""
+    ended, cut_off = (Pair("what", "tea and ants", one) for one in (True, False))
+    model = outpace.load(folder / "tiny.gguf")
+    (given, wanted), (_, without) = _token_pairs([ended, cut_off], model, 99)
+    assert wanted == [*without, min(model.tokenizer.eos_ids)] and given == model.prompt_ids("what")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(marian)
+    end = tokenizer.eos_token_id
+
+    class Ending:
+        """As Marian's own tokenizer ends what it reads."""
+
+        eos_token_id = end
+
+        def __call__(self, *, text_target: list[str], **cut: Any) -> dict[str, list[list[int]]]:
+            return {"input_ids": [[*ids, end] for ids in tokenizer(text_target)["input_ids"]]}
+
+    rows = _target_ids([ended, cut_off], Ending(), {})
+    assert rows[0] == [*rows[1], end] and end not in rows[1]
+    assert _target_ids([cut_off], tokenizer, {}) == rows[1:], "one that writes no ends loses nothing"
+
+
 @pytest.mark.parametrize("regime", ["frozen", "finetuned"])
 def test_a_translation_model(run: Run, folder: Path, tmp_path: Path, marian: str, regime: str) -> None:
     args = ["--target", marian, "--regime", regime, "--heads", "3", "--width", "8", "--steps", "3"]
@@ -330,6 +361,7 @@ def test_a_translation_model_distilled(
         wanted = model.generate(input_ids=ids, num_beams=4, do_sample=False, max_new_tokens=256)[0]
         assert record == {
             "source": pair["source"], "target": tokenizer.decode(wanted, skip_special_tokens=True),
+            "ended": False,
         }  # fmt: skip
 
 

@@ -23,7 +23,8 @@ from experiments.superres.report import PAPER
 from experiments.superres.scales import SCALES
 from experiments.trainings import steps_for
 from outpace.core.errors import OutpaceError
-from outpace.targets.pixel_model import PixelConfig
+from outpace.targets.hf_taps import model_fingerprint
+from outpace.targets.pixel_model import PixelConfig, PixelModel
 from tests.experiment_runs import state, synthetic
 
 SMOKE = SCALES["smoke"]
@@ -114,6 +115,32 @@ def test_all_that_is_finetuned_makes_as_many_steps(tmp_path: Path, monkeypatch: 
         "frozen-gold-4": (3, None), "finetuned-gold-2": (5, None), "finetuned-gold-4": (0, 77),
         "frozen-own-4": (3, None), "finetuned-own-4": (0, 77),
     }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_finetuning_goes_on_from_the_k_before(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its model, its heads, and the pictures after those that it has read."""
+    folder, seen = made / "smoke", []
+
+    def train_blockwise(base: Any, batches: Any, where: Path, **options: Any) -> None:
+        seen.append((base.fingerprint(), options["start"], batches(3)))
+
+    def train_within(minutes: float, where: Path, run: Any, *, steps: int) -> None:
+        run(where, steps, None)
+
+    monkeypatch.setattr(heads, "train_blockwise", train_blockwise)
+    monkeypatch.setattr(heads, "train_within", train_within)
+    data = pictures.read(made / "patches.npz", "train", SMOKE.config)
+    two, four = (one for one in trainings(SMOKE) if one.name in ("finetuned-gold-2", "finetuned-gold-4"))
+    for training in (two, four):
+        heads._train(training, data, folder, SMOKE, "cpu", 0)
+    fingerprints = [model_fingerprint(PixelModel.open(path)) for path in (folder / "base", two.model(folder))]
+    assert [fingerprint for fingerprint, *_ in seen] == fingerprints
+    assert seen[0][1] is None and seen[1][1].config.num_heads == 2
+    for (*_, batch), first in zip(seen, (0, SMOKE.steps), strict=True):
+        expected = data.batch(SMOKE.batch, 0, first + 3, SMOKE.jitter)
+        assert batch.keys() == expected.keys()
+        assert all(torch.equal(batch[name], expected[name]) for name in expected)
 
 
 @pytest.mark.slow

@@ -17,13 +17,15 @@ import sacrebleu
 from PIL import Image
 
 from experiments.results import Results
-from experiments.translation import bleu, corpus, distil, paper, run
+from experiments.translation import bleu, corpus, distil, heads, paper, run
 from experiments.translation.corpus import Segment
 from experiments.translation.heads import BASES, trainings
+from experiments.translation.model import load_model
 from experiments.translation.scales import SCALES
 from experiments.translation.settings import EXACT, LATTICE, MIN_BLOCK, RELAXED, TREE, chains
 from experiments.translation.summary import Summary
 from outpace.core.errors import OutpaceError
+from outpace.targets.hf_taps import model_fingerprint
 from tests.experiment_runs import state
 
 SMOKE = SCALES["smoke"]
@@ -50,7 +52,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_smoke(work: Path) -> None:
-    run.main(["--scale", "smoke", "--work", str(work), "--corpus", str(work), "--threads", "1"])
+    run.main(smoke_arguments(work))
+
+
+def smoke_arguments(work: Path) -> list[str]:
+    return ["--scale", "smoke", "--work", str(work), "--corpus", str(work), "--threads", "1"]
 
 
 def results(work: Path) -> Results:
@@ -117,6 +123,24 @@ def test_exact_is_greedy_and_blocks_are_larger(made: Path) -> None:
 
 
 @pytest.mark.slow
+def test_finetuning_goes_on_from_the_k_before(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its model, its heads, and the batches after those that it has read."""
+    folder, seen = made / "smoke", []
+
+    def train_blockwise(base: Any, batches: Any, where: Path, **options: Any) -> None:
+        seen.append((base.fingerprint(), options["start"], batches(3)))
+
+    monkeypatch.setattr(heads, "train_blockwise", train_blockwise)
+    two, four = (one for one in trainings(SMOKE) if one.name.startswith("finetuned-gold"))
+    for training in (two, four):
+        heads._train(training, folder, made / "train.tsv", lambda step: step, SMOKE, "cpu", 0, made, 33, None)
+    fingerprints = [model_fingerprint(load_model(path)) for path in (folder / "base", two.model(folder))]
+    assert [fingerprint for fingerprint, *_ in seen] == fingerprints
+    assert seen[0][1] is None and seen[1][1].config.num_heads == 2
+    assert [batch for *_, batch in seen] == [3, 83]
+
+
+@pytest.mark.slow
 def test_the_report_shows_ours_beside_the_papers(made: Path) -> None:
     report = (made / "smoke" / "REPORT.md").read_text()
     assert "$" not in report and str(made) not in report
@@ -140,17 +164,29 @@ def test_a_second_run_does_nothing(made: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.slow
+def test_another_seed_is_not_taken_for_this_one(made: Path) -> None:
+    with pytest.raises(SystemExit, match=r"error: .*base holds a run with seed=0; accepted are the same"):
+        run.main([*smoke_arguments(made), "--seed", "1"])
+    record = made / "smoke" / "heads" / "finetuned-gold-2" / "run.json"
+    before = record.read_text()
+    record.write_text(before.replace('"model": "marian ', '"model": "marian 0'))
+    with pytest.raises(SystemExit, match=r"error: .*finetuned-gold-2 holds a run with model='marian 0"):
+        run_smoke(made)
+    record.write_text(before)
+
+
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on(made: Path) -> None:
     smoke = made / "smoke"
     before = state(made)
     weights = {name: data for name, (_, data) in before.items() if name.endswith("model.safetensors")}
     assert len(weights) == 3 + 6 + 4  # base, teacher, distilled base; heads; finetuned models
     # Killed before the end of one training and of the distillation, and in the middle of a line of results.
-    heads = smoke / "heads" / "finetuned-distilled-4"
-    record = json.loads((heads / "run.json").read_text())
+    trained = smoke / "heads" / "finetuned-distilled-4"
+    record = json.loads((trained / "run.json").read_text())
     del record["finished"]
-    (heads / "run.json").write_text(json.dumps(record))
-    (heads / "model.safetensors").unlink()
+    (trained / "run.json").write_text(json.dumps(record))
+    (trained / "model.safetensors").unlink()
     (smoke / "teacher" / "distilled.tsv").unlink()
     lines = (smoke / "results.jsonl").read_bytes().splitlines(keepends=True)
     (smoke / "results.jsonl").write_bytes(b"".join(lines[:-5]) + lines[-5][:20])

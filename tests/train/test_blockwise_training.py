@@ -303,6 +303,44 @@ def test_a_finished_folder_is_not_trained_again(tmp_path: Path) -> None:
         with torch.no_grad():
             other.model.shared.weight[0, 0] += 1
         run(other, tmp_path, 3)
+    (tmp_path / "checkpoint.pt").write_bytes(b"left by a kill")
+    run(model, tmp_path, 3, make=nothing)
+    assert not (tmp_path / "checkpoint.pt").exists()
+    (tmp_path / "model.safetensors").write_bytes(files["model.safetensors"][:99])
+    with pytest.raises(OutpaceError, match=r"model\.safetensors"):
+        run(model, tmp_path, 3, make=nothing)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "named"),
+    [
+        ({"plan": Plan(3, warmup=0.1)}, {"plan": Plan(3, warmup=0.2)}, "warmup=0.1"),
+        ({"plan": Plan(3, weight_decay=0.1)}, {"plan": Plan(3)}, "weight_decay=0.1"),
+        ({"token_ids": np.array([3, 5])}, {"token_ids": np.array([3, 6])}, "token_ids='sha256:"),
+        ({"start": 0}, {"start": 1}, "start='sha256:"),
+    ],
+)
+def test_what_decides_the_result_is_compared(
+    tmp_path: Path, one: dict[str, Any], other: dict[str, Any], named: str
+) -> None:
+    """From the first moment: a run that has no checkpoint yet is not gone on with by another one."""
+    model = marian()
+
+    def dies(model: Any, *, seed: int) -> Any:
+        raise Killed
+
+    def options(given: dict[str, Any]) -> dict[str, Any]:
+        if "start" not in given:
+            return given
+        folder = tmp_path / f"start {given['start']}"
+        run(model, folder, 1 + given["start"])
+        return {"start": read_heads(folder)}
+
+    with pytest.raises(Killed):
+        run(model, tmp_path / "heads", 3, make=dies, **options(one))
+    with pytest.raises(OutpaceError, match=f"holds a run with {named}"):
+        run(model, tmp_path / "heads", 3, **options(other))
+    run(model, tmp_path / "heads", 3, **options(one))
 
 
 class Killed(Exception):
@@ -379,6 +417,12 @@ def test_a_trimmed_vocabulary_is_written_with_the_heads(tmp_path: Path) -> None:
         ({"heads_per_step": 0}, "heads_per_step=0, accepted are"),
         ({"heads_per_step": 4}, "heads_per_step=4, accepted are"),
         ({"precision": "float8"}, "precision is 'float8', accepted are float32, bfloat16"),
+        ({"first": "Identity"}, "first is 'Identity', accepted are identity, learned"),
+        ({"width": 0}, "width=0, accepted are whole numbers >= 1"),
+        ({"token_ids": np.array([], np.int64)}, "token_ids are not one or more ascending ids of 0 to"),
+        ({"token_ids": np.array([3, 2])}, "token_ids are not one or more ascending"),
+        ({"token_ids": np.array([-1, 2])}, "token_ids are not one or more ascending"),
+        ({"token_ids": np.array([2, 10**6])}, "token_ids are not one or more ascending"),
     ],
 )
 def test_options_out_of_range(tmp_path: Path, options: dict[str, Any], message: str) -> None:

@@ -26,6 +26,8 @@ def saved(folder: Path) -> Checkpoint:
 def test_what_was_saved_is_taken_up(tmp_path: Path) -> None:
     fresh = Checkpoint(tmp_path / "a" / "b", SETTINGS)
     assert fresh.load() is None and fresh.run["steps_done"] == 0
+    with pytest.raises(OutpaceError, match=r"holds a run with lr=0\.1"):
+        Checkpoint(tmp_path / "a" / "b", SETTINGS | {"lr": 1.0})  # though nothing was saved yet
     saved(tmp_path / "a" / "b").note(extra=[1, 2])
     again = Checkpoint(tmp_path / "a" / "b", SETTINGS)
     state = again.load()

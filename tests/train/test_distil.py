@@ -25,15 +25,15 @@ class Teacher:
         self.batches: list[list[str]] = []
         self.dies_at = dies_at
 
-    def __call__(self, texts: Sequence[str]) -> list[str]:
+    def __call__(self, texts: Sequence[str]) -> list[tuple[str, bool]]:
         if len(self.batches) == self.dies_at:
             raise KeyboardInterrupt
         self.batches.append(list(texts))
-        return [" \n" if "5" in text else text.upper() for text in texts]
+        return [(" \n" if "5" in text else text.upper(), "7" not in text) for text in texts]
 
 
 def expected(pairs: Sequence[Pair] = PAIRS) -> list[Pair]:
-    return [Pair(p.given, str(p.given).upper()) for p in pairs if "5" not in p.given]
+    return [Pair(p.given, str(p.given).upper(), "7" not in p.given) for p in pairs if "5" not in p.given]
 
 
 def test_every_text_gets_the_teachers_output(tmp_path: Path) -> None:
@@ -87,6 +87,11 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, lines: list[Any]) -
     assert path.read_bytes() == before and teacher.batches == []
 
 
+def test_a_teacher_without_a_word_gets_one_line(tmp_path: Path) -> None:
+    with pytest.raises(OutpaceError, match="nothing to say to any of the 1 texts"):
+        distil([Pair("5", "gold")], tmp_path / "d", Teacher())
+
+
 def test_token_ids_are_refused(tmp_path: Path) -> None:
     with pytest.raises(OutpaceError, match="accepted are data with source or prompt"):
         distil([*PAIRS, Pair([1], [2])], tmp_path / "d", Teacher())
@@ -99,9 +104,13 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         distil(PAIRS, tmp_path / "file" / "d", Teacher())
 
 
-def test_beam_search_is_that_of_the_model() -> None:
-    """With a tokenizer of numbers: what `generate` finds with as many beams."""
+@pytest.mark.parametrize("ends", [False, True])
+def test_beam_search_is_that_of_the_model(ends: bool) -> None:
+    """With a tokenizer of numbers: what `generate` finds with as many beams; nothing where it was cut off."""
     model = tiny_seq2seq("marian", encoder_layers=1, decoder_layers=1)
+    end = model.generation_config.eos_token_id
+    with torch.no_grad():
+        model.final_logits_bias[0, end] = 4.0 if ends else -100.0
     inputs = sources(model, [4, 4])
 
     class Encoded(dict[str, Any]):
@@ -119,4 +128,5 @@ def test_beam_search_is_that_of_the_model() -> None:
 
     written = beam_search(model, Numbers(), beams=3, max_new_tokens=6)(("a", "b"))
     expected = model.generate(**inputs, num_beams=3, do_sample=False, max_new_tokens=6)
-    assert written == [" ".join(map(str, row)) for row in expected.tolist()]
+    assert all((end in row[1:]) == ends for row in expected.tolist())
+    assert written == [(" ".join(map(str, row)), ends) for row in expected.tolist()]

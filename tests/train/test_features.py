@@ -90,6 +90,17 @@ def test_what_an_interruption_left_half_written_is_forgotten(
     holds(again, some)
 
 
+@pytest.mark.parametrize("name", [STATES, TOKENS])
+def test_a_file_that_lacks_what_the_ends_promise_is_named(tmp_path: Path, name: str) -> None:
+    FeatureFile(tmp_path, WIDTH).add(texts(2, 3))
+    size = (tmp_path / name).stat().st_size
+    with (tmp_path / name).open("rb+") as file:
+        file.truncate(size - 1)
+    with pytest.raises(OutpaceError, match=rf"{name} is shorter than ends\.i64 says; remove the folder"):
+        FeatureFile(tmp_path, WIDTH)
+    assert (tmp_path / name).stat().st_size == size - 1
+
+
 def test_nothing_to_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(OutpaceError, match="holds no hidden states, accepted are texts with answers"):
         FeatureFile(tmp_path, WIDTH).read()

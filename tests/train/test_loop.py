@@ -47,6 +47,12 @@ def run(folder: Path, plan: Plan, *, at: int = -1, value: float | None = None, s
     return layer
 
 
+@pytest.mark.parametrize("seed", [-1, 1 << 32])
+def test_seeds_out_of_range(seed: int) -> None:
+    with pytest.raises(OutpaceError, match=f"seed={seed}, accepted are 0 to 4294967295"):
+        Plan(3, seed=seed)
+
+
 def test_it_learns_a_linear_map(tmp_path: Path) -> None:
     seen: list[tuple[int, int, str]] = []
     layer = run(tmp_path, Plan(300, lr=0.1), seen=seen)

@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 import outpace  # noqa: E402
 from outpace.core.errors import OutpaceError  # noqa: E402
+from outpace.train import own_states  # noqa: E402
 from outpace.train.features import ENDS, STATES, TOKENS, FeatureFile  # noqa: E402
 from outpace.train.own_states import write_own_text  # noqa: E402
 from tests.fake_models import write_gguf  # noqa: E402
@@ -51,7 +52,8 @@ def groups_in(folder: Path) -> list[int]:
 @pytest.fixture(scope="module")
 def whole(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("whole")
-    assert write(model, folder) == f"own text, seed 3, {NUM_TOKENS} tokens"
+    named, file = write(model, folder), FeatureFile(folder / "features", model.target.hidden_size)
+    assert named == f"own text, seed 3, {file.num_tokens} tokens" and file.num_tokens >= NUM_TOKENS
     groups = groups_in(folder)
     assert len(set(groups)) >= 3 and groups.count(groups[-1]) >= 2, "enough to cut it anywhere"
     return folder
@@ -135,3 +137,13 @@ def test_a_file_of_something_else_is_refused(model: Any, tmp_path: Path, line: s
         write(model, tmp_path)
     assert (tmp_path / "own.jsonl").read_text() == line + "\n"
     assert all((tmp_path / "features" / name).stat().st_size == 0 for name in (STATES, TOKENS, ENDS))
+
+
+def test_a_model_that_ends_no_message_gets_one_line(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_states, "write_text", lambda model, **options: iter(list, None))
+    with pytest.raises(
+        OutpaceError, match=r"ends none of \d+ user messages of its own within 120 tokens, accepted are"
+    ):
+        write(model, tmp_path)

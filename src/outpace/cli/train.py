@@ -91,6 +91,8 @@ def blockwise(
         )
     if not 1 <= heads_per_step <= heads or not lr > 0 or not checkpoint >= 0:
         raise OutpaceError("--heads-per-step must be 1 to --heads, --lr more than 0, --checkpoint 0 or more")
+    if not 0 <= seed < 1 << 32 or not 1 <= (1 if threads is None else threads) <= 1024:
+        raise OutpaceError(f"--seed must be 0 to {(1 << 32) - 1}, --threads 1 to 1024")
     if bool(data) == bool(own_text) or own_text < 0:
         raise OutpaceError("accepted are --data FILE or --own-text N, one of them")
     if own_text and (data_regime != "gold" or regime != "frozen"):

@@ -37,12 +37,11 @@ Pairs = list[tuple[int, float]]
 
 
 class BlockwiseState:
-    """A row: its last tokens, the root included, and the state f32[D] behind the token before the root."""
+    """A row: the state f32[D] behind the token before the root."""
 
-    __slots__ = ("hidden", "text")
+    __slots__ = ("hidden",)
 
-    def __init__(self, text: list[int]) -> None:
-        self.text = text
+    def __init__(self) -> None:
         self.hidden: NDArray[np.float32] | None = None
 
 
@@ -53,10 +52,9 @@ class Blockwise:
     heads  use the first so many, head 1 included; None for all.
     tree   another shape, for which `size` and `min_p` say nothing.
     near   draft the token that has the most probability on it and on so many ids to both sides: with the
-           rule `distance` its eps. For greedy decoding with a chain, and heads that draft neighbouring ids.
+           rule `distance` its eps. For a chain, and heads that draft neighbouring ids. It says nothing where
+           tokens are sampled, where some are forbidden, and to rules that read laws.
     """
-
-    HISTORY = 1  # tokens of the text that a state holds
 
     def __init__(
         self,
@@ -87,7 +85,7 @@ class Blockwise:
 
     def start(self, prompt: Sequence[int], scores: RowScores) -> BlockwiseState:
         """The prompt's own call is observed like any other."""
-        return BlockwiseState(list(prompt[-self.HISTORY :]))
+        return BlockwiseState()
 
     def propose(self, states: Sequence[BlockwiseState], asks: Sequence[Ask]) -> list[TokenTree]:
         """A tree for each row. logq: the heads' log-probabilities."""
@@ -99,13 +97,13 @@ class Blockwise:
             return grow_trees(asks, self.policy, self._step(logits))
         return [
             likeliest(
-                state.text,
-                self._after(logits[row], ask),
+                [ask.root],
+                _at_depth(self._pairs(logits[row], ask)),
                 size=min(self._size, ask.budget),
                 depth=ask.depth,
                 min_p=self._min_p,
             )
-            for row, (state, ask) in enumerate(zip(states, asks, strict=True))
+            for row, ask in enumerate(asks)
         ]
 
     def observe(self, states: Sequence[BlockwiseState], steps: Sequence[Step]) -> list[BlockwiseState]:
@@ -113,7 +111,6 @@ class Blockwise:
         for state, step in zip(states, steps, strict=True):
             last = step.verdict.path[-1] if step.verdict.path else 0
             state.hidden = step.scores.hidden(FINAL)[last]
-            state.text = [*state.text, *step.tokens][-self.HISTORY :]
         return list(states)
 
     def stop(self, state: BlockwiseState) -> None:
@@ -123,11 +120,14 @@ class Blockwise:
         """The heads of these rows as a step function (see `trees.grow`): a node's depth names its head."""
         return self._step(self._heads.logits(_hidden(states)))
 
+    def expected(self, states: Sequence[BlockwiseState], asks: Sequence[Ask]) -> list[list[Pairs]]:
+        """Of each row by depth, the likeliest tokens with their probabilities, which hold below any node."""
+        logits = self._heads.logits(_hidden(states))
+        return [self._pairs(logits[row], ask) for row, ask in enumerate(asks)]
+
     def expected_by_depth(self, state: BlockwiseState, ask: Ask) -> list[Pairs]:
-        """By depth, the likeliest tokens with their probabilities, which hold below any node; [] at first."""
-        if state.hidden is None:
-            return []
-        return self._pairs(self._heads.logits(_hidden([state]))[0], ask)
+        """`expected` of one row; [] at first."""
+        return [] if state.hidden is None else self.expected([state], [ask])[0]
 
     def _chain(self, logits: NDArray[np.float32], ask: Ask) -> TokenTree:
         """The best token of every head: what the growth loop makes of a chain by levels. logits f32[L, M]."""
@@ -148,8 +148,9 @@ class Blockwise:
 
     def _check_near(self) -> None:
         ids = self._heads.token_ids
-        if self._near < 0:
-            raise OutpaceError(f"blockwise has near={self._near}, accepted are whole numbers >= 0")
+        count = self._heads.vocab_size if ids is None else len(ids)
+        if not 0 <= self._near < count:
+            raise OutpaceError(f"blockwise has near={self._near}, accepted are 0 to {count - 1}")
         if self._near and not self._is_fixed:
             raise OutpaceError(
                 f"blockwise has near={self._near}, accepted with tree=chain:length=K and no min_p"
@@ -159,12 +160,8 @@ class Blockwise:
                 f"blockwise has near={self._near}, accepted with heads that draft neighbouring ids alone"
             )
 
-    def _after(self, logits: NDArray[np.float32], ask: Ask) -> After:
-        """What may follow a node, of which its depth says all. logits f32[L, M]: the heads' of one row."""
-        pairs = self._pairs(logits, ask)
-        return lambda text, depth: pairs[depth] if depth < len(pairs) else ()
-
     def _pairs(self, logits: NDArray[np.float32], ask: Ask) -> list[Pairs]:
+        """By depth, the likeliest tokens. logits f32[L, M]: the heads' of one row."""
         ids, pairs = self._heads.token_ids, []
         if ask.sampling.temperature == 0:
             return _likely(logits[: ask.depth], ids)
@@ -184,6 +181,11 @@ class Blockwise:
             ]
 
         return step
+
+
+def _at_depth(pairs: list[Pairs]) -> After:
+    """What may follow a node, of which its depth says all."""
+    return lambda text, depth: pairs[depth] if depth < len(pairs) else ()
 
 
 def _likely(logits: NDArray[np.float32], ids: NDArray[np.integer] | None) -> list[Pairs]:

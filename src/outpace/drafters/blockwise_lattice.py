@@ -15,23 +15,31 @@ target's own choice and committed already. Tokens that the table does not name w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from outpace.core.contracts import Ask, Tapped
+from outpace.core.contracts import Ask, RowScores, Step, Tapped
 from outpace.core.errors import OutpaceError
+from outpace.core.tree import TokenTree
 from outpace.drafters.backoff import table_for
-from outpace.drafters.blockwise import Blockwise, Pairs
-from outpace.trees.likeliest import After
+from outpace.drafters.blockwise import Blockwise, BlockwiseState, Pairs
+from outpace.trees.likeliest import After, likeliest
 
 FLOOR = 1e-3  # probability of a token that the table does not list among the likeliest
 
 
-class BlockwiseLattice(Blockwise):
+class BlockwiseLatticeState:
+    """A row of the heads, and its last tokens, the root included."""
+
+    __slots__ = ("heads", "text")
+
+    def __init__(self, heads: BlockwiseState, text: list[int]) -> None:
+        self.heads = heads
+        self.text = text
+
+
+class BlockwiseLattice:
     """Trees of the likeliest paths by heads and n-grams.
 
     ngrams  a table made by `outpace datastore count`; None for the one beside the model's packed weights.
@@ -39,6 +47,8 @@ class BlockwiseLattice(Blockwise):
 
     The other options are those of `blockwise`.
     """
+
+    branches = True
 
     def __init__(
         self,
@@ -53,15 +63,45 @@ class BlockwiseLattice(Blockwise):
         ngrams: str | None = None,
         alpha: float = 0.3,
     ) -> None:
-        super().__init__(target, path=path, heads=heads, size=size, min_p=min_p)
         if alpha < 0:
             raise OutpaceError(f"blockwise_lattice has alpha={alpha}, accepted are numbers >= 0")
+        self._heads = Blockwise(target, path=path, heads=heads, size=size, min_p=min_p)
         self._table = table_for(target, tokenizer, beside, ngrams)
         self._alpha = alpha
-        self.HISTORY = self._table.order
+        self._size = size
+        self._min_p = min_p
 
-    def _after(self, logits: NDArray[np.float32], ask: Ask) -> After:
-        pairs = self._pairs(logits, ask)
+    def start(self, prompt: Sequence[int], scores: RowScores) -> BlockwiseLatticeState:
+        """The prompt's own call is observed like any other."""
+        return BlockwiseLatticeState(self._heads.start(prompt, scores), list(prompt[-self._table.order :]))
+
+    def propose(self, states: Sequence[BlockwiseLatticeState], asks: Sequence[Ask]) -> list[TokenTree]:
+        """A tree for each row. logq: log-probabilities of the heads' tokens, mended."""
+        by_depth = self._heads.expected([state.heads for state in states], asks)
+        return [
+            likeliest(
+                state.text,
+                self._after(pairs),
+                size=min(self._size, ask.budget),
+                depth=ask.depth,
+                min_p=self._min_p,
+            )
+            for state, ask, pairs in zip(states, asks, by_depth, strict=True)
+        ]
+
+    def observe(
+        self, states: Sequence[BlockwiseLatticeState], steps: Sequence[Step]
+    ) -> list[BlockwiseLatticeState]:
+        """The heads' states, and the text."""
+        self._heads.observe([state.heads for state in states], steps)
+        for state, step in zip(states, steps, strict=True):
+            state.text = [*state.text, *step.tokens][-self._table.order :]
+        return list(states)
+
+    def stop(self, state: BlockwiseLatticeState) -> None:
+        """There is nothing to give back."""
+
+    def _after(self, pairs: list[Pairs]) -> After:
         return lambda text, depth: self._mend(text, pairs[depth]) if depth < len(pairs) else ()
 
     def _mend(self, text: list[int], pairs: Pairs) -> Pairs:

@@ -145,7 +145,8 @@ class PixelModel(nn.Module):
             model = cls(PixelConfig(**config))
             model.load_state_dict(load_file(folder / WEIGHTS))
         except Exception as error:
-            raise FormatError(f"{folder} does not hold a whole pixel model: {error}") from error
+            reason = " ".join(str(error).split())
+            raise FormatError(f"{folder} does not hold a whole pixel model: {reason}") from error
         return model.eval()
 
 

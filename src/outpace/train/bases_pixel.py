@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from outpace.core.errors import OutpaceError
 from outpace.targets.pixel_model import START, PixelModel
 from outpace.train.bases import TorchBase
 
@@ -33,7 +34,10 @@ class PixelBase(TorchBase):
 
     def save(self, folder: Path) -> None:
         """Write the model for `PixelModel.open`."""
-        self.module.save(folder)
+        try:
+            self.module.save(folder)
+        except OSError as error:
+            raise OutpaceError(f"cannot write {folder}: {error.strerror or error}") from error
 
     def _hidden(self, batch: dict[str, Tensor]) -> Tensor:
         return self.module.line_states(lines(batch.get("read", batch["labels"])), batch["small"])

@@ -9,6 +9,7 @@ Deviation. Head 1 is the identity unless `first` says "learned"; a frozen model 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outpace.core.errors import OutpaceError
-from outpace.formats.heads import First, Heads, HeadsConfig, write_heads
+from outpace.formats.heads import First, Heads, HeadsConfig, read_heads, write_heads
 from outpace.train.bases import Base
 from outpace.train.checkpoint import Checkpoint
 from outpace.train.loop import Loss, Plan, Progress, train
@@ -79,7 +80,8 @@ def train_blockwise(
 ) -> HeadsConfig:
     """Train heads and write them to `folder`, with run.json; a folder with the same run goes on, or is done.
 
-    base            the model; "finetuned" changes it in place and writes it to folder/model.
+    base            the model; "finetuned" changes it in place and writes it to folder/model, where it lies
+                    already if the folder is done.
     batches         a step's batch, of whatever kind the base reads; a function of the step alone.
     num_heads       k, head 1 included. width: units of the hidden layer per head, None for the model's width.
     heads_per_step  how many heads share each batch: 1 is the paper's, more take more memory and time a step.
@@ -103,26 +105,33 @@ def train_blockwise(
         raise OutpaceError(f"blockwise has heads_first={heads_first}, accepted are 0 to less than 1")
     if precision not in PRECISIONS:
         raise OutpaceError(f"precision is {precision!r}, accepted are {', '.join(PRECISIONS)}")
-    width = width or base.hidden_size
+    if first not in get_args(First):
+        raise OutpaceError(f"first is {first!r}, accepted are {', '.join(get_args(First))}")
+    width = base.hidden_size if width is None else width
+    if width < 1:
+        raise OutpaceError(f"blockwise has width={width}, accepted are whole numbers >= 1")
+    ids = None if token_ids is None else _checked_ids(token_ids, base.vocab_size)
     if start is not None:
         _check_start(start.config, base, num_heads, width, first)
     finetuned = regime == "finetuned"
     settings = {
         "method": "blockwise", "model": base.name, "num_heads": num_heads, "width": width, "regime": regime,
         "first": first, "steps": plan.steps, "lr": plan.lr, "seed": plan.seed, "data": data,
-        "heads_per_step": heads_per_step, "num_tokens": None if token_ids is None else len(token_ids),
+        "heads_per_step": heads_per_step, "warmup": plan.warmup, "weight_decay": plan.weight_decay,
+        "num_tokens": None if ids is None else len(ids), "token_ids": None if ids is None else _hash(ids),
     }  # fmt: skip
     if heads_first:
         settings["heads_first"] = heads_first
     if precision != "float32":
         settings["precision"] = precision
     if start is not None:
-        settings["start"] = start.config.num_heads
+        settings["start"] = _hash(*(start.tensors[name] for name in sorted(start.tensors)))
     if not finetuned or start is not None:
         settings["target"] = base.fingerprint()
     checkpoint = Checkpoint(folder, settings)
     if "finished" in checkpoint.run:
-        return HeadsConfig(**checkpoint.run["finished"])
+        checkpoint.done()  # it may have been killed before
+        return read_heads(folder).config
     torch.manual_seed(plan.seed)
     learned = num_heads - (first == "identity")
     layer = HeadLayer(base.hidden_size, learned, width).to(base.device)
@@ -130,8 +139,8 @@ def train_blockwise(
         layer.go_on_from(start)
     # Head 1 has nothing to learn where it is the identity and the model is frozen.
     trained = list(range(num_heads - learned, num_heads))
-    heads_alone = BlockwiseLoss(base, layer, trained, num_heads, heads_per_step, token_ids, False)
-    together = BlockwiseLoss(base, layer, list(range(num_heads)), num_heads, heads_per_step, token_ids, True)
+    heads_alone = BlockwiseLoss(base, layer, trained, num_heads, heads_per_step, ids, False)
+    together = BlockwiseLoss(base, layer, list(range(num_heads)), num_heads, heads_per_step, ids, True)
     alone = round(heads_first * plan.steps) if finetuned else plan.steps
 
     def loss(step: int, random: torch.Generator) -> Loss:
@@ -147,7 +156,6 @@ def train_blockwise(
         base.save(Path(folder) / MODEL_FOLDER)
     config = HeadsConfig(num_heads, base.hidden_size, width, base.fingerprint(), base.name, first)
     tensors = {name: value.detach().float().cpu().numpy() for name, value in layer.state_dict().items()}
-    ids = None if token_ids is None else np.asarray(token_ids, np.int32)
     write_heads(folder, Heads(config, tensors, ids))
     checkpoint.note(finished={name: getattr(config, name) for name in HeadsConfig.__slots__})
     checkpoint.done()
@@ -166,6 +174,20 @@ def _check_start(start: HeadsConfig, base: Base, num_heads: int, width: int, fir
             f"the heads to begin with are {start.num_heads} of width {start.width}, first {start.first}; "
             f"accepted are {num_heads} or fewer of width {width}, first {first}"
         )
+
+
+def _checked_ids(token_ids: NDArray[np.integer], vocab_size: int) -> NDArray[np.int32]:
+    ids = np.asarray(token_ids)
+    if not len(ids) or ids[0] < 0 or ids[-1] >= vocab_size or (np.diff(ids) <= 0).any():
+        raise OutpaceError(f"token_ids are not one or more ascending ids of 0 to {vocab_size - 1}")
+    return ids.astype(np.int32)
+
+
+def _hash(*arrays: NDArray[Any]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return f"sha256:{digest.hexdigest()}"
 
 
 @contextmanager

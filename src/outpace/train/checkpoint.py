@@ -17,6 +17,7 @@ import torch
 
 from outpace.core.errors import OutpaceError
 from outpace.formats.whole import write_whole
+from outpace.train.origin import unlike
 
 STATE, RUN = "checkpoint.pt", "run.json"
 KEPT = "; what was written last is still there, and the same command goes on from it"
@@ -26,7 +27,8 @@ VERSIONS = ("outpace", "torch", "transformers", "numpy")
 class Checkpoint:
     """The files of one training.
 
-    settings  all that decides what comes out; a folder that holds a run with others is refused.
+    settings  all that decides what comes out. From now on the folder is that of a run with these; one that
+              holds a run with others is refused.
     """
 
     def __init__(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
@@ -36,7 +38,8 @@ class Checkpoint:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutpaceError(f"cannot write {self.folder}: {error.strerror or error}") from error
-        self.run: dict[str, Any] = self._read_run() or {
+        found = self._read_run()
+        self.run: dict[str, Any] = found or {
             "settings": self.settings,
             "versions": {name: version(name) for name in VERSIONS} | {"python": platform.python_version()},
             "machine": platform.machine(),
@@ -44,6 +47,8 @@ class Checkpoint:
             "seconds": 0.0,
             "losses": [],
         }
+        if found is None:
+            self.note()
 
     def load(self) -> dict[str, Any] | None:
         """The latest state, or None where there is none yet."""
@@ -83,10 +88,8 @@ class Checkpoint:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OutpaceError(f"{path} cannot be read ({error}); remove the folder to begin anew") from None
-        mine = json.loads(json.dumps(self.settings))
-        changed = sorted(key for key in {*before, *mine} if before.get(key) != mine.get(key))
-        if changed:
-            listed = ", ".join(f"{key}={before.get(key)!r}" for key in changed)
+        listed = unlike(before, json.loads(json.dumps(self.settings)))
+        if listed:
             raise OutpaceError(
                 f"{self.folder} holds a run with {listed}; accepted are the same settings or a new folder"
             )

@@ -29,10 +29,11 @@ _EXPECTED = (
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An input and its output, both texts or both token ids."""
+    """An input and its output, both texts or both token ids. ended: whether an end token follows a text."""
 
     given: str | list[int]
     wanted: str | list[int]
+    ended: bool = True
 
 
 def read_pairs(paths: Sequence[Path]) -> list[Pair]:
@@ -53,7 +54,7 @@ def data_hash(pairs: Iterable[Pair]) -> str:
     """Names the data: of all pairs in their order."""
     digest = hashlib.sha256()
     for pair in pairs:
-        digest.update(json.dumps([pair.given, pair.wanted]).encode())
+        digest.update(json.dumps([pair.given, pair.wanted, *([] if pair.ended else [False])]).encode())
     return f"sha256:{digest.hexdigest()}"
 
 

@@ -18,6 +18,9 @@ from outpace.core.errors import OutpaceError
 from outpace.train.data import MAX_TOKENS, Pair
 from outpace.train.loop import Progress
 
+Write = Callable[[Sequence[str]], list[tuple[str, bool]]]
+"""Texts -> an output for each, and whether it ended before it was cut off."""
+
 BATCH = 64
 PAGE = 32  # more than a row of the native cache takes beyond its tokens
 
@@ -25,14 +28,15 @@ PAGE = 32  # more than a row of the native cache takes beyond its tokens
 def distil(
     pairs: Sequence[Pair],
     path: Path,
-    write: Callable[[Sequence[str]], list[str]],
+    write: Write,
     *,
     batch: int = BATCH,
     progress: Progress | None = None,
 ) -> list[Pair]:
     """Each pair's text with what `write` makes of it; kept in a file of {"source", "target"} lines.
 
-    `write` turns a batch of texts into outputs. Pairs whose output is empty are left out.
+    `write` turns a batch of texts into outputs, and says which of them ended by themselves. Pairs whose
+    output is empty are left out.
     """
     texts = [pair.given for pair in pairs if isinstance(pair.given, str)]
     if len(texts) < len(pairs):
@@ -48,15 +52,20 @@ def distil(
             file.seek(0, 2)
             for first in range(len(lines), len(texts), batch):
                 some = texts[first : first + batch]
-                records = [{"source": s, "target": t} for s, t in zip(some, write(some), strict=True)]
-                file.write("".join(json.dumps(record) + "\n" for record in records).encode())
+                records = [
+                    {"source": source, "target": target} | ({} if ended else {"ended": False})
+                    for source, (target, ended) in zip(some, write(some), strict=True)
+                ]
+                file.write("".join(json.dumps(one) + "\n" for one in records).encode())
                 file.flush()
                 if progress is not None:
                     progress(first + len(some), len(texts), "writing the outputs of the teacher")
     except OSError as error:
         raise OutpaceError(f"cannot write {path}: {error.strerror or error}") from error
     kept = [line for line in path.read_text().splitlines() if json.loads(line)["target"].strip()]
-    return [Pair(record["source"], record["target"]) for record in map(json.loads, kept)]
+    if not kept:
+        raise OutpaceError(f"the teacher has nothing to say to any of the {len(texts)} texts of the data")
+    return [Pair(line["source"], line["target"], line.get("ended", True)) for line in map(json.loads, kept)]
 
 
 def _source(line: bytes) -> object:
@@ -74,25 +83,28 @@ def longest_text(model: Any, tokenizer: Any) -> int:
     return min(MAX_TOKENS, places, getattr(tokenizer, "model_max_length", MAX_TOKENS))
 
 
-def beam_search(model: Any, tokenizer: Any, *, beams: int = 4, max_new_tokens: int = 256) -> Any:
+def beam_search(model: Any, tokenizer: Any, *, beams: int = 4, max_new_tokens: int = 256) -> Write:
     """What `distil` writes with: a transformers encoder-decoder model, by beam search."""
 
     longest = longest_text(model, tokenizer)
     new = min(max_new_tokens, longest - 1)
+    eos = model.generation_config.eos_token_id
+    ends = torch.tensor([] if eos is None else eos, dtype=torch.long)
 
-    def write(texts: Sequence[str]) -> list[str]:
+    def write(texts: Sequence[str]) -> list[tuple[str, bool]]:
         inputs = tokenizer(
             list(texts), return_tensors="pt", padding=True, truncation=True, max_length=longest
         ).to(model.device)
         with torch.no_grad():
             ids = model.generate(**inputs, num_beams=beams, do_sample=False, max_new_tokens=new)
         outputs: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return outputs
+        ended = torch.isin(ids[:, 1:], ends.to(ids.device)).any(dim=1).tolist()
+        return list(zip(outputs, ended, strict=True))
 
     return write
 
 
-def greedy(model: Any, *, max_new_tokens: int = 256) -> Any:
+def greedy(model: Any, *, max_new_tokens: int = 256) -> Write:
     """What `distil` writes with: one of our models, answering each text as a user's message."""
     from outpace.core.sampling import Sampling
     from outpace.engine.request import Request
@@ -101,7 +113,7 @@ def greedy(model: Any, *, max_new_tokens: int = 256) -> Any:
 
     room = DEFAULT_CACHE_ROWS * model.target.context_length
 
-    def write(texts: Sequence[str]) -> list[str]:
+    def write(texts: Sequence[str]) -> list[tuple[str, bool]]:
         groups: list[list[Request]] = []
         left = 0
         for text in texts:
@@ -113,6 +125,6 @@ def greedy(model: Any, *, max_new_tokens: int = 256) -> Any:
             groups[-1].append(request)
             left -= wanted
         answers = [answer for group in groups for answer in decode_all(model, group)]
-        return [model.tokenizer.decode(answer.token_ids) for answer in answers]
+        return [(model.tokenizer.decode(one.token_ids), one.finish_reason == "stop") for one in answers]
 
     return write

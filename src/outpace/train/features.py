@@ -36,7 +36,7 @@ class FeatureFile:
             for name in (STATES, TOKENS, ENDS):
                 (self.folder / name).touch()
             self.keep(len(np.fromfile(self.folder / ENDS, np.int64)))
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise self._unwritable(error) from error
 
     @property
@@ -63,7 +63,10 @@ class FeatureFile:
             (TOKENS, 4 * count),
             (STATES, 2 * self.hidden_size * count),
         ):
-            with (self.folder / name).open("rb+") as file:
+            path = self.folder / name
+            if path.stat().st_size < size:
+                raise OutpaceError(f"{path} is shorter than {ENDS} says; remove the folder to begin anew")
+            with path.open("rb+") as file:
                 file.truncate(size)
 
     def add(self, texts: Sequence[tuple[NDArray[np.float16], Sequence[int]]]) -> None:
@@ -95,8 +98,8 @@ class FeatureFile:
             np.fromfile(self.folder / ENDS, np.int64),
         )
 
-    def _unwritable(self, error: Exception) -> OutpaceError:
-        return OutpaceError(f"cannot write {self.folder}: {getattr(error, 'strerror', None) or error}")
+    def _unwritable(self, error: OSError) -> OutpaceError:
+        return OutpaceError(f"cannot write {self.folder}: {error.strerror or error}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,18 +15,22 @@ import torch
 
 from outpace.api import Model, load
 from outpace.core.errors import OutpaceError
+from outpace.drafters.proposal_heads import tapped
 from outpace.formats.heads import First, HeadsConfig
+from outpace.targets.hf_taps import model_fingerprint
 from outpace.train.allocator import keep_freed_memory
 from outpace.train.bases import CausalBase, Seq2SeqBase
 from outpace.train.blockwise import Regime, train_blockwise
 from outpace.train.data import MAX_TOKENS, Pair, by_length, data_hash, frequent_tokens
 from outpace.train.distil import beam_search, distil, greedy, longest_text
-from outpace.train.features import FeatureBase, FeatureFile, add_answers
+from outpace.train.features import ENDS, FeatureBase, FeatureFile, add_answers
 from outpace.train.loop import Plan, Progress
+from outpace.train.origin import ORIGIN, claim
 from outpace.train.own_states import write_own_text
 from outpace.train.precision import Precision
 
 DISTILLED, FEATURES, OWN_TEXT = "distilled.jsonl", "features", "own.jsonl"
+TEACHER = "distilled.origin.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +59,12 @@ class BlockwiseJob:
         source = teacher or self.target
         if _is_seq2seq(source):
             model, tokenizer = _transformers(source, seq2seq=True)
-            write = beam_search(model, tokenizer)
+            write, fingerprint = beam_search(model, tokenizer), model_fingerprint(model)
         else:
-            write = greedy(load(source, threads=self.threads))
+            ours = load(source, threads=self.threads)
+            write, fingerprint = greedy(ours), tapped(ours.target).fingerprint()
+        path = self.output / DISTILLED
+        claim(self.output / TEACHER, {"teacher": fingerprint}, begun=path.exists())
         return distil(pairs, self.output / DISTILLED, write, progress=progress)
 
     def run(self, pairs: Sequence[Pair], progress: Progress | None) -> HeadsConfig:
@@ -96,12 +103,15 @@ class BlockwiseJob:
     def _native(self, pairs: Sequence[Pair], progress: Progress | None) -> HeadsConfig:
         model = load(self.target, threads=self.threads)
         target: Any = model.target
-        file = FeatureFile(self.output / FEATURES, target.hidden_size)
+        data = f"own text, seed {self.seed}" if self.own_text else data_hash(pairs)
+        folder = self.output / FEATURES
+        facts = {"target": target.fingerprint(), "data": data}
+        claim(folder / ORIGIN, facts, begun=(folder / ENDS).exists())
+        file = FeatureFile(folder, target.hidden_size)
         if self.own_text:
             data = write_own_text(model, file, self.output / OWN_TEXT, self.own_text, self.seed, progress)
         else:
             texts = _token_pairs(pairs, model, min(MAX_TOKENS, target.context_length))
-            data = data_hash(pairs)
             add_answers(file, target, texts, progress=progress)
         features = file.read()
         base = FeatureBase(target, features, target.output_rows, name=model.name)
@@ -129,7 +139,7 @@ class BlockwiseJob:
             raise OutpaceError("an encoder-decoder model is trained on texts, accepted are source and target")
         cut: Any = {"truncation": True, "max_length": longest_text(model, tokenizer)}
         sources = tokenizer([pair.given for pair in pairs], **cut)["input_ids"]
-        targets = tokenizer(text_target=[pair.wanted for pair in pairs], **cut)["input_ids"]
+        targets = _target_ids(pairs, tokenizer, cut)
         pick = by_length([len(ids) for ids in targets], self.batch, self.seed)
 
         def batches(step: int) -> dict[str, torch.Tensor]:
@@ -177,7 +187,8 @@ def _token_pairs(pairs: Sequence[Pair], model: Model, limit: int) -> list[tuple[
             given, wanted = pair.given, pair.wanted
         else:
             given = model.prompt_ids(str(pair.given))
-            wanted = [*model.tokenizer.encode(str(pair.wanted), add_special_tokens=False), *end]
+            wanted = model.tokenizer.encode(str(pair.wanted), add_special_tokens=False)
+            wanted += end if pair.ended else []
         if max(*given, *wanted) >= vocab_size:
             raise OutpaceError(
                 f"the data has the token id {max(*given, *wanted)}, accepted are 0 to {vocab_size - 1}"
@@ -187,6 +198,16 @@ def _token_pairs(pairs: Sequence[Pair], model: Model, limit: int) -> list[tuple[
     if not found:
         raise OutpaceError(f"every input of the data has {limit} tokens or more, accepted are shorter ones")
     return found
+
+
+def _target_ids(pairs: Sequence[Pair], tokenizer: Any, cut: dict[str, Any]) -> list[list[int]]:
+    """The outputs as an encoder-decoder model's tokens, without an end where they have none."""
+    rows = tokenizer(text_target=[pair.wanted for pair in pairs], **cut)["input_ids"]
+    ends = [tokenizer.eos_token_id]
+    return [
+        ids[:-1] if ids[-1:] == ends and not pair.ended else ids
+        for pair, ids in zip(pairs, rows, strict=True)
+    ]
 
 
 def _padded(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:

@@ -19,6 +19,7 @@ from outpace.core.errors import OutpaceError
 from outpace.train.checkpoint import Checkpoint
 
 Progress = Callable[[int, int, str], None]
+NUM_SEEDS = 1 << 32
 LOSSES = 200  # points of the loss curve that run.json holds
 CLIP = 1.0  # largest norm of the gradients
 
@@ -40,6 +41,8 @@ class Plan:
                 f"a training has steps={self.steps}, lr={self.lr} and checkpoint_s={self.checkpoint_s}, "
                 "accepted are whole numbers >= 1, numbers > 0 and numbers >= 0"
             )
+        if not 0 <= self.seed < NUM_SEEDS:
+            raise OutpaceError(f"a training has seed={self.seed}, accepted are 0 to {NUM_SEEDS - 1}")
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""

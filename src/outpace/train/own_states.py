@@ -10,18 +10,19 @@ from outpace.core.errors import OutpaceError
 from outpace.targets.native import DEFAULT_CACHE_ROWS
 from outpace.train.features import FeatureFile
 from outpace.train.loop import Progress
-from outpace.train.self_text import write_text
+from outpace.train.self_text import MAX_MESSAGE, write_text
 
 if TYPE_CHECKING:
     from outpace.api import Model
 
 BATCH, ROW = 48, 512  # documents of a group where the cache has room for as many of these tokens
+PATIENCE = 500  # messages without an end
 
 
 def write_own_text(
     model: Model, file: FeatureFile, path: Path, num_tokens: int, seed: int, progress: Progress | None
 ) -> str:
-    """Fill the file up to `num_tokens` tokens of answers; names the text, for run.json.
+    """Fill the file up to `num_tokens` tokens of answers, or a few more; names the text, for run.json.
 
     `path` gets the documents as JSON lines, a whole group at a time, and says where to go on.
     """
@@ -31,10 +32,17 @@ def write_own_text(
         batch = max(1, min(BATCH, model.target.context_length * DEFAULT_CACHE_ROWS // ROW))
         documents = write_text(model, seed=seed, first_group=first_group, batch=batch, record=True)
         with path.open("a", encoding="utf-8") as lines:
+            empty = 0
             while file.num_tokens < num_tokens:
                 if progress is not None:
                     progress(file.num_tokens, num_tokens, f"{file.num_tokens} tokens of its own")
                 group = next(documents)
+                empty = 0 if group else empty + batch
+                if empty >= PATIENCE:
+                    raise OutpaceError(
+                        f"{model.name} ends none of {empty} user messages of its own within {MAX_MESSAGE} "
+                        "tokens, accepted are models that do, or --data"
+                    )
                 file.add([(d.states, d.token_ids) for d in group if d.states is not None])
                 records = [
                     {"group": d.group, "prompt_ids": list(d.prompt_ids), "token_ids": d.token_ids}
@@ -44,7 +52,7 @@ def write_own_text(
                 lines.flush()
     except OSError as error:
         raise OutpaceError(f"cannot write {path}: {error.strerror or error}") from error
-    return f"own text, seed {seed}, {num_tokens} tokens"
+    return f"own text, seed {seed}, {file.num_tokens} tokens"
 
 
 def _whole_groups(path: Path, file: FeatureFile) -> int:

@@ -1,0 +1,40 @@
+"""What files were made from, noted beside them when they are begun: no other run goes on with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from outpace.core.errors import OutpaceError
+from outpace.formats.whole import write_whole
+
+ORIGIN = "origin.json"
+
+
+def claim(path: Path, facts: Mapping[str, Any], *, begun: bool) -> None:
+    """Note the facts at `path`, or see that they are those noted there; else an OutpaceError.
+
+    begun  whether there are files already that the facts are about: they need a note.
+    """
+    mine = json.loads(json.dumps(dict(facts)))
+    try:
+        noted = json.loads(path.read_text()) if path.exists() else None
+    except (OSError, ValueError) as error:
+        raise OutpaceError(f"{path} cannot be read ({error}); remove the folder to begin anew") from None
+    if noted is None and not begun:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutpaceError(f"cannot write {path}: {error.strerror or error}") from error
+        write_whole(path, (json.dumps(mine, indent=1) + "\n").encode())
+    elif noted != mine:
+        made = unlike(noted, mine) if isinstance(noted, dict) else "what nobody has noted"
+        raise OutpaceError(f"{path.parent} holds files of {made}; accepted are the same or a new folder")
+
+
+def unlike(before: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
+    """The facts that differ, as they were before; "" where none does."""
+    changed = sorted(key for key in {*before, *mine} if before.get(key) != mine.get(key))
+    return ", ".join(f"{key}={before.get(key)!r}" for key in changed)
