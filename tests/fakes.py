@@ -84,7 +84,7 @@ class Wide:
         return candidates.hang(tree, [self.width] * len(candidates.nodes))
 
     def prune(self, tree: TokenTree, budget: int) -> TokenTree:
-        return tree.prune_to(budget, np.arange(0, -tree.num_nodes, -1))
+        return tree.prune(range(min(budget + 1, tree.num_nodes)))
 
 
 class TableDraft:

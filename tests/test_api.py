@@ -62,6 +62,8 @@ def test_prompts_become_token_ids() -> None:
         ),
         ([{"content": "a"}], {}, "unknown role None"),
         ([], {}, "1 message or more"),
+        (["hi"], {}, "a message is 'hi', accepted are mappings with role and content"),
+        (None, {}, "the prompt is None, accepted are a text and messages"),
         ("a", {"raw": True, "system": "b"}, "takes no system message"),
         ([{"role": "user", "content": "a"}], {"raw": True}, "must be a text"),
         ("", {"raw": True}, "prompt is empty"),

@@ -90,8 +90,10 @@ class Measure:
         settings = sorted(self.sweep.settings(), key=lambda one: list(map(str, one.chain.record.values())))
         for chain, group in groupby(settings, key=lambda one: one.chain):
             missing = [one for one in group if not self._known("setting", one.record)]
-            if missing or not self._known("plain", chain.record):
-                self._chain(chain, missing, price)
+            controls = self._cheaper() if chain == self.sweep.base else []
+            controls = [name for name in controls if not self._known("control", {"draft": name})]
+            if missing or controls or not self._known("plain", chain.record):
+                self._chain(chain, missing, controls, price)
         self._times(price)
 
     def _tell(self, what: str) -> None:
@@ -105,8 +107,8 @@ class Measure:
     def _add(self, kind: str, values: Record) -> None:
         self.results.add({"kind": kind, "subject": self.subject.name, **values})
 
-    def _chain(self, chain: Chain, settings: list[Setting], price: float) -> None:
-        """Plain samples, then those of each setting."""
+    def _chain(self, chain: Chain, settings: list[Setting], controls: list[str], price: float) -> None:
+        """Plain samples, then those of each setting, and of cheaper models by themselves."""
         self._tell(f"plain, {chain.steps} steps")
         plain = [draw(self.subject, chain, self.samples, seed) for seed in PLAIN_SEEDS]
         both = torch.cat([one.samples for one in plain])
@@ -119,11 +121,9 @@ class Measure:
             drawn = draw(self.subject, chain, self.samples, seed_of(setting), setting, price=price)
             said = self.judge.of(drawn.samples, both)
             self._add("setting", {**setting.record, **counts(drawn.stats), **said})
-        if chain == self.sweep.base:
-            for name in self._cheaper():
-                if not self._known("control", {"draft": name}):
-                    said = self.judge.of(self._by_cheaper(name), both)
-                    self._add("control", {**chain.record, "draft": name, "num": self.samples, **said})
+        for name in controls:
+            said = self.judge.of(self._by_cheaper(name), both)
+            self._add("control", {**chain.record, "draft": name, "num": self.samples, **said})
 
     def _times(self, price: float) -> None:
         """Single samples at the base, in turns."""
@@ -145,11 +145,12 @@ class Measure:
 
     def price(self) -> float:
         """Of one more state, as a share of a call; measured once, for cheaper models too."""
-        if not self._known("price", {}):
+        missing = [name for name in ("", *self._cheaper()) if not self._known("price", {"model": name})]
+        if missing:
             chain = self.sweep.base
             model, process = self.subject.target(chain)
-            models = {"": model} | {name: self.subject.cheaper(name, chain) for name in self._cheaper()}
-            for name, one in models.items():
+            for name in missing:
+                one = self.subject.cheaper(name, chain) if name else model
                 called = self._told(one)
                 source = Source(called, process, tuple(self.subject.shape), torch.device("cpu"))
                 seconds = call_times(source, repeats=CALLS, sizes=STATES)

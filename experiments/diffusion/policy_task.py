@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from outpace.core.errors import OutpaceError
+
 MOST_STEPS = 300
 ENOUGH = 0.95  # coverage
 SIDE = 512.0
@@ -47,8 +49,13 @@ class PushT:
         with warnings.catch_warnings():
             # pygame's, of its own imports; nothing is drawn here
             warnings.simplefilter("ignore", DeprecationWarning)
-            import gym_pusht
-            import gymnasium
+            try:
+                import gym_pusht
+                import gymnasium
+            except ImportError as error:
+                raise OutpaceError(
+                    f"the policy needs gym-pusht: pip install 'outpace[experiments]' ({error})"
+                ) from None
         assert gym_pusht
         self._env: Any = gymnasium.make("gym_pusht/PushT-v0", obs_type="state", max_episode_steps=MOST_STEPS)
 

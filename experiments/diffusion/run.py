@@ -22,6 +22,7 @@ from experiments.diffusion.digits import DIGITS_FILE, prepare_digits
 from experiments.diffusion.images import measure_images, train_images
 from experiments.diffusion.mixtures import measure_mixtures
 from experiments.diffusion.policy_evaluate import measure_policy
+from experiments.diffusion.policy_task import PushT
 from experiments.diffusion.policy_train import train_policy
 from experiments.diffusion.report import write_report
 from experiments.diffusion.scales import DIGITS, PATCHES, SCALES, WORK, Scale
@@ -93,19 +94,25 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of trainings")
     args = parser.parse_args(arguments)
     keep_freed_memory()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    options = {"scale": args.scale, "part": args.part, "threads": args.threads}
+    options = {"scale": args.scale, "part": args.part, "threads": args.threads, "seed": args.seed}
+    options |= {"device": args.device if args.device != "cpu" else None}
     command = "python -m experiments.diffusion.run"
     command += "".join(f" --{name} {value}" for name, value in options.items() if value)
     folder = args.work / args.scale
     try:
         check_device(args.device)
+        if args.threads is not None:
+            if args.threads < 1:
+                raise OutpaceError(f"--threads is {args.threads}, accepted are whole numbers >= 1")
+            torch.set_num_threads(args.threads)
+        parts = (args.part,) if args.part else tuple(PARTS)
+        if "policy" in parts:
+            PushT().close()  # what it needs is missed now, or not at all
         folder.mkdir(parents=True, exist_ok=True)
-        results = Results(folder / RESULTS, run_record(command, args.device))
+        results = Results(folder / RESULTS, run_record(command, "cpu"))  # trainings alone use the device
         scale = SCALES[args.scale]
         job = Job(args.work, folder, scale, results, args.device, args.seed, args.patches)
-        for part in (args.part,) if args.part else PARTS:
+        for part in parts:
             PARTS[part](job)
         write_report(folder, folder, scale)
     except (OutpaceError, OSError) as error:

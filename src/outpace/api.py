@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -166,10 +166,14 @@ class Model:
         if raw or self.chat is None:
             what = "a raw prompt" if raw else "the prompt of a model without a chat template"
             raise OutpaceError(f"{what} must be a text, not messages")
+        if not isinstance(prompt, str | Iterable):
+            raise OutpaceError(f"the prompt is {prompt!r}, accepted are a text and messages")
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         if system is not None:
             messages = [{"role": "system", "content": system}, *messages]
         for message in messages:
+            if not isinstance(message, Mapping):
+                raise OutpaceError(f"a message is {message!r}, accepted are mappings with role and content")
             if message.get("role") not in ROLES:
                 raise OutpaceError(f"unknown role {message.get('role')!r}, accepted are {', '.join(ROLES)}")
         if not messages:
@@ -212,7 +216,9 @@ class Model:
                 costs = CallCosts.measure(self.target)
                 return {"sizes": costs.sizes, "contexts": costs.contexts, "seconds": costs.seconds}
 
-            self._costs = LiveCosts(**self._memo(f"costs-{self.num_threads}", measure))
+            # What can be measured depends on how long contexts can be.
+            name = f"costs-{self.num_threads}-{self.target.context_length}"
+            self._costs = LiveCosts(**self._memo(name, measure))
         return self._costs
 
     def _context(self) -> dict[str, Any]:

@@ -30,6 +30,18 @@ def test_text_files_hold_one_prompt_a_line(tmp_path: Path) -> None:
     assert read_prompts(path) == [Prompt("1", "text", "first"), Prompt("3", "text", "second")]
 
 
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0b"])
+def test_a_line_ends_where_json_says_so(tmp_path: Path, character: str) -> None:
+    """Not at other characters that end lines elsewhere, which texts may have."""
+    prompt = {"category": "a", "turns": [f"one{character}text"]}
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps(prompt, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert [one.text for one in read_prompts(path)] == prompt["turns"]
+    with RecordFile(tmp_path / "out.jsonl") as file:
+        file.append(record(text=f"one{character}text"))
+    assert [one["text"] for one in read_records(tmp_path / "out.jsonl")] == [f"one{character}text"]
+
+
 def test_limit_counts_per_category(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text(

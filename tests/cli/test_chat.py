@@ -66,3 +66,11 @@ def test_interrupted_in_a_pipe(run: Run, model: FakeModel, stdin: Pipe) -> None:
     model.pieces = ["Half", KeyboardInterrupt()]
     stdin("Hello\nnever said\n")
     assert run("chat") == (130, "Half\n", "interrupted\n")
+
+
+def test_what_is_no_text_gets_one_line(
+    run: Run, model: FakeModel, monkeypatch: pytest.MonkeyPatch, stdin: Pipe
+) -> None:
+    stdin("")
+    monkeypatch.setattr("builtins.input", lambda prompt: b"caf\xe9".decode())
+    assert run("chat") == (2, "", "error: the message on standard input is not UTF-8 text\n")

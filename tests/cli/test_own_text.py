@@ -64,6 +64,7 @@ def test_what_was_written_drafts(tmp_path: Path, model: str, capsys: pytest.Capt
         (["write", "-o", "OUT/gone/x", "--tokens", "5"], "cannot write"),
         (["count", "FOREIGN"], "line 1"),
         (["count", "MISSING"], "MISSING"),
+        (["count", "FOREIGN", "-o", "."], "it is a folder, accepted is the name of a file"),
         (["count", "FOREIGN", "--order", "99"], "1 to 8"),
     ],
 )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from outpace.core import registry as registry_module
 from outpace.core.errors import OutpaceError
-from outpace.core.registry import Registry
+from outpace.core.registry import Registry, value_text
 
 
 class Thing:
@@ -88,7 +88,8 @@ def test_options_are_the_keyword_only_values_of_the_constructor() -> None:
     )
 )
 def test_round_trip(options: dict[str, object]) -> None:
-    assert THINGS.parse(THINGS.format("thing", options)) == ("thing", options)
+    spec = ",".join(f"{key}={value_text(value)}" for key, value in options.items())
+    assert THINGS.parse(f"thing:{spec}") == ("thing", options)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +97,7 @@ def test_round_trip(options: dict[str, object]) -> None:
     [
         ("ngrams", "unknown thing 'ngrams', accepted are lazy, plain, thing"),
         ("", "unknown thing '', accepted are lazy, plain, thing"),
+        ("thing:n=3,x=1,n=4", "thing 'thing' has n twice, accepted is once"),
         ("thing:m=3", "thing 'thing' has no option 'm', accepted are n, x, on, tag, cap"),
         ("thing:target=3", "has no option 'target', accepted are n, x, on, tag, cap"),
         ("plain:n=3", "thing 'plain' has no option 'n', accepted are none"),

@@ -158,10 +158,10 @@ def test_extreme_temperatures_do_not_overflow() -> None:
     ("option", "values", "accepted"),
     [
         ("temperature", [-0.1, math.nan, math.inf], ">= 0"),
-        ("top_k", [-1, 1.5], ">= 0"),
+        ("top_k", [-1, 1.5, 40.0, 2**31, math.nan, math.inf], "from 0 to 2147483647"),
         ("top_p", [0.0, 1.1, -1.0, math.nan], "0 < top_p <= 1"),
         ("min_p", [-0.1, 1.1, math.nan], "0 <= min_p <= 1"),
-        ("seed", [-1, 2**64, 0.5], "0 to 2"),
+        ("seed", [-1, 2**64, 0.5, 3.0], "from 0 to 18446744073709551615"),
     ],
 )
 def test_options_out_of_range_name_the_accepted_values(
@@ -178,3 +178,9 @@ def test_edits_add_to_a_copy() -> None:
     result = edited(row, (np.array([1, 2]), np.array([-np.inf, 2.0], dtype=np.float32)))
     assert result.tolist() == [0, -math.inf, 2] and row.tolist() == [0, 0, 0]
     assert edited(row, None) is row
+
+
+def test_whole_numbers_of_numpy_are_as_good() -> None:
+    sampling = Sampling(temperature=0.7, seed=np.int64(3), top_k=np.int32(9))  # type: ignore[arg-type]
+    assert sampling == Sampling(temperature=0.7, seed=3, top_k=9)
+    assert (type(sampling.seed), type(sampling.top_k)) == (int, int)

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from outpace.core.contracts import RowScores, Step
 from outpace.core.sampling import Sampling
 from outpace.core.tree import TokenTree
 from outpace.drafters.none import NoDraft
+from outpace.drafters.small_model import SmallModel
 from outpace.engine.generate import generate, generate_batch
 from outpace.engine.request import Generation, Request
+from outpace.rules import RULES
 from outpace.rules.match import Match
 from outpace.targets.table import TableTarget
+from outpace.trees import TREES
 from tests.fakes import Hostile, full_tree, hostile, whole
+from tests.laws import FALSE_ALARM_RATE, g_test
 
 VOCAB_SIZE = 6
 SAMPLING = Sampling(temperature=1.0, seed=7)
@@ -40,6 +45,24 @@ class Prefills(TableTarget):
     def prefill(self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]] | None = None) -> Any:
         self.drafts = drafts
         return super().prefill(prompts, drafts)
+
+
+@pytest.mark.parametrize("widths", ["[1,2]", "[2,2]", "[1,1]"])
+@pytest.mark.parametrize("rule", ["multi_draft", "spechub"])
+def test_the_first_token_has_the_targets_law(widths: str, rule: str) -> None:
+    """Also where it depends on the token drawn first whether the tree loses siblings below it.
+
+    Behind 0 the draft likes 1 too little; behind that it is sure, and so has one draft where 2 has two.
+    """
+    sure = 30.0
+    target = TableTarget(np.tile([-sure, 0.0, 0.0], (3, 1)))
+    draft = TableTarget(np.array([[-sure, np.log(0.2), np.log(0.8)], [-sure, 0.0, sure], [-sure, 0.0, 0.0]]))
+    drafter = SmallModel.of(draft, tree=TREES.create(f"static:widths={widths}", costs=None))
+    firsts = []
+    for seed in range(1500):
+        request = Request([0, 0], Sampling(temperature=1.0, top_p=0.999, seed=seed), 3)
+        firsts.append(whole(generate(target, drafter, RULES.create(rule), request))[1].token_ids[0])
+    assert g_test(firsts, {1: 0.5, 2: 0.5}) > FALSE_ALARM_RATE / 6
 
 
 def requests(max_tokens: int = 20) -> list[Request]:

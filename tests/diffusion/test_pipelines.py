@@ -19,6 +19,7 @@ from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.diffusion.images import converted, grid  # noqa: E402
 from outpace.diffusion.noise import PRIOR, Noise  # noqa: E402
 from outpace.diffusion.pipelines import load_pipeline  # noqa: E402
+from outpace.diffusion.sources import open_source  # noqa: E402
 from tests.diffusion_pipelines import save_pipeline, tiny_unet  # noqa: E402
 
 STEPS, NUM, SEED = 30, 3, 7
@@ -141,6 +142,17 @@ def test_class_labels_are_conditions(our_noise: None) -> None:
         fast(NUM, **options)
     with pytest.raises(OutpaceError, match="2 conditions for 3 samples"):
         fast(NUM, conditions=labels[:2], **options)
+    without = diffusion.accelerate(tiny_unet(), diffusers.DDPMScheduler(), draft=None)
+    with pytest.raises(OutpaceError, match="told no classes, accepted is conditions=None"):
+        without(NUM, conditions=labels, **options)
+
+
+def test_a_folder_of_a_model_of_classes_is_refused(tmp_path: Path) -> None:
+    """The command line has no classes to tell it."""
+    unet = tiny_unet(num_class_embeds=4)
+    diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler()).save_pretrained(tmp_path)
+    with pytest.raises(OutpaceError, match="the model is told classes"):
+        open_source(str(tmp_path), 5)
 
 
 def test_functions_that_return_tensors() -> None:
@@ -256,7 +268,8 @@ def test_models_that_cannot_be_accelerated() -> None:
         ),
         (unet, {"draft": "stale:held=all"}, "held is 'all', accepted are prediction, output, increment"),
         (unet, {"draft": "picard:draft=none"}, "accepted are others than none"),
-        (unet, {"window": "wide"}, "unknown window 'wide', accepted are adaptive, fixed"),
+        (unet, {"window": "wide"}, "window is 'wide', accepted are whole numbers >= 1, adaptive, fixed"),
+        (unet, {"window": 8.5}, r"window is 8\.5, accepted are whole numbers >= 1, adaptive, fixed"),
         (unet, {"window": "-3"}, "window is -3, accepted are whole numbers >= 1"),
     ]:
         with pytest.raises(OutpaceError, match=message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -305,6 +306,15 @@ def test_stats_of_nothing_and_of_shares() -> None:
     assert stats.acceptance[:2].tolist() == [0.75, 0.5] and stats.acceptance[2].isnan()
 
 
+def test_names_and_numbers_of_numpy_are_as_good() -> None:
+    plain = run(Stale(), 4)
+    named = run("stale", np.int64(4), seed=np.int64(9))
+    assert torch.equal(run(Stale(), 4, seed=9).samples, named.samples)
+    assert torch.equal(run(Stale(), "4").samples, plain.samples)
+    assert torch.equal(run("none", 4).samples, run(None, 1).samples)
+    assert torch.equal(run("stale", "adaptive:most=5").samples, run(Stale(), Adaptive(5)).samples)
+
+
 # --- bad input ----------------------------------------------------------------------------------------------
 
 
@@ -337,6 +347,9 @@ BAD = [
     (lambda: run(None, 1, batch=0), "num is 11 and batch 0, accepted are whole numbers >= 1"),
     (lambda: run(None, 1, conditions=torch.zeros(10)), "10 conditions for 11 samples; one for each is acc"),
     (lambda: run(Stale(), 0), "window is 0, accepted are whole numbers >= 1"),
+    (lambda: run(Stale(), 2.5), r"window is 2\.5, accepted are whole numbers >= 1, adaptive, fixed"),
+    (lambda: run("staler", 2), "unknown draft 'staler', accepted are carried, frozen"),
+    (lambda: run(None, 1, dtype=torch.int64), "dtype is torch.int64, accepted are floating ones"),
     (lambda: Fixed(-3), "window is -3, accepted are whole numbers >= 1"),
     (lambda: Adaptive(0), "most is 0, accepted are whole numbers >= 1"),
     (lambda: Adaptive(price=-0.1), "price is -0.1, accepted are finite numbers >= 0"),

@@ -17,7 +17,7 @@ from outpace.core.sampling import Edit, Sampling, choose
 from outpace.core.tree import TokenTree
 from outpace.drafters.ngram import NGram
 from outpace.drafters.none import NoDraft
-from outpace.engine.generate import generate
+from outpace.engine.generate import generate, generate_batch
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.rules.match import Match
@@ -258,6 +258,26 @@ def test_the_budget_bounds_every_tree() -> None:
     target = Spy.random(vocab_size=VOCAB_SIZE)
     run(target, DRAFTERS["too much"], Request([0], max_tokens=400, budget=7))
     assert max(sizes) == 7
+
+
+def test_requests_share_the_nodes_that_a_call_may_have() -> None:
+    calls: list[int] = []
+
+    class Narrow(TableTarget):
+        max_nodes = 40
+
+        def score(self, rows: Any, trees: Any) -> Any:
+            calls.append(sum(tree.num_nodes for tree in trees))
+            return super().score(rows, trees)
+
+    target = Narrow.random(vocab_size=VOCAB_SIZE)
+    requests = [Request([number % VOCAB_SIZE], max_tokens=30) for number in range(7)]
+    _, together = whole(generate_batch(target, DRAFTERS["too much"], Match(), requests))
+    alone = [run(TableTarget.random(vocab_size=VOCAB_SIZE), NoDraft(), one)[1] for one in requests]
+    assert [one.token_ids for one in together] == [one.token_ids for one in alone]
+    assert 7 < max(calls) <= 40
+    with pytest.raises(OutpaceError, match="there are 41 requests at once, accepted are 40 at most"):
+        generate_batch(target, NoDraft(), Match(), [Request([0])] * 41)
 
 
 def test_edits_see_the_text_and_reach_every_choice() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,42 @@ def test_a_run_that_was_killed_goes_on(made: Path) -> None:
     assert len(again) == len(lines) + 1  # another run, which says so
     assert timeless(again[1 - cut :]) == timeless(lines[1 - cut :])
     assert (smoke / "REPORT.md").exists()
+
+
+@pytest.mark.slow
+def test_controls_and_prices_that_are_missing_are_measured(made: Path) -> None:
+    """A kill may come between the last setting and them."""
+    path = made / "smoke" / "results.jsonl"
+    before = [json.loads(line) for line in path.read_text().splitlines()]
+
+    def late(record: Record) -> bool:
+        return record["kind"] == "control" or bool(record["kind"] == "price" and record["model"])
+
+    assert {one["kind"] for one in before if late(one)} == {"control", "price"}
+    path.write_text("".join(json.dumps(one) + "\n" for one in before if not late(one)))
+    run_smoke(made)
+
+    def names(records: list[Record]) -> list[tuple[str, ...]]:
+        some = [one for one in records if late(one)]
+        return sorted((one["kind"], one["subject"], one.get("draft") or one["model"]) for one in some)
+
+    assert names(Results(path).of("control") + Results(path).of("price")) == names(before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--threads", "0"], "--threads is 0, accepted are whole numbers >= 1"),
+        (["--part", "policy"], r"the policy needs gym-pusht: pip install"),
+    ],
+)
+def test_what_is_missing_is_named_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "gym_pusht", None)
+    with pytest.raises(SystemExit, match=f"error: {message}"):
+        run.main(["--scale", "smoke", "--work", str(tmp_path / "work"), *arguments])
+    assert not (tmp_path / "work").exists()
 
 
 def timeless(lines: list[bytes]) -> list[Record]:

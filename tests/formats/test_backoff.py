@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from outpace.core.errors import FormatError
+from outpace.core.errors import FormatError, OutpaceError
 from outpace.formats.backoff import NUM_NEXT, STEPS_PER_BIT, BackoffTable, read_backoff, write_backoff
 
 ORDER = 3
@@ -87,6 +87,13 @@ def test_contexts_do_not_reach_over_the_ends_of_texts(tmp_path: Path) -> None:
 
 def test_an_empty_corpus_knows_nothing(tmp_path: Path) -> None:
     assert write_backoff(tmp_path / "t.npz", [], vocabulary="").next([1, 2, 3]) == []
+
+
+def test_a_table_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutpaceError, match=r"cannot write .*folder: "):
+        write_backoff(tmp_path / "folder", texts(), vocabulary="v")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
 def test_what_is_no_table_is_refused(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def read_prompts(path: Path, *, limit: int | None = None) -> list[Prompt]:
     Raises OutpaceError, with file and line, for a file that cannot be read or holds anything else.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise OutpaceError(f"cannot read the prompts in {path}: {reason}") from error

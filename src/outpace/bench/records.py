@@ -78,7 +78,7 @@ def read_records(path: Path) -> Iterator[Record]:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise OutpaceError(f"cannot read the records in {path}: {reason}") from error
     whole, _, _ = text.rpartition("\n")
-    for number, line in enumerate(whole.splitlines(), start=1):
+    for number, line in enumerate(whole.split("\n") if whole else [], start=1):
         try:
             record = json.loads(line)
         except ValueError as error:

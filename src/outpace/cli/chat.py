@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from outpace.cli import options, render
-from outpace.core.errors import PromptTooLong
+from outpace.core.errors import OutpaceError, PromptTooLong
 
 HELP = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C cuts an answer short"
 
@@ -83,6 +83,8 @@ def chat(
 def _read_turn(interactive: bool) -> str | None:
     try:
         return input("> " if interactive else "")
+    except UnicodeDecodeError as error:
+        raise OutpaceError("the message on standard input is not UTF-8 text") from error
     except EOFError:
         if interactive:
             print()

@@ -86,6 +86,8 @@ def sample(
     made = make_draft(draft), make_window(window)
     if out is not None and out.suffix not in (".png", ".npy"):
         raise OutpaceError(f"--out is {str(out)!r}, accepted are names that end in .png or .npy")
+    if out is not None and not out.expanduser().parent.is_dir():
+        raise OutpaceError(f"--out is {str(out)!r}, accepted are names in a folder that exists")
     source = open_source(model, steps, device=device, threads=threads)
     if (
         out is not None

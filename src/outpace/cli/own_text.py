@@ -92,6 +92,8 @@ def count(
         path = Memo(loaded.weights.path).path(FILE_NAME) if output is None else output.expanduser()
         if not path.absolute().parent.is_dir():
             raise OutpaceError(f"cannot write {path}: there is no folder {path.parent}")
+        if path.is_dir():
+            raise OutpaceError(f"cannot write {path}: it is a folder, accepted is the name of a file")
 
         def encode(text: str) -> list[int]:
             return tokenizer.encode(text, add_special_tokens=False)

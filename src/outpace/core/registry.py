@@ -82,16 +82,13 @@ class Registry:
             if key not in accepted:
                 names = ", ".join(accepted) or "none"
                 raise OutpaceError(f"{self.kind} {name!r} has no option {key!r}, accepted are {names}")
+            if key in given:
+                raise OutpaceError(f"{self.kind} {name!r} has {key} twice, accepted is once")
             given[key] = self._value(name, key, text, accepted[key].annotation)
         missing = [key for key, p in accepted.items() if p.default is p.empty and key not in given]
         if missing:
             raise OutpaceError(f"{self.kind} {name!r} needs {', '.join(f'{key}=...' for key in missing)}")
         return name, given
-
-    def format(self, name: str, options: Mapping[str, Any]) -> str:
-        """The spec that `parse` reads back as this name and these options."""
-        listed = ",".join(f"{key}={value_text(value)}" for key, value in options.items())
-        return f"{name}:{listed}" if listed else name
 
     def create(self, spec: str, **context: Any) -> Any:
         """The object that a spec describes. Of `context`, it gets what its constructor names."""

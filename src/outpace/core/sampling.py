@@ -13,8 +13,10 @@ sampler.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +26,7 @@ from outpace.core.errors import OutpaceError
 Edit = tuple[NDArray[np.integer], NDArray[np.floating]]  # token ids i32[n], f32[n] added to their raw logits
 
 _U64 = (1 << 64) - 1
+MOST_K = 2**31 - 1  # what the native decoder reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +49,19 @@ class Sampling:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise OutpaceError(f"temperature is {self.temperature}, accepted are finite numbers >= 0")
-        if self.top_k != int(self.top_k) or self.top_k < 0:
-            raise OutpaceError(f"top_k is {self.top_k}, accepted are whole numbers >= 0 (0 is off)")
+        self._check_whole("top_k", MOST_K, " (0 is off)")
         if not 0 < self.top_p <= 1:
             raise OutpaceError(f"top_p is {self.top_p}, accepted are 0 < top_p <= 1 (1 is off)")
         if not 0 <= self.min_p <= 1:
             raise OutpaceError(f"min_p is {self.min_p}, accepted are 0 <= min_p <= 1 (0 is off)")
-        if self.seed != int(self.seed) or not 0 <= self.seed <= _U64:
-            raise OutpaceError(f"seed is {self.seed}, accepted are whole numbers from 0 to 2**64 - 1")
+        self._check_whole("seed", _U64)
+
+    def _check_whole(self, name: str, most: int, hint: str = "") -> None:
+        """Make a field one of Python's own whole numbers, which do not overflow."""
+        value = getattr(self, name)
+        if not isinstance(value, SupportsIndex) or not 0 <= operator.index(value) <= most:
+            raise OutpaceError(f"{name} is {value!r}, accepted are whole numbers from 0 to {most}{hint}")
+        object.__setattr__(self, name, operator.index(value))
 
 
 def gumbel(seed: int, position: int, tokens: ArrayLike) -> NDArray[np.float64]:

@@ -312,20 +312,6 @@ class TokenTree:
         kept = self.shape.closure(nodes)
         return self if len(kept) == self.num_nodes else self._take(kept, self.draw if blind else "point")
 
-    def prune_to(self, budget: int, scores: Sequence[float] | NDArray[np.floating]) -> TokenTree:
-        """Keep at most `budget` drafted nodes (the root is free): best score first, each with its ancestors.
-
-        A node whose missing ancestors no longer fit is passed over. Ties go to the lower id.
-        """
-        if len(scores) != self.num_nodes:
-            raise ValueError(f"prune_to needs one score per node ({self.num_nodes}), got {len(scores)}")
-        kept: set[int] = {0}
-        for node in sorted(range(1, self.num_nodes), key=lambda node: (-scores[node], node)):
-            missing = [ancestor for ancestor in self.path_to(node) if ancestor not in kept]
-            if len(kept) - 1 + len(missing) <= budget:
-                kept.update(missing)
-        return self.prune(kept)
-
     def fit(self, root: int, *, vocab_size: int, budget: int, depth: int) -> TokenTree:
         """What a target may be asked to score: the loop passes every proposal through here.
 

@@ -58,8 +58,8 @@ def open_rows(
 
 
 def _first_path(tree: TokenTree) -> TokenTree:
-    """The tree without all but the first child of every node."""
+    """The tree without all but the first child of every node. So is every tree cut: the draws stay."""
     node = 0
     while children := tree.children(node):
         node = children[0]
-    return tree.prune([node])
+    return tree.prune([node], blind=True)

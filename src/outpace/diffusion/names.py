@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+from typing import SupportsIndex
+
 from outpace.core.errors import OutpaceError
 from outpace.core.registry import Registry
 from outpace.diffusion.drafts import (
@@ -40,10 +43,15 @@ def make_window(window: Window | int | str) -> Window:
     """The window of a number or name, or the one that it is already."""
     if isinstance(window, str) and window.strip().lstrip("-").isdigit():
         window = int(window)
-    if isinstance(window, int):
-        return Fixed(window)
-    made: Window = WINDOWS.create(window) if isinstance(window, str) else window
-    return made
+    if isinstance(window, str) and window.partition(":")[0].strip() in WINDOWS.names():
+        made: Window = WINDOWS.create(window)
+        return made
+    if isinstance(window, SupportsIndex):  # numpy's whole numbers too
+        return Fixed(operator.index(window))
+    if isinstance(window, str | float):
+        names = ", ".join(WINDOWS.names())
+        raise OutpaceError(f"window is {window!r}, accepted are whole numbers >= 1, {names}")
+    return window
 
 
 def none() -> None:

@@ -7,6 +7,7 @@ again after a rejected draft, finds the same numbers.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ class Noise:
     """Normal, Gumbel and uniform numbers for the samples 0, 1, 2, ... of a seed."""
 
     def __init__(self, seed: int) -> None:
+        seed = operator.index(seed)  # numpy's whole numbers do not grow
         self._normal = _signed(fresh_seed(seed, "diffusion normal"))
         self._uniform = _signed(fresh_seed(seed, "diffusion coin"))
         self._gumbel = _signed(fresh_seed(seed, "diffusion choice"))

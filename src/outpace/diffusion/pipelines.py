@@ -126,15 +126,22 @@ class Accelerated:
         """
         check_output_type(output_type, self.shape)
         model, process = self.chain(num_inference_steps)
-        if conditions is None and _needs_labels(getattr(self._model, "config", None)):
-            raise OutpaceError(
-                "the model is told classes; accepted is conditions=labels, one for each sample"
-            )
+        self.check_conditions(conditions)
         result = sample(
             model, process, self.shape, batch_size, draft=self._draft, window=self._window, seed=seed,
             batch=num_at_once, conditions=conditions, device=self.device, on_progress=on_progress,
         )  # fmt: skip
         return Images(converted(result.samples, output_type), result.stats)
+
+    def check_conditions(self, conditions: torch.Tensor | None) -> None:
+        """OutpaceError where a model of diffusers is told no classes that needs some, or needs none."""
+        needs = _needs_labels(getattr(self._model, "config", None))
+        if conditions is None and needs:
+            raise OutpaceError(
+                "the model is told classes; accepted is conditions=labels, one for each sample"
+            )
+        if conditions is not None and not needs and type(self._model).__name__ == "UNet2DModel":
+            raise OutpaceError("the model is told no classes, accepted is conditions=None")
 
     def chain(self, num_inference_steps: int) -> tuple[Model, Denoising]:
         """What `sample` is to be given: the model and the process of so many steps."""

@@ -24,11 +24,12 @@ from outpace.core.errors import OutpaceError
 from outpace.diffusion.coupling import couple
 from outpace.diffusion.drafts import Draft
 from outpace.diffusion.memory import Memory, Proposal, Round
+from outpace.diffusion.names import make_draft, make_window
 from outpace.diffusion.noise import MOST_AHEAD, PRIOR, Noise, Tape
 from outpace.diffusion.plain import sample_plainly
 from outpace.diffusion.process import Model, Process, evaluated
 from outpace.diffusion.stats import Stats
-from outpace.diffusion.windows import Fixed, Record, Window
+from outpace.diffusion.windows import Record, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,8 @@ def sample(
     shape: Sequence[int],
     num: int = 1,
     *,
-    draft: Draft | None = None,
-    window: Window | int = 8,
+    draft: Draft | str | None = None,
+    window: Window | int | str = 8,
     seed: int = 0,
     batch: int | None = None,
     conditions: torch.Tensor | None = None,
@@ -58,7 +59,7 @@ def sample(
     """Samples of a process, each of this shape.
 
     model        model(inputs [n, *S], times [n]) -> [n, *S], row by row; with conditions, a third argument.
-    draft        None samples plainly: one call a step.
+    draft        one, or its name (see `names.py`); None samples plainly: one call a step.
     window       how many steps a round drafts; a number is a fixed one.
     batch        so many samples at a time; all if None. A call has up to batch * (window + 1) states.
     conditions   [num, ...]: what the model is told of each sample.
@@ -72,10 +73,10 @@ def sample(
         raise OutpaceError(f"shape is {tuple(shape)}, accepted are one or more whole numbers >= 1")
     if conditions is not None and len(conditions) != num:
         raise OutpaceError(f"{len(conditions)} conditions for {num} samples; one for each is accepted")
-    if draft is None:
-        window = 1
-    if isinstance(window, int):
-        window = Fixed(window)
+    if not dtype.is_floating_point:
+        raise OutpaceError(f"dtype is {dtype}, accepted are floating ones")
+    draft = make_draft(draft)
+    window = make_window(1 if draft is None else window)
     stats = Stats.zero(len(process.sigmas), num, window.most)
     noise, batch, where = Noise(seed), min(batch or num, num), torch.device(device)
     began = perf_counter()

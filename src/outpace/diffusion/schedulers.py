@@ -21,7 +21,7 @@ from typing import Any
 
 from outpace.core.errors import OutpaceError
 from outpace.diffusion.process import Denoising
-from outpace.diffusion.schedules import Levels, chain, ddpm_levels
+from outpace.diffusion.schedules import Levels, chain, checked_steps, ddpm_levels
 
 
 def from_scheduler(scheduler: Any, num_steps: int) -> Denoising:
@@ -32,8 +32,7 @@ def from_scheduler(scheduler: Any, num_steps: int) -> Denoising:
 def with_timesteps(scheduler: Any, num_steps: int) -> Any:
     """A copy of an accepted scheduler that is set to so many steps."""
     check_accepted(scheduler)
-    if num_steps < 1:
-        raise OutpaceError(f"the number of steps is {num_steps}, accepted are whole numbers >= 1")
+    checked_steps(num_steps)
     timed = copy.deepcopy(scheduler)
     try:
         timed.set_timesteps(num_steps)

@@ -83,7 +83,7 @@ def variance_exploding(num_steps: int, *, sigma_min: float = 0.01, sigma_max: fl
 
 def linear_interpolant(num_steps: int) -> Levels:
     """state = (1 - t) clean + t noise, t from 1 to 0 in equal steps; the model is told t."""
-    times = [1 - step / _at_least_one(num_steps) for step in range(num_steps + 1)]
+    times = [1 - step / checked_steps(num_steps) for step in range(num_steps + 1)]
     return Levels([1 - t for t in times], times, times[:-1])
 
 
@@ -155,10 +155,11 @@ def _preserving(squares: Sequence[float], times: Sequence[float]) -> Levels:
 
 def _line(first: float, last: float, num: int) -> list[float]:
     """`num` numbers in equal steps."""
-    return [first + (last - first) * step / max(1, num - 1) for step in range(_at_least_one(num))]
+    return [first + (last - first) * step / max(1, num - 1) for step in range(checked_steps(num))]
 
 
-def _at_least_one(num_steps: int) -> int:
+def checked_steps(num_steps: int) -> int:
+    """The number, if a chain can have so many steps; else an OutpaceError."""
     if num_steps < 1:
         raise OutpaceError(f"the number of steps is {num_steps}, accepted are whole numbers >= 1")
     return num_steps

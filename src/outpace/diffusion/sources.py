@@ -33,8 +33,8 @@ def open_source(spec: str, num_steps: int, *, device: str = "cpu", threads: int 
     threads  that torch computes with in this process; as many as before if None.
     """
     if threads is not None:
-        if threads < 1:
-            raise OutpaceError(f"threads is {threads}, accepted are whole numbers >= 1")
+        if not 1 <= threads <= 1024:
+            raise OutpaceError(f"threads is {threads}, accepted are 1 to 1024")
         torch.set_num_threads(threads)
     try:
         place = torch.empty(0, device=device).device
@@ -43,6 +43,7 @@ def open_source(spec: str, num_steps: int, *, device: str = "cpu", threads: int 
         raise OutpaceError(f"device {device!r} cannot be used here: {reason}") from None
     if Path(spec).is_dir():
         fast = accelerate(load_pipeline(spec, device=place))
+        fast.check_conditions(None)
         model, process = fast.chain(num_steps)
         return Source(model, process, fast.shape, fast.device)
     if spec.partition(":")[0].strip() not in SOURCES.names():

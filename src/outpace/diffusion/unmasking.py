@@ -19,6 +19,7 @@ from typing import Protocol
 import torch
 
 from outpace.core.errors import OutpaceError
+from outpace.diffusion.schedules import checked_steps
 
 
 class Schedule(Protocol):
@@ -77,16 +78,10 @@ class OneByOne:
 
 def linear_unmasking(num_steps: int) -> Unmasking:
     """Equal shares at every step."""
-    return Unmasking([step / _at_least_one(num_steps) for step in range(num_steps + 1)])
+    return Unmasking([step / checked_steps(num_steps) for step in range(num_steps + 1)])
 
 
 def cosine_unmasking(num_steps: int) -> Unmasking:
     """alpha = 1 - cos(pi/2 n/N): few positions at first (Chang et al. 2022, arXiv:2202.04200)."""
-    turns = [step / _at_least_one(num_steps) for step in range(num_steps)]
+    turns = [step / checked_steps(num_steps) for step in range(num_steps)]
     return Unmasking([*(1 - math.cos(math.pi / 2 * turn) for turn in turns), 1.0])
-
-
-def _at_least_one(num_steps: int) -> int:
-    if num_steps < 1:
-        raise OutpaceError(f"the number of steps is {num_steps}, accepted are whole numbers >= 1")
-    return num_steps

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from math import log
+from math import inf, log
 
 from outpace.core.contracts import Ask, RowScores, Step
 from outpace.core.errors import OutpaceError
@@ -45,8 +45,8 @@ class Suffix:
         max_depth: int = 24,
         store: int = 65536,
     ) -> None:
-        if not factor > 0:
-            raise OutpaceError(f"suffix has factor={factor}, accepted are numbers > 0")
+        if not 0 < factor < inf:
+            raise OutpaceError(f"suffix has factor={factor}, accepted are finite numbers > 0")
         if not 0 <= min_p <= 1:
             raise OutpaceError(f"suffix has min_p={min_p}, accepted are 0 to 1")
         if size < 1 or max_depth < 1:

@@ -8,12 +8,15 @@ from time import perf_counter
 from typing import Any
 
 from outpace.core.contracts import Ask, Drafter, Rule, Target, weakest
+from outpace.core.errors import OutpaceError
 from outpace.decode.opening import open_rows
 from outpace.decode.pairing import check_pairing
 from outpace.decode.step import step
 from outpace.engine.output import Output
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
+
+MAX_NODES = 2**31  # of a call of a target that names no bound
 
 Piece = tuple[list[int], str]
 """What a step added to one request: tokens, and the text that became certain."""
@@ -56,8 +59,12 @@ def generate_batch(
     """Requests side by side, every step one call for all that still run; yields {request number: its piece}.
 
     As `generate` otherwise. The prompts share the first call, and a request that has ended leaves its row.
+    Requests share the nodes that a call may have; an OutpaceError where there are more of them than nodes.
     """
     check_pairing(target, drafter, rule)
+    most: int = getattr(target, "max_nodes", MAX_NODES)
+    if len(requests) > most:
+        raise OutpaceError(f"there are {len(requests)} requests at once, accepted are {most} at most")
     for request in requests:
         request.check(target)
     texts = [None] * len(requests) if texts is None else texts
@@ -69,10 +76,14 @@ def _run(
 ) -> Generator[dict[int, Piece], None, list[Generation]]:
     began, paused = perf_counter(), 0.0
     top: int = getattr(drafter, "reads_top", 0)
+    max_nodes: int = getattr(target, "max_nodes", MAX_NODES)
 
     def ask(outputs: Sequence[Output], rows: Sequence[int]) -> list[Ask]:
-        pairs = zip(outputs, rows, strict=True)
-        return [output.ask(row=row, draw=rule.draw, law=rule.needs_law, top=top) for output, row in pairs]
+        room = max_nodes // len(outputs) - 1
+        return [
+            output.ask(row=row, draw=rule.draw, law=rule.needs_law, top=top, room=room)
+            for output, row in zip(outputs, rows, strict=True)
+        ]
 
     rows: list[int] = []
     states: list[Any] = []

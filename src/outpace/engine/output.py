@@ -28,14 +28,17 @@ class Output:
         self._end = len(request.prompt) + limit
         self._context_length = target.context_length
 
-    def ask(self, *, row: int, draw: Draw, law: bool, top: int) -> Ask:
-        """What to propose now: no deeper than what is still wanted, no more than the context holds."""
+    def ask(self, *, row: int, draw: Draw, law: bool, top: int, room: int) -> Ask:
+        """What to propose now: no deeper than what is still wanted, no more than context and call hold.
+
+        room  how many drafted nodes of this row the next call has a place for.
+        """
         position = len(self._tokens) - 1
         return Ask(
             root=self._tokens[-1],
             position=position,
             sampling=self.request.sampling,
-            budget=min(self.request.budget, self._context_length - position - 1),
+            budget=min(self.request.budget, room, self._context_length - position - 1),
             depth=self._end - position - 2,
             edits=self._edits,
             row=row,

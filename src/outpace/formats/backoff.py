@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.errors import FormatError
+from outpace.core.errors import FormatError, OutpaceError
 
 VERSION = 1
 NUM_NEXT = 6
@@ -103,6 +103,8 @@ def write_backoff(
         with part.open("wb") as file:
             np.savez(file, allow_pickle=False, version=VERSION, order=order, vocabulary=vocabulary, **arrays)
         part.replace(path)
+    except OSError as error:
+        raise OutpaceError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         part.unlink(missing_ok=True)
     return BackoffTable(order, vocabulary, **arrays)

@@ -202,7 +202,7 @@ class NativeTarget:
         self._call += 1
         try:
             self._decoder.score(list(rows), starts, tokens, parents, self.taps, layers, list(skip))
-        except RuntimeError as error:  # the arena of keys and values is full
+        except (RuntimeError, ValueError) as error:  # no room for keys and values; more nodes than a call has
             raise OutpaceError(str(error)) from None
         return places
 
