@@ -55,7 +55,7 @@ def one(inputs: dict[str, Any], row: int, length: int) -> dict[str, Any]:
     return {name: v[:, :length] for name, v in alone.items()} if "input_ids" in alone else alone
 
 
-@pytest.mark.parametrize("draft", ["none", "ngram:min_n=1,max_n=2,length=5", "recycling", "copy"])
+@pytest.mark.parametrize("draft", ["none", "ngram:min_n=1,max_n=2,length=5", "recycling", "copy", "mix"])
 def test_greedy_is_that_of_transformers(model: Any, draft: str) -> None:
     ours = outpace.accelerate(model, draft=draft)
     ends = set()

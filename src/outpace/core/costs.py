@@ -43,14 +43,17 @@ class CallCosts:
 
     @classmethod
     def measure(cls, target: Target, *, rounds: int = ROUNDS) -> CallCosts:
-        """Time calls of every size, in turns, behind texts of the two lengths that the context allows."""
+        """Time calls of every size, in turns, behind texts of the two lengths that the context allows.
+
+        A target whose prompts carry more than tokens makes them by its `prompt_of(tokens)`.
+        """
         room = target.context_length
         sizes = [size for size in SIZES if size < room] or [1]
         contexts = sorted({max(1, min(context, room - sizes[-1])) for context in CONTEXTS})
         seconds = []
         for context in contexts:
             text = [position * 7919 % target.vocab_size for position in range(context + sizes[-1])]
-            rows, _ = target.prefill([text[:context]])
+            rows, _ = target.prefill([getattr(target, "prompt_of", list)(text[:context])])
             try:
                 times: dict[int, list[float]] = {size: [] for size in sizes}
                 for _ in range(rounds):

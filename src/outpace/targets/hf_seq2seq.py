@@ -32,6 +32,8 @@ from outpace.targets.hf_scores import LOGITS, MAX_NODES, States, TorchScores, sc
 from outpace.targets.hf_seq2seq_models import TESTED, inspect_seq2seq
 from outpace.targets.hf_taps import TappedModel, Taps
 
+TYPICAL_SOURCE = 32  # tokens
+
 
 class Source:
     """What a text is written from, encoded: made by `HfSeq2SeqTarget.encode`.
@@ -124,6 +126,11 @@ class HfSeq2SeqTarget(TappedModel):
             Source(row[kept.to(row.device)], ids[kept].tolist())
             for row, ids, kept in zip(states, inputs, masks, strict=True)
         ]
+
+    def prompt_of(self, tokens: Sequence[int]) -> SourcePrompt:
+        """A prompt to measure with: these tokens, written from a source of some length that says nothing."""
+        states = torch.zeros((TYPICAL_SOURCE, self._facts.width), dtype=self._dtype, device=self._device)
+        return SourcePrompt(tokens, Source(states, None))
 
     def prefill(
         self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]] | None = None
