@@ -82,7 +82,12 @@ void Decoder::plan(const std::vector<int>& rows, const std::vector<int>& starts,
     rows_.push_back({rows[r], start, n, length, chain});
   }
   nodes_ = 0;
-  for (const RowPlan& p : rows_) cache_.reserve(p.row, p.nodes);
+  try {
+    for (const RowPlan& p : rows_) cache_.reserve(p.row, p.nodes);
+  } catch (...) {
+    rows_.clear();  // of a call that never ran, nothing can be kept
+    throw;
+  }
   tokens_.assign(tokens, tokens + total);
   parents_.assign(parents, parents + total);
   nodes_ = total;

@@ -75,3 +75,18 @@ def random_model(names: str, *, attn_implementation: str = "sdpa", **config: Any
                 embeds = any(part in name for part in ("embed", "wte", "wpe"))
                 parameter.copy_(noise * (0.5 if embeds else parameter.shape[1] ** -0.5))
     return model
+
+
+def contents(model: Any) -> dict[str, Any]:
+    """All that the modules of a model hold, its buffers by their values, for comparisons."""
+    return {
+        name: {
+            key: {one: value.tolist() for one, value in held.items() if value is not None}
+            if key == "_buffers"
+            else dict(held)
+            if isinstance(held, dict)
+            else held
+            for key, held in vars(module).items()
+        }
+        for name, module in model.named_modules()
+    }

@@ -119,7 +119,10 @@ int choose_filtered(float* logits, int vocab, const Noise& noise, int top_k, flo
   }
   F mass = zero();  // unnormalised probabilities in scratch become perturbed logits below
   const F highest = set1(peak);
-  const auto weight = [&](F x) { return select(gt(x, lowest), exp((x - highest) * inverse), zero()); };
+  // Of the peak itself 1: an infinite one minus itself is no number.
+  const auto weight = [&](F x) {
+    return select(gt(x, lowest), select(eq(x, highest), set1(1.0f), exp((x - highest) * inverse)), zero());
+  };
   if (top_p < 1.0f)
     for (int i = 0; i < padded; i += 16) mass = mass + weight(load(logits + i));
   const float allowed = top_p * hsum(mass);

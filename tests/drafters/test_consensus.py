@@ -142,6 +142,21 @@ def test_rows_of_other_prompts_have_no_vote() -> None:
     assert [tree.num_nodes for tree in trees] == [1, 1, 1]
 
 
+def test_rows_of_other_sources_have_no_vote() -> None:
+    """Whatever their decoder begins with."""
+
+    class Prompt(list[int]):
+        def __init__(self, beside: str) -> None:
+            super().__init__([1, 2])
+            self.beside = beside
+
+    drafter = Consensus()
+    one = [*rows(drafter, Prompt("one"), [[4, 5, 6, 7], [4, 5]])]
+    other = [*rows(drafter, Prompt("other"), [[4, 5]])]
+    trees = drafter.propose([*one, *other], [ask(7), ask(5), ask(5)])
+    assert [tree.num_nodes > 1 for tree in trees] == [False, True, False]
+
+
 def test_rows_that_have_ended_vote_until_the_last_one_of_their_prompt_ends() -> None:
     drafter = Consensus()
     long, short = rows(drafter, [1], [[4, 5, 6], [4]])

@@ -90,6 +90,16 @@ def after(output: list[int], prompt: list[int] = TEXT, **options: int) -> list[i
     return drafts(Copy(**{"length": 3, "min_match": 2, **options}), prompt, [[token] for token in output])[-1]
 
 
+def test_a_source_is_found_again_after_foreign_tokens() -> None:
+    """Behind a decoder's single first token, too, whose row has not two of them at first."""
+
+    class Prompt(list[int]):
+        source_ids = TEXT
+
+    foreign = [901, 902, 903, 904, 905, 906, 907, 908, 909, 910, 911, 912]
+    assert drafts(Copy(length=3, min_match=2), Prompt([999]), [foreign, TEXT[10:12]])[1] == TEXT[12:15]
+
+
 def test_an_exact_copy_is_drafted_to_the_end() -> None:
     assert after([10]) == []
     assert after([10, 11]) == [12, 13, 14]

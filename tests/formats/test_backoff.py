@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from outpace.core.errors import FormatError, OutpaceError
@@ -100,7 +102,15 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.npz"
     write_backoff(path, texts(), vocabulary="v")
     whole = path.read_bytes()
-    for damaged in (b"", b"no table", whole[: len(whole) // 2], whole[:200] + b"\x00" * 64 + whole[264:]):
+    one_array = io.BytesIO()
+    np.save(one_array, np.arange(3))
+    for damaged in (
+        one_array.getvalue(),
+        b"",
+        b"no table",
+        whole[: len(whole) // 2],
+        whole[:200] + b"\x00" * 64 + whole[264:],
+    ):
         path.write_bytes(damaged)
         with pytest.raises(FormatError, match="back-off table"):
             read_backoff(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from outpace.core.errors import FormatError, OutpaceError
 from outpace.formats.heads import CONFIG, WEIGHTS, Heads, read_heads, write_heads
+from tests import full_disk
 from tests.heads import random_heads
 
 torch = pytest.importorskip("torch")
@@ -182,12 +182,7 @@ def test_a_write_that_fails_leaves_what_was_there(folder: Path, monkeypatch: pyt
     before = read_heads(folder)
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    def half(self: Path, data: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(data[: len(data) // 2])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", half)
+    full_disk.fill(monkeypatch)
     other: Heads = random_heads(6, "sha256:y", num_heads=3, seed=1)
     with pytest.raises(OutpaceError, match=r"cannot write .*model\.safetensors: No space left on device"):
         write_heads(folder, other)

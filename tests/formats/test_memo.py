@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from outpace.formats.memo import Arrays, Memo
 
@@ -34,11 +38,41 @@ def test_a_damaged_file_is_made_anew(tmp_path: Path) -> None:
     memo("x", make)
     path = memo.path("x.npz")
     whole = path.read_bytes()
-    for times, damaged in enumerate((b"", b"nonsense", whole[:-40]), start=2):
+    for times, damaged in enumerate((b"", b"nonsense", whole[:-40], _npy()), start=2):
         path.write_bytes(damaged)
         assert memo("x", make)["a"].tolist() == [0, 1, 2]
         assert make.times == times
     assert path.read_bytes() == whole
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 64]) + whole[at + 1 :])
+        memo("x", make)  # some bytes say nothing, such as times
+
+
+def _npy() -> bytes:
+    """A single array, without a name."""
+    file = io.BytesIO()
+    np.save(file, np.arange(3))
+    return file.getvalue()
+
+
+def test_a_disk_that_cannot_be_written_costs_only_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.open
+
+    def read_only(self: Path, mode: str = "r", *args: Any, **options: Any) -> Any:
+        if "r" not in mode:
+            raise OSError(errno.EROFS, "Read-only file system")
+        return real(self, mode, *args, **options)
+
+    def stays(self: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    make, memo = Making(), Memo(tmp_path / "model.packed")
+    monkeypatch.setattr(Path, "open", read_only)
+    monkeypatch.setattr(Path, "unlink", stays)
+    assert memo("x", make)["a"].tolist() == memo("x", make)["a"].tolist() == [0, 1, 2]
+    assert make.times == 2
 
 
 def test_a_folder_that_is_not_there_costs_only_time(tmp_path: Path) -> None:

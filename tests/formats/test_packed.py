@@ -214,7 +214,15 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "model"
     write(path)
     good = path.read_bytes()
-    for damaged in (good[:-1], good + b"\0", good[:100], b"", b"GGUF" + good[4:], good[:8] + b"\xff" * 8):
+    for damaged in (
+        good[:-1],
+        good + b"\0",
+        good[:100],
+        b"",
+        b"GGUF" + good[4:],
+        good[:8] + b"\xff" * 8,
+        good[:8] + bytes(99),
+    ):
         path.write_bytes(damaged)
         with pytest.raises(FormatError):
             PackedFile(path)

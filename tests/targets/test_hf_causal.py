@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,11 @@ torch = pytest.importorskip("torch")
 from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.core.sampling import Sampling, choose  # noqa: E402
 from outpace.core.tree import TokenTree  # noqa: E402
+from outpace.targets import hf_masks  # noqa: E402
 from outpace.targets.hf_causal import HfCausalTarget  # noqa: E402
-from outpace.targets.hf_models import TESTED  # noqa: E402
+from outpace.targets.hf_models import TESTED, _context_length  # noqa: E402
 from outpace.targets.hf_scores import TorchScores  # noqa: E402
-from tests.hf_families import MODEL_TYPES, random_model, tiny_model  # noqa: E402
+from tests.hf_families import MODEL_TYPES, contents, random_model, tiny_model  # noqa: E402
 from tests.strategies import samplings  # noqa: E402
 
 # Longer than the sliding windows (6 or 8); of different lengths, so that a call on all is ragged.
@@ -215,14 +217,40 @@ def test_taps_are_the_hidden_states() -> None:
 
 def test_nothing_stays_in_the_model() -> None:
     model = tiny_model("llama")
-    before = {name: dict(vars(module)) for name, module in model.named_modules()}
+    before = contents(model)
     config = model.config.to_dict()
     target = HfCausalTarget(model, taps=(0, "final"))
     rows, _ = target.prefill(PROMPTS)
     target.score(rows, TREES)
-    after = {name: dict(vars(module)) for name, module in model.named_modules()}
     hooks = [module._forward_hooks or module._forward_pre_hooks for module in model.modules()]
-    assert before == after and not any(hooks) and model.config.to_dict() == config
+    assert contents(model) == before and not any(hooks) and model.config.to_dict() == config
+
+
+@pytest.mark.parametrize(
+    ("rope", "expected"),
+    [
+        ({"rope_type": "longrope", "original_max_position_embeddings": 40}, 40),
+        ({"rope_type": "longrope"}, 50),
+        ({"rope_type": "yarn", "original_max_position_embeddings": 40}, 100),
+        ({"type": "longrope", "original_max_position_embeddings": 40}, 40),
+        (None, 100),
+    ],
+)
+def test_longrope_ends_where_it_would_turn_old_keys_otherwise(rope: Any, expected: int) -> None:
+    config = SimpleNamespace(
+        max_position_embeddings=100, rope_parameters=rope, original_max_position_embeddings=50
+    )
+    assert _context_length(config) == expected
+
+
+def test_a_single_rows_mask_is_made_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    real = hf_masks._alone
+    monkeypatch.setattr(hf_masks, "_alone", lambda *args: made.append(1) or real(*args))
+    target = HfCausalTarget(tiny_model("llama"))
+    rows, _ = target.prefill([[1, 2, 3]])
+    assert_scores(target, [[1, 2, 3]], rows, [TokenTree([4, 5, 6], [-1, 0, 0])])
+    assert made
 
 
 def test_ties_go_to_the_lower_id() -> None:

@@ -14,7 +14,7 @@ from outpace.core.sampling import Sampling  # noqa: E402
 from outpace.core.tree import TokenTree  # noqa: E402
 from outpace.targets.hf_seq2seq import HfSeq2SeqTarget, SourcePrompt  # noqa: E402
 from outpace.targets.hf_seq2seq_models import TESTED  # noqa: E402
-from tests.hf_families import tiny_model  # noqa: E402
+from tests.hf_families import contents, tiny_model  # noqa: E402
 from tests.hf_seq2seq_families import (  # noqa: E402
     SEQ2SEQ_TYPES,
     START_ID,
@@ -179,16 +179,15 @@ def test_padding_of_sources_may_stand_on_either_side() -> None:
 
 
 def test_nothing_stays_in_the_model(model: Any) -> None:
-    before = {name: dict(vars(module)) for name, module in model.named_modules()}
+    before = contents(model)
     config = model.config.to_dict()
     case = Case(model)
     rows, _ = case.target.prefill(case.prompts())
     case.target.score(rows, TREES)
     with pytest.raises(OutpaceError, match="token ids"):
         case.target.score(rows, [TokenTree.root(300)] * 3)
-    after = {name: dict(vars(module)) for name, module in model.named_modules()}
     hooks = [module._forward_hooks or module._forward_pre_hooks for module in model.modules()]
-    assert before == after and not any(hooks) and model.config.to_dict() == config
+    assert contents(model) == before and not any(hooks) and model.config.to_dict() == config
 
 
 def test_a_failed_prefill_leaves_no_row() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from outpace.core.errors import OutpaceError, PromptTooLong
-from outpace.core.sampling import Sampling, choose
+from outpace.core.sampling import Sampling, choose, edited
 from outpace.core.tree import TokenTree
 from outpace.targets.native import NativeTarget
 from tests.fake_models import VOCAB_SIZE, write_gguf
@@ -193,6 +193,19 @@ def test_edits_are_added_before_anything_else(target: NativeTarget) -> None:
     target.free(rows)
 
 
+@pytest.mark.parametrize("isa", INSTRUCTION_SETS)
+def test_an_infinite_logit_is_the_choice(isa: str, tmp_path: Path) -> None:
+    with instruction_set(isa):
+        target = gguf_target(tmp_path, "llama", "Q8_0")
+    rows, _ = target.prefill([PROMPT])
+    scores = target.score(rows, [TokenTree.root(1)])
+    push = (np.array([17]), np.array([np.inf]))
+    for sampling in SAMPLINGS:
+        assert scores.choose([sampling], [61], [[push]]) == [[17]], sampling
+        assert choose(edited(scores.logits(0, [0])[0], push)[None], sampling, [61]) == [17], sampling
+    target.free(rows)
+
+
 def test_edits_of_one_row_leave_the_others_alone(target: NativeTarget) -> None:
     rows, scores = target.prefill([PROMPT, PROMPT])
     push = (np.array([17]), np.array([1e4]))
@@ -279,3 +292,14 @@ def test_old_scores_are_not_mistaken_for_new_ones(target: NativeTarget) -> None:
     with pytest.raises(AssertionError, match="overwritten"):
         old.logits(0, [0])
     target.free(rows)
+
+
+def test_of_a_call_that_found_no_room_nothing_is_kept(tmp_path: Path) -> None:
+    target = gguf_target(tmp_path, "llama", "Q8_0", cache_tokens=64, context_length=60)
+    (row, _), _ = target.prefill([[1, 2, 3], [1] * 40])
+    target.score([row], [TokenTree.chain(4, [5, 6])])
+    with pytest.raises(OutpaceError, match="full"):
+        target.score([row], [TokenTree.chain(4, [5] * 50)])
+    with pytest.raises(ValueError, match="no scored tree"):
+        target.keep([row], [[1, 2]])
+    assert target.length(row) == 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import re
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.train.checkpoint import RUN, STATE, Checkpoint  # noqa: E402
+from tests import full_disk  # noqa: E402
 
 SETTINGS = {"lr": 0.1, "steps": 7, "data": "sha256:a", "width": None}
 
@@ -96,12 +96,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
     checkpoint = saved(tmp_path)
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
-    def half(self: Path, data: Any) -> int:
-        with self.open("wb") as file:
-            file.write(bytes(data)[: len(data) // 2])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", half)
+    full_disk.fill(monkeypatch)
     with pytest.raises(OutpaceError, match=r"cannot write .*checkpoint\.pt: No space left .*same command"):
         checkpoint.save({"step": 5}, steps_done=5)
     monkeypatch.undo()

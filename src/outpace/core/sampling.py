@@ -138,8 +138,11 @@ def edited(logits: NDArray[np.floating], edit: Edit | None) -> NDArray[np.floati
 def _scaled(logits: ArrayLike, temperature: float) -> NDArray[np.float64]:
     """Logits over temperature, shifted so that the largest is 0: no temperature overflows."""
     logits = np.asarray(logits, dtype=np.float64)
+    peak = logits.max()
+    if peak == np.inf:  # which minus itself is no number
+        return np.where(logits == peak, 0.0, -np.inf)
     with np.errstate(over="ignore"):
-        return (logits - logits.max()) / temperature
+        return (logits - peak) / temperature
 
 
 def _splitmix64(z: int) -> int:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from itertools import count
 from math import log
 
@@ -42,10 +42,10 @@ class Group:
 class ConsensusState:
     """One row: the end of the prompt and all output, and for every n-gram the position behind the latest."""
 
-    __slots__ = ("group", "index", "prompt", "tokens")
+    __slots__ = ("group", "index", "key", "tokens")
 
-    def __init__(self, prompt: tuple[int, ...], group: Group, max_n: int) -> None:
-        self.prompt = prompt
+    def __init__(self, prompt: Sequence[int], key: Hashable, group: Group, max_n: int) -> None:
+        self.key = key  # of the group
         self.group = group
         self.tokens = list(prompt[-max_n:])
         self.index: dict[tuple[int, ...], int] = {}
@@ -70,14 +70,14 @@ class Consensus:
         self.depth = depth
         self._sizes = range(max_n, min_n - 1, -1)
         # Who shares a prompt with whom is what the method is about; other prompts are other groups.
-        self._groups: dict[tuple[int, ...], Group] = {}
+        self._groups: dict[Hashable, Group] = {}
 
     def start(self, prompt: Sequence[int], scores: RowScores) -> ConsensusState:
         """Join the rows of the same prompt."""
-        key = tuple(prompt)
+        key = tuple(prompt), getattr(prompt, "beside", None)
         group = self._groups.setdefault(key, Group())
         group.num_running += 1
-        return ConsensusState(key, group, self.max_n)
+        return ConsensusState(prompt, key, group, self.max_n)
 
     def propose(self, states: Sequence[ConsensusState], asks: Sequence[Ask]) -> list[TokenTree]:
         """For each row the vote of the others. logq: the log of a token's share of its parent's votes."""
@@ -106,7 +106,7 @@ class Consensus:
         group.ended.append(state)
         group.num_running -= 1
         if group.num_running == 0:
-            del self._groups[state.prompt]
+            del self._groups[state.key]
 
     def _vote(self, state: ConsensusState, rows: Sequence[ConsensusState], ask: Ask) -> TokenTree:
         tokens, depth = state.tokens, min(self.depth, ask.depth)

@@ -39,10 +39,11 @@ class CopyState:
     home     the pointer as the last token that agreed had left it; `since`, how many tokens ago that was.
     """
 
-    __slots__ = ("home", "places", "pointer", "prompt", "since", "tail")
+    __slots__ = ("home", "min_match", "places", "pointer", "prompt", "since", "tail")
 
     def __init__(self, prompt: Sequence[int], min_match: int) -> None:
         self.prompt = list(prompt)
+        self.min_match = min_match
         self.tail = tuple(prompt[-min_match:])
         self.pointer = -1
         self.home = 0
@@ -53,7 +54,7 @@ class CopyState:
 
     def follow(self, token: int) -> None:
         """Move on by one committed token."""
-        self.tail = (*self.tail[1:], token)
+        self.tail = (*self.tail, token)[-self.min_match :]
         if 0 <= self.pointer < len(self.prompt) and self.prompt[self.pointer] == token:
             self.pointer += 1
             self.home, self.since = self.pointer, 0

@@ -180,7 +180,7 @@ def spell(words: Words, data: bytes, *, whole: bool = False) -> list[int] | None
         return None
     data = data[: len(data) - cut]
     for before in ("", "\n", ","):
-        ids: list[int] = words.tokenizer.encode(before + text, add_special_tokens=False)
+        ids = words.tokenizer.encode(before + text, add_special_tokens=False)
         spelled, first = b"", len(ids)
         while first and len(spelled) < len(data):
             first -= 1
@@ -188,6 +188,7 @@ def spell(words: Words, data: bytes, *, whole: bool = False) -> list[int] | None
         if spelled == data:
             return ids[first:]
     # No spelling at all, such as the name of a special token: a reader of drafts may see something else.
+    ids = words.tokenizer.encode(text, add_special_tokens=False)
     return [token for token in ids if words.text(token)]
 
 

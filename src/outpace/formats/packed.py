@@ -26,6 +26,7 @@ import numpy as np
 from outpace.core.errors import FormatError, OutpaceError
 from outpace.formats.config import ModelConfig
 from outpace.formats.packing import FLOAT_BYTES, LAYOUTS, PackedTensor, matrix_bytes, tile_bytes, unpack
+from outpace.formats.whole import writing
 
 __all__ = ["PACKING_VERSION", "PackedFile", "PackedTensor", "TensorPlan", "unpack", "write_packed"]
 
@@ -111,12 +112,11 @@ def write_packed(
     the disk refuses; whatever stops the writing (Ctrl-C too), the unfinished file is removed.
     """
     path = Path(path)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     header, total = _layout(config, tensors, sections, source)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path.parent)
-        with open(part, "wb") as file:
+        with writing(path) as file:
             _reserve(file.fileno(), total)
             file.write(header)
             for plan in tensors:
@@ -133,14 +133,10 @@ def write_packed(
             assert file.tell() == total
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
     except OSError as error:
         raise OutpaceError(
             f"cannot write the packed model {path} ({total / 1e6:.0f} MB): {error.strerror or error}"
         ) from error
-    finally:
-        with suppress(OSError):  # after success it has been renamed
-            part.unlink()
     if progress is not None:
         progress(total, total, "done")
 
@@ -209,7 +205,7 @@ def _read_header(path: Path, buffer: np.ndarray) -> dict[str, Any]:
     if len(raw) < 16 or raw[:8] != MAGIC:
         raise FormatError(f"{path} is not a packed model")
     (length,) = struct.unpack("<Q", raw[8:])
-    if length > len(buffer) - 20:
+    if not 0 < length <= len(buffer) - 20:
         raise FormatError(f"{path}: truncated header")
     text = bytes(buffer[16 : 16 + length])
     if struct.pack("<I", zlib.crc32(text)) != bytes(buffer[16 + length : 20 + length]):

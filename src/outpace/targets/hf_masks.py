@@ -31,7 +31,7 @@ def tree_masks(
     windows    how many positions a node sees, its own included; None for all.
     known      how many of each tree's first nodes an earlier call has run: the N nodes come after them.
     """
-    if len(shapes) == 1 and positions.device.type == "cpu" and not known and not any(windows):
+    if len(shapes) == 1 and positions.device.type == "cpu" and not any(known) and not any(windows):
         return [_alone(shapes[0], in_sight, dtype)] * len(windows)
     slots = torch.arange(in_sight, device=positions.device)
     if all(shape.is_chain for shape in shapes):

@@ -77,11 +77,23 @@ def inspect_model(model: Any) -> ModelFacts:
         name=name,
         vocab_size=config.vocab_size if head is None else head.weight.shape[0],
         num_layers=config.num_hidden_layers,
-        context_length=getattr(config, "max_position_embeddings", None) or 2**20,
+        context_length=_context_length(config),
         eos_ids=frozenset(map(int, eos_ids)),
         windows=_windows(config),
         picks_logits="logits_to_keep" in parameters,
     )
+
+
+def _context_length(config: Any) -> int:
+    """Longrope turns all keys otherwise once a call goes beyond the original length: so far, no further."""
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    places: int = getattr(config, "max_position_embeddings", None) or 2**20
+    if rope.get("rope_type", rope.get("type")) != "longrope":
+        return places
+    original = rope.get("original_max_position_embeddings") or getattr(
+        config, "original_max_position_embeddings", None
+    )
+    return min(places, original or places)
 
 
 def _why_not(model: Any, config: Any, parameters: Any) -> str | None:

@@ -13,7 +13,7 @@ The model is unmodified and nothing stays behind in it. "identical" holds up to 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -66,6 +66,11 @@ class SourcePrompt(tuple[int, ...]):
     def source_ids(self) -> list[int] | None:
         """Token ids of the source, where it is text in the target's vocabulary."""
         return self.source.ids
+
+    @property
+    def beside(self) -> Hashable:
+        """What else makes a prompt the same one: its source."""
+        return id(self.source) if self.source.ids is None else tuple(self.source.ids)
 
 
 class HfSeq2SeqTarget(TappedModel):

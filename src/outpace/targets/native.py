@@ -95,6 +95,8 @@ class NativeTarget:
             )
         except ValueError as error:
             raise OutpaceError(str(error)) from None
+        except (RuntimeError, MemoryError) as error:  # no memory for keys and values
+            raise OutpaceError(f"{error}; accepted is a smaller context_length") from None
         self.max_nodes: int = _native.Decoder.max_nodes
         self.max_top: int = _native.Decoder.max_top  # of one `Scores.top` without whole logits
         self._fingerprint: str | None = None

@@ -9,7 +9,7 @@ The model is that of `pixel_model.py`. "identical" holds up to floating-point ti
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Self
@@ -46,6 +46,11 @@ class PixelPrompt(tuple[int, ...]):
         prompt = super().__new__(cls, tokens)
         prompt.small = small
         return prompt
+
+    @property
+    def beside(self) -> Hashable:
+        """What else makes a prompt the same one: its picture."""
+        return self.small.tobytes()
 
 
 class PixelTarget(TappedModel):
