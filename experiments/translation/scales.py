@@ -7,14 +7,14 @@ was seen to train at about 1,500 target tokens a second, one pass over the corpu
 
                                full    session
     prepare, pieces              20         15   (most of it the download)
-    base                        115         25
+    base                        115         35   (asked for 25: the pace is measured on a few steps)
     teacher, of another seed     70          -   (session: the base teaches)
-    distil                       60         16   (150,000 and 60,000 segments with 4 beams)
+    distil                       60          3   (150,000 and 60,000 segments with 4 beams)
     base, on distilled targets   45          5
     frozen heads             2 x 15      2 x 5
     finetuned heads          6 x 32      6 x 11  (k = 2, 4, 8, on gold and on distilled targets)
-    evaluation, about            50         12
-    in all, about               582        137
+    evaluation, about            50          5
+    in all, about               582        141
 """
 
 from __future__ import annotations
