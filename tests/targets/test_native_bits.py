@@ -303,3 +303,10 @@ def test_of_a_call_that_found_no_room_nothing_is_kept(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no scored tree"):
         target.keep([row], [[1, 2]])
     assert target.length(row) == 3
+
+
+def test_more_rows_than_a_call_has_nodes_get_one_line(target: NativeTarget) -> None:
+    before = target.cache_bytes
+    with pytest.raises(OutpaceError, match="a call scores 1 to 1024 nodes, not 1025"):
+        target.prefill([[1]] * 1025)
+    assert target.cache_bytes == before

@@ -8,7 +8,6 @@ from time import perf_counter
 from typing import Any
 
 from outpace.core.contracts import Ask, Drafter, Rule, Target, weakest
-from outpace.core.errors import OutpaceError
 from outpace.decode.opening import open_rows
 from outpace.decode.pairing import check_pairing
 from outpace.decode.step import step
@@ -59,12 +58,9 @@ def generate_batch(
     """Requests side by side, every step one call for all that still run; yields {request number: its piece}.
 
     As `generate` otherwise. The prompts share the first call, and a request that has ended leaves its row.
-    Requests share the nodes that a call may have; an OutpaceError where there are more of them than nodes.
+    Drafts share the nodes that a call may have.
     """
     check_pairing(target, drafter, rule)
-    most: int = getattr(target, "max_nodes", MAX_NODES)
-    if len(requests) > most:
-        raise OutpaceError(f"there are {len(requests)} requests at once, accepted are {most} at most")
     for request in requests:
         request.check(target)
     texts = [None] * len(requests) if texts is None else texts
@@ -79,7 +75,7 @@ def _run(
     max_nodes: int = getattr(target, "max_nodes", MAX_NODES)
 
     def ask(outputs: Sequence[Output], rows: Sequence[int]) -> list[Ask]:
-        room = max_nodes // len(outputs) - 1
+        room = max(0, max_nodes // len(outputs) - 1)
         return [
             output.ask(row=row, draw=rule.draw, law=rule.needs_law, top=top, room=room)
             for output, row in zip(outputs, rows, strict=True)
