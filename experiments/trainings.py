@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Protocol
 
 from outpace.cli.render import progress_bar
 from outpace.core.errors import OutpaceError
@@ -91,6 +91,26 @@ def duration_of(folder: Path) -> dict[str, Any]:
     """Steps and minutes of a training, for records."""
     run = json.loads((folder / RUN).read_text())
     return {"steps": run["steps_done"], "minutes": round(run["seconds"] / 60, 1)}
+
+
+class GoingOn(Protocol):
+    """A training of heads that goes on with what another one has made, or with nothing."""
+
+    @property
+    def before(self) -> GoingOn | None:
+        """The other one."""
+
+    def heads(self, folder: Path) -> Path:
+        """Where its heads lie in the folder of a scale."""
+
+
+def steps_before(training: GoingOn, folder: Path) -> int:
+    """Of all trainings that it goes on with: their batches have been read."""
+    steps, before = 0, training.before
+    while before is not None:
+        steps += duration_of(before.heads(folder))["steps"]
+        before = before.before
+    return steps
 
 
 def short_fingerprint(model: Any) -> str:

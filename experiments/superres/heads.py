@@ -19,7 +19,13 @@ from experiments.superres.base import BASE
 from experiments.superres.own import OWN, write_own
 from experiments.superres.pictures import Pictures
 from experiments.superres.scales import Scale
-from experiments.trainings import duration_of, precision_of, short_fingerprint, train_within
+from experiments.trainings import (
+    duration_of,
+    precision_of,
+    short_fingerprint,
+    steps_before,
+    train_within,
+)
 from outpace.formats.heads import read_heads
 from outpace.targets.pixel_model import NUM_LEVELS, PixelModel
 from outpace.train.bases_pixel import PixelBase
@@ -54,13 +60,6 @@ class Training:
     def heads(self, folder: Path) -> Path:
         """Where its heads lie in the folder of a scale."""
         return folder / HEADS / self.name
-
-    def steps_before(self, folder: Path) -> int:
-        """Of all trainings that it goes on with: their batches have been read."""
-        if self.before is None:
-            return 0
-        steps: int = duration_of(self.before.heads(folder))["steps"]
-        return self.before.steps_before(folder) + steps
 
     def begin(self, folder: Path) -> Path:
         """The model that it begins with."""
@@ -98,7 +97,7 @@ def train_heads(patches: Path, folder: Path, scale: Scale, *, device: str = "cpu
 
 def _train(training: Training, data: Pictures, folder: Path, scale: Scale, device: str, seed: int) -> None:
     jitter = scale.jitter if training.data == "gold" else 0.0  # own pictures have drifted already
-    first = training.steps_before(folder)
+    first = steps_before(training, folder)
 
     def run(where: Path, steps: int, progress: Progress | None) -> None:
         model = PixelModel.open(training.begin(folder)).to(device)

@@ -13,7 +13,13 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.trainings import duration_of, is_finished, precision_of, short_fingerprint, train_within
+from experiments.trainings import (
+    is_finished,
+    precision_of,
+    short_fingerprint,
+    steps_before,
+    train_within,
+)
 from experiments.translation import corpus
 from experiments.translation.base import BASE, DISTILLED
 from experiments.translation.distil import distilled_segments
@@ -61,13 +67,6 @@ class Training:
     def base(self, folder: Path) -> Path:
         """The model that was trained before all heads."""
         return folder / BASES[self.data]
-
-    def steps_before(self, folder: Path) -> int:
-        """Of all trainings that it goes on with: their batches have been read."""
-        if self.before is None:
-            return 0
-        steps: int = duration_of(self.before.heads(folder))["steps"]
-        return self.before.steps_before(folder) + steps
 
     def begin(self, folder: Path) -> Path:
         """The model that it begins with."""
@@ -129,7 +128,7 @@ def _train(
     steps: int,
     progress: Progress | None,
 ) -> None:
-    model, first = load_model(training.begin(folder), device), training.steps_before(folder)
+    model, first = load_model(training.begin(folder), device), steps_before(training, folder)
     train_blockwise(
         Seq2SeqBase(model, name=_name(model)),
         lambda step: batches(first + step),

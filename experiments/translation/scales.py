@@ -14,7 +14,7 @@ was seen to train at about 1,500 target tokens a second, one pass over the corpu
     frozen heads             2 x 15      2 x 5
     finetuned heads          6 x 32      6 x 11  (k = 2, 4, 8, on gold and on distilled targets)
     evaluation, about            50          5
-    in all, about               582        141
+    in all, about               582        139
 """
 
 from __future__ import annotations
