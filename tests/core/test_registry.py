@@ -79,11 +79,11 @@ def test_options_are_the_keyword_only_values_of_the_constructor() -> None:
     st.fixed_dictionaries(
         {},
         optional={
-            "n": st.integers(),
+            "n": st.integers(-(2**63), 2**64 - 1),
             "x": st.floats(allow_nan=False),
             "on": st.booleans(),
             "tag": st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1),
-            "cap": st.none() | st.integers(),
+            "cap": st.none() | st.integers(0, 2**63),
         },
     )
 )
@@ -104,6 +104,9 @@ def test_round_trip(options: dict[str, object]) -> None:
         ("thing:n", "'n' is not of the form key=value"),
         ("thing:n=three", "thing 'thing' has n='three', accepted are whole numbers"),
         ("thing:n=1.5", "whole numbers"),
+        ("thing:n=99999999999999999999", "accepted are whole numbers"),
+        pytest.param(f"thing:n={'9' * 5000}", "accepted are whole numbers", id="5000 digits"),
+        ("thing:x=nan", "thing 'thing' has x='nan', accepted are numbers"),
         ("thing:x=big", "accepted are numbers"),
         ("thing:on=maybe", "accepted are true, false"),
         ("thing:cap=x", "accepted are whole numbers, none"),

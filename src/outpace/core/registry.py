@@ -19,6 +19,7 @@ from importlib.metadata import entry_points
 from typing import Any, Union, get_args, get_origin
 
 from outpace.core.errors import OutpaceError
+from outpace.core.options import accept, shown
 
 _ACCEPTED = {bool: "true, false", int: "whole numbers", float: "numbers", str: "texts"}
 _BOOLS = {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}
@@ -103,10 +104,13 @@ class Registry:
         if optional and text.lower() == "none":
             return None
         try:
-            return _BOOLS[text.lower()] if kind is bool else kind(_bare(text) if kind is str else text)
+            value = _BOOLS[text.lower()] if kind is bool else kind(_bare(text) if kind is str else text)
+            return accept(key, value, kind)
         except (ValueError, KeyError):
             accepted = _ACCEPTED[kind] + (", none" if optional else "")
-            raise OutpaceError(f"{self.kind} {name!r} has {key}={text!r}, accepted are {accepted}") from None
+            raise OutpaceError(
+                f"{self.kind} {name!r} has {key}={shown(text)}, accepted are {accepted}"
+            ) from None
 
 
 def split_specs(text: str) -> list[str]:

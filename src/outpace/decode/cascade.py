@@ -22,6 +22,7 @@ from typing import Any
 
 from outpace.core.contracts import Ask, Drafter, RowScores, Step, Target
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.tree import TokenTree
 from outpace.decode.pairing import check_pairing
 from outpace.decode.step import half_step, step
@@ -52,6 +53,7 @@ class Cascade:
     draft  the cheaper drafter, as a spec; one that can be forked.
     """
 
+    @checked
     def __init__(
         self,
         *,

@@ -19,6 +19,7 @@ from typing import Any
 
 from outpace.core.contracts import Ask, RowScores, Step, Target
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.tree import TokenTree
 from outpace.formats.backoff import BackoffTable, read_backoff
 from outpace.formats.datastore import vocabulary_id
@@ -36,6 +37,7 @@ class Backoff:
     branches = True
     opens = True
 
+    @checked
     def __init__(
         self,
         beside: Callable[[str], Path] | None,

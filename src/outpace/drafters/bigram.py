@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from outpace.core.contracts import Ask, RowScores, Step, Target
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.sampling import Sampling
 from outpace.core.tree import TokenTree
 from outpace.drafters.ngram import NGram, NGramState
@@ -50,6 +51,7 @@ class Bigram:
 
     branches = True
 
+    @checked
     def __init__(
         self,
         target: Target,

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from outpace.core.contracts import Ask, RowScores, Step, Tapped, TreePolicy
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.tree import TokenTree
 from outpace.drafters.proposal_heads import FINAL, ProposalHeads, packaged_heads
 from outpace.trees.chain import Chain
@@ -56,6 +57,7 @@ class Blockwise:
            tokens are sampled, where some are forbidden, and to rules that read laws.
     """
 
+    @checked
     def __init__(
         self,
         target: Tapped,

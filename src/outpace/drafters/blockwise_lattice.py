@@ -21,6 +21,7 @@ from typing import Any
 
 from outpace.core.contracts import Ask, RowScores, Step, Tapped
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.tree import TokenTree
 from outpace.drafters.backoff import table_for
 from outpace.drafters.blockwise import Blockwise, BlockwiseState, Pairs
@@ -50,6 +51,7 @@ class BlockwiseLattice:
 
     branches = True
 
+    @checked
     def __init__(
         self,
         target: Tapped,

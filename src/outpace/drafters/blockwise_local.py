@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from outpace.core.contracts import Ask, RowScores, Step, Tapped, TreePolicy
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.tree import TokenTree
 from outpace.drafters.blockwise import Blockwise, BlockwiseState
 from outpace.drafters.small_model import SmallModel, SmallModelState
@@ -49,6 +50,7 @@ class BlockwiseLocal:
     `path` and `heads` are those of `blockwise`.
     """
 
+    @checked
     def __init__(
         self,
         target: Tapped,

@@ -24,6 +24,7 @@ from math import log
 
 from outpace.core.contracts import Ask, RowScores, Step
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.tree import TokenTree
 
 MAX_ENDED = 32  # rows of one prompt that are remembered after their end
@@ -56,6 +57,7 @@ class Consensus:
 
     branches = True
 
+    @checked
     def __init__(self, *, min_n: int = 1, max_n: int = 4, size: int = 12, depth: int = 8) -> None:
         if not 1 <= min_n <= max_n:
             raise OutpaceError(

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 
 from outpace.core.contracts import Ask, RowScores, Step
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.tree import TokenTree
 
 REACH = 8
@@ -74,6 +75,7 @@ class Copy:
 
     opens = True
 
+    @checked
     def __init__(self, *, length: int = 8, min_match: int = 2) -> None:
         if length < 1 or min_match < 1:
             names = f"length={length} and min_match={min_match}"

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 
 from outpace.core.contracts import Ask, Layered, RowScores, Step, TreePolicy
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.tree import TokenTree
 from outpace.drafters.own_layers import grow_on_rows, layered
 from outpace.trees.chain import Chain
@@ -31,6 +32,7 @@ from outpace.trees.grow import draws_of
 class EarlyExit:
     """Trees of the first `layers` layers; 0 takes three quarters of them."""
 
+    @checked
     def __init__(self, *, layers: int = 0, tree: TreePolicy | None = None, target: Layered) -> None:
         self._target = layered(target, "early_exit")
         most = self._target.num_layers

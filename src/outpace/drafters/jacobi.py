@@ -23,6 +23,7 @@ from collections.abc import Sequence
 
 from outpace.core.contracts import Ask, RowScores, Step
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.tree import TokenTree
 
 
@@ -38,6 +39,7 @@ class JacobiState:
 class Jacobi:
     """Chains of the `length` guesses that one more iteration would check."""
 
+    @checked
     def __init__(self, *, length: int = 8) -> None:
         if length < 1:
             raise OutpaceError(f"jacobi has length={length}, accepted are whole numbers >= 1")

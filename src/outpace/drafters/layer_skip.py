@@ -20,6 +20,7 @@ from collections.abc import Sequence
 
 from outpace.core.contracts import Ask, Layered, RowScores, Step, TreePolicy
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.tree import TokenTree
 from outpace.drafters.own_layers import grow_on_rows, layered
 from outpace.trees.chain import Chain
@@ -51,6 +52,7 @@ class LayerSkip:
     acceptance  alpha, the rate of acceptance that the threshold is steered to.
     """
 
+    @checked
     def __init__(
         self,
         *,

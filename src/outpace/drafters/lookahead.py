@@ -24,6 +24,7 @@ from collections.abc import Sequence
 
 from outpace.core.contracts import Ask, RowScores, Step
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.tree import TokenTree
 
 
@@ -49,6 +50,7 @@ class Lookahead:
 
     branches = True
 
+    @checked
     def __init__(self, *, window: int = 4, ngram: int = 4, candidates: int = 4) -> None:
         if window < 1 or ngram < 2 or candidates < 1:
             given = f"window={window}, ngram={ngram} and candidates={candidates}"

@@ -28,6 +28,7 @@ from typing import Any
 from outpace.core.contracts import Ask, Drafter, RowScores, Step
 from outpace.core.costs import CallCosts
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.registry import split_specs
 from outpace.core.tree import TokenTree
 from outpace.drafters import backoff
@@ -53,6 +54,7 @@ class Mix:
 
     branches = True
 
+    @checked
     def __init__(
         self,
         context: Mapping[str, Any],

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 
 from outpace.core.contracts import Ask, RowScores, Step
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.tree import TokenTree
 
 
@@ -41,6 +42,7 @@ class NGram:
 
     opens = True
 
+    @checked
     def __init__(self, *, min_n: int = 1, max_n: int = 3, length: int = 3, max_length: int = 12) -> None:
         if not 1 <= min_n <= max_n:
             raise OutpaceError(f"ngram has min_n={min_n} and max_n={max_n}, accepted are 1 <= min_n <= max_n")

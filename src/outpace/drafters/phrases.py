@@ -22,6 +22,7 @@ from typing import Any
 
 from outpace.core.contracts import Ask, Drafter, RowScores, Step
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.tree import TokenTree
 from outpace.drafters import DRAFTERS
 
@@ -45,6 +46,7 @@ class Phrases:
 
     branches = True
 
+    @checked
     def __init__(
         self,
         *,

@@ -24,6 +24,7 @@ import numpy as np
 
 from outpace.core.contracts import Ask, RowScores, Step, Target
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.tree import TokenTree
 
 RANK_ODDS = (0.36, 0.10, 0.05, 0.03, 0.023, 0.017, 0.013, 0.011)
@@ -39,6 +40,7 @@ class Recycling:
 
     branches = True
 
+    @checked
     def __init__(self, target: Target, *, size: int = 16, k: int = len(RANK_ODDS)) -> None:
         if size < 1:
             raise OutpaceError(f"recycling has size={size}, accepted are whole numbers >= 1")

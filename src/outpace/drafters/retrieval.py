@@ -24,6 +24,7 @@ import numpy as np
 
 from outpace.core.contracts import Ask, RowScores, Step, Target
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.tree import TokenTree
 from outpace.formats.datastore import END, KEY_LENGTH, Datastore, vocabulary_id
 
@@ -44,6 +45,7 @@ class Retrieval:
     branches = True
     opens = True
 
+    @checked
     def __init__(
         self,
         *,

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from outpace.core.contracts import Ask, RowScores, Scores, Step, Target, TreePolicy
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.tree import TokenTree
 from outpace.drafters.catch_up import CatchUp
 from outpace.drafters.foreign import IntersectionBridge, Respelled, TextBridge
@@ -70,6 +71,7 @@ class SmallModel:
 
     opens = True
 
+    @checked
     def __init__(
         self,
         *,

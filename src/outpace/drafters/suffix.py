@@ -23,6 +23,7 @@ from math import inf, log
 
 from outpace.core.contracts import Ask, RowScores, Step
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.tree import TokenTree
 from outpace.drafters.suffix_trie import Place, SuffixTrie
 
@@ -36,6 +37,7 @@ class Suffix:
     branches = True
     opens = True
 
+    @checked
     def __init__(
         self,
         *,

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 
 from outpace.core.contracts import Ask, RowScores, Step, Target, TreePolicy
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.tree import TokenTree
 from outpace.drafters.own_layers import grow_on_rows, layered
 from outpace.drafters.sublayer_search import Search, Sublayers
@@ -50,6 +51,7 @@ class Swift:
     patience  trials without a better set that end it; enough  a score that ends it.
     """
 
+    @checked
     def __init__(
         self,
         *,

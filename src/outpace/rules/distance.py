@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from outpace.core.contracts import Exactness, RowScores, Verdict
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.sampling import Sampling
 from outpace.core.tree import Draw, TokenTree
 from outpace.rules.match import by_choices
@@ -25,6 +26,7 @@ class Distance:
     draw: Draw = "point"
     needs_law = False
 
+    @checked
     def __init__(self, *, eps: int = 2) -> None:
         if eps < 0:
             raise OutpaceError(f"distance has eps={eps}, accepted are whole numbers >= 0")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from outpace.core.contracts import Exactness, RowScores, Verdict
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.sampling import Sampling
 from outpace.core.tree import Draw, TokenTree
 from outpace.rules.match import by_choices
@@ -25,6 +26,7 @@ class MinBlock:
     draw: Draw = "point"
     needs_law = False
 
+    @checked
     def __init__(self, *, length: int = 1) -> None:
         if length < 0:
             raise OutpaceError(f"min_block has length={length}, accepted are whole numbers >= 0")

@@ -17,6 +17,7 @@ import numpy as np
 
 from outpace.core.contracts import Exactness, RowScores, Verdict
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.sampling import Sampling, gumbel
 from outpace.core.tree import Draw, TokenTree
 from outpace.rules.match import by_choices
@@ -29,6 +30,7 @@ class TopK:
     draw: Draw = "point"
     needs_law = False
 
+    @checked
     def __init__(self, *, k: int = 2) -> None:
         if k < 1:
             raise OutpaceError(f"topk has k={k}, accepted are whole numbers >= 1")

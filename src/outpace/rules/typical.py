@@ -21,6 +21,7 @@ import numpy as np
 
 from outpace.core.contracts import Exactness, RowScores, Verdict
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.sampling import Sampling
 from outpace.core.tree import Draw, TokenTree
 from outpace.rules.match import by_choices
@@ -33,6 +34,7 @@ class Typical:
     draw: Draw = "point"
     needs_law = False
 
+    @checked
     def __init__(self, *, eps: float = 0.09, delta: float = 0.3) -> None:
         if not (0 <= eps <= 1 and 0 <= delta < math.inf):
             accepted = "0 <= eps <= 1 and finite delta >= 0"

@@ -20,6 +20,7 @@ import numpy as np
 
 from outpace.core.contracts import Candidates
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.tree import TokenTree
 
 
@@ -28,6 +29,7 @@ class Chain:
 
     width = 1
 
+    @checked
     def __init__(self, *, length: int = 4, min_p: float = 0.0) -> None:
         if length < 1:
             raise OutpaceError(f"chain has length={length}, accepted are whole numbers >= 1")

@@ -21,6 +21,7 @@ from dataclasses import replace
 
 from outpace.core.contracts import Candidates
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.tree import TokenTree
 from outpace.trees.template import best
 
@@ -30,6 +31,7 @@ class Dynamic:
 
     keeps_draw = False
 
+    @checked
     def __init__(self, *, size: int = 16, k: int = 4, depth: int = 6) -> None:
         if min(size, k, depth) < 1:
             names = f"size={size}, k={k} and depth={depth}"

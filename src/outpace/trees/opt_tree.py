@@ -24,6 +24,7 @@ from dataclasses import replace
 
 from outpace.core.contracts import Candidates
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.tree import TokenTree
 from outpace.trees.dynamic import joint
 from outpace.trees.template import best
@@ -34,6 +35,7 @@ class OptTree:
 
     keeps_draw = False
 
+    @checked
     def __init__(self, *, size: int = 16, k: int = 8, gain: float = 0.2, depth: int = 10) -> None:
         if min(size, k, depth) < 1:
             names = f"size={size}, k={k} and depth={depth}"

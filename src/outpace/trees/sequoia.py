@@ -25,6 +25,7 @@ import numpy as np
 from outpace.core.contracts import Candidates
 from outpace.core.costs import CallCosts
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.tree import TokenTree
 from outpace.trees.template import Ranks, Template
 
@@ -43,6 +44,7 @@ class Sequoia:
 
     reads_logq = False
 
+    @checked
     def __init__(
         self,
         *,

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from outpace.core.contracts import Candidates
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.tree import TokenTree
 from outpace.trees.template import Ranks, Template
 
@@ -33,6 +34,7 @@ class Static:
 
     reads_logq = False
 
+    @checked
     def __init__(self, *, widths: str = "3,2,1,1", ranks: str = "") -> None:
         nodes = _parsed(ranks) if ranks else _by_widths(_counts(widths))
         # Near the root first; of one level, low ranks first.

@@ -1,0 +1,200 @@
+"""Options of public calls: types are checked by the annotations, in one line that says what is accepted.
+
+An annotation may be int, float, bool, str, a Path, a Literal, None, a Callable, a Mapping, a Sequence of
+these, or a union of them. numpy's numbers become Python's own, whole numbers pass as floats, and bool is no
+number. An option that is annotated with anything else (a Drafter, a tensor) is left to its own function.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import operator
+import reprlib
+import types
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Sequence as AnySequence
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, SupportsFloat, SupportsIndex, TypeVar, Union, get_args, get_origin
+
+import numpy as np
+
+from outpace.core.errors import OutpaceError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+LEAST, MOST = -(2**63), 2**64 - 1  # whole numbers beyond these fit no counter and no seed
+
+_WORDS = {
+    bool: "True and False",
+    int: "whole numbers",
+    float: "numbers",
+    str: "texts",
+    Path: "paths",
+    type(None): "None",
+}
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """A decorator: the keyword-only options of a function or constructor have the types that it declares.
+
+    A call with another type raises OutpaceError; an option that does not exist stays a TypeError.
+    """
+
+    @functools.cache
+    def declared() -> dict[str, Any]:
+        # Not before the first call: what an annotation names may be defined below the function.
+        return _annotations(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **options: P.kwargs) -> R:
+        kinds = declared()
+        for name, value in options.items():
+            if name in kinds:
+                options[name] = accept(name, value, kinds[name])
+        return function(*args, **options)
+
+    return call
+
+
+def accept(name: str, value: Any, kind: Any) -> Any:
+    """`value` as the kind of an option that `kind`, an annotation, declares. Raises OutpaceError."""
+    for one in sorted(_alternatives(kind), key=lambda one: one is str):  # a Path is also a text
+        found = _taken(value, one)
+        if found is not _REFUSED:
+            return found
+    beyond = isinstance(value, int) and not LEAST <= value <= MOST
+    raise OutpaceError(
+        f"{name} is {shown(value)}, accepted are {_words(kind)}{' of 64 bits' if beyond else ''}"
+    )
+
+
+def whole(name: str, value: Any, least: int, most: int, *, hint: str = "") -> int:
+    """A whole number from `least` to `most`. Raises OutpaceError."""
+    found = _taken(value, int)
+    if found is _REFUSED or not least <= found <= most:
+        raise OutpaceError(
+            f"{name} is {shown(value)}, accepted are whole numbers from {least} to {most}{hint}"
+        )
+    return int(found)
+
+
+def shown(value: Any) -> str:
+    """A value for an error message: one line, and short."""
+    try:
+        text = "".join(c if c.isprintable() else " " for c in _SHORT.repr(value))
+        text = " ".join(text.split())
+    except Exception:  # whole numbers of more than 4300 digits have none
+        return f"of type {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+_REFUSED = object()
+
+
+def _taken(value: Any, kind: Any) -> Any:
+    """`value` as one kind, or _REFUSED."""
+    origin = get_origin(kind)
+    if kind is type(None):
+        return None if value is None else _REFUSED
+    if kind is bool:
+        return bool(value) if isinstance(value, bool | np.bool_) else _REFUSED
+    if kind is int:
+        return _whole(value)
+    if kind is float:
+        return _number(value)
+    if kind in (str, Path) and isinstance(value, kind):
+        return value
+    if kind in (str, Path):  # options of specs that name files are texts
+        return str(value) if kind is str and isinstance(value, Path) else _REFUSED
+    if origin is Literal:
+        known = any(type(one) is type(value) and one == value for one in get_args(kind))
+        return value if known else _REFUSED
+    if origin is Callable:
+        return value if callable(value) else _REFUSED
+    if origin is Mapping:
+        named = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+        return value if named else _REFUSED
+    assert origin is AnySequence
+    return _listed(value, get_args(kind)[0])
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, SupportsIndex):
+        return _REFUSED
+    try:
+        number = operator.index(value)
+    except Exception:  # arrays have the method and refuse
+        return _REFUSED
+    return number if LEAST <= number <= MOST else _REFUSED
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool | np.bool_ | np.ndarray) or not isinstance(
+        value, SupportsFloat | SupportsIndex
+    ):
+        return _REFUSED
+    try:
+        number = float(value)
+    except Exception:  # too large, or an array of several
+        return _REFUSED
+    return _REFUSED if math.isnan(number) else number
+
+
+def _listed(value: Any, kind: Any) -> Any:
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        return _REFUSED
+    found = [
+        next((t for one in _alternatives(kind) if (t := _taken(item, one)) is not _REFUSED), _REFUSED)
+        for item in value
+    ]
+    return _REFUSED if _REFUSED in found else tuple(found)
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def _words(kind: Any) -> str:
+    words = [_word(one) for one in _alternatives(kind)]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _word(kind: Any) -> str:
+    origin = get_origin(kind)
+    if origin is Literal:
+        return ", ".join(map(str, get_args(kind)))
+    if origin is Callable:
+        return "functions"
+    if origin is Mapping:
+        return "mappings"
+    return f"lists of {_words(get_args(kind)[0])}" if origin is AnySequence else _WORDS[kind]
+
+
+def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
+    """Keyword-only options and their kinds; without those that this file does not know."""
+    names, found = getattr(function, "__globals__", {}), {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            continue
+        annotation = parameter.annotation
+        if isinstance(annotation, str):
+            try:
+                annotation = eval(annotation, names)
+            except (NameError, TypeError):  # of another library, imported for type checkers alone
+                continue
+        annotation = type(None) if annotation is None else annotation
+        if all(_known(one) for one in _alternatives(annotation)):
+            found[parameter.name] = annotation
+    return found
+
+
+def _known(kind: Any) -> bool:
+    origin = get_origin(kind)
+    if origin is AnySequence:
+        return all(_known(one) for one in _alternatives(get_args(kind)[0]))
+    return kind in _WORDS or origin in (Literal, Callable, Mapping)
