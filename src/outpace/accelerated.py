@@ -182,13 +182,17 @@ class TransformersTokenizer(Tokenizer):
                 f"{type(theirs).__name__} has no fast tokenizer, accepted are those of the tokenizers library"
             )
         eos_ids = () if theirs.eos_token_id is None else (theirs.eos_token_id,)
-        super().__init__(backend, bos_id=theirs.bos_token_id, eos_ids=eos_ids)
+        add_bos = theirs.bos_token_id is not None and theirs.encode("")[:1] == [theirs.bos_token_id]
+        super().__init__(backend, bos_id=theirs.bos_token_id, add_bos=add_bos, eos_ids=eos_ids)
         self._theirs = theirs
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of a text."""
+    def encode(self, text: str, *, add_special_tokens: bool, parse_special: bool = True) -> list[int]:
+        """Token ids of a text; see Tokenizer."""
+        if not parse_special:
+            return super().encode(text, add_special_tokens=add_special_tokens, parse_special=False)
         ids: list[int] = self._theirs.encode(text, add_special_tokens=add_special_tokens)
-        return ids
+        doubled = add_special_tokens and self.bos_id is not None and ids[:2] == [self.bos_id] * 2
+        return ids[1:] if doubled else ids
 
 
 class _Chat:

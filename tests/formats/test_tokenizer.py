@@ -66,7 +66,8 @@ def test_folder_of_transformers(trained: Any, tmp_path: Path, add_bos: bool) -> 
     for text in TEXTS:
         for special in (True, False):
             ids = theirs.encode(text, add_special_tokens=special)
-            assert ours.encode(text, add_special_tokens=special) == ids
+            doubled = special and add_bos and text.startswith("<|im_start|>")  # by transformers alone
+            assert ours.encode(text, add_special_tokens=special) == ids[doubled:]
             assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
 
 

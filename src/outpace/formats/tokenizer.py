@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import tokenizers
 
 from outpace.core.errors import FormatError, OutpaceError
 from outpace.formats.gguf_tokenizer import read_gguf_tokenizer
+from outpace.formats.spans import LibraryEncoder, SpanEncoder
 
 # A chat model may end its turn with any of these, whichever of them its file calls "the" end.
 _END_OF_TURN = (
@@ -62,6 +63,8 @@ class Tokenizer:
             raise FormatError(f"the special token id {bad[0]} is outside the {self.vocab_size} tokens")
         to_bytes, self.strips_space = _read_decoder(backend.decoder)
         self._all_bytes = _ByteTable(backend, to_bytes, plain=frozenset(added), hidden=frozenset())
+        specials = (token.content for token in added.values() if token.special)
+        self._spans = SpanEncoder(LibraryEncoder(backend, self.special_ids), specials)
         self.text_bytes: Mapping[int, bytes]
         self.text_bytes = _ByteTable(backend, to_bytes, plain=frozenset(added), hidden=self.special_ids)
 
@@ -126,17 +129,34 @@ class Tokenizer:
         # The library's text is placed as it is, so that nobody parses megabytes of vocabulary twice.
         return f"{_HEADER}{json.dumps(fields)}{_BODY}{self._backend.to_str()}}}"
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of `text`; special tokens written out in it are recognised.
+    def encode(self, text: str, *, add_special_tokens: bool, parse_special: bool = True) -> list[int]:
+        """Token ids of `text`.
 
-        `add_special_tokens` puts the beginning-of-text token in front where the model wants one (a text from
-        a chat template holds it already). Raises OutpaceError for a text that is not valid Unicode.
+        `add_special_tokens` puts the beginning-of-text token in front where the model wants one, unless the
+        text begins with it (`begins_with_bos`). `parse_special`: special tokens written out in the text are
+        recognised; else they stay text. Raises OutpaceError for a text that is not valid Unicode.
+        """
+        return self.encode_spans([(text, parse_special)], add_special_tokens=add_special_tokens)
+
+    def encode_spans(
+        self, spans: Sequence[tuple[str, bool]], *, add_special_tokens: bool = False
+    ) -> list[int]:
+        """Token ids of the spans (text, parse_special) put together.
+
+        They are those of the whole text, but that special tokens inside a plain span (parse_special=False)
+        stay text. So a prompt from a chat template is its own parts, parsed, and the messages, plain.
         """
         try:
-            ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
-        except TypeError:
+            ids = self._spans.encode(spans)
+        except (TypeError, UnicodeEncodeError):
             raise OutpaceError("the text is not valid Unicode (it holds half of a surrogate pair)") from None
-        return [self.bos_id, *ids] if add_special_tokens and self.add_bos and self.bos_id is not None else ids
+        if add_special_tokens and self.add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
+            return [self.bos_id, *ids]
+        return ids
+
+    def begins_with_bos(self, text: str) -> bool:
+        """Whether `text` itself begins with a beginning-of-text token that `encode` would put in front."""
+        return self.add_bos and self.encode(text, add_special_tokens=False)[:1] == [self.bos_id]
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """The text of `ids`. Bytes that are not valid UTF-8 become U+FFFD; unknown ids, nothing."""
