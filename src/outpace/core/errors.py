@@ -5,9 +5,18 @@ The command line prints `error: <message>` and exits with status 2 for each of t
 
 from __future__ import annotations
 
+_MOST_LETTERS = 2000
+
 
 class OutpaceError(ValueError):
-    """An error meant for a user. Its message is one line and names what would have been accepted."""
+    """An error meant for a user. Its message is one line and names what would have been accepted.
+
+    What a message quotes may come from a stranger's file: control characters are written out, so that none
+    reaches a terminal, and the middle of a message without end is left out.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(_one_line(str(message)))
 
 
 class FormatError(OutpaceError):
@@ -16,3 +25,13 @@ class FormatError(OutpaceError):
 
 class PromptTooLong(OutpaceError):
     """A prompt (with the tokens asked for) that does not fit into the model's context."""
+
+
+def _one_line(text: str) -> str:
+    if len(text) > _MOST_LETTERS:
+        half = _MOST_LETTERS // 2
+        text = f"{text[:half]} ... {text[-half:]}"
+    if text.isprintable():
+        return text
+    text = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
