@@ -160,6 +160,22 @@ BAD: dict[str, tuple[bytes, str]] = {
         container(tensors=(tensor("t", (8,), F32, 0), tensor("t", (8,), F32, 0)), data=b"\0" * 32),
         "'t' appears twice",
     ),
+    "overlap": (
+        container(tensors=(tensor("t", (8,), F32, 0), tensor("u", (8,), F32, 0)), data=b"\0" * 64),
+        "'t' and 'u' overlap",
+    ),
+    "overlap at the end": (
+        container(tensors=(tensor("t", (8,), F32, 32), tensor("u", (9,), F32, 0)), data=b"\0" * 64),
+        "'u' and 't' overlap",
+    ),
+    "more tensors than any model": (
+        container(num_tensors=70_000, data=b"\0" * 70_000 * 40),
+        "70000 tensors do not fit; accepted: up to 65536",
+    ),
+    "more metadata than any model": (
+        container(num_entries=70_000, data=b"\0" * 70_000 * 20),
+        "70000 metadata entries do not fit; accepted: up to 65536",
+    ),
     "offset": (container(tensors=(tensor("t", (8,), F32, 8),), data=b"\0" * 64), "not aligned to 32"),
     "offset outside": (
         container(tensors=(tensor("t", (8,), F32, 32),), data=b"\0" * 63),

@@ -106,7 +106,8 @@ def _shape(path: Path) -> list[tuple[str, str]]:
     from outpace.formats.config_gguf import config_from_gguf
     from outpace.formats.config_hf import config_from_hf
     from outpace.formats.gguf import GGUFFile
-    from outpace.formats.safetensors import FolderWeights, json_file
+    from outpace.formats.json_files import json_file
+    from outpace.formats.safetensors import FolderWeights
 
     source: GGUFFile | FolderWeights
     if path.is_dir():

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from outpace.core.contracts import Tapped, Target
 from outpace.core.errors import OutpaceError
 from outpace.formats.heads import Heads, read_heads
-from outpace.formats.safetensors import json_file
+from outpace.formats.json_files import json_file
 
 FINAL = "final"
 PACKAGED = Path(__file__).parents[1] / "heads"

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from outpace.core.errors import FormatError
-from outpace.formats.raw import MappedFile, RawTensor
+from outpace.formats.raw import MappedFile, RawTensor, check_apart
 
 MAGIC = b"GGUF"
 DEFAULT_ALIGNMENT = 32
@@ -66,9 +66,11 @@ _SCALARS: dict[int, struct.Struct] = {
     12: struct.Struct("<d"),
 }
 _STRING, _ARRAY = 8, 9
-# The shortest possible entry bounds how many a file of a given length can hold.
+# The shortest possible entry bounds how many a file of a given length can hold; no model has so many that
+# what Python makes of them could fill the memory.
 _MIN_KEY_VALUE_BYTES = 8 + 4 + 1
 _MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8
+_MAX_ENTRIES = 1 << 16
 
 
 class GGUFFile:
@@ -136,13 +138,16 @@ class _HeaderReader:
             raise self.fail(f"GGUF version {version}{note} is not read; accepted: 2, 3")
         num_tensors = self.scalar(10, "the tensor count")
         num_keys = self.scalar(10, "the metadata count")
-        if num_keys > (self.size - self.at) // _MIN_KEY_VALUE_BYTES:
-            raise self.fail(f"truncated or corrupt file: {num_keys} metadata entries do not fit")
+        self.check_count(num_keys, "metadata entries", _MIN_KEY_VALUE_BYTES)
         metadata = self.read_metadata(num_keys)
-        if num_tensors > (self.size - self.at) // _MIN_TENSOR_BYTES:
-            raise self.fail(f"truncated or corrupt file: {num_tensors} tensors do not fit")
+        self.check_count(num_tensors, "tensors", _MIN_TENSOR_BYTES)
         infos = [self.read_tensor_info() for _ in range(num_tensors)]
         return metadata, self.place(infos, metadata)
+
+    def check_count(self, count: int, what: str, least_bytes: int) -> None:
+        most = min((self.size - self.at) // least_bytes, _MAX_ENTRIES)
+        if count > most:
+            raise self.fail(f"truncated or corrupt file: {count} {what} do not fit; accepted: up to {most}")
 
     def read_metadata(self, count: int) -> dict[str, Any]:
         metadata: dict[str, Any] = {}
@@ -214,4 +219,5 @@ class _HeaderReader:
                     f"truncated file: tensor {name!r} ends at byte {start + offset + nbytes} of {self.size}"
                 )
             tensors[name] = RawTensor(name, shape, block.name, start + offset, nbytes)
+        check_apart(tensors.values(), str(self.path))
         return tensors

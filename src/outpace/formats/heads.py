@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core.errors import FormatError, OutpaceError
+from outpace.formats.json_files import json_file
 from outpace.formats.quants import bf16_to_f32
 from outpace.formats.raw import RawTensor
-from outpace.formats.safetensors import FolderWeights, json_file
+from outpace.formats.safetensors import FolderWeights
 from outpace.formats.whole import write_whole
 
 VERSION = 1

@@ -122,7 +122,8 @@ def _pack(path: Path, cached: Path, quantize: str | None, progress: Progress | N
     from outpace.formats.config_gguf import config_from_gguf
     from outpace.formats.config_hf import config_from_hf
     from outpace.formats.gguf import GGUFFile
-    from outpace.formats.safetensors import FolderWeights, json_file
+    from outpace.formats.json_files import json_file
+    from outpace.formats.safetensors import FolderWeights
     from outpace.formats.weights import plan_gguf, plan_hf
 
     source: GGUFFile | FolderWeights

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import mmap
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +28,14 @@ class RawTensor:
     type_name: str
     offset: int  # bytes from the start of the file
     nbytes: int
+
+
+def check_apart(tensors: Iterable[RawTensor], what: str) -> None:
+    """FormatError where two tensors of the file called `what` share bytes."""
+    ordered = sorted((t for t in tensors if t.nbytes), key=lambda tensor: tensor.offset)
+    for before, after in pairwise(ordered):
+        if before.offset + before.nbytes > after.offset:
+            raise FormatError(f"{what}: tensors {before.name!r} and {after.name!r} overlap")
 
 
 class RawTensors(Protocol):

@@ -6,19 +6,19 @@ nothing but the headers is read until a tensor is asked for.
 
 from __future__ import annotations
 
-import json
 import math
+import os
 import struct
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import numpy as np
 
 from outpace.core.errors import FormatError
-from outpace.formats.raw import MappedFile, RawTensor
+from outpace.formats.json_files import MAX_BYTES, json_file, json_object
+from outpace.formats.raw import MappedFile, RawTensor, check_apart
 
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
-_MAX_HEADER_BYTES = 100_000_000
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -43,6 +43,7 @@ class FolderWeights:
             others = sorted(file.name for pattern in patterns for file in folder.glob(pattern))
             found = f"; found {', '.join(others[:3])}" if others else ""
             raise FormatError(f"{folder} has no weights: expected {_SINGLE} or {_INDEX}{found}")
+        self._read: set[MappedFile] = set()  # since the last release
         for path in self.files:
             file = MappedFile(path, kind="safetensors", minimum_bytes=10)
             for tensor in _read_header(path, file.data):
@@ -53,30 +54,15 @@ class FolderWeights:
 
     def rows(self, tensor: RawTensor) -> np.ndarray:
         """The tensor's bytes as u8[rows, bytes per row], a read-only view of the file."""
-        return self._holders[tensor.name].rows(tensor)
+        file = self._holders[tensor.name]
+        self._read.add(file)
+        return file.rows(tensor)
 
     def release(self) -> None:
         """Gives back the memory of what has been read."""
-        for file in set(self._holders.values()):
+        for file in self._read:
             file.release()
-
-
-def json_file(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; FormatError where there is none."""
-    try:
-        return _json_object(path.read_bytes(), str(path))
-    except OSError as error:
-        raise FormatError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _json_object(text: bytes, what: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{what} is not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise FormatError(f"{what} does not hold a JSON object")
-    return value
+        self._read.clear()
 
 
 def _shards(index: Path) -> list[Path]:
@@ -85,7 +71,8 @@ def _shards(index: Path) -> list[Path]:
         raise FormatError(f"{index} has no weight_map")
     names = set()
     for name in weight_map.values():
-        if not isinstance(name, str) or Path(name).name != name or not (index.parent / name).is_file():
+        # os.path: a name too long for any file is none, and no error.
+        if not isinstance(name, str) or Path(name).name != name or not os.path.isfile(index.parent / name):
             raise FormatError(f"{index} names the file {name!r}, which is not in the folder")
         names.add(name)
     return [index.parent / name for name in sorted(names)]
@@ -93,11 +80,14 @@ def _shards(index: Path) -> list[Path]:
 
 def _read_header(path: Path, data: np.ndarray) -> list[RawTensor]:
     (length,) = struct.unpack("<Q", bytes(data[:8]))
-    if length > min(len(data) - 8, _MAX_HEADER_BYTES):
+    if length > len(data) - 8:
         raise FormatError(f"{path}: truncated or corrupt file: a header of {length} bytes does not fit")
-    header = _json_object(bytes(data[8 : 8 + length]), f"the header of {path}")
+    text = bytes(data[8 : 8 + min(length, MAX_BYTES + 1)])
+    header = json_object(text, f"the header of {path}", unique=True)
     header.pop("__metadata__", None)
-    return [_checked(path, name, entry, 8 + length, len(data)) for name, entry in header.items()]
+    tensors = [_checked(path, name, entry, 8 + length, len(data)) for name, entry in header.items()]
+    check_apart(tensors, str(path))
+    return tensors
 
 
 def _checked(path: Path, name: str, entry: object, start: int, size: int) -> RawTensor:

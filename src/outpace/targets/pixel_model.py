@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from outpace.core.errors import FormatError, OutpaceError
-from outpace.formats.safetensors import json_file
+from outpace.formats.json_files import json_file
 
 NUM_LEVELS = 256
 START = NUM_LEVELS

@@ -156,7 +156,7 @@ class BlockwiseJob:
 
 def _is_seq2seq(source: str) -> bool:
     """Whether a name is the folder of an encoder-decoder model."""
-    from outpace.formats.safetensors import json_file
+    from outpace.formats.json_files import json_file
 
     config = Path(source).expanduser() / "config.json"
     return config.is_file() and bool(json_file(config).get("is_encoder_decoder"))

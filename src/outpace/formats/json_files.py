@@ -1,0 +1,55 @@
+"""JSON objects of files that may come from strangers: what is no such object is one FormatError.
+
+Python's reader takes some sixteen times the memory of the text at worst, so a text has a longest length;
+what it reads besides (depth, the digits of a number) has bounds of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from outpace.core.errors import FormatError
+
+MAX_BYTES = 16 << 20  # ten times the longest that models of the supported families come with
+
+
+def json_file(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; FormatError where there is none."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise FormatError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    return json_object(text, str(path))
+
+
+def json_object(text: bytes, what: str, *, unique: bool = False) -> dict[str, Any]:
+    """The object of a JSON text in UTF-8; `unique` refuses an object that names a key twice.
+
+    FormatError, which calls the text `what`, for anything else, for strings that are no Unicode (half of a
+    surrogate pair) and for more than MAX_BYTES.
+    """
+    if len(text) > MAX_BYTES:
+        raise FormatError(f"{what} is longer than the {MAX_BYTES} bytes of JSON that are read")
+    try:
+        value = json.loads(text.decode("utf-8-sig"), object_pairs_hook=_unique if unique else None)
+        if b"\\u" in text:  # the only way in for half a pair
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeError:
+        raise FormatError(f"{what} is not valid JSON: it holds text that is no Unicode") from None
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{what} is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise FormatError(f"{what} does not hold a JSON object")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+        raise ValueError(f"{twice!r} appears twice")
+    return found
