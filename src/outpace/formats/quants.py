@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-F16_MAX = np.float32(65504.0)
+# The bits of infinity; those of NaN are above them.
+_INFINITY = {"F32": ("<u4", 0x7F800000), "F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,11 @@ class Blocks:
     minimum: np.ndarray | None  # f16[R, G]
     offset: int
     group: int  # columns that share a scale
+
+    def is_finite(self) -> bool:
+        """No scale or minimum is NaN, infinite or beyond f16, so that all weights are numbers."""
+        parts = (self.scale, self.minimum)
+        return all(part is None or bool(np.isfinite(part).all()) for part in parts)
 
     def dequantise(self) -> np.ndarray:
         """f32[R, K]."""
@@ -54,6 +60,14 @@ def take_apart(type_name: str, rows: np.ndarray) -> Blocks:
     if minimum is not None:
         minimum = minimum.reshape(num_rows, -1)
     return Blocks(q, scale, minimum, offset, q.shape[1] // scale.shape[1])
+
+
+def is_finite(type_name: str, rows: np.ndarray) -> bool:
+    """Whether all values of float rows (u8[R, bytes per row]) of type F32, F16 or BF16 are numbers."""
+    form, infinity = _INFINITY[type_name]
+    bits = np.ascontiguousarray(rows).view(form)
+    without_sign = bits & (np.iinfo(bits.dtype).max >> 1)
+    return int(without_sign.max()) < infinity
 
 
 def widen(type_name: str, rows: np.ndarray) -> np.ndarray:
@@ -121,7 +135,9 @@ def _grouped(weights: np.ndarray) -> np.ndarray:
 
 
 def _to_f16(values: np.ndarray) -> np.ndarray:
-    return np.clip(values, -F16_MAX, F16_MAX).astype(np.float16)
+    """Infinite where f16 has no such number."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float16)
 
 
 # --- GGML block types: each function takes B blocks apart into (q, scale, minimum, offset).

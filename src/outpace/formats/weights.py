@@ -15,8 +15,8 @@ from outpace.core.errors import FormatError, OutpaceError
 from outpace.formats.config import ModelConfig
 from outpace.formats.names import MATRICES, canonical_from_gguf, canonical_from_hf, check_tensors
 from outpace.formats.packed import TensorPlan
-from outpace.formats.packing import FLOAT_BYTES, KIND_OF_TYPE, TILE, pack_blocks, pack_floats
-from outpace.formats.quants import quantise_q4, quantise_q8, take_apart, widen
+from outpace.formats.packing import FLOAT_BYTES, GROUP, KIND_OF_TYPE, TILE, pack_blocks, pack_floats
+from outpace.formats.quants import Blocks, is_finite, quantise_q4, quantise_q8, take_apart, widen
 from outpace.formats.raw import RawTensor, RawTensors
 
 QUANTIZE = ("q8", "q4")
@@ -95,21 +95,26 @@ def _matrix(
     own_kind = KIND_OF_TYPE[type_name]
     kind = quantise_to if quantise_to and own_kind in FLOAT_BYTES else own_kind
 
-    def pack(raw: np.ndarray) -> np.ndarray:
-        if kind == own_kind in FLOAT_BYTES:
-            return pack_floats(kind, raw)
+    def blocks(raw: np.ndarray) -> Blocks:
         if kind == own_kind:
-            return pack_blocks(kind, take_apart(type_name, raw))
+            return take_apart(type_name, raw)
         quantise = quantise_q4 if kind == "q4m" else quantise_q8
-        values = _finite(tensor, widen(type_name, raw))
-        with np.errstate(
-            all="ignore"
-        ):  # finite values may still be too large for a scale, which is then clipped
-            return pack_blocks(kind, quantise(values))
+        with np.errstate(all="ignore"):  # values may be too large for a scale, which is then not finite
+            return quantise(widen(type_name, raw))
+
+    def pack(raw: np.ndarray) -> np.ndarray:
+        if own_kind in FLOAT_BYTES:
+            _check(tensor, is_finite(type_name, raw))
+        if kind in FLOAT_BYTES:
+            return pack_floats(kind, raw)
+        parts = blocks(raw)
+        _check(tensor, parts.is_finite())
+        return pack_blocks(kind, parts)
 
     def chunks() -> Iterator[np.ndarray]:
         whole = source.rows(tensor)
-        step = max(_CHUNK_VALUES // cols // TILE, 1) * TILE
+        padded = -(-cols // GROUP) * GROUP
+        step = max(_CHUNK_VALUES // padded // TILE, 1) * TILE
         for start in range(0, rows, step):
             yield pack(whole[start : start + step] if order is None else whole[order[start : start + step]])
         source.release()
@@ -124,16 +129,17 @@ def _vector(
         raise FormatError(f"tensor {tensor.name!r} has type {tensor.type_name}; accepted: F32, F16, BF16")
 
     def chunks() -> Iterator[np.ndarray]:
-        values = _finite(tensor, widen(tensor.type_name, source.rows(tensor)))[0] + np.float32(add)
+        raw = source.rows(tensor)
+        _check(tensor, is_finite(tensor.type_name, raw))
+        values = widen(tensor.type_name, raw)[0] + np.float32(add)
         yield values if order is None else values[order]
 
     return TensorPlan(name, "f32", tensor.shape[0], 1, True, chunks)
 
 
-def _finite(tensor: RawTensor, values: np.ndarray) -> np.ndarray:
-    if not np.isfinite(values).all():
+def _check(tensor: RawTensor, finite: bool) -> None:
+    if not finite:
         raise FormatError(f"tensor {tensor.name!r} holds values that are not finite")
-    return values
 
 
 def _interleaved_rows(config: ModelConfig) -> dict[str, np.ndarray]:
