@@ -6,7 +6,6 @@ Which layers have query/key norms, biases or norms after their blocks is told by
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +15,8 @@ from outpace.core.errors import FormatError
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gemma3")
 ACTIVATIONS = ("silu", "gelu_tanh")
-_LIMITS = {
+# No model is near these; what a file says beyond them is refused by its name there.
+LIMITS = {
     "vocab_size": 1 << 24,
     "hidden_size": 1 << 17,
     "num_layers": 1 << 12,
@@ -24,8 +24,11 @@ _LIMITS = {
     "num_kv_heads": 1 << 12,
     "head_dim": 512,
     "intermediate_size": 1 << 20,
-    "context_length": 1 << 30,
+    "context_length": 1 << 24,
 }
+RANGES = {"rms_eps": (1e-20, 1.0), "attention_scale": (1e-6, 1e3), "embedding_scale": (1e-6, 1e6)}
+_MAX_FREQUENCY, _ROPE_SCALES = 1e3, (1e-3, 1e3)
+_HEAD_STEP = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,26 +60,22 @@ class ModelConfig:
     tie_embeddings: bool
 
     def __post_init__(self) -> None:
-        for name, limit in _LIMITS.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
-                raise FormatError(f"{name} is {value!r}; accepted: 1 to {limit}")
+        for name, limit in LIMITS.items():
+            whole_number(name, getattr(self, name), limit)
         if self.architecture not in ARCHITECTURES:
             raise unknown_architecture(self.architecture)
         if self.activation not in ACTIVATIONS:
             raise FormatError(
                 f"activation {self.activation!r} is not known; accepted: {', '.join(ACTIVATIONS)}"
             )
-        if self.head_dim % 2:
-            raise FormatError(f"head_dim is {self.head_dim}; rotary embeddings need an even number")
+        if self.head_dim % _HEAD_STEP:
+            raise FormatError(f"head_dim is {self.head_dim}; accepted: multiples of {_HEAD_STEP}")
         if self.num_heads % self.num_kv_heads:
             raise FormatError(
                 f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
             )
-        for name in ("rms_eps", "attention_scale", "embedding_scale"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise FormatError(f"{name} is {value!r}; accepted: a positive number")
+        for name, (least, most) in RANGES.items():
+            number(name, getattr(self, name), least, most)
         self._check_rope()
         if len(self.layer_window) != self.num_layers or min(self.layer_window) < 0:
             raise FormatError("layer_window needs one number, 0 or more, per layer")
@@ -87,8 +86,9 @@ class ModelConfig:
         for table, scale in zip(self.rope_inv_freq, self.rope_scale, strict=True):
             if table.shape != (self.head_dim // 2,) or table.dtype != np.float32:
                 raise FormatError(f"a rotary table has shape {table.shape}, expected ({self.head_dim // 2},)")
-            if not (np.isfinite(table).all() and math.isfinite(scale)):
-                raise FormatError("a rotary table holds numbers that are not finite")
+            if not ((table >= 0) & (table <= _MAX_FREQUENCY)).all():
+                raise FormatError(f"a rotary table holds frequencies outside 0 to {_MAX_FREQUENCY:g}")
+            number("rope_scale", scale, *_ROPE_SCALES)
         if len(self.layer_rope) != self.num_layers or not all(
             0 <= i < len(self.rope_scale) for i in self.layer_rope
         ):
@@ -111,6 +111,26 @@ class ModelConfig:
             return cls(**values)
         except (KeyError, TypeError, AttributeError) as error:
             raise FormatError(f"not a model configuration: {error}") from None
+
+
+def whole_number(name: str, value: object, most: int, *, least: int = 1) -> int:
+    """The value of a field, a whole number in these bounds; FormatError by the field's name."""
+    if type(value) is not int or not least <= value <= most:
+        raise FormatError(f"{name} is {brief(value)}; accepted: a whole number from {least} to {most}")
+    return value
+
+
+def number(name: str, value: object, least: float, most: float) -> float:
+    """As `whole_number`, for any number; NaN is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise FormatError(f"{name} is {brief(value)}; accepted: a number from {least:g} to {most:g}")
+    return float(value)
+
+
+def brief(value: object) -> str:
+    """A value as an error message quotes it."""
+    text = "missing" if value is None else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def unknown_architecture(name: object) -> FormatError:

@@ -11,8 +11,16 @@ from typing import Any
 import numpy as np
 
 from outpace.core.errors import FormatError
-from outpace.formats.config import ModelConfig, unknown_architecture
-from outpace.formats.rope import rope_table
+from outpace.formats.config import (
+    LIMITS,
+    RANGES,
+    ModelConfig,
+    brief,
+    number,
+    unknown_architecture,
+    whole_number,
+)
+from outpace.formats.rope import BASES, rope_table
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {"max_position_embeddings": 2048},
@@ -47,6 +55,7 @@ _COMMON_DEFAULTS = {
     "max_window_layers": 28,
 }
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
+_MAX_WINDOW = 1 << 30  # one that no context reaches is none
 _GEMMA3_BASES = {"full_attention": 1_000_000.0, "sliding_attention": 10_000.0}
 
 
@@ -72,30 +81,27 @@ def config_from_hf(config: dict[str, Any]) -> ModelConfig:
         if keys.values.get(name):
             raise FormatError(f"config.json: {name} is not supported")
 
-    num_layers, hidden_size = keys.whole("num_hidden_layers"), keys.whole("hidden_size")
-    num_heads = keys.whole("num_attention_heads")
-    head_dim = keys.whole("head_dim", hidden_size // num_heads)
-    if not 2 <= head_dim <= 512:
-        raise FormatError(f"head_dim is {head_dim}; accepted: 2 to 512")
-    if not num_layers <= 4096:
-        raise FormatError(f"num_hidden_layers is {num_layers}; accepted: 1 to 4096")
+    num_layers = keys.size("num_layers", "num_hidden_layers")
+    hidden_size = keys.size("hidden_size", "hidden_size")
+    num_heads = keys.size("num_heads", "num_attention_heads")
+    head_dim = keys.size("head_dim", "head_dim", hidden_size // num_heads)
     act = keys.values["hidden_activation" if gemma else "hidden_act"]
     if not isinstance(act, str) or act not in _ACTIVATIONS:
-        raise FormatError(f"activation {_brief(act)} is not supported; accepted: {', '.join(_ACTIVATIONS)}")
+        raise FormatError(f"activation {brief(act)} is not supported; accepted: {', '.join(_ACTIVATIONS)}")
     window, is_local = _windows(keys, family, num_layers)
     tables, scales = _rope_tables(keys, head_dim, gemma)
-    scale_dim = keys.number("query_pre_attn_scalar") if gemma else float(head_dim)
+    scale_dim = keys.number("query_pre_attn_scalar", (1e-3, 1e9)) if gemma else float(head_dim)
     return ModelConfig(
         architecture=family,
-        vocab_size=keys.whole("vocab_size"),
+        vocab_size=keys.size("vocab_size", "vocab_size"),
         hidden_size=hidden_size,
         num_layers=num_layers,
         num_heads=num_heads,
-        num_kv_heads=keys.whole("num_key_value_heads", num_heads),
+        num_kv_heads=keys.size("num_kv_heads", "num_key_value_heads", num_heads),
         head_dim=head_dim,
-        intermediate_size=keys.whole("intermediate_size"),
-        context_length=keys.whole("max_position_embeddings"),
-        rms_eps=keys.number("rms_norm_eps"),
+        intermediate_size=keys.size("intermediate_size", "intermediate_size"),
+        context_length=keys.size("context_length", "max_position_embeddings"),
+        rms_eps=keys.number("rms_norm_eps", RANGES["rms_eps"]),
         activation=_ACTIVATIONS[act],
         attention_scale=scale_dim**-0.5,
         embedding_scale=math.sqrt(hidden_size) if gemma else 1.0,
@@ -103,7 +109,7 @@ def config_from_hf(config: dict[str, Any]) -> ModelConfig:
         rope_scale=scales,
         layer_rope=tuple(int(gemma and local) for local in is_local),
         layer_window=tuple(window if local else 0 for local in is_local),
-        tie_embeddings=bool(keys.values["tie_word_embeddings"]),
+        tie_embeddings=keys.flag("tie_word_embeddings"),
     )
 
 
@@ -113,38 +119,34 @@ class _Keys:
     def __init__(self, values: dict[str, Any]) -> None:
         self.values = values
 
-    def whole(self, name: str, default: int | None = None) -> int:
-        value = self.values.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 1 << 31:
-            raise FormatError(f"config.json: {name} is {_brief(value)}; accepted: a positive whole number")
-        return value
+    def size(self, field: str, name: str, default: int | None = None) -> int:
+        """The key of a field of ModelConfig, within its limits."""
+        return whole_number(f"config.json: {name}", self.values.get(name, default), LIMITS[field])
 
-    def number(self, name: str, default: float | None = None) -> float:
-        value = self.values.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
-            raise FormatError(f"config.json: {name} is {_brief(value)}; accepted: a positive number")
-        return float(value)
+    def number(self, name: str, bounds: tuple[float, float], default: float | None = None) -> float:
+        return number(f"config.json: {name}", self.values.get(name, default), *bounds)
+
+    def flag(self, name: str) -> bool:
+        value = self.values.get(name, False)
+        if not isinstance(value, bool):
+            raise FormatError(f"config.json: {name} is {brief(value)}; accepted: true, false")
+        return value
 
     def table(self, name: str) -> dict[str, Any]:
         value = self.values.get(name, {})
         if not isinstance(value, dict):
-            raise FormatError(f"config.json: {name} is {_brief(value)}; accepted: an object")
+            raise FormatError(f"config.json: {name} is {brief(value)}; accepted: an object")
         return value
-
-
-def _brief(value: Any) -> str:
-    text = "missing" if value is None else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _windows(keys: _Keys, family: str, num_layers: int) -> tuple[int, list[bool]]:
     """The window size, and for each layer whether it is local (has that window)."""
     window = keys.values.get("sliding_window")
-    if family in ("qwen2", "qwen3") and not keys.values.get("use_sliding_window", False):
+    if family in ("qwen2", "qwen3") and not keys.flag("use_sliding_window"):
         window = None
     if family == "llama" or window is None:
         return 0, [False] * num_layers
-    window = keys.whole("sliding_window")
+    window = whole_number("config.json: sliding_window", window, _MAX_WINDOW)
     if family == "mistral":
         return window, [True] * num_layers
     types = keys.values.get("layer_types")
@@ -155,13 +157,10 @@ def _windows(keys: _Keys, family: str, num_layers: int) -> tuple[int, list[bool]
             raise FormatError("config.json: layer_types; accepted: full_attention, sliding_attention")
         return window, [kind == "sliding_attention" for kind in types]
     if family == "gemma3":
-        pattern = keys.whole("sliding_window_pattern")
+        pattern = keys.size("num_layers", "sliding_window_pattern")
         return window, [(i + 1) % pattern != 0 for i in range(num_layers)]
-    first_local = keys.values["max_window_layers"]
-    if isinstance(first_local, bool) or not isinstance(first_local, int):
-        raise FormatError(
-            f"config.json: max_window_layers is {_brief(first_local)}; accepted: a whole number"
-        )
+    given = keys.values["max_window_layers"]
+    first_local = whole_number("config.json: max_window_layers", given, LIMITS["num_layers"], least=0)
     return window, [i >= first_local for i in range(num_layers)]
 
 
@@ -171,7 +170,7 @@ def _rope_tables(keys: _Keys, head_dim: int, gemma: bool) -> tuple[tuple[np.ndar
     The current spelling is `rope_parameters` (per layer type for Gemma 3) with `rope_theta` inside; the older
     one is `rope_theta`, `rope_local_base_freq` and `rope_scaling` (global only).
     """
-    context_length = keys.whole("max_position_embeddings")
+    context_length = keys.size("context_length", "max_position_embeddings")
     parameters = keys.table("rope_parameters")
     flat = {
         "rope_theta": keys.values.get("rope_theta"),
@@ -193,10 +192,10 @@ def _rope_tables(keys: _Keys, head_dim: int, gemma: bool) -> tuple[tuple[np.ndar
 
 def _table(parameters: Any, base: float, head_dim: int, context_length: int) -> tuple[np.ndarray, float]:
     if not isinstance(parameters, dict):
-        raise FormatError(f"config.json: rotary parameters are {_brief(parameters)}; accepted: an object")
+        raise FormatError(f"config.json: rotary parameters are {brief(parameters)}; accepted: an object")
     if parameters.get("partial_rotary_factor") not in (None, 1, 1.0):
         raise FormatError("config.json: partial_rotary_factor is not supported; accepted: 1.0")
     given = _Keys({name: value for name, value in parameters.items() if value is not None})
     return rope_table(
-        head_dim, given.number("rope_theta", base), scaling=parameters, context_length=context_length
+        head_dim, given.number("rope_theta", BASES, base), scaling=parameters, context_length=context_length
     )

@@ -14,7 +14,10 @@ import numpy as np
 
 from outpace.core.errors import FormatError
 
+BASES = (1.0, 1e15)
+FACTORS = (0.0, 1e6)  # 0 where there is none
 SCALINGS = ("default", "linear", "dynamic", "llama3", "yarn")
+_LEAST, _MOST = 1e-6, 1e9
 
 
 def rope_table(
@@ -26,8 +29,9 @@ def rope_table(
     `context_length`, which is never exceeded, so it leaves the table alone. FormatError for an unknown
     scaling or a bad parameter.
     """
-    if not (math.isfinite(base) and base > 1):
-        raise FormatError(f"the rotary base is {base!r}; accepted: a number above 1")
+    least, most = BASES
+    if not least < base <= most:
+        raise FormatError(f"the rotary base is {base!r}; accepted: a number above {least:g}, up to {most:g}")
     inv_freq = base ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     scaling = scaling or {}
     kind = scaling.get("rope_type", scaling.get("type", "default"))
@@ -48,8 +52,10 @@ def positive(scaling: dict[str, Any], name: str, default: float | None = None) -
     value = scaling.get(name)
     if value is None:
         value = default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 1e-30 < value < 1e30:
-        raise FormatError(f"rope scaling: {name} is {value!r:.60}; accepted: a positive number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _LEAST <= value <= _MOST:
+        raise FormatError(
+            f"rope scaling: {name} is {value!r:.60}; accepted: a number from {_LEAST:g} to {_MOST:g}"
+        )
     return float(value)
 
 
