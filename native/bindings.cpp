@@ -180,8 +180,16 @@ nb::ndarray<nb::numpy, T, nb::ndim<2>> matrix(size_t rows, size_t cols) {
   return {data, {rows, cols}, nb::capsule(data, [](void* p) noexcept { delete[] static_cast<T*>(p); })};
 }
 
+// What was found, as an array of these rows.
+Floats array(std::vector<float>&& values, size_t cols) {
+  auto* held = new std::vector<float>(std::move(values));
+  return {held->data(), {held->size() / cols, cols}, nb::capsule(held, [](void* p) noexcept {
+            delete static_cast<std::vector<float>*>(p);
+          })};
+}
+
 // (first node, number of nodes, position of the first, temperature, top_k, top_p, min_p, seed)
-using RowSampling = std::tuple<int, int, int, float, int, float, float, uint64_t>;
+using RowSampling = std::tuple<int, int, int64_t, float, int, float, float, uint64_t>;
 using Edit = std::pair<std::vector<int32_t>, std::vector<float>>;
 
 class PyDecoder {
@@ -220,13 +228,13 @@ class PyDecoder {
     std::vector<Pick> picks;
     for (size_t r = 0; r < rows.size(); r++) {
       const auto& [first, count, position, temperature, top_k, top_p, min_p, seed] = rows[r];
-      if (count < 0) refuse("a row cannot have a negative number of nodes");
+      if (first < 0 || first > kMaxNodes || count < 0 || count > kMaxNodes)
+        refuse("no node " + std::to_string(first) + " or a wrong number of nodes behind it, accepted are 0 to " +
+               std::to_string(kMaxNodes));
       samplings.push_back({temperature, top_k, top_p, min_p, seed});
       if (!changes.empty() && (int)changes[r].size() != count) refuse("edits have to be given for every node of a row");
       for (int i = 0; i < count; i++) {
-        Pick p{first + i,         position + 1 + decoder_->depth(first + i) - decoder_->depth(first),
-               &samplings.back(), nullptr,
-               nullptr,           0};
+        Pick p{first + i, first, (uint64_t)position + 1, &samplings.back(), nullptr, nullptr, 0};
         if (!changes.empty()) {
           const Edit& e = changes[r][i];
           if (e.first.size() != e.second.size()) refuse("an edit needs as many values as tokens");
@@ -268,10 +276,12 @@ class PyDecoder {
   }
 
   Floats hidden(int tap) {
-    const size_t n = decoder_->nodes(), width = decoder_->config().hidden_size;
-    Floats out = matrix<float>(n, width);
-    decoder_->hidden(tap, out.data());
-    return out;
+    std::vector<float> states;
+    {
+      nb::gil_scoped_release release;
+      states = decoder_->hidden(tap);
+    }
+    return array(std::move(states), decoder_->config().hidden_size);
   }
 
   Floats product(const std::string& kind, int rows, int cols, const Bytes& data, const Rows& x) {
@@ -325,8 +335,9 @@ Floats unpack(const std::string& kind, int rows, int cols, Bytes data) {
 
 NB_MODULE(_native, m) {
   using namespace outpace;
+  using unlocked = nb::call_guard<nb::gil_scoped_release>;  // of the GIL
   m.doc() = "The block engine: transformers on the CPU whose price for a block of tokens is nearly that of one.";
-  m.def("read_bandwidth", &read_bandwidth, "num_threads"_a, "num_bytes"_a, nb::call_guard<nb::gil_scoped_release>(),
+  m.def("read_bandwidth", &read_bandwidth, "num_threads"_a, "num_bytes"_a, unlocked(),
         "Bytes per second of a plain read of memory.");
   m.def(
       "instruction_sets",
@@ -345,16 +356,17 @@ NB_MODULE(_native, m) {
   nb::class_<PyDecoder>(m, "Decoder")
       .def(nb::init<const nb::dict&, const nb::dict&, Bytes, int, bool, int64_t>(), "config"_a, "tensors"_a, "buffer"_a,
            "num_threads"_a, "half_cache"_a, "cache_positions"_a)
-      .def("open", [](PyDecoder& d) { return d.get().open(); })
       .def(
-          "fork", [](PyDecoder& d, int row) { return d.get().fork(row); }, "row"_a)
+          "open", [](PyDecoder& d) { return d.get().open(); }, unlocked())
       .def(
-          "close", [](PyDecoder& d, int row) { d.get().close(row); }, "row"_a)
+          "fork", [](PyDecoder& d, int row) { return d.get().fork(row); }, "row"_a, unlocked())
       .def(
-          "length", [](PyDecoder& d, int row) { return d.get().length(row); }, "row"_a)
+          "close", [](PyDecoder& d, int row) { d.get().close(row); }, "row"_a, unlocked())
+      .def(
+          "length", [](PyDecoder& d, int row) { return d.get().length(row); }, "row"_a, unlocked())
       .def(
           "keep", [](PyDecoder& d, int row, const std::vector<int>& path) { d.get().keep(row, path); }, "row"_a,
-          "path"_a)
+          "path"_a, unlocked())
       .def("score", &PyDecoder::score, "rows"_a, "starts"_a, "tokens"_a, "parents"_a, "taps"_a = std::vector<int>{},
            "layers"_a = -1, "skip"_a = std::vector<int>{})
       .def("choose", &PyDecoder::choose, "rows"_a, "edits"_a = nb::none(), "top"_a = 0)
@@ -367,8 +379,10 @@ NB_MODULE(_native, m) {
            "The k largest outputs of such products, best first, the lower row on ties: [n, k] rows, [n, k] values.")
       .def_prop_ro("isa", [](PyDecoder& d) { return d.get().isa(); })
       .def_prop_ro("num_threads", [](PyDecoder& d) { return d.get().threads(); })
-      .def_prop_ro("work", [](PyDecoder& d) { return d.get().work(); })
-      .def_prop_ro("cache_bytes", [](PyDecoder& d) { return d.get().cache_bytes(); })
+      .def_prop_ro(
+          "work", [](PyDecoder& d) { return d.get().work(); }, unlocked())
+      .def_prop_ro(
+          "cache_bytes", [](PyDecoder& d) { return d.get().cache_bytes(); }, unlocked())
       .def_prop_ro_static("max_nodes", [](nb::handle) { return kMaxNodes; })
       .def_prop_ro_static("max_top", [](nb::handle) { return kMaxTop; });
 }

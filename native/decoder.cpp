@@ -50,11 +50,8 @@ void Decoder::fill_rope(int positions) {
 void Decoder::plan(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens,
                    const int32_t* parents) {
   const int total = starts.back();
-  const auto refuse = [this](const std::string& what) {
-    nodes_ = 0;  // the plan is half written: nothing can be kept or asked of it
-    rows_.clear();
-    throw std::invalid_argument(what);
-  };
+  nodes_ = 0;  // until the call has run, nothing can be kept or asked of it
+  const auto refuse = [](const std::string& what) { throw std::invalid_argument(what); };
   if (total < 1 || total > kMaxNodes)
     refuse("a call scores 1 to " + std::to_string(kMaxNodes) + " nodes, not " + std::to_string(total));
   rows_.clear();
@@ -81,16 +78,9 @@ void Decoder::plan(const std::vector<int>& rows, const std::vector<int>& starts,
     }
     rows_.push_back({rows[r], start, n, length, chain});
   }
-  nodes_ = 0;
-  try {
-    for (const RowPlan& p : rows_) cache_.reserve(p.row, p.nodes);
-  } catch (...) {
-    rows_.clear();  // of a call that never ran, nothing can be kept
-    throw;
-  }
+  for (const RowPlan& p : rows_) cache_.reserve(p.row, p.nodes);
   tokens_.assign(tokens, tokens + total);
   parents_.assign(parents, parents + total);
-  nodes_ = total;
 }
 
 void Decoder::score(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens,
@@ -103,10 +93,10 @@ void Decoder::score(const std::vector<int>& rows, const std::vector<int>& starts
   plan(rows, starts, tokens, parents);
   complete_ = part == part_of(-1, {});
   taps_ = complete_ ? taps : std::vector<int>{};
-  top_.resize(std::max(top_.size(), (size_t)nodes_ * kMaxTop));
-  num_top_.assign(nodes_, 0);
+  const size_t n = tokens_.size();
+  top_.resize(std::max(top_.size(), n * kMaxTop));
+  num_top_.assign(n, 0);
   fill_rope(*std::max_element(positions_.begin(), positions_.end()) + 1);
-  const size_t n = (size_t)nodes_;
   x_.floats(n * width_);
   normed_.floats(n * width_);
   hidden_.floats(n * width_);
@@ -139,6 +129,7 @@ void Decoder::score(const std::vector<int>& rows, const std::vector<int>& starts
   activate(every_);
   run_layers(from, part.layers, part, true);
   if (!complete_) remember(part);
+  nodes_ = (int)n;
 }
 
 void Decoder::activate(const std::vector<int>& nodes) {
@@ -202,6 +193,11 @@ int Decoder::length(int row) {
   return cache_.length(row);
 }
 
+int64_t Decoder::work() {
+  std::lock_guard guard(lock_);
+  return work_;
+}
+
 int64_t Decoder::cache_bytes() {
   std::lock_guard guard(lock_);
   return cache_.used_bytes();
@@ -210,7 +206,7 @@ int64_t Decoder::cache_bytes() {
 void Decoder::keep(int row, const std::vector<int>& path) {
   std::lock_guard guard(lock_);
   const auto plan = std::find_if(rows_.begin(), rows_.end(), [&](const RowPlan& r) { return r.row == row; });
-  if (plan == rows_.end() || !complete_ || cache_.length(row) != plan->length)
+  if (plan == rows_.end() || !nodes_ || !complete_ || cache_.length(row) != plan->length)
     throw std::invalid_argument("row " + std::to_string(row) + " has no scored tree to keep a path of");
   std::vector<int> nodes{0};
   for (int node : path) {

@@ -1,5 +1,8 @@
 // The decoder-only transformer: scores trees of tokens for several rows in one call and chooses the next tokens.
 //
+// Any number of threads may call: every public function that reads or writes what another may write takes lock_, and
+// none waits for anything else while it has it. Who waits for it must not hold the GIL.
+//
 // One call of score() runs all layers, or a part of them, for all nodes; choose() and logits() then apply the output
 // matrix to the nodes asked for, so that logits exist only where somebody wants them.
 #pragma once
@@ -46,9 +49,10 @@ struct Sampling {
   uint64_t seed;
 };
 
-// One choice: after which node, for which absolute position, with which changes of the logits.
+// One choice: after which node, with which changes of the logits. position: that of the root's choice.
 struct Pick {
-  int node, position;
+  int node, root;
+  uint64_t position;
   const Sampling* sampling;
   const int32_t* edit_tokens;
   const float* edit_values;
@@ -87,7 +91,7 @@ class Decoder {
   void top(const std::vector<int>& nodes, int k, int64_t* tokens, float* values);
   void logits(const std::vector<int>& nodes, float* out);
   // After score(): the residual stream behind a tapped layer, or behind the final norm (tap = -1). [nodes][hidden]
-  void hidden(int tap, float* out);
+  std::vector<float> hidden(int tap);
   // Any packed matrix, of the model or not, on the threads of the model (multiplier.hpp). Scores stay as they are.
   void product(const Matrix& w, const float* x, int n, float* out);
   void product_top(const Matrix& w, const float* x, int n, int k, int64_t* rows, float* values);
@@ -99,10 +103,8 @@ class Decoder {
   int length(int row);
   int64_t cache_bytes();
   const Config& config() const { return config_; }
-  int nodes() const { return nodes_; }
   // How many sublayers the last call ran, each node counted.
-  int64_t work() const { return work_; }
-  int depth(int node) const;
+  int64_t work();
   int threads() const { return threads_.count(); }
   const char* isa() const { return kernels_.name; }
 

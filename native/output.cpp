@@ -20,9 +20,9 @@ uint64_t splitmix64(uint64_t z) {
   return z ^ (z >> 31);
 }
 
-Noise noise_of(const Sampling& s, int position) {
+Noise noise_of(const Sampling& s, uint64_t position) {
   if (s.temperature <= 0) return {};
-  const uint64_t key = splitmix64(splitmix64(s.seed) ^ (uint64_t)position);
+  const uint64_t key = splitmix64(splitmix64(s.seed) ^ position);
   return {true, std::min(1.0f / s.temperature, 1e6f), (uint32_t)key, (uint32_t)(key >> 32)};
 }
 
@@ -34,11 +34,6 @@ constexpr Best kNone{-std::numeric_limits<float>::infinity(), std::numeric_limit
 
 void Decoder::check_node(int node) const {
   if (node < 0 || node >= nodes_) throw std::invalid_argument("no node " + std::to_string(node) + " in the last call");
-}
-
-int Decoder::depth(int node) const {
-  check_node(node);
-  return depths_[node];
 }
 
 // The final hidden states of some nodes, one behind the other, as the output matrix reads them.
@@ -65,6 +60,7 @@ void Decoder::choose(const std::vector<Pick>& picks, int32_t* out, int top) {
   std::lock_guard guard(lock_);
   for (const Pick& p : picks) {
     check_node(p.node);
+    check_node(p.root);
     for (int e = 0; e < p.num_edits; e++)
       if (p.edit_tokens[e] < 0 || p.edit_tokens[e] >= config_.vocab_size)
         throw std::invalid_argument("an edit names a token outside the vocabulary");
@@ -86,7 +82,7 @@ void Decoder::choose_some(const Pick* picks, int n, int32_t* out, int top) {
   for (int i = 0; i < n; i++) {
     const Sampling& s = *picks[i].sampling;
     chosen_.push_back(picks[i].node);
-    noises_.push_back(noise_of(s, picks[i].position));
+    noises_.push_back(noise_of(s, picks[i].position + (uint64_t)(depths_[picks[i].node] - depths_[picks[i].root])));
     if (!picks[i].num_edits && !(s.temperature > 0 && (s.top_k > 0 || s.top_p < 1 || s.min_p > 0))) continue;
     place_[i] = (int)whole_.size();
     whole_.push_back(i);
@@ -114,7 +110,8 @@ void Decoder::choose_some(const Pick* picks, int n, int32_t* out, int top) {
       }
     }
     threads_.barrier();
-    for (int i = t; top > 0 && i < n; i += num_threads) {
+    for (int i = 0; top > 0 && i < n; i++) {
+      if (chosen_[i] % num_threads != t) continue;  // a node that is asked for twice has one writer
       join(tops_.data() + (size_t)i * num_threads, num_threads, top_.data() + (size_t)chosen_[i] * kMaxTop);
       num_top_[chosen_[i]] = top;
     }
@@ -150,7 +147,7 @@ void Decoder::top(const std::vector<int>& nodes, int k, int64_t* tokens, float* 
   std::vector<Pick> missing;
   for (int node : nodes) {
     check_node(node);
-    if (num_top_[node] < k) missing.push_back({node, 0, &greedy, nullptr, nullptr, 0});
+    if (num_top_[node] < k) missing.push_back({node, node, 0, &greedy, nullptr, nullptr, 0});
   }
   std::vector<int32_t> unused(missing.size());
   for (size_t begin = 0; begin < missing.size(); begin += kNodesAtOnce)
@@ -181,7 +178,8 @@ void Decoder::logits(const std::vector<int>& nodes, float* out) {
   }
 }
 
-void Decoder::hidden(int tap, float* out) {
+std::vector<float> Decoder::hidden(int tap) {
+  std::lock_guard guard(lock_);
   const float* from = hidden_.floats(0);
   if (tap >= 0) {
     const auto at = std::find(taps_.begin(), taps_.end(), tap);
@@ -189,8 +187,10 @@ void Decoder::hidden(int tap, float* out) {
       throw std::invalid_argument("layer " + std::to_string(tap) + " was not tapped in the last call");
     from = tapped_.floats(0) + (size_t)(at - taps_.begin()) * nodes_ * width_;
   }
-  for (int i = 0; i < nodes_; i++)
-    std::memcpy(out + (size_t)i * config_.hidden_size, from + (size_t)i * width_, sizeof(float) * config_.hidden_size);
+  std::vector<float> out;
+  out.reserve((size_t)nodes_ * config_.hidden_size);
+  for (int i = 0; i < nodes_; i++, from += width_) out.insert(out.end(), from, from + config_.hidden_size);
+  return out;
 }
 
 void Decoder::product(const Matrix& w, const float* x, int n, float* out) {
