@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,6 +11,7 @@ from outpace.core.contracts import Drafter, Rule, Target, TreePolicy
 from outpace.core.costs import CallCosts, LiveCosts
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
+from outpace.core.turns import turns_of
 from outpace.decode.pairing import check_pairing
 from outpace.drafters import make_drafter
 from outpace.engine.generate import generate
@@ -191,14 +193,16 @@ class Model:
             return draft
         if tree is not None and not isinstance(tree, str):
             return self.new_drafter(draft, tree=tree)
-        if (draft, tree) not in self._drafters:
-            self._drafters[draft, tree] = self.new_drafter(draft, tree=tree)
-        return self._drafters[draft, tree]
+        with turns_of(self.target):  # it may measure, and two threads that name one drafter share it
+            if (draft, tree) not in self._drafters:
+                self._drafters[draft, tree] = self.new_drafter(draft, tree=tree)
+            return self._drafters[draft, tree]
 
     def new_drafter(self, draft: str, *, tree: str | TreePolicy | None = None) -> Drafter:
         """A drafter of one's own, which shares with no other what it learns."""
-        policy = TREES.create(tree, costs=self.costs) if isinstance(tree, str) else tree
-        return make_drafter(draft, policy, self._context())
+        with turns_of(self.target):
+            policy = TREES.create(tree, costs=self.costs) if isinstance(tree, str) else tree
+            return make_drafter(draft, policy, self._context())
 
     def prepare(self, draft: str | Drafter, *, tree: str | TreePolicy | None, rule: str | Rule) -> None:
         """Make now what requests with these will use; an OutpaceError if they do not go together."""
@@ -210,16 +214,17 @@ class Model:
 
         While drafters use them, they follow what calls take.
         """
-        if self._costs is None:
 
-            def measure() -> Mapping[str, NDArray[Any]]:
-                costs = CallCosts.measure(self.target)
-                return {"sizes": costs.sizes, "contexts": costs.contexts, "seconds": costs.seconds}
+        def measure() -> Mapping[str, NDArray[Any]]:
+            costs = CallCosts.measure(self.target)
+            return {"sizes": costs.sizes, "contexts": costs.contexts, "seconds": costs.seconds}
 
-            # What can be measured depends on how long contexts can be.
-            name = f"costs-{self.num_threads}-{self.target.context_length}"
-            self._costs = LiveCosts(**self._memo(name, measure))
-        return self._costs
+        with turns_of(self.target):
+            if self._costs is None:
+                # What can be measured depends on how long contexts can be.
+                name = f"costs-{self.num_threads}-{self.target.context_length}"
+                self._costs = LiveCosts(**self._memo(name, measure))
+            return self._costs
 
     def _context(self) -> dict[str, Any]:
         """All that a drafter's constructor may ask for by name (see `outpace.drafters`)."""
@@ -238,28 +243,46 @@ class Model:
 
 
 class Stream:
-    """An iterator of pieces of text; once it has ended, `result` is the whole Generation."""
+    """Pieces of text, by `for` or `async for`; once it has ended, `result` is the whole Generation.
+
+    Every piece is certain. Streams of one model take turns step by step, in one thread or in many, and a
+    stream may be closed by another thread than the one that reads it.
+    """
 
     def __init__(self, steps: Generator[tuple[list[int], str], None, Generation]) -> None:
         self._steps = steps
         self._result: Generation | None = None
+        self._turn = threading.RLock()
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        while True:
-            try:
-                _, piece = next(self._steps)
-            except StopIteration as end:
-                self._result = self._result or end.value
-                raise StopIteration from None
-            if piece:
-                return piece
+        with self._turn:
+            while True:
+                try:
+                    _, piece = next(self._steps)
+                except StopIteration as end:
+                    self._result = self._result or end.value
+                    raise StopIteration from None
+                if piece:
+                    return piece
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self
+
+    async def __anext__(self) -> str:
+        import asyncio  # takes longer to import than all of this package
+
+        # A StopIteration can not pass through a future, and every piece has a character.
+        if piece := await asyncio.to_thread(next, self, ""):
+            return piece
+        raise StopAsyncIteration
 
     def close(self) -> None:
-        """End early and give back what the request holds."""
-        self._steps.close()
+        """End early and give back what the request holds, when the step under way is over."""
+        with self._turn:
+            self._steps.close()
 
     @property
     def result(self) -> Generation:

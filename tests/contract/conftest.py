@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,15 @@ def tapped(target: Target) -> Tapped:
     if not isinstance(target, Tapped):
         pytest.skip("its hidden states cannot be had")
     return target
+
+
+@pytest.fixture(scope="module")
+def busy_threads() -> Iterator[ThreadPoolExecutor]:
+    """Three threads that lose the processor as often as can be."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            yield pool
+    finally:
+        sys.setswitchinterval(before)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,19 @@ from outpace.engine.generate import generate
 from outpace.engine.request import Generation, Request
 from outpace.rules import RULES
 from outpace.rules.match import Match
-from tests.contract.rows import DRAFTER_SPECS, HOSTILE, NEEDS, RULE_NAMES, TARGETS, make_drafter, pairs
+from tests.contract.rows import (
+    DRAFTER_SPECS,
+    HOSTILE,
+    NEEDS,
+    RULE_NAMES,
+    TARGETS,
+    hf_causal,
+    hf_seq2seq,
+    make_drafter,
+    native_quantised,
+    pairs,
+    predictable_table,
+)
 from tests.fakes import whole
 
 PROMPTS = [[1, 2, 3, 1, 2, 3, 1], [4], [5, 6, 7, 0, 5, 6, 7, 1, 5, 6]]
@@ -57,6 +71,25 @@ def test_the_output_is_that_of_plain_decoding(
         assert drafted.finish_reason == plain.finish_reason
         assert plain.stats.mean_accepted_length == 1.0 and drafted.stats.mean_accepted_length >= 1.0
         assert drafted.stats.num_accepted <= drafted.stats.num_drafted
+
+
+ONE_OF_EACH = {spec.partition(":")[0]: spec for spec in DRAFTER_SPECS}.values()
+SHARED = (predictable_table, native_quantised, hf_causal, hf_seq2seq)
+
+
+@pytest.mark.parametrize(
+    ("factory", "name"),
+    [pair for pair in pairs(ONE_OF_EACH) if pair.values[0] in SHARED],
+    indirect=["factory"],
+)
+def test_threads_share_target_and_drafter(
+    target: Target, name: str, busy_threads: ThreadPoolExecutor
+) -> None:
+    """Each has the tokens of plain decoding, whoever else is on the way, and no row is left."""
+    drafter, jobs = make_drafter(name, target), list(product(PROMPTS, SAMPLINGS[1:2] * 2))
+    got = busy_threads.map(lambda job: run(target, drafter, "match", *job).token_ids, jobs)
+    plain = [run_plainly(target, "match", tuple(prompt), sampling) for prompt, sampling in jobs]
+    assert list(got) == [one.token_ids for one in plain]
 
 
 class Watched:

@@ -186,6 +186,7 @@ class Step:
 class Target(Protocol):
     """The model whose output must be reproduced, with a cache of rows.
 
+    It sees one step at a time, whatever threads ask: the loop holds `core.turns.turns_of(target)` meanwhile.
     A row is the place of one sequence. It holds the keys and values of `length(row)` tokens; the root of
     the next tree sits at that position. Rows belong to whoever got them from `prefill` or `fork` until they
     give them to `free`. Between `score` and `keep` a row also holds the scored nodes; the next `score`

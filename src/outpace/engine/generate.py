@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from time import perf_counter
 from typing import Any
 
 from outpace.core.contracts import Ask, Drafter, Rule, Target, weakest
+from outpace.core.turns import turns_of
 from outpace.decode.opening import open_rows
 from outpace.decode.pairing import check_pairing
 from outpace.decode.step import step
@@ -28,7 +30,7 @@ def generate(
 
     Without `text` the tokens stay tokens. The request is checked here; nothing runs before the first `next`,
     and the row is given back however the generator ends. No scores are held while the generator waits, so
-    several of them may take turns on one target.
+    several of them take turns on one target, step by step, in one thread or in many.
     """
     return _single(generate_batch(target, drafter, rule, [request], texts=[text]))
 
@@ -71,6 +73,7 @@ def _run(
     target: Target, drafter: Drafter, rule: Rule, outputs: Sequence[Output]
 ) -> Generator[dict[int, Piece], None, list[Generation]]:
     began, paused = perf_counter(), 0.0
+    ours, drafts = turns_of(target), turns_of(drafter)  # always in this order
     top: int = getattr(drafter, "reads_top", 0)
     max_nodes: int = getattr(target, "max_nodes", MAX_NODES)
 
@@ -81,12 +84,16 @@ def _run(
             for output, row in zip(outputs, rows, strict=True)
         ]
 
+    def give_back(rows: list[int], states: list[Any]) -> Callable[[], None]:
+        return partial(_give_back, target, drafter, rows, states)
+
     rows: list[int] = []
     states: list[Any] = []
     try:
         prompts = [output.request.prompt for output in outputs]
         asks = ask(outputs, [-1] * len(outputs))
-        steps, times = open_rows(target, drafter, rule, prompts, asks, rows, states)
+        with ours, drafts:
+            steps, times = open_rows(target, drafter, rule, prompts, asks, rows, states)
         now = perf_counter() - began
         pieces = {
             number: output.start(one, times, wall_s=now)
@@ -96,8 +103,7 @@ def _run(
         while True:
             for place in reversed(range(len(live))):
                 if outputs[live[place]].finish_reason is not None:
-                    target.free([rows.pop(place)])
-                    drafter.stop(states.pop(place))
+                    ours.soon(give_back([rows.pop(place)], [states.pop(place)]))
                     del live[place]
             if not live:
                 break
@@ -105,17 +111,23 @@ def _run(
             yield pieces
             paused += perf_counter() - waiting
             asks = ask([outputs[number] for number in live], rows)
-            steps, states, times = step(target, drafter, rule, rows, states, asks)
+            with ours, drafts:
+                steps, states, times = step(target, drafter, rule, rows, states, asks)
             now = perf_counter() - began - paused
             pieces = {
                 number: outputs[number].take(one, times, wall_s=now)
                 for number, one in zip(live, steps, strict=True)
             }
     finally:
-        with ExitStack() as held:
-            held.callback(target.free, rows)
-            for state in states:
-                held.callback(drafter.stop, state)
+        # The garbage collector may be what ends this, in the midst of another request's step.
+        ours.soon(give_back(rows, states))
     yield pieces
     exactness = weakest(target.exactness, rule.exactness)
     return [output.generation(exactness) for output in outputs]
+
+
+def _give_back(target: Target, drafter: Drafter, rows: list[int], states: list[Any]) -> None:
+    with turns_of(drafter), ExitStack() as held:
+        held.callback(target.free, rows)
+        for state in states:
+            held.callback(drafter.stop, state)
