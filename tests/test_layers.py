@@ -28,7 +28,7 @@ LAYERS: dict[str, list[str]] = {
     "accelerated": ["accelerated_seq2seq"],
     "accelerated_seq2seq": ["api"],
     "": ["accelerated"],  # outpace/__init__.py
-    "diffusion": ["core"],
+    "diffusion": ["formats"],
     "bench": [""],
     "server": [""],
     "train": [""],

@@ -32,7 +32,8 @@ from experiments.superres import pictures
 from experiments.superres.pictures import Pictures
 from experiments.trainings import duration_of, short_fingerprint
 from outpace.diffusion import chain, ddpm_levels
-from outpace.diffusion.pipelines import accelerate, load_pipeline
+from outpace.diffusion.folders import load_pipeline
+from outpace.diffusion.pipelines import accelerate
 from outpace.diffusion.process import Model, Process
 from outpace.targets.pixel_model import PixelConfig
 from outpace.train.loop import Progress

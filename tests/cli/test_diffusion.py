@@ -15,7 +15,7 @@ from PIL import Image  # noqa: E402
 
 from outpace import diffusion  # noqa: E402
 from outpace.diffusion import measure  # noqa: E402
-from outpace.diffusion.pipelines import load_pipeline  # noqa: E402
+from outpace.diffusion.folders import load_pipeline  # noqa: E402
 from outpace.diffusion.sources import open_source  # noqa: E402
 from tests.cli.conftest import Outcome  # noqa: E402
 from tests.diffusion_pipelines import save_pipeline  # noqa: E402

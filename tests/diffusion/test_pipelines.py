@@ -18,7 +18,6 @@ from outpace import diffusion  # noqa: E402
 from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.diffusion.images import converted, grid  # noqa: E402
 from outpace.diffusion.noise import PRIOR, Noise  # noqa: E402
-from outpace.diffusion.pipelines import load_pipeline  # noqa: E402
 from outpace.diffusion.sources import open_source  # noqa: E402
 from tests.diffusion_pipelines import save_pipeline, tiny_unet  # noqa: E402
 
@@ -196,7 +195,7 @@ def test_diffusers_are_needed_for_pipelines_alone(folder: Path) -> None:
 import sys
 sys.modules["diffusers"] = sys.modules["PIL"] = None
 from outpace import diffusion
-from outpace.diffusion.pipelines import load_pipeline
+from outpace.diffusion.folders import load_pipeline
 levels = diffusion.variance_preserving(4)
 diffusion.sample(diffusion.GaussianMixture.random(2, 2).denoiser(levels), diffusion.chain(levels), (2,))
 try:
@@ -282,15 +281,3 @@ def test_models_that_cannot_be_accelerated() -> None:
     broken = diffusion.accelerate(lambda x, t: x / (t > 500)[:, None, None, None], scheduler, shape=SHAPE)
     with pytest.raises(OutpaceError, match=r"step 2 of 5 \(time 400\): the model's output is not finite"):
         broken(1, num_inference_steps=5)
-
-
-def test_folders_that_cannot_be_loaded(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(OutpaceError, match=r"has no model_index\.json"):
-        load_pipeline(tmp_path)
-    (tmp_path / "model_index.json").write_text(
-        '{"_class_name": "NoPipeline", "_diffusers_version": "0.42.1"}'
-    )
-    with pytest.raises(OutpaceError, match="cannot be loaded by diffusers: ") as error:
-        load_pipeline(tmp_path)
-    assert str(error.value).startswith(str(tmp_path))
-    assert type(load_pipeline(folder)).__name__ == "DDPMPipeline"

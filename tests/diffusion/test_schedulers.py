@@ -187,7 +187,7 @@ REFUSALS: list[tuple[str, dict[str, Any], str]] = [
     (SDE, {**FIRST, "use_karras_sigmas": True, "final_sigmas_type": "sigma_min"}, "step 11 goes from noise"),
     (FLOW, {}, "stochastic_sampling=False, accepted are True"),
     (FLOW, {"stochastic_sampling": True, "invert_sigmas": True}, "invert_sigmas=True, accepted are False"),
-    (FLOW, {"stochastic_sampling": True, "use_dynamic_shifting": True}, "not take 12 steps: `mu` must"),
+    (FLOW, {"stochastic_sampling": True, "use_dynamic_shifting": True}, "12 steps: ValueError: `mu` must"),
 ]  # fmt: skip
 
 

@@ -29,8 +29,8 @@ from experiments.diffusion.tables import Found, times_text
 from experiments.results import Record, Results
 from outpace.core.errors import OutpaceError
 from outpace.diffusion import accelerate
+from outpace.diffusion.folders import load_pipeline
 from outpace.diffusion.mixture import GaussianMixture
-from outpace.diffusion.pipelines import load_pipeline
 from tests.experiment_runs import state, synthetic
 
 SMOKE = SCALES["smoke"]

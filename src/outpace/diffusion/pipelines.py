@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from outpace.diffusion.names import make_draft, make_window
 from outpace.diffusion.process import Denoising, Model
 from outpace.diffusion.sampler import sample
 from outpace.diffusion.schedulers import check_accepted, process_of, with_timesteps
+from outpace.diffusion.shapes import needs_labels, shape_of
 from outpace.diffusion.stats import Stats
 from outpace.diffusion.windows import Window
 
@@ -75,11 +75,10 @@ def accelerate(
     if getattr(model, "training", False):
         raise OutpaceError("the model is in training mode, accepted is model.eval()")
     check_accepted(scheduler)
-    config = getattr(model, "config", None)
     return Accelerated(
         model,
         scheduler,
-        _shape(config) if shape is None else tuple(shape),
+        shape_of(model) if shape is None else tuple(shape),
         make_draft(draft),
         make_window(window),
     )
@@ -135,7 +134,7 @@ class Accelerated:
 
     def check_conditions(self, conditions: torch.Tensor | None) -> None:
         """OutpaceError where a model of diffusers is told no classes that needs some, or needs none."""
-        needs = _needs_labels(getattr(self._model, "config", None))
+        needs = needs_labels(self._model)
         if conditions is None and needs:
             raise OutpaceError(
                 "the model is told classes; accepted is conditions=labels, one for each sample"
@@ -163,34 +162,6 @@ class _Called:
         return output.to(inputs.dtype) if isinstance(output, torch.Tensor) else output
 
 
-def load_pipeline(folder: Path | str, *, device: torch.device | str = "cpu") -> Any:
-    """The pipeline of diffusers that was saved in a folder."""
-    path = Path(folder)
-    if not (path / "model_index.json").is_file():
-        raise OutpaceError(f"{path} has no model_index.json; accepted is the folder of a saved pipeline")
-    try:
-        from diffusers import DiffusionPipeline
-        from diffusers.utils import logging
-    except ImportError as error:
-        raise OutpaceError(
-            f"pipelines need the extra diffusion (pip install 'outpace[diffusion]'): {error}"
-        ) from None
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        # Without low_cpu_mem_usage=False it complains that accelerate is missing.
-        pipeline = DiffusionPipeline.from_pretrained(path, local_files_only=True, low_cpu_mem_usage=False)
-        return pipeline.to(device)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, AssertionError) as error:
-        reason = " ".join(str(error).split())
-        raise OutpaceError(
-            f"{path} cannot be loaded by diffusers: {type(error).__name__}: {reason}"
-        ) from error
-    finally:
-        if bars:
-            logging.enable_progress_bar()
-
-
 def _parts(pipeline: Any) -> Mapping[str, Any] | None:
     """Of a pipeline, its models and scheduler by name; of anything else None."""
     components = getattr(pipeline, "components", None)
@@ -199,24 +170,3 @@ def _parts(pipeline: Any) -> Mapping[str, Any] | None:
     if hasattr(pipeline, "unet") and hasattr(pipeline, "scheduler"):
         return {"unet": pipeline.unet, "scheduler": pipeline.scheduler}
     return None
-
-
-def _shape(config: Any) -> tuple[int, ...]:
-    """(channels, height, width) of what a model of diffusers takes and gives."""
-    channels, size = getattr(config, "in_channels", None), getattr(config, "sample_size", None)
-    if channels is None or size is None:
-        raise OutpaceError(
-            "the model has no config with in_channels and sample_size; accepted is shape=(...)"
-        )
-    given = getattr(config, "out_channels", channels)
-    if given == 2 * channels:
-        raise OutpaceError(
-            f"the model gives {given} channels for {channels}: it predicts its variance too, on which sigma"
-            " would depend; accepted are models without one"
-        )
-    return (channels, size, size) if isinstance(size, int) else (channels, *size)
-
-
-def _needs_labels(config: Any) -> bool:
-    names = "num_class_embeds", "class_embed_type"
-    return any(getattr(config, name, None) is not None for name in names)

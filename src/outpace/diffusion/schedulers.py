@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from outpace.core.errors import OutpaceError
+from outpace.diffusion.foreign import one_line
 from outpace.diffusion.process import Denoising
 from outpace.diffusion.schedules import Levels, chain, checked_steps, ddpm_levels
 
@@ -34,23 +35,24 @@ def with_timesteps(scheduler: Any, num_steps: int) -> Any:
     check_accepted(scheduler)
     checked_steps(num_steps)
     timed = copy.deepcopy(scheduler)
-    try:
+    with one_line(f"{_name(scheduler)} does not take {num_steps} steps"):
         timed.set_timesteps(num_steps)
-    except (ValueError, IndexError, ZeroDivisionError) as error:
-        raise OutpaceError(
-            f"{_name(scheduler)} does not take {num_steps} steps: {' '.join(str(error).split())}"
-        ) from error
     return timed
 
 
 def process_of(timed: Any) -> Denoising:
     """The chain of a scheduler whose timesteps are set."""
-    return ACCEPTED[_name(timed)](timed)
+    with one_line(f"{_name(timed)} has a configuration that is no chain"):
+        return ACCEPTED[_name(timed)](timed)
 
 
 def check_accepted(scheduler: Any) -> None:
     """Raises OutpaceError with the reason, and what to use instead, where drafts cannot serve a scheduler."""
-    name = _name(scheduler)
+    check_known(_name(scheduler))
+
+
+def check_known(name: str) -> None:
+    """`check_accepted` by the name of a class."""
     if name in REFUSED:
         reason, instead = REFUSED[name]
         raise OutpaceError(f"{name} {reason}; accepted instead is {instead}")

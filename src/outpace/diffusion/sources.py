@@ -9,8 +9,9 @@ import torch
 
 from outpace.core.errors import OutpaceError
 from outpace.core.registry import Registry
+from outpace.diffusion.folders import load_pipeline
 from outpace.diffusion.mixture import GaussianMixture
-from outpace.diffusion.pipelines import accelerate, load_pipeline
+from outpace.diffusion.pipelines import accelerate
 from outpace.diffusion.process import Model, Process
 from outpace.diffusion.schedules import chain, variance_preserving
 
