@@ -36,20 +36,22 @@ class Turns:
         if self._owner == me:  # nobody else can make this true, or untrue
             self._depth += 1
             return
-        call = threading.Lock()
+        call = None
         with self._inner:
-            if free := not self._owner:
+            if not self._owner:
                 self._owner, self._depth = me, 1
             else:
+                call = threading.Lock()
                 call.acquire()
                 self._queue.append((me, call))
-        if not free:
+        if call is not None:
             self._wait(me, call)
-        try:
-            self._run_jobs()
-        except BaseException:
-            self._pass_on()
-            raise
+        if self._jobs:
+            try:
+                self._run_jobs()
+            except BaseException:
+                self._pass_on()
+                raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
