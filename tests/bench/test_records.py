@@ -20,7 +20,7 @@ def record(**changed: Any) -> dict[str, Any]:
         "category": "qa", "draft": "none", "tree": None, "rule": "match", "prompt_id": "1", "model": "m",
         "completion_tokens": 11, "tokens_per_s": 10.0, "target_calls": 10, "mean_accepted_length": 1.0,
         "num_drafted": 0, "wall_s": 3.0, "prefill_s": 2.0, "draft_s": 0.0, "score_s": 0.9,
-        "exactness": "identical", "identical_to_plain": True,
+        "exactness": "identical", "identical_to_plain": True, "token_ids": [1],
     } | changed  # fmt: skip
 
 
@@ -59,7 +59,16 @@ def test_the_set_that_comes_with_the_package() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["{", "[]", '{"category": 3, "turns": ["x"]}', '{"category": "a", "turns": [1]}']
+    "line",
+    [
+        "{",
+        "[]",
+        '{"category": 3, "turns": ["x"]}',
+        '{"category": "a", "turns": [1]}',
+        '{"category": "a", "turns": ["\\ud800"]}',
+        '{"category": "a", "turns": ' + "[" * 10**5,
+        '{"category": "a", "turns": ["x"], "question_id": ' + "9" * 5000 + "}",
+    ],
 )
 def test_malformed_prompt_lines_are_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "p.jsonl"
@@ -143,6 +152,40 @@ def test_records_of_before_trees_and_rules_are_read_and_found(tmp_path: Path) ->
         assert found is not None and summarise([found])[0].method == Method("ngram")
         assert file.find(record(draft="ngram", rule="lucky")) is None
         assert file.find(record(draft="ngram", tree="chain")) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"tokens_per_s": None}, "tokens_per_s"),
+        ({"target_calls": "10"}, "target_calls"),
+        ({"wall_s": 10**400}, "wall_s"),
+        ({"draft_s": float("nan")}, "draft_s"),
+        ({"score_s": True}, "score_s"),
+        ({"exactness": "somewhat"}, "exactness"),
+        ({"exactness": ["identical"]}, "exactness"),
+        ({"identical_to_plain": None}, "identical_to_plain"),
+        ({"token_ids": 3}, "token_ids"),
+    ],
+)
+def test_a_record_without_its_figures_is_refused_where_it_is_used(
+    tmp_path: Path, change: dict[str, Any], name: str
+) -> None:
+    path = tmp_path / "out.jsonl"
+    whole, other = record(), record(prompt_id="2")
+    path.write_text(json.dumps(whole | change) + "\n" + json.dumps(other) + "\n")
+    with RecordFile(path) as file:
+        assert file.find(other) == other and file.find(record(prompt_id="3")) is None
+        with pytest.raises(OutpaceError, match=f"has no usable {name}; remove its line"):
+            file.find(whole)
+
+
+@pytest.mark.parametrize("line", ['{"draft": "\\udfff"}', '{"draft": ' + "[" * 10**5, "[]"])
+def test_lines_that_are_no_records_are_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(OutpaceError, match="line 1: not a JSON record"):
+        list(read_records(path))
 
 
 def test_a_half_written_line_is_cut_off(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from outpace.core.errors import FormatError, OutpaceError
 from outpace.formats import open_model
 from outpace.formats.gguf import BLOCK_TYPES, GGUFFile
 from tests.fake_models import TENSOR_TYPES, write_gguf
+from tests.special_files import SPECIAL
 
 
 def text(value: str) -> bytes:
@@ -210,9 +211,12 @@ def test_tensors_that_fit_exactly_are_read(tmp_path: Path) -> None:
 
 
 def test_what_is_no_file_is_one_clear_error(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "absent.gguf"):
-        with pytest.raises(FormatError, match="cannot read"):
-            GGUFFile(path)
+    with pytest.raises(FormatError, match="cannot read"):
+        GGUFFile(tmp_path / "absent.gguf")
+    for kind, make in SPECIAL.items():
+        make(tmp_path / kind)
+        with pytest.raises(FormatError, match="not a regular file"):
+            GGUFFile(tmp_path / kind)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pytest
 
 from outpace.core.errors import FormatError
 from outpace.formats.json_files import MAX_BYTES, json_file, json_object
+from tests.special_files import SPECIAL
 
 GOOD = {"a": [1, 2.5, None, True], "ž": {"😀": "\n"}}
 
@@ -59,7 +60,14 @@ def test_keys_that_appear_twice_are_refused_where_asked(text: bytes) -> None:
         json_object(text, "it", unique=True)
 
 
-@pytest.mark.parametrize("name", ["absent", "", "x" * 300, "nul\0"])
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_special_files_are_one_clear_error(tmp_path: Path, kind: str) -> None:
+    SPECIAL[kind](tmp_path / "x.json")
+    with pytest.raises(FormatError, match="not a regular file"):
+        json_file(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("name", ["absent", "x" * 300, "nul\0"])
 def test_what_is_no_file_is_one_clear_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(FormatError, match="cannot read"):
         json_file(tmp_path / name)

@@ -7,7 +7,6 @@ the prompt. A text file holds one prompt a line.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from outpace.core.errors import OutpaceError
+from outpace.formats.json_files import json_value
 
 BUILTIN = Path(__file__).with_name("prompts.jsonl")
 
@@ -73,7 +73,7 @@ def limit_per_category(prompts: Iterable[Prompt], limit: int | None) -> list[Pro
 def _from_json(line: str, number: int, path: Path) -> Prompt:
     expected = "an object with category (text) and turns (a list of texts)"
     try:
-        item: Any = json.loads(line)
+        item: Any = json_value(line)
     except ValueError as error:
         raise OutpaceError(f"{path}, line {number}: not JSON; expected {expected}") from error
     if not isinstance(item, dict):

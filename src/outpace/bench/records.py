@@ -7,9 +7,11 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from outpace.core.contracts import Exactness
 from outpace.core.errors import OutpaceError
+from outpace.formats.json_files import json_value
 
 if TYPE_CHECKING:
     from outpace.api import Generation
@@ -21,6 +23,10 @@ Record = dict[str, Any]
 KEY = (
     "model", "draft", "tree", "rule", "sampling", "max_tokens", "threads", "prompt_id", "category",
     "prompt_digest",
+)  # fmt: skip
+_FIGURES = (
+    "tokens_per_s", "mean_accepted_length", "target_calls", "num_drafted", "wall_s", "prefill_s", "draft_s",
+    "score_s",
 )  # fmt: skip
 # What the fields mean where a record of an older version has none.
 OLDER = {"tree": None, "rule": "match"}
@@ -70,6 +76,19 @@ def record_key(record: Mapping[str, Any]) -> str:
     return json.dumps([record.get(name, OLDER.get(name)) for name in KEY], sort_keys=True)
 
 
+def _wrong_field(record: Record) -> str | None:
+    """The first field that is not what `generation_record` writes, of those that tables read."""
+    for name in _FIGURES:
+        value = record.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e15:
+            return name
+    if record.get("exactness") not in get_args(Exactness):
+        return "exactness"
+    if not isinstance(record.get("identical_to_plain"), bool):
+        return "identical_to_plain"
+    return None if isinstance(record.get("token_ids"), list) else "token_ids"
+
+
 def read_records(path: Path) -> Iterator[Record]:
     """The records of a file. A last line that a killed run left half written is passed over."""
     try:
@@ -80,7 +99,7 @@ def read_records(path: Path) -> Iterator[Record]:
     whole, _, _ = text.rpartition("\n")
     for number, line in enumerate(whole.split("\n") if whole else [], start=1):
         try:
-            record = json.loads(line)
+            record = json_value(line)
         except ValueError as error:
             raise OutpaceError(f"{path}, line {number}: not a JSON record") from error
         if not isinstance(record, dict):
@@ -121,8 +140,17 @@ class RecordFile:
             self._fd = None
 
     def find(self, record: Mapping[str, Any]) -> Record | None:
-        """The record that the file holds of the same measurement, if it does."""
-        return self._known.get(record_key(record))
+        """The record that the file holds of the same measurement, if it does.
+
+        OutpaceError where that record lacks what tables read.
+        """
+        found = self._known.get(record_key(record))
+        if found is not None and (wrong := _wrong_field(found)):
+            raise OutpaceError(
+                f"{self._path}: the record of prompt {found.get('prompt_id')!r:.40} with "
+                f"{found.get('draft')!r:.40} has no usable {wrong}; remove its line to measure anew"
+            )
+        return found
 
     def append(self, record: Record) -> None:
         """Add a record; it is on the file system when this returns."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from outpace.core.errors import FormatError
+from outpace.formats.regular import open_regular
 
 MAX_BYTES = 16 << 20  # ten times the longest that models of the supported families come with
 
@@ -19,8 +20,10 @@ MAX_BYTES = 16 << 20  # ten times the longest that models of the supported famil
 def json_file(path: Path) -> dict[str, Any]:
     """The JSON object in a file; FormatError where there is none."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             text = file.read(MAX_BYTES + 1)
+    except FormatError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise FormatError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     return json_object(text, str(path))
@@ -35,15 +38,25 @@ def json_object(text: bytes, what: str, *, unique: bool = False) -> dict[str, An
     if len(text) > MAX_BYTES:
         raise FormatError(f"{what} is longer than the {MAX_BYTES} bytes of JSON that are read")
     try:
-        value = json.loads(text.decode("utf-8-sig"), object_pairs_hook=_unique if unique else None)
-        if b"\\u" in text:  # the only way in for half a pair
-            json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeError:
-        raise FormatError(f"{what} is not valid JSON: it holds text that is no Unicode") from None
-    except (ValueError, RecursionError) as error:
+        value = json_value(text, unique=unique)
+    except ValueError as error:
         raise FormatError(f"{what} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise FormatError(f"{what} does not hold a JSON object")
+    return value
+
+
+def json_value(text: bytes | str, *, unique: bool = False) -> Any:
+    """What a JSON text says, in UTF-8 where it is bytes; ValueError for anything that is none."""
+    try:
+        letters = text if isinstance(text, str) else text.decode("utf-8-sig")
+        value = json.loads(letters, object_pairs_hook=_unique if unique else None)
+        if "\\u" in letters:  # the only way in for half of a surrogate pair
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeError:
+        raise ValueError("it holds text that is no Unicode") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     return value
 
 

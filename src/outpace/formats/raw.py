@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from outpace.core.errors import FormatError
+from outpace.formats.regular import open_regular
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class MappedFile:
 
     def __init__(self, path: Path, *, kind: str, minimum_bytes: int) -> None:
         try:
-            with open(path, "rb") as file:
+            with open_regular(path) as file:
                 size = file.seek(0, 2)
                 if size < minimum_bytes:
                     raise FormatError(f"{path} is not a {kind} file: it holds only {size} bytes")
