@@ -8,6 +8,7 @@ by piece in constant time per token: every decoder of the architectures that we 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import tokenizers
 
 from outpace.core.errors import FormatError, OutpaceError
 from outpace.formats.gguf_tokenizer import read_gguf_tokenizer
+from outpace.formats.json_files import json_file
 from outpace.formats.spans import LibraryEncoder, SpanEncoder
 
 # A chat model may end its turn with any of these, whichever of them its file calls "the" end.
@@ -278,15 +280,7 @@ def _parse(text: str, *, name: str) -> tokenizers.Tokenizer:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in an optional file: empty where there is no such file. Raises FormatError."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise FormatError(f"{path}: {error}") from None
-    if not isinstance(value, dict):
-        raise FormatError(f"{path}: must hold a JSON object")
-    return value
+    return json_file(path) if os.path.lexists(path) else {}
 
 
 def special_text(config: Mapping[str, Any], name: str) -> str | None:
