@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import sys
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -194,21 +193,52 @@ def test_a_cache_folder_that_is_a_file(index: Path, cache: Path) -> None:
         catalog.pull("tiny")
 
 
-def test_what_a_killed_process_left_goes_after_a_day(index: Path, cache: Path) -> None:
-    old, young = (cache / "models" / f".part-{name}" for name in ("old", "young"))
-    for part in (old, young):
-        part.mkdir(parents=True)
-        (part / "half.whl").write_bytes(b"x")
-    os.utime(old, (time.time() - 2 * 24 * 3600,) * 2)
-    catalog.pull("tiny")
-    assert not old.exists() and young.exists()
+def test_pip_holds_the_lock_of_its_folder(
+    index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its parent may be killed, and the folder must not go while pip writes there."""
+    fake = tmp_path / "python"
+    fake.write_text(f"#!/bin/sh\nls -l /proc/self/fd > {tmp_path}/fds\nexit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(fake))
+    with pytest.raises(OutpaceError, match="could not fetch"):
+        catalog.pull("tiny")
+    assert re.search(r"-> .*/models/\.part-\w+$", (tmp_path / "fds").read_text(), re.MULTILINE)
 
 
-def test_a_file_of_another_size_is_not_installed(index: Path, cache: Path) -> None:
+def test_a_file_of_another_size_is_not_installed(
+    index: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = catalog.pull("tiny")
+    assert not caplog.messages
     path.write_bytes(CONTENT[:-1])
     assert catalog.installed() == {} and catalog.info("tiny").path is None
     assert catalog.pull("tiny").read_bytes() == CONTENT
+    assert caplog.messages == [f"fetching tiny anew: {path} is not what was installed"]
+
+
+def test_damage_of_the_same_size_is_renewed(
+    index: Path, cache: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    path = catalog.pull("tiny")
+    assert not catalog.renew(path) and not caplog.messages
+    flipped = bytearray(CONTENT)
+    flipped[len(flipped) // 2] ^= 1
+    path.write_bytes(flipped)
+    own = tmp_path / "own.gguf"
+    own.write_bytes(flipped)
+    assert not catalog.renew(own) and own.read_bytes() == flipped, "a file of the user's is the user's"
+    assert catalog.renew(path) and path.read_bytes() == CONTENT
+    assert len(caplog.messages) == 1 and hashlib.sha256(flipped).hexdigest() in caplog.messages[0]
+
+
+def test_damage_that_cannot_be_mended_is_one_line(index: Path, cache: Path) -> None:
+    path = catalog.pull("tiny")
+    path.write_bytes(bytes(len(CONTENT)))
+    shutil.rmtree(index)
+    with pytest.raises(OutpaceError, match="could not fetch tiny"):
+        catalog.renew(path)
+    assert files_in(cache) == ["models/tiny.gguf"]
 
 
 def test_existing_files_and_folders_are_themselves(

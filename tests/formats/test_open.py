@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +18,10 @@ import safetensors.numpy
 from gguf import GGMLQuantizationType, quants
 
 from outpace.core.errors import FormatError, OutpaceError
-from outpace.formats import LoadedModel, open_model, unpack
+from outpace.formats import LoadedModel, catalog, open_model, unpack
 from outpace.formats.open import cache_folder, packed_path
 from tests.fake_models import CHAT_TEMPLATE, EOS_ID, FAMILIES, TENSOR_TYPES, write_gguf, write_hf
+from tests.special_files import SPECIAL
 
 HF_NAMES = {
     "attn_norm": "input_layernorm.weight",
@@ -180,6 +185,134 @@ def test_a_damaged_cache_file_is_rebuilt(tmp_path: Path, damage: str) -> None:
     cached.write_bytes(changes[damage])
     check_weights(open_model(path), expected_weights(model, "qwen2"))
     assert cached.read_bytes() == content
+
+
+def flip(path: Path, at: int) -> None:
+    """Changes one bit; sizes and times stay."""
+    status = path.stat()
+    with path.open("r+b") as file:
+        file.seek(at)
+        (byte,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    "part", ["layers.1.down", "embed", "final_norm", "tokenizer", "chat", "padding", "last"]
+)
+def test_one_flipped_bit_is_packed_anew_with_one_line(
+    tmp_path: Path, part: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "model.gguf"
+    model = write_gguf(path, "qwen2")
+    opened = open_model(path)
+    cached, content = opened.weights.path, opened.weights.path.read_bytes()
+    places = {name: tensor.offset + tensor.nbytes // 2 for name, tensor in opened.weights.tensors.items()}
+    places |= {"tokenizer": content.rindex(b'"outpace"') + 300, "chat": content.rindex(b'"source"') + 20}
+    places |= {"padding": opened.weights.tensors["embed"].offset - 1, "last": len(content) - 1}
+    opened.close()
+    assert not caplog.messages
+    flip(cached, places[part])
+    check_weights(open_model(path), expected_weights(model, "qwen2"))
+    assert cached.read_bytes() == content
+    (line,) = caplog.messages
+    assert line.startswith(f"packing {path} anew: {cached}") and "damaged" in line and "\n" not in line
+    open_model(path).close()
+    assert len(caplog.messages) == 1
+
+
+def test_a_file_of_an_older_version_is_replaced(tmp_path: Path, cache: Path) -> None:
+    path = tmp_path / "model.gguf"
+    write_gguf(path, "qwen2")
+    open_model(path).close()
+    cached = packed_path(path)
+    content = cached.read_bytes()
+    start = json.dumps({"version": 1}).encode()
+    cached.write_bytes(
+        b"OUTPACE1"
+        + struct.pack("<Q", len(start))
+        + start
+        + struct.pack("<I", zlib.crc32(start))
+        + bytes(999)
+    )
+    open_model(path).close()
+    assert cached.read_bytes() == content
+    assert list((cache / "packed").iterdir()) == [cached]
+
+
+@pytest.mark.parametrize("kind", sorted(SPECIAL))
+def test_what_is_no_file_in_the_cache_is_replaced(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "model.gguf"
+    write_gguf(path, "qwen2")
+    cached = packed_path(path)
+    cached.parent.mkdir(parents=True)
+    SPECIAL[kind](cached)
+    if kind == "folder":
+        with pytest.raises(OutpaceError, match=f"cannot write the packed model {cached}"):
+            open_model(path)
+    else:
+        open_model(path).close()
+        assert cached.is_file() and not cached.is_symlink()
+
+
+def test_a_start_removes_what_killed_ones_have_left(tmp_path: Path, cache: Path) -> None:
+    path = tmp_path / "model.gguf"
+    write_gguf(path, "qwen2")
+    open_model(path).close()
+    (cache / "models" / ".part-abc").mkdir(parents=True)
+    (cache / "models" / ".part-abc" / "half.whl").write_bytes(b"half")
+    (cache / "packed" / "x.outpace.0123456789ab.part").write_bytes(b"half")
+    open_model(path).close()
+    assert not list((cache / "models").iterdir())
+    assert list((cache / "packed").iterdir()) == [packed_path(path)]
+
+
+def test_several_may_pack_at_once(tmp_path: Path, cache: Path) -> None:
+    path = tmp_path / "model.gguf"
+    model = write_gguf(path, "qwen2")
+    with ThreadPoolExecutor(4) as pool:
+        opened = [pool.submit(open_model, path) for _ in range(4)]
+    for one in opened:
+        check_weights(one.result(), expected_weights(model, "qwen2"))
+    assert list((cache / "packed").iterdir()) == [packed_path(path)]
+
+
+def test_a_cache_that_cannot_be_written_names_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.gguf"
+    write_gguf(path, "qwen2")
+    for folder in ("/proc/none", str(path)):
+        monkeypatch.setenv("OUTPACE_CACHE", folder)
+        with pytest.raises(OutpaceError, match=r"cannot write .*\$OUTPACE_CACHE names another folder"):
+            open_model(path)
+
+
+def test_a_damaged_installed_model_is_fetched_before_it_is_packed(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = tmp_path / "right.gguf"
+    model = write_gguf(right, "qwen2")
+    content = right.read_bytes()
+    entry = catalog.Entry(
+        description="a test",
+        requirement="tiny==1",
+        wheel_bytes=1,
+        member="tiny.gguf",
+        num_bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+    monkeypatch.setitem(catalog.CATALOG, "tiny", entry)
+    installed = cache / "models" / "tiny.gguf"
+    installed.parent.mkdir(parents=True)
+    installed.write_bytes(content)
+    flip(installed, len(content) - 1000)
+    monkeypatch.setattr(catalog, "_fetch", lambda name, progress: installed.write_bytes(content))
+    check_weights(open_model("tiny"), expected_weights(model, "qwen2"))
+    assert installed.read_bytes() == content
+    (line,) = caplog.messages
+    assert line.startswith("fetching tiny anew: ")
 
 
 def test_no_chat_template(tmp_path: Path) -> None:

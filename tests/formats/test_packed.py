@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import resource
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from gguf import GGMLQuantizationType, quants
 
 from outpace.core.errors import FormatError, OutpaceError
 from outpace.formats.config import ModelConfig
-from outpace.formats.packed import PackedFile, TensorPlan, unpack, write_packed
+from outpace.formats.header import header_bytes, read_header
+from outpace.formats.packed import MAGIC, PACKING_VERSION, PackedFile, TensorPlan, unpack, write_packed
 from outpace.formats.packing import (
     FLOAT_BYTES,
     KIND_OF_TYPE,
@@ -26,6 +29,7 @@ from outpace.formats.packing import (
 )
 from outpace.formats.quants import QUANTISED, Blocks, take_apart
 from tests.fake_models import random_blocks
+from tests.special_files import SPECIAL
 
 
 def random_canonical(kind: str, rows: int, cols: int, seed: int = 0) -> Blocks:
@@ -208,6 +212,85 @@ def test_a_folder_that_is_a_file_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutpaceError, match="cannot write the packed model"):
         write(tmp_path / "file" / "model")
+
+
+def damaged(raw: bytes, at: int, mask: int) -> bytes:
+    return raw[:at] + bytes([raw[at] ^ mask]) + raw[at + 1 :]
+
+
+def test_every_byte_counts(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    write(path)
+    good = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for at in {*range(0, len(good), 61), *range(len(good) - 20, len(good))}:
+        path.write_bytes(damaged(good, at, 1 << int(rng.integers(8))))
+        with pytest.raises(FormatError):
+            PackedFile(path)
+
+
+def test_blocks_that_change_places_are_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    write(path)
+    good = path.read_bytes()
+    at = PackedFile(path).tensors["embed"].offset
+    one, other = good[at : at + 64], good[at + 640 : at + 704]
+    assert one != other
+    path.write_bytes(good[:at] + other + good[at + 64 : at + 640] + one + good[at + 704 :])
+    with pytest.raises(FormatError, match="damaged data"):
+        PackedFile(path)
+
+
+ABSURD: list[object] = [None, -1, 1.5, "x", [], {}, [[]], True, 10**30]
+
+
+@pytest.mark.parametrize("field", ["source", "config", "total_bytes", "sections", "tensors", "checksums"])
+def test_a_right_checksum_of_wrong_fields(tmp_path: Path, field: str) -> None:
+    path = tmp_path / "model"
+    write(path)
+    fields, end = header_of(path)
+    good = path.read_bytes()
+    for value in [*ABSURD, ...]:
+        changed = {name: v for name, v in fields.items() if name != field}
+        if value is not ...:
+            changed[field] = value
+        path.write_bytes(header_bytes(MAGIC, changed).ljust(end, b" ") + good[end:])
+        with pytest.raises(FormatError):
+            PackedFile(path)
+
+
+@pytest.mark.parametrize("part", ["kind", "rows", "cols", "offset", "nbytes", "tile_bytes"])
+def test_a_right_checksum_of_a_wrong_tensor(tmp_path: Path, part: str) -> None:
+    path = tmp_path / "model"
+    write(path)
+    fields, end = header_of(path)
+    good = path.read_bytes()
+    for value in ABSURD:
+        embed = fields["tensors"]["embed"] | {part: value}
+        changed = fields | {"tensors": fields["tensors"] | {"embed": embed}}
+        path.write_bytes(header_bytes(MAGIC, changed).ljust(end, b" ") + good[end:])
+        with pytest.raises(FormatError, match="damaged header"):
+            PackedFile(path)
+
+
+@pytest.mark.parametrize("text", [b"[]", b"1", b"", b"\xff", b"{}", b"[" * 100_000, b'{"version": "2"}'])
+def test_a_right_checksum_of_no_header(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "model"
+    path.write_bytes(MAGIC + struct.pack("<Q", len(text)) + text + struct.pack("<I", zlib.crc32(text)))
+    with pytest.raises(FormatError):
+        PackedFile(path)
+
+
+def header_of(path: Path) -> tuple[dict[str, Any], int]:
+    buffer = np.frombuffer(path.read_bytes(), np.uint8)
+    return read_header(path, buffer, magic=MAGIC, version=PACKING_VERSION, kind="packed model")
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_what_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
+    SPECIAL[kind](tmp_path / "model")
+    with pytest.raises(FormatError, match="model is not a regular file"):
+        PackedFile(tmp_path / "model")
 
 
 def test_damage_is_noticed(tmp_path: Path) -> None:

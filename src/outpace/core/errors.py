@@ -16,7 +16,7 @@ class OutpaceError(ValueError):
     """
 
     def __init__(self, message: object = "") -> None:
-        super().__init__(_one_line(str(message)))
+        super().__init__(one_line(str(message)))
 
 
 class FormatError(OutpaceError):
@@ -27,7 +27,8 @@ class PromptTooLong(OutpaceError):
     """A prompt (with the tokens asked for) that does not fit into the model's context."""
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """A text as a message shows it."""
     if len(text) > _MOST_LETTERS:
         half = _MOST_LETTERS // 2
         text = f"{text[:half]} ... {text[-half:]}"

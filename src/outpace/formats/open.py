@@ -2,7 +2,7 @@
 
 The source is read once. What comes out of it (packed weights, configuration, tokenizer, chat template) is
 kept in one file of the cache folder, named after the source's identity, and every later start reads only
-that file.
+that file, all of it: one that is damaged is packed anew.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from outpace.core.errors import FormatError, OutpaceError
+from outpace.core.notes import note
 from outpace.formats.chat import ChatTemplate
 from outpace.formats.config import ModelConfig
-from outpace.formats.packed import PACKING_VERSION, PackedFile, Progress, write_packed
+from outpace.formats.packed import PackedFile, Progress, write_packed
 from outpace.formats.tokenizer import Tokenizer
+from outpace.formats.whole import remove_abandoned
 
+CACHE_FOLDERS = ("models", "packed")
 _FOLDER_PATTERNS = ("*.safetensors", "*.json", "*.jinja")  # what a packed model is made of
 
 
@@ -47,12 +50,19 @@ def open_model(
     `progress(done, total, label)` follows a download and the packing of a source that is new. OutpaceError
     for everything that is wrong with the source, the options or the cache folder.
     """
+    for name in CACHE_FOLDERS:
+        remove_abandoned(cache_folder() / name)
     path = _locate(source, progress)
     cached = packed_path(path, quantize=quantize)
     try:
         return _open_packed(cached, path)
-    except FormatError:  # not there yet, or damaged
-        pass
+    except FormatError as error:
+        if os.path.lexists(cached):  # else this is the first start
+            note(f"packing {path} anew: {error}")
+    from outpace.formats import catalog
+
+    if catalog.renew(path, progress=progress):
+        cached = packed_path(path, quantize=quantize)
     try:
         _pack(path, cached, quantize, progress)
     except FormatError as error:
@@ -63,12 +73,15 @@ def open_model(
 
 
 def packed_path(source: Path, *, quantize: str | None = None) -> Path:
-    """Where the packed form of a .gguf file or folder is kept: the source's identity is in the name."""
+    """Where the packed form of a .gguf file or folder is kept: the source's identity is in the name.
+
+    It stays the same from version to version: a file that an older one has packed is replaced.
+    """
     resolved = source.resolve()
     files = [resolved]
     if resolved.is_dir():
         files = sorted(f for pattern in _FOLDER_PATTERNS for f in resolved.glob(pattern))
-    identity: list[Any] = [PACKING_VERSION, quantize, str(resolved)]
+    identity: list[Any] = [1, quantize, str(resolved)]
     try:
         for file in files:
             status = file.stat()
@@ -107,14 +120,15 @@ def _locate(source: str | Path, progress: Progress | None) -> Path:
 
 def _open_packed(cached: Path, source: Path) -> LoadedModel:
     weights = PackedFile(cached)
-    tokenizer, chat = weights.section("tokenizer"), weights.section("chat")
-    if tokenizer is None:
+    text, chat = weights.section("tokenizer"), weights.section("chat")
+    if text is None:
         raise FormatError(f"{cached} holds no tokenizer")
     try:
         template = None if chat is None else ChatTemplate(**json.loads(chat))
-    except (TypeError, ValueError):  # written for another version's fields
-        raise FormatError(f"{cached} holds no readable chat template") from None
-    return LoadedModel(weights.config, weights, Tokenizer.from_json(tokenizer.decode()), template, source)
+        tokenizer = Tokenizer.from_json(text.decode())
+    except (TypeError, ValueError, RecursionError):  # written for another version's fields
+        raise FormatError(f"{cached} holds no readable tokenizer and chat template") from None
+    return LoadedModel(weights.config, weights, tokenizer, template, source)
 
 
 def _pack(path: Path, cached: Path, quantize: str | None, progress: Progress | None) -> None:
@@ -145,6 +159,6 @@ def _pack(path: Path, cached: Path, quantize: str | None, progress: Progress | N
         config=config,
         tensors=tensors,
         sections=sections,
-        source={"path": str(path), "quantize": quantize},
+        source={"path": str(path.resolve()), "quantize": quantize},
         progress=progress,
     )

@@ -1,8 +1,18 @@
-"""Files that are written whole or not at all: nobody reads half of one, and the old one stays till then."""
+"""Files that are written whole or not at all: nobody reads half of one, and the old one stays till then.
+
+What is being written is a part beside it, which its writer holds a lock on: the system gives that back
+however the writer ends, so that the next one knows what was abandoned.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import os
+import re
 import secrets
+import shutil
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,21 +20,51 @@ from typing import IO
 
 from outpace.core.errors import OutpaceError
 
+_PART = re.compile(r"\.part-.+|(.+)\.[0-9a-f]{12}\.part", re.DOTALL)
+_FOLDER_PREFIX = ".part-"
+_NEWBORN_S = 60  # an empty part may be about to get its lock
+_LOCKLESS_S = 24 * 3600  # where there are no locks: no writer takes so long
+
 
 @contextmanager
 def writing(path: Path) -> Iterator[IO[bytes]]:
     """A file beside `path`, which takes its place at the end, or goes where an error ends the context.
 
-    Its name is nobody else's: threads, and containers that share a folder, do not write into one file.
+    Its name is nobody else's: threads, and containers that share a folder, do not write into one file. Parts
+    that earlier writers of `path` have abandoned go too.
     """
+    remove_abandoned(path.parent, of=path.name)
     part = path.with_name(f"{path.name}.{secrets.token_hex(6)}.part")
     try:
-        with part.open("xb") as file:
+        with part.open("xb") as file, _locked(part):
             yield file
-        part.replace(path)
+            file.flush()
+            part.replace(path)
     finally:
         with suppress(OSError):  # after success it has been renamed
             part.unlink()
+
+
+@contextmanager
+def part_folder(parent: Path) -> Iterator[tuple[Path, int]]:
+    """A folder for parts, which goes at the end, and its lock: a descriptor for other writers there."""
+    with (
+        tempfile.TemporaryDirectory(prefix=_FOLDER_PREFIX, dir=parent, ignore_cleanup_errors=True) as part,
+        _locked(Path(part)) as lock,
+    ):
+        yield Path(part), lock
+
+
+def remove_abandoned(folder: Path, *, of: str | None = None) -> int:
+    """Removes the parts in a folder (`of` one file) whose writers have died; returns how many bytes."""
+    freed = 0
+    with suppress(OSError):  # no folder, no parts
+        for name in os.listdir(folder):
+            found = _PART.fullmatch(name)
+            if found and (of is None or found[1] == of):
+                with suppress(OSError):  # somebody else was faster, or may not
+                    freed += _remove_if_abandoned(folder / name)
+    return freed
 
 
 def write_whole(path: Path, data: bytes | memoryview, *, after: str = "") -> None:
@@ -34,3 +74,41 @@ def write_whole(path: Path, data: bytes | memoryview, *, after: str = "") -> Non
             file.write(data)
     except OSError as error:
         raise OutpaceError(f"cannot write {path}: {error.strerror or error}{after}") from error
+
+
+@contextmanager
+def _locked(part: Path) -> Iterator[int]:
+    lock = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # not every file system has locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def _remove_if_abandoned(part: Path) -> int:
+    lock = os.open(part, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        status = os.fstat(lock)
+        age_s = time.time() - status.st_mtime
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            if age_s < _LOCKLESS_S:
+                return 0
+        if part.is_dir():
+            files = [file for file in part.rglob("*") if file.is_file()]
+            if not files and age_s < _NEWBORN_S:
+                return 0
+            size = sum(file.stat().st_size for file in files)
+            shutil.rmtree(part, ignore_errors=True)
+            return size
+        if os.fstat(lock).st_size == 0 and age_s < _NEWBORN_S:
+            return 0
+        part.unlink()
+        return status.st_size
+    finally:
+        os.close(lock)
