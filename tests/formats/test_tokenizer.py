@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers
 from transformers import GPT2Tokenizer, LlamaTokenizer, Qwen2Tokenizer
+from transformers.tokenization_utils_sentencepiece import generate_merges
 
 from outpace.core.errors import FormatError, OutpaceError
 from outpace.formats.tokenizer import Tokenizer
@@ -20,7 +21,6 @@ from tests.formats.vocabularies import (
     SPECIALS,
     TEXTS,
     byte_level_metadata,
-    sentence_piece_metadata,
     trained_bpe,
     trained_pieces,
 )
@@ -73,11 +73,10 @@ def test_folder_of_transformers(trained: Any, tmp_path: Path, add_bos: bool) -> 
 
 def test_folder_of_a_llama(pieces: Any, tmp_path: Path) -> None:
     """The SentencePiece pipeline as transformers writes it, decoded by our table."""
-    source = Tokenizer.from_gguf(sentence_piece_metadata(pieces))
-    model = json.loads(source.to_json())["tokenizer"]["model"]
-    theirs = LlamaTokenizer(
-        vocab=model["vocab"], merges=[tuple(m) for m in model["merges"]], add_bos_token=True
-    )
+    vocab = {pieces.id_to_piece(i): i for i in range(pieces.get_piece_size())}
+    normal = [text for text, i in vocab.items() if not (pieces.is_control(i) or pieces.is_byte(i))]
+    merges = generate_merges(vocab, {text: pieces.get_score(vocab[text]) for text in normal})
+    theirs = LlamaTokenizer(vocab=vocab, merges=merges, add_bos_token=True)
     theirs.save_pretrained(tmp_path)
     ours = Tokenizer.from_folder(tmp_path)
     assert (ours.bos_id, ours.add_bos, ours.strips_space) == (1, True, True)

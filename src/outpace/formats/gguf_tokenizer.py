@@ -2,23 +2,21 @@
 
 Two kinds exist in the architectures that we read. `gpt2` is byte-level BPE: the file holds the merges, and
 the key `tokenizer.ggml.pre` names the regular expressions that cut text into words first. `llama` is
-SentencePiece BPE: the file holds one score per token, and the adjacent pair whose union scores highest is
-merged first.
+SentencePiece BPE: the file holds one score per token (see `sentence_piece`).
 Key reference: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#tokenizer
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from outpace.core.errors import FormatError
+from outpace.formats.sentence_piece import Pieces
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 
@@ -59,9 +57,13 @@ _PRE: dict[str, _Words] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GgufTokenizer:
-    """What a GGUF file says about its tokenizer. `eos_ids` are those that the file itself names."""
+    """What a GGUF file says about its tokenizer.
+
+    `eos_ids` are those that the file itself names. `pieces` is for SentencePiece, None for the library's BPE.
+    """
 
     backend: Tokenizer
+    pieces: Pieces | None
     num_tokens: int
     bos_id: int | None
     eos_ids: frozenset[int]
@@ -84,7 +86,7 @@ def read_gguf_tokenizer(metadata: Mapping[str, Any]) -> GgufTokenizer:
         if types[i] == _NORMAL:  # old files mark none
             types[i] = _CONTROL
     try:
-        backend, add_bos = build(metadata, tokens, types, unknown_id)
+        backend, add_bos, pieces = build(metadata, tokens, types, unknown_id)
         backend.add_special_tokens(_added(tokens, types, (_UNKNOWN, _CONTROL), special=True))
         backend.add_tokens(_added(tokens, types, (_USER_DEFINED,), special=False))
     except FormatError:
@@ -93,6 +95,7 @@ def read_gguf_tokenizer(metadata: Mapping[str, Any]) -> GgufTokenizer:
         raise FormatError(f"the tokenizer in the file is malformed: {error}") from None
     return GgufTokenizer(
         backend=backend,
+        pieces=pieces,
         num_tokens=len(tokens),
         bos_id=bos_id,
         eos_ids=eos_ids,
@@ -102,7 +105,7 @@ def read_gguf_tokenizer(metadata: Mapping[str, Any]) -> GgufTokenizer:
 
 def _byte_level(
     metadata: Mapping[str, Any], tokens: Sequence[str], types: np.ndarray, unknown: int | None
-) -> tuple[Tokenizer, bool]:
+) -> tuple[Tokenizer, bool, Pieces | None]:
     words = _PRE.get(pre := _get(metadata, "pre", str, "default"))
     if words is None:
         raise FormatError(f"unknown tokenizer.ggml.pre {pre!r}; accepted: {', '.join(sorted(_PRE))}")
@@ -118,61 +121,32 @@ def _byte_level(
     letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, letters])
     backend.decoder = decoders.ByteLevel()
-    return backend, words.add_bos
+    return backend, words.add_bos, None
 
 
 def _sentence_piece(
     metadata: Mapping[str, Any], tokens: Sequence[str], types: np.ndarray, unknown: int | None
-) -> tuple[Tokenizer, bool]:
+) -> tuple[Tokenizer, bool, Pieces | None]:
     pre = _get(metadata, "pre", str, "default")
     if pre != "default":
         raise FormatError(f"unknown tokenizer.ggml.pre {pre!r} of the tokenizer 'llama'; accepted: default")
-    vocab = _vocabulary(tokens, types != _UNUSED)
-    merges = _merges_of_scores(tokens, types == _NORMAL, _scores(metadata, len(tokens)))
+    scores = _scores(metadata, len(tokens))
+    scores[~np.isin(types, (_NORMAL, _USER_DEFINED, _UNUSED))] = np.nan
     unknown_text = None if unknown is None else tokens[unknown]
-    backend = Tokenizer(models.BPE(vocab, merges, unk_token=unknown_text, fuse_unk=True, byte_fallback=True))
+    vocab = _vocabulary(tokens, np.ones(len(tokens), dtype=bool))
+    backend = Tokenizer(models.BPE(vocab, [], unk_token=unknown_text, fuse_unk=True, byte_fallback=True))
     add_space = _get(metadata, "add_space_prefix", bool, True)
-    prefix = [normalizers.Prepend("▁")] if add_space else []
-    backend.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", "▁")])
     strip = [decoders.Strip(" ", 1, 0)] if add_space else []
     to_text = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     backend.decoder = decoders.Sequence(to_text)
-    return backend, True
+    unused = np.flatnonzero(types == _UNUSED).tolist()
+    return backend, True, Pieces.make(tokens, scores, unused, add_space=add_space)
 
 
-_Build = Callable[[Mapping[str, Any], Sequence[str], np.ndarray, int | None], tuple[Tokenizer, bool]]
+_Build = Callable[
+    [Mapping[str, Any], Sequence[str], np.ndarray, int | None], tuple[Tokenizer, bool, Pieces | None]
+]
 _MODELS: dict[str, _Build] = {"gpt2": _byte_level, "llama": _sentence_piece}
-
-
-def _merges_of_scores(tokens: Sequence[str], normal: np.ndarray, scores: np.ndarray) -> list[tuple[str, str]]:
-    """The merges that SentencePiece makes with these scores, best first: one per token.
-
-    Whatever stands around it, a token comes about by the very merges that its text alone would see, for none
-    of them can have crossed its ends. So the last merge of that text is the only one that ever makes it.
-    """
-    ids = np.flatnonzero(normal).tolist()
-    score_of = {tokens[i]: score for i, score in zip(ids, scores[ids].tolist(), strict=True)}
-    merges = []
-    for text in sorted(score_of, key=score_of.__getitem__, reverse=True):
-        parts = _before_last_merge(text, score_of)
-        if len(parts) == 2 and parts[0] in score_of and parts[1] in score_of:
-            merges.append((parts[0], parts[1]))
-    return merges
-
-
-def _before_last_merge(text: str, score_of: Mapping[str, float]) -> list[str]:
-    """The two parts that `text` is merged of in the end; another number where its merges never get there."""
-    parts, none = list(text), -math.inf
-    scores = [score_of.get(left + right, none) for left, right in pairwise(parts)]
-    while len(parts) > 2 and (best := max(scores)) > none:
-        at = scores.index(best)  # the leftmost of equals
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
-        del scores[at]
-        if at > 0:
-            scores[at - 1] = score_of.get(parts[at - 1] + parts[at], none)
-        if at < len(scores):
-            scores[at] = score_of.get(parts[at] + parts[at + 1], none)
-    return parts
 
 
 def _merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -242,9 +216,11 @@ def _scores(metadata: Mapping[str, Any], num_tokens: int) -> np.ndarray:
     scores = _numbers(metadata, "scores", num_tokens, "fiu")
     if scores is None:
         raise FormatError("the file has no tokenizer.ggml.scores, which the tokenizer 'llama' needs")
-    if np.isnan(scores.astype(np.float64)).any():
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, as it is where such files are written
+        scores = scores.astype(np.float32)
+    if np.isnan(scores).any():
         raise FormatError("tokenizer.ggml.scores holds a value that is not a number")
-    return scores.astype(np.float64)
+    return scores
 
 
 def _numbers(metadata: Mapping[str, Any], name: str, num_tokens: int, kinds: str) -> np.ndarray | None:

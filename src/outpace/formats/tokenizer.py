@@ -19,7 +19,8 @@ import tokenizers
 from outpace.core.errors import FormatError, OutpaceError
 from outpace.formats.gguf_tokenizer import read_gguf_tokenizer
 from outpace.formats.json_files import json_file
-from outpace.formats.spans import LibraryEncoder, SpanEncoder
+from outpace.formats.sentence_piece import Pieces, SentencePieceEncoder
+from outpace.formats.spans import Encoder, LibraryEncoder, SpanEncoder
 
 # A chat model may end its turn with any of these, whichever of them its file calls "the" end.
 _END_OF_TURN = (
@@ -31,7 +32,7 @@ _END_OF_TURN = (
     "<|end|>",
     "<end_of_turn>",
 )
-_HEADER, _BODY = '{"outpace":', ',"tokenizer":'
+_HEADER, _BODY = '{"version":2,"outpace":', ',"tokenizer":'  # other versions are packed anew
 
 
 class Tokenizer:
@@ -53,7 +54,9 @@ class Tokenizer:
         add_bos: bool = False,
         eos_ids: Iterable[int] = (),
         vocab_size: int | None = None,
+        pieces: Pieces | None = None,
     ) -> None:
+        """`pieces`: SentencePiece encodes, and the backend has no part in it but its vocabulary."""
         added = backend.get_added_tokens_decoder()
         self._backend = backend
         self.vocab_size = vocab_size or 1 + max(backend.get_vocab().values(), default=-1)
@@ -66,7 +69,11 @@ class Tokenizer:
         to_bytes, self.strips_space = _read_decoder(backend.decoder)
         self._all_bytes = _ByteTable(backend, to_bytes, plain=frozenset(added), hidden=frozenset())
         specials = (token.content for token in added.values() if token.special)
-        self._spans = SpanEncoder(LibraryEncoder(backend, self.special_ids), specials)
+        self._pieces = pieces
+        encoder: Encoder = LibraryEncoder(backend, self.special_ids)
+        if pieces is not None:
+            encoder = SentencePieceEncoder(backend, pieces)
+        self._spans = SpanEncoder(encoder, specials)
         self.text_bytes: Mapping[int, bytes]
         self.text_bytes = _ByteTable(backend, to_bytes, plain=frozenset(added), hidden=self.special_ids)
 
@@ -80,6 +87,7 @@ class Tokenizer:
             add_bos=read.add_bos,
             eos_ids=read.eos_ids | _turn_ends(read.backend),
             vocab_size=read.num_tokens,
+            pieces=read.pieces,
         )
 
     @classmethod
@@ -114,6 +122,8 @@ class Tokenizer:
             fields, end = json.JSONDecoder().raw_decode(text, len(_HEADER))
             if not text.startswith(_BODY, end):
                 raise ValueError
+            if "pieces" in fields:
+                fields["pieces"] = Pieces.from_fields(fields["pieces"])
             return cls(_parse(text[end + len(_BODY) : -1], name="the stored tokenizer"), **fields)
         except FormatError:
             raise
@@ -122,12 +132,14 @@ class Tokenizer:
 
     def to_json(self) -> str:
         """Everything about this tokenizer as one JSON text, which `from_json` reads."""
-        fields = {
+        fields: dict[str, Any] = {
             "bos_id": self.bos_id,
             "add_bos": self.add_bos,
             "eos_ids": sorted(self.eos_ids),
             "vocab_size": self.vocab_size,
         }
+        if self._pieces is not None:
+            fields["pieces"] = self._pieces.to_fields()
         # The library's text is placed as it is, so that nobody parses megabytes of vocabulary twice.
         return f"{_HEADER}{json.dumps(fields)}{_BODY}{self._backend.to_str()}}}"
 
