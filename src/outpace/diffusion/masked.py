@@ -27,7 +27,7 @@ from outpace.core.errors import OutpaceError
 from outpace.core.sampling import fresh_seed
 from outpace.diffusion.masked_rules import Draws, Match, Rule
 from outpace.diffusion.noise import Noise
-from outpace.diffusion.process import Model
+from outpace.diffusion.process import Model, turns_of_model
 from outpace.diffusion.sampler import Samples
 from outpace.diffusion.stats import Stats
 from outpace.diffusion.unmasking import Schedule
@@ -142,7 +142,8 @@ class _Run:
         nothing = torch.zeros(len(new), self._tokens.shape[1], 1, device=new.device)
         rows = _Rows(new, nothing, Record(len(new), new.device))
         while len(rows.samples):
-            self._round(rows)
+            with turns_of_model(self._model):  # what it returned may be written over by its next call
+                self._round(rows)
             if on_progress is not None:
                 on_progress(int(self._done.sum()), int(self._total.sum()))
             going = self._done[rows.samples] < self._total[rows.samples]

@@ -14,6 +14,7 @@ from outpace.core.errors import OutpaceError
 from outpace.diffusion.drafts import Draft
 from outpace.diffusion.names import make_draft, make_window
 from outpace.diffusion.noise import PRIOR, Noise
+from outpace.diffusion.process import turns_of_model
 from outpace.diffusion.sampler import sample
 from outpace.diffusion.sources import Source
 from outpace.diffusion.stats import Stats
@@ -93,9 +94,10 @@ def call_times(source: Source, *, repeats: int, sizes: Sequence[int] = SIZES) ->
     for round in range(repeats + 1):
         for size in sizes:
             _wait(source.device)
-            began = perf_counter()
-            source.model(inputs[:size], times[:size].to(inputs.dtype))
-            _wait(source.device)
+            with turns_of_model(source.model):
+                began = perf_counter()
+                source.model(inputs[:size], times[:size].to(inputs.dtype))
+                _wait(source.device)
             if round:  # the first warms up
                 seconds[size].append(perf_counter() - began)
     return {size: median(each) for size, each in seconds.items()}

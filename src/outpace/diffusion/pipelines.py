@@ -149,14 +149,17 @@ class Accelerated:
 
 
 class _Called:
-    """A model as `sample` calls it: f32 on either side, timesteps as its scheduler has them."""
+    """A model as `sample` calls it: f32 on either side, timesteps as its scheduler has them.
+
+    Many of these may call one model; they take its turns (`__wrapped__`).
+    """
 
     def __init__(self, model: Callable[..., Any], dtype: torch.dtype, time_dtype: torch.dtype) -> None:
-        self._model, self._dtype, self._time_dtype = model, dtype, time_dtype
+        self.__wrapped__, self._dtype, self._time_dtype = model, dtype, time_dtype
 
     def __call__(self, inputs: torch.Tensor, times: torch.Tensor, *conditions: torch.Tensor) -> torch.Tensor:
         given = [condition.to(inputs.device) for condition in conditions]
-        output = self._model(inputs.to(self._dtype), times.to(self._time_dtype), *given)
+        output = self.__wrapped__(inputs.to(self._dtype), times.to(self._time_dtype), *given)
         if not isinstance(output, torch.Tensor):
             output = getattr(output, "sample", output)
         return output.to(inputs.dtype) if isinstance(output, torch.Tensor) else output

@@ -9,13 +9,16 @@ Shapes: B samples, S one sample's shape; steps are i64[B], for every sample has 
 
 from __future__ import annotations
 
+import functools
 import math
+import types
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from outpace.core.errors import OutpaceError
+from outpace.core.turns import Turns, turns_of
 
 Model = Callable[..., torch.Tensor]
 """model(inputs [B, *S], times f[B]) -> outputs [B, *S]; with conditions, model(inputs, times, conditions).
@@ -160,7 +163,10 @@ def evaluated(
     inputs, times = process.inputs(states, steps)
     # Half precision would round times: two steps would be told the same one.
     told = times.to(torch.promote_types(states.dtype, torch.float32))
-    outputs = model(inputs, told) if conditions is None else model(inputs, told, conditions)
+    with turns_of_model(model):
+        outputs = model(inputs, told) if conditions is None else model(inputs, told, conditions)
+        if isinstance(outputs, torch.Tensor):
+            outputs = outputs.clone()  # the next thread's call may write where this one has
     if not isinstance(outputs, torch.Tensor) or outputs.shape != states.shape:
         shape = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
         asked = tuple(states.shape)
@@ -174,6 +180,23 @@ def evaluated(
             f"step {step} of {len(process.sigmas)} (time {time:g}): the {name}'s output is not finite"
         )
     return outputs.to(states.dtype)
+
+
+def turns_of_model(model: Model) -> Turns:
+    """The turns of what a model calls in the end: a method's object, what a partial or a wrapper holds.
+
+    Threads that share a model call it one after another. Nobody waits in a turn for that of another model.
+    """
+    called: Any = model
+    while True:
+        if isinstance(called, functools.partial):
+            called = called.func
+        elif isinstance(called, types.MethodType):
+            called = called.__self__
+        elif "__wrapped__" in getattr(called, "__dict__", ()):
+            called = called.__wrapped__
+        else:
+            return turns_of(called)
 
 
 def checked_sigmas(sigmas: Sequence[float]) -> torch.Tensor:
