@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import sys
 import threading
 import time
@@ -15,8 +16,6 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-
-import itertools
 
 from outpace import diffusion  # noqa: E402
 
