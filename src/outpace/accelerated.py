@@ -22,12 +22,13 @@ from outpace.drafters.paced import Paced
 from outpace.drafters.small_model import SmallModel
 from outpace.engine.generate import generate, generate_batch
 from outpace.engine.generation_config import Wanted, read_options
-from outpace.engine.request import Generation
+from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.formats import LoadedModel
 from outpace.formats.tokenizer import Tokenizer
 from outpace.rules import RULES
 from outpace.targets.hf_causal import HfCausalTarget
+from outpace.targets.hf_inputs import check_ids, draw_seed, paddings
 from outpace.targets.hf_seq2seq import HfSeq2SeqTarget
 from outpace.targets.native import physical_cores
 from outpace.trees import TREES
@@ -100,18 +101,18 @@ class Accelerated:
         self.rule = rule
         self._text_model = text_model
 
-    def generate(self, input_ids: Any, attention_mask: Any = None, **options: Any) -> Any:
+    def generate(self, input_ids: Any = None, attention_mask: Any = None, **options: Any) -> Any:
         """i64[B, T]: the prompts and what comes after them, as `model.generate` returns it.
 
         input_ids       i64[B, W], prompts padded on the left.
         attention_mask  [B, W], 0 for padding; None: what equals the pad token is padding.
 
-        Options, whose defaults are those of `model.generation_config`: max_new_tokens, max_length, do_sample,
-        temperature, top_k, top_p, min_p, seed, eos_token_id, pad_token_id. Others raise an OutpaceError. Rows
-        that end early are filled up with the pad token. `seed` stands for torch's global generator: the same
-        seed gives the same tokens, whatever drafts.
+        The options are those of transformers, with the defaults of `model.generation_config`; a None in the
+        call means none. What we do not have raises an OutpaceError, which lists what there is. Rows that end
+        early are filled up with the pad token. Without a `seed` sampling draws one from torch's default
+        generator; the same seed gives the same tokens, whatever drafts.
         """
-        wanted = read_options(options, self.model.generation_config)
+        wanted = self._wanted(options)
         results = self._run(input_ids, attention_mask, wanted)
         longest = max(len(result.token_ids) for result in results)
         pad_id = wanted.pad_id or 0  # without a pad or end token all rows have one length, or a full context
@@ -122,10 +123,11 @@ class Accelerated:
         output[:, width:] = input_ids.new_tensor(new)
         return output
 
-    def generations(self, input_ids: Any, attention_mask: Any = None, **options: Any) -> list[Generation]:
+    def generations(
+        self, input_ids: Any = None, attention_mask: Any = None, **options: Any
+    ) -> list[Generation]:
         """As `generate`, but one Generation per row: new tokens, why they end, and counts and times."""
-        wanted = read_options(options, self.model.generation_config)
-        return self._run(input_ids, attention_mask, wanted)
+        return self._run(input_ids, attention_mask, self._wanted(options))
 
     def generate_text(self, prompt: Prompt, **options: Any) -> Generation:
         """Text to text: `stream` to its end."""
@@ -155,15 +157,34 @@ class Accelerated:
         if self._text_model.tokenizer is None:
             raise OutpaceError("text needs the tokenizer, accepted is accelerate(model, tokenizer)")
         prompt_ids = self._text_model.prompt_ids(prompt, system=system, raw=raw)
-        wanted = read_options(options, self.model.generation_config)
-        request = wanted.request(prompt_ids, width=len(prompt_ids))
+        request = self._request(prompt_ids, self._wanted(options))
         text = TextStream(self._text_model.tokenizer, stop=stop, keep_first_space=raw)
         return Stream(generate(self.target, self.drafter, self.rule, request, text=text))
 
+    def _wanted(self, options: dict[str, Any]) -> Wanted:
+        return read_options(options, self.model.generation_config, draw_seed=draw_seed)
+
+    def _request(self, row: list[int], wanted: Wanted, *, padding: int = 0, number: int = 0) -> Request:
+        """The request of one row, the first tokens of which are padding."""
+        places = getattr(self.model.config, "max_position_embeddings", None)
+        return wanted.request(
+            row[padding:],
+            longest=wanted.longest(len(row), places=places),
+            vocab_size=self.target.vocab_size,
+            padding=row[:padding],
+            source=row,
+            number=number,
+        )
+
     def _run(self, input_ids: Any, attention_mask: Any, wanted: Wanted) -> list[Generation]:
-        prompts = _prompts(input_ids, attention_mask, wanted)
-        width = input_ids.shape[1]
-        requests = [wanted.request(prompt, width=width, number=row) for row, prompt in enumerate(prompts)]
+        check_ids("input_ids", input_ids)
+        # As transformers does: a pad token that also ends texts says nothing.
+        pad_id = None if wanted.pad_id in wanted.eos_ids else wanted.pad_id
+        counts = paddings(input_ids, attention_mask, pad_id)
+        requests = [
+            self._request(row, wanted, padding=count, number=number)
+            for number, (row, count) in enumerate(zip(input_ids.tolist(), counts, strict=True))
+        ]
         steps = generate_batch(self.target, self.drafter, self.rule, requests)
         while True:
             try:
@@ -224,30 +245,3 @@ def _draft_model(
             "are equal vocabularies, or others with tokenizer and draft_tokenizer"
         )
     return SmallModel.of(drafting, tree=tree)
-
-
-def _prompts(input_ids: Any, attention_mask: Any, wanted: Wanted) -> list[list[int]]:
-    """The rows' tokens without the padding on their left."""
-    if input_ids.ndim != 2 or 0 in input_ids.shape:
-        raise OutpaceError(f"input_ids has shape {tuple(input_ids.shape)}, accepted are [B, W], both >= 1")
-    rows: list[list[int]] = input_ids.tolist()
-    if attention_mask is None:
-        # As transformers does: a pad token that also ends texts says nothing.
-        padded = wanted.pad_id is not None and wanted.pad_id not in wanted.eos_ids
-        masks = [[int(not padded or token != wanted.pad_id) for token in row] for row in rows]
-    else:
-        if attention_mask.shape != input_ids.shape:
-            raise OutpaceError(
-                f"attention_mask has shape {tuple(attention_mask.shape)}, accepted is that of input_ids, "
-                f"{tuple(input_ids.shape)}"
-            )
-        masks = attention_mask.long().tolist()
-    prompts = []
-    for row, mask in zip(rows, masks, strict=True):
-        first = mask.index(1) if 1 in mask else len(mask)
-        if any(seen != 1 for seen in mask[first:]):
-            raise OutpaceError(
-                "attention_mask has zeros after ones, accepted is padding on the left (padding_side='left')"
-            )
-        prompts.append(row[first:])
-    return prompts

@@ -8,7 +8,6 @@ Greedy output is token for token that of `model.generate` with one beam, up to f
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,22 +17,16 @@ import numpy as np
 from outpace.api import Stream
 from outpace.core.contracts import Drafter, Rule
 from outpace.core.errors import OutpaceError
-from outpace.core.sampling import Edit
-from outpace.core.tree import TokenTree
 from outpace.decode.pairing import check_pairing
 from outpace.engine.generate import generate, generate_batch
-from outpace.engine.generation_config import Wanted, read_options
+from outpace.engine.generation_config import Options, Wanted, read_options
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.formats.tokenizer import Tokenizer
+from outpace.targets.hf_inputs import check_ids, check_mask, draw_seed
 from outpace.targets.hf_seq2seq import HfSeq2SeqTarget, SourcePrompt
 from outpace.targets.hf_seq2seq_models import begin_ids
-
-# Of a generation_config or a call, beside the options that `read_options` knows.
-_BANS = ("bad_words_ids", "begin_suppress_tokens", "suppress_tokens")
-_FORCES = ("forced_bos_token_id", "forced_eos_token_id")
-_SPEECH = ("language", "task")
-_DEFAULT_NEW_TOKENS = 20
+from outpace.targets.hf_whisper import SPEECH, check_speech, longest_speech
 
 
 class AcceleratedSeq2Seq:
@@ -74,17 +67,15 @@ class AcceleratedSeq2Seq:
         input_features     [B, mel, frames], Whisper's sources, instead.
         decoder_input_ids  i64[B, P], what the decoder begins with; None: what generation_config says.
 
-        The options are those of `Accelerated.generate` and forced_bos_token_id, forced_eos_token_id,
-        suppress_tokens, begin_suppress_tokens, bad_words_ids of one token each, and for Whisper language and
-        task. Whisper transcribes one window without time stamps; its output keeps start and end tokens.
+        The options are those of `Accelerated.generate`, decoder_start_token_id, and for Whisper language and
+        task. Whisper transcribes one window without time stamps; its output keeps start and end tokens, and
+        it samples, as its own `generate` does, where the call has a temperature above 0.
         """
         asked = Asked.read(options, self.model, decoder_input_ids)
         inputs = input_ids if input_features is None else input_features
         prompts = self._prompts(inputs, attention_mask, asked)
-        rows = [
-            [*prompt, *result.token_ids]
-            for prompt, result in zip(prompts, self._run(prompts, asked), strict=True)
-        ]
+        results = self._run(prompts, asked, inputs)
+        rows = [[*prompt, *result.token_ids] for prompt, result in zip(prompts, results, strict=True)]
         output = np.full((len(rows), max(map(len, rows))), asked.wanted.pad_id or 0, dtype=np.int64)
         for place, row in zip(output, rows, strict=True):
             place[: len(row)] = row
@@ -102,12 +93,13 @@ class AcceleratedSeq2Seq:
         """As `generate`, but one Generation per row: new tokens, why they end, and counts and times."""
         asked = Asked.read(options, self.model, decoder_input_ids)
         inputs = input_ids if input_features is None else input_features
-        return self._run(self._prompts(inputs, attention_mask, asked), asked)
+        return self._run(self._prompts(inputs, attention_mask, asked), asked, inputs)
 
     def generate_text(self, text: str, **options: Any) -> Generation:
         """Text to text, such as its translation. Needs the tokenizer."""
         asked = Asked.read(options, self.model)
-        (result,) = self._run(self._text_prompts(text, asked), asked)
+        ids = self._text_ids(text)
+        (result,) = self._run(self._prompts(ids, None, asked), asked, ids)
         decoded = self._tokenizer.decode(result.token_ids, skip_special_tokens=True)
         return replace(result, text=decoded)
 
@@ -117,32 +109,32 @@ class AcceleratedSeq2Seq:
         Needs a fast tokenizer. `stop` are texts before which the output ends.
         """
         asked = Asked.read(options, self.model)
-        (prompt,) = self._text_prompts(text, asked)
+        ids = self._text_ids(text)
         if self._pieces is None:
             raise OutpaceError(
                 f"{type(self._tokenizer).__name__} has no fast tokenizer, accepted is generate_text"
             )
         pieces = TextStream(self._pieces, stop=stop)
-        request = asked.request(prompt, 0)
+        (prompt,) = self._prompts(ids, None, asked)
+        (request,) = asked.requests([prompt], ids)
         return Stream(generate(self.target, self.drafter, self.rule, request, text=pieces))
 
-    def _text_prompts(self, text: str, asked: Asked) -> list[SourcePrompt]:
+    def _text_ids(self, text: str) -> Any:
         if self._tokenizer is None:
             raise OutpaceError("text needs the tokenizer, accepted is accelerate(model, tokenizer)")
-        ids = self._tokenizer(text, return_tensors="pt")["input_ids"].to(self.model.device)
-        return self._prompts(ids, None, asked)
+        return self._tokenizer(text, return_tensors="pt")["input_ids"].to(self.model.device)
 
     def _prompts(self, inputs: Any, attention_mask: Any, asked: Asked) -> list[SourcePrompt]:
-        if inputs is None or inputs.ndim != (3 if inputs.is_floating_point() else 2) or 0 in inputs.shape:
-            shape = "missing" if inputs is None else f"of shape {tuple(inputs.shape)}"
-            raise OutpaceError(
-                f"the sources are {shape}, accepted are input_ids [B, S] and input_features [B, mel, frames]"
-            )
+        is_speech = check_sources(inputs)
         pad_id = asked.wanted.pad_id
-        if attention_mask is None and not inputs.is_floating_point() and pad_id is not None:
+        if is_speech:
+            attention_mask = None  # they have one length
+        elif attention_mask is not None:
+            attention_mask = check_mask(attention_mask, inputs)
+        elif pad_id is not None and pad_id not in asked.wanted.eos_ids:
             # As transformers does: a pad token that also ends texts says nothing.
-            attention_mask = None if pad_id in asked.wanted.eos_ids else inputs.ne(pad_id)
-        sources = self.target.encode(inputs, None if inputs.is_floating_point() else attention_mask)
+            attention_mask = inputs.ne(pad_id)
+        sources = self.target.encode(inputs, attention_mask)
         begins = asked.begins * len(sources) if len(asked.begins) == 1 else asked.begins
         if len(begins) != len(sources):
             raise OutpaceError(
@@ -150,116 +142,69 @@ class AcceleratedSeq2Seq:
             )
         return [SourcePrompt(*pair) for pair in zip(begins, sources, strict=True)]
 
-    def _run(self, prompts: Sequence[SourcePrompt], asked: Asked) -> list[Generation]:
-        requests = [asked.request(prompt, number) for number, prompt in enumerate(prompts)]
+    def _run(self, prompts: Sequence[SourcePrompt], asked: Asked, inputs: Any) -> list[Generation]:
+        requests = asked.requests(prompts, inputs)
         steps = generate_batch(self.target, self.drafter, self.rule, requests)
         while True:
             try:
                 next(steps)
             except StopIteration as end:
-                return [asked.closed(*pair) for pair in zip(requests, end.value, strict=True)]
+                return end.value
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a call asks for.
-
-    begins      what the decoder begins with, per row or once for all.
-    num_forced  how many tokens at their ends transformers counts as new ones: mBART's language is one.
-    forced_eos  what must stand at the end of a text that is cut off; None: anything may.
-    banned      tokens that are never chosen; `banned_first`, those that are not chosen first.
-    """
+    """What a call asks for. `begins`: what the decoder begins with, per row or once for all."""
 
     wanted: Wanted
     begins: list[list[int]]
-    num_forced: int
-    forced_eos: int | None
-    banned: list[int]
-    banned_first: list[int]
+    model: Any
 
     @classmethod
     def read(cls, options: dict[str, Any], model: Any, decoder_input_ids: Any = None) -> Asked:
         """The options of a call over the model's generation_config; OutpaceError for what we do not have."""
-        ours, given = copy.copy(model.generation_config), dict(options)
-        for name in (*_BANS, *_FORCES, *_SPEECH):
-            if given.get(name) is not None:
-                setattr(ours, name, given[name])
-            given.pop(name, None)
-        theirs = copy.copy(ours)
-        for name in (*_BANS, *_FORCES):
-            setattr(theirs, name, None)
-        for name in ("return_timestamps", "encoder_no_repeat_ngram_size"):
-            if getattr(ours, name, None):
-                raise OutpaceError(
-                    f"the model's generation_config has {name}={getattr(ours, name)!r}, which is not "
-                    "available here, accepted is None"
-                )
-        wanted = read_options(given, theirs)
-        if decoder_input_ids is None:
-            begins = [begin_ids(ours, model.config.model_type)]
-        else:
-            begins = decoder_input_ids.tolist()
-        forced = _ids(ours.forced_bos_token_id) if len(begins[0]) == 1 else []
-        last = _ids(ours.forced_eos_token_id)
-        banned = _ids(getattr(ours, "suppress_tokens", None))
-        for word in ours.bad_words_ids or []:
-            if len(word) != 1:
-                raise OutpaceError(
-                    f"bad_words_ids has the word {word}, accepted are words of one token, or None"
-                )
-            banned += [] if word[0] in wanted.eos_ids else word
-        first = _ids(getattr(ours, "begin_suppress_tokens", None))
-        vocab_size = model.get_output_embeddings().weight.shape[0]
-        banned, first = ([token for token in ids if token < vocab_size] for ids in (banned, first))
-        begins = [[*begin, *forced] for begin in begins]
-        return cls(wanted, begins, len(forced), last[0] if last else None, banned, first)
-
-    def request(self, prompt: SourcePrompt, number: int) -> Request:
-        """The request of one row; `number` is its place in the batch."""
-        most, wanted = self.wanted.max_new_tokens, self.wanted
-        if most is None and wanted.max_length is None:
-            most = _DEFAULT_NEW_TOKENS
-        wanted = replace(wanted, max_new_tokens=None if most is None else most - self.num_forced)
-        request = wanted.request([], width=len(prompt), number=number)
-        edits = (
-            Bans(self.banned, self.banned_first, len(prompt)) if self.banned or self.banned_first else None
+        given, speaks = dict(options), model.config.model_type == "whisper"
+        ours = Options(given, model.generation_config)
+        if speaks:
+            given |= check_speech(ours)
+        wanted = read_options(
+            given, model.generation_config, draw_seed=draw_seed, others=SPEECH if speaks else ()
         )
-        return replace(request, prompt=prompt, edits=edits)
+        if decoder_input_ids is None:
+            return cls(wanted, [begin_ids(ours, model)], model)
+        check_ids("decoder_input_ids", decoder_input_ids)
+        begins = decoder_input_ids.tolist()
+        if not speaks:  # as transformers does: put in front unless a row begins with it
+            (start,) = begin_ids(ours, model)
+            if all(begin[0] != start for begin in begins):
+                begins = [[start, *begin] for begin in begins]
+        return cls(wanted, begins, model)
 
-    def closed(self, request: Request, result: Generation) -> Generation:
-        """The result with the end token that transformers forces upon a text of full length."""
-        full = result.finish_reason == "length" and len(result.token_ids) == request.max_tokens
-        if self.forced_eos is None or not full:
-            return result
-        return replace(result, token_ids=[*result.token_ids[:-1], self.forced_eos])
-
-
-class Bans:
-    """Logit edits: tokens that are never chosen, and others that are not chosen first.
-
-    begin  the length of the prompt.
-    """
-
-    def __init__(self, always: Sequence[int], first: Sequence[int], begin: int) -> None:
-        self._always = _ban(always)
-        self._first = _ban([*always, *first])
-        self._begin = begin
-
-    def __call__(self, tokens: Sequence[int], tree: TokenTree) -> list[Edit | None]:
-        """What to add to the logits after each node of a tree, whose root is the last of `tokens`."""
-        edits = [self._always] * tree.num_nodes
-        if len(tokens) == self._begin:
-            edits[0] = self._first
-        return edits
-
-
-def _ban(tokens: Sequence[int]) -> Edit | None:
-    ids = np.unique(np.array(tokens, dtype=np.int32))
-    return (ids, np.full(len(ids), -np.inf, dtype=np.float32)) if tokens else None
+    def requests(self, prompts: Sequence[SourcePrompt], inputs: Any) -> list[Request]:
+        """The requests of a batch; `inputs` are what the encoder has read."""
+        config, wanted = self.model.config, self.wanted
+        places = getattr(config, "max_position_embeddings", None)
+        if config.model_type == "whisper":
+            wanted = longest_speech(wanted, len(prompts[0]), config)
+        return [
+            wanted.request(
+                prompt,
+                longest=wanted.longest(len(prompt), places=places),
+                vocab_size=self.model.get_output_embeddings().weight.shape[0],
+                source=[] if inputs.is_floating_point() else inputs[number].tolist(),
+                number=number,
+            )
+            for number, prompt in enumerate(prompts)
+        ]
 
 
-def _ids(listed: Any) -> list[int]:
-    """One id, several or none."""
-    if listed is None:
-        return []
-    return [int(token) for token in (listed if isinstance(listed, list | tuple) else [listed])]
+def check_sources(inputs: Any) -> bool:
+    """Whether the sources are speech; OutpaceError for what is neither that nor token ids."""
+    is_tensor = hasattr(inputs, "is_floating_point")
+    if not is_tensor or inputs.ndim != (3 if inputs.is_floating_point() else 2) or 0 in inputs.shape:
+        shape = f"of shape {tuple(inputs.shape)}" if is_tensor else f"a {type(inputs).__name__}"
+        raise OutpaceError(
+            f"the sources are {'missing' if inputs is None else shape}, accepted are input_ids [B, S] and "
+            "input_features [B, mel, frames]"
+        )
+    return bool(inputs.is_floating_point())

@@ -1,21 +1,28 @@
 """What `generate` of transformers would do: its options over a model's generation_config, as ours.
 
-An option that we do not have is refused by name, wherever it was set, unless its value changes nothing.
+Every field of a GenerationConfig and every argument of `generate` is in one of three tables: honoured,
+refused by name unless its value changes nothing, or without effect here whatever its value. A field of a
+later transformers, which is in none, is refused by name once it is set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cache, partial
+from numbers import Real
+from typing import Any, SupportsIndex
 
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling, fresh_seed
+from outpace.engine.processors import NEVER, Place, Processors, Rules
 from outpace.engine.request import Request
 
 OPTIONS = (
     "max_new_tokens",
     "max_length",
+    "min_new_tokens",
+    "min_length",
     "do_sample",
     "temperature",
     "top_k",
@@ -24,31 +31,45 @@ OPTIONS = (
     "seed",
     "eos_token_id",
     "pad_token_id",
+    "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size",
+    "bad_words_ids",
+    "sequence_bias",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "generation_config",
 )
 # What transformers takes where neither the call nor the model says anything.
-_DEFAULTS = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0}
-_DEFAULT_NEW_TOKENS = 20
+_DEFAULTS = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0}
+DEFAULT_NEW_TOKENS = 20
 # Options that would change the output, each with the values that do not; None never does.
-_WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
+REFUSED: dict[str, tuple[Any, ...]] = {
     "assistant_early_exit": (),
     "assistant_model": (),
-    "bad_words_ids": (),
-    "begin_suppress_tokens": (),
+    "cache_implementation": (
+        "dynamic",
+        "static",
+        "offloaded",
+        "offloaded_static",
+        "sliding_window",
+        "hybrid",
+        "hybrid_chunked",
+        "offloaded_hybrid",
+        "offloaded_hybrid_chunked",
+    ),
     "constraints": (),
+    "custom_generate": (),
     "dola_layers": (),
     "encoder_repetition_penalty": (1.0,),
-    "epsilon_cutoff": (0.0,),
-    "eta_cutoff": (0.0,),
     "exponential_decay_length_penalty": (),
     "force_words_ids": (),
-    "forced_bos_token_id": (),
-    "forced_eos_token_id": (),
     "guidance_scale": (1.0,),
+    "is_assistant": (False,),
     "logits_processor": ([],),
     "max_time": (),
-    "min_length": (0,),
-    "min_new_tokens": (0,),
-    "no_repeat_ngram_size": (0,),
+    "negative_prompt_ids": (),
     "num_beams": (1,),
     "num_return_sequences": (1,),
     "output_attentions": (False,),
@@ -56,101 +77,268 @@ _WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "output_logits": (False,),
     "output_scores": (False,),
     "penalty_alpha": (0.0,),
+    "prefix_allowed_tokens_fn": (),
     "prompt_lookup_num_tokens": (),
     "remove_invalid_values": (False,),
-    "renormalize_logits": (False,),
     "repetition_penalty": (1.0,),
     "return_dict_in_generate": (False,),
-    "sequence_bias": (),
     "stop_strings": (),
     "stopping_criteria": ([],),
-    "suppress_tokens": (),
+    "streamer": (),
+    "synced_gpus": (False,),
     "token_healing": (False,),
-    "top_h": (),
-    "typical_p": (1.0,),
-    "use_cache": (True,),
+    "trust_remote_code": (False,),
     "use_mtp": (False,),
     "watermarking_config": (),
 }
+# The same for options that choose among tokens: without `do_sample` they change nothing.
+REFUSED_SAMPLING: dict[str, tuple[Any, ...]] = {
+    "epsilon_cutoff": (0.0,),
+    "eta_cutoff": (0.0,),
+    "top_h": (),
+    "typical_p": (1.0,),
+}
+WITHOUT_EFFECT = frozenset(
+    {
+        # Of drafts by another model, of beams, of caches and compilation that are not used here.
+        *("assistant_confidence_threshold", "assistant_ensemble_weight", "assistant_lookbehind"),
+        *("assistant_tokenizer", "num_assistant_tokens", "num_assistant_tokens_schedule"),
+        *("target_lookbehind", "max_matching_ngram_size", "speculation_type"),
+        *("diversity_penalty", "early_stopping", "length_penalty", "low_memory", "num_beam_groups"),
+        *("cache_config", "compile_config", "continuous_batching_config", "disable_compile"),
+        *("max_cache_len", "prefill_chunk_size", "use_cache"),
+        # Of what begins a text without a prompt, of texts in general, of the file.
+        *("bos_token_id", "decoder_start_token_id", "negative_prompt_attention_mask", "tokenizer"),
+        "transformers_version",
+        "renormalize_logits",  # it adds the same to all logits
+    }
+)
+
+
+class Options:
+    """The options of a call over a model's generation_config: what is given counts, a None too, as "none".
+
+    given   of the call. A generation_config among them goes before the model's, as far as it is set.
+    config  the model's.
+    """
+
+    def __init__(self, given: Mapping[str, Any], config: Any) -> None:
+        own = given.get("generation_config")
+        if own is not None and not hasattr(own, "to_dict"):
+            raise OutpaceError(f"generation_config is a {type(own).__name__}, accepted is a GenerationConfig")
+        self.given = {name: value for name, value in given.items() if name != "generation_config"}
+        self._configs = [one for one in (own, config) if one is not None]
+
+    def set(self, name: str) -> Any:
+        """What a generation_config says; None where none does."""
+        found = (getattr(config, name, None) for config in self._configs)
+        return next((value for value in found if value is not None), None)
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self.given:
+            return self.given[name]
+        value = self.set(name)
+        return _DEFAULTS.get(name) if value is None else value
+
+    def names(self) -> list[str]:
+        """The fields of the generation_configs, in the order of their class."""
+        return list(dict.fromkeys(name for config in self._configs for name in _fields(config.__class__)))
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a call of `generate` asks for. `pad_id` follows a text that ended before its companions."""
+    """What a call of `generate` asks for. `pad_id` follows a text that ended before its companions.
+
+    Lengths are counted as transformers counts them, padding and what the decoder begins with included.
+    """
 
     sampling: Sampling
     eos_ids: frozenset[int]
     pad_id: int | None
     max_new_tokens: int | None
     max_length: int | None
+    min_new_tokens: int | None
+    min_length: int
+    rules: Rules
 
-    def request(self, prompt: list[int], *, width: int, number: int = 0) -> Request:
-        """The request of one row of a batch whose prompts are padded to a width.
-
-        The rows of a batch have noise of their own; the first has that of the seed itself.
-        """
-        most = self.max_new_tokens
-        if most is None:
-            most = _DEFAULT_NEW_TOKENS if self.max_length is None else self.max_length - width
-        if most < 1:
+    def longest(self, width: int, *, places: int | None = None) -> int:
+        """The most tokens of a text that begins with so many; `places` caps the default."""
+        if self.max_new_tokens is not None:
+            most = width + self.max_new_tokens
+        elif self.max_length is not None:
+            most = self.max_length
+        else:
+            most = min(width + DEFAULT_NEW_TOKENS, places or width + DEFAULT_NEW_TOKENS)
+        if most <= width:
             raise OutpaceError(
                 f"max_new_tokens={self.max_new_tokens} and max_length={self.max_length} leave no new token "
                 f"after {width}, accepted are max_new_tokens >= 1 or max_length > {width}"
             )
+        return most
+
+    def request(
+        self,
+        prompt: Sequence[int],
+        *,
+        longest: int,
+        vocab_size: int,
+        padding: Sequence[int] = (),
+        source: Sequence[int] = (),
+        number: int = 0,
+    ) -> Request:
+        """The request of one row of a batch.
+
+        longest  the most tokens, as in `longest`; `padding` is what stands in front of the prompt.
+        source   the token ids that encoder_no_repeat_ngram_size is about.
+        number   of the row: all have noise of their own; the first has that of the seed itself.
+        """
+        width = len(padding) + len(prompt)
+        least = self.min_length if self.min_new_tokens is None else width + self.min_new_tokens
+        rules = self.rules
+        if least <= width:
+            rules = replace(rules, ends=frozenset())
+        edits = None
+        if rules != Rules():
+            # As in transformers: the first token after a forced one is not the first.
+            first = width + (width == 1 and rules.forced_first is not None)
+            edits = Processors(rules, Place(vocab_size, first, least, longest, tuple(padding), tuple(source)))
         sampling = self.sampling
         if number:
             sampling = replace(sampling, seed=fresh_seed(sampling.seed, "row", number))
-        return Request(prompt, sampling, most, eos_ids=self.eos_ids)
+        return Request(prompt, sampling, longest - width, eos_ids=self.eos_ids, edits=edits)
 
 
-def read_options(given: Mapping[str, Any], config: Any) -> Wanted:
-    """The options of a call over those of a generation_config; OutpaceError for what we do not have."""
-    _refuse_others(given, config)
+def read_options(
+    given: Mapping[str, Any],
+    config: Any,
+    *,
+    draw_seed: Callable[[], int],
+    others: Collection[str] = (),
+) -> Wanted:
+    """The options of a call over those of a generation_config; OutpaceError for what we do not have.
 
-    def value(name: str) -> Any:
-        found = given.get(name)
-        if found is None:
-            found = getattr(config, name, None)
-        return _DEFAULTS.get(name) if found is None else found
-
+    draw_seed  for sampling without a seed.
+    others     names of further options of the call, which the caller reads.
+    """
+    options = Options(given, config)
+    _refuse_others(options, others)
     sampling = Sampling()
-    if value("do_sample"):
-        names = ("temperature", "top_k", "top_p", "min_p")
-        sampling = Sampling(**{name: value(name) for name in names}, seed=given.get("seed") or 0)
-    eos_ids = _ids(value("eos_token_id"))
-    pad_id = value("pad_token_id")
-    lengths = {name: given.get(name) for name in ("max_new_tokens", "max_length")}
-    if all(length is None for length in lengths.values()):
-        lengths = {name: value(name) for name in lengths}
+    if options["do_sample"]:
+        names = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+        filters = {name: _number(name, options[name], off) for name, off in names.items()}
+        seed = options.given.get("seed")
+        sampling = Sampling(**filters, seed=draw_seed() if seed is None else seed)
+    eos_ids = ids_of("eos_token_id", options["eos_token_id"])
+    pad_ids = ids_of("pad_token_id", options["pad_token_id"])
+    lengths = {
+        name: _length(name, options[name])
+        for name in ("max_new_tokens", "max_length", "min_new_tokens", "min_length")
+    }
+    if lengths["max_new_tokens"] is None and options.given.get("max_length", 0) is None:
+        raise OutpaceError("max_length is None, accepted are whole numbers >= 1, or max_new_tokens")
     return Wanted(
         sampling,
         frozenset(eos_ids),
-        pad_id if pad_id is not None or not eos_ids else eos_ids[0],
-        **lengths,
+        next(iter(pad_ids or eos_ids), None),
+        lengths["max_new_tokens"],
+        lengths["max_length"],
+        lengths["min_new_tokens"],
+        lengths["min_length"] or 0,
+        _rules(options, eos_ids, greedy=sampling.temperature == 0),
     )
 
 
-def _refuse_others(given: Mapping[str, Any], config: Any) -> None:
-    for name, value in given.items():
-        if name in OPTIONS or value is None or value in _WITHOUT_EFFECT.get(name, ()):
+def _rules(options: Options, eos_ids: list[int], *, greedy: bool) -> Rules:
+    biases = [(ids, float(bias)) for ids, bias in _biases(options["sequence_bias"])]
+    words = options["bad_words_ids"] or []
+    if not isinstance(words, list | tuple):
+        raise OutpaceError(f"bad_words_ids is {words!r}, accepted is a list of lists of token ids")
+    for word in map(partial(ids_of, "bad_words_ids"), words):
+        biases += [(tuple(word), NEVER)] if word and not (len(word) == 1 and word[0] in eos_ids) else []
+    forced = [ids_of(name, options[name]) for name in ("forced_bos_token_id", "forced_eos_token_id")]
+    for name, ids in zip(("forced_bos_token_id", "forced_eos_token_id"), forced, strict=True):
+        if len(ids) > 1 and (not greedy or "bos" in name):
+            raise OutpaceError(f"{name} is {ids}, accepted is one token id, or None")
+    return Rules(
+        biases=tuple(biases),
+        no_repeat=_length("no_repeat_ngram_size", options["no_repeat_ngram_size"]) or 0,
+        no_repeat_source=_length("encoder_no_repeat_ngram_size", options["encoder_no_repeat_ngram_size"])
+        or 0,
+        ends=frozenset(eos_ids),
+        forced_first=min(forced[0], default=None),
+        forced_last=min(forced[1], default=None),  # all are as likely, and the first of equals is chosen
+        banned=frozenset(ids_of("suppress_tokens", options["suppress_tokens"])),
+        banned_first=frozenset(ids_of("begin_suppress_tokens", options["begin_suppress_tokens"])),
+    )
+
+
+def _biases(given: Any) -> list[tuple[tuple[int, ...], float]]:
+    """A sequence_bias: token ids to what is added, as a mapping or a list of pairs."""
+    pairs = list(given.items()) if isinstance(given, Mapping) else given or []
+    try:
+        return [(tuple(ids_of("sequence_bias", list(ids))), float(bias)) for ids, bias in pairs if ids]
+    except (TypeError, ValueError) as error:
+        raise OutpaceError(
+            f"sequence_bias is {given!r}, accepted are a mapping from tuples of token ids to numbers and a "
+            "list of such pairs"
+        ) from error
+
+
+def _refuse_others(options: Options, others: Collection[str]) -> None:
+    refused = REFUSED | (REFUSED_SAMPLING if options["do_sample"] else {})
+    fine = {*OPTIONS, *WITHOUT_EFFECT, *REFUSED_SAMPLING, *others} - set(refused)
+    for name, value in options.given.items():
+        if name in fine or value is None or _is_one_of(value, refused.get(name, ())):
             continue
-        raise OutpaceError(f"generate has no option {name}={value!r}, accepted are {', '.join(OPTIONS)}")
-    for name, neutral in _WITHOUT_EFFECT.items():
-        value = getattr(config, name, None)
-        if value is None or value in neutral or given.get(name) is not None:
+        accepted = f"{name}={refused[name][0]!r} and " if refused.get(name) else ""
+        raise OutpaceError(
+            f"generate has no option {name}={value!r}, accepted are {accepted}{', '.join(OPTIONS)}"
+        )
+    for name in dict.fromkeys([*refused, *options.names()]):
+        value = options.set(name)
+        if name in fine or name in options.given or value is None or _is_one_of(value, refused.get(name, ())):
             continue
-        instead = repr(neutral[0]) if neutral else None
-        how = f"pass {name}={instead}" if neutral else "set it to None in model.generation_config"
+        instead = repr(refused[name][0]) if refused.get(name) else None
         raise OutpaceError(
             f"the model's generation_config has {name}={value!r}, which is not available here, accepted is "
-            f"{instead}: {how} to go without"
+            f"{instead}: pass {name}={instead} to go without"
         )
 
 
-def _ids(listed: Any) -> list[int]:
-    """One id, several or none; on any device."""
+@cache
+def _fields(kind: type) -> tuple[str, ...]:
+    """The fields of a kind of generation_config that are unset in a new one."""
+    return tuple(name for name, value in vars(kind()).items() if value is None and not name.startswith("_"))
+
+
+def _is_one_of(value: Any, accepted: tuple[Any, ...]) -> bool:
+    """Whether a plain value is one of these; a tensor, which compares by element, never is."""
+    return isinstance(value, bool | int | float | str | list) and value in accepted
+
+
+def _number(name: str, value: Any, off: float) -> Any:
+    if value is None:
+        return off
+    if not isinstance(value, Real):
+        raise OutpaceError(f"{name} is {value!r}, accepted are numbers and None")
+    return value
+
+
+def _length(name: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, SupportsIndex) or isinstance(value, bool) or value.__index__() < 0:
+        raise OutpaceError(f"{name} is {value!r}, accepted are whole numbers >= 0 and None")
+    return value.__index__()
+
+
+def ids_of(name: str, listed: Any) -> list[int]:
+    """One id, several or none; on any device. OutpaceError, with the option's name, for anything else."""
     if listed is None:
         return []
     if hasattr(listed, "tolist"):
         listed = listed.tolist()
-    return [int(token) for token in (listed if isinstance(listed, list | tuple) else [listed])]
+    ids = list(listed) if isinstance(listed, list | tuple | set | frozenset) else [listed]
+    if not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
+        raise OutpaceError(f"{name} is {listed!r}, accepted are a token id, a list of them, and None")
+    return ids

@@ -59,6 +59,8 @@ class TorchScores:
             zip(samplings, positions, self._depths, strict=True)
         ):
             row_edits = edits[row] if edits is not None else None
+            if row_edits is not None and all(edit is None for edit in row_edits):
+                row_edits = None
             if sampling.temperature == 0 and row_edits is None:
                 if greedy is None:
                     greedy = self._logits.argmax(dim=-1).tolist()  # the first of equals

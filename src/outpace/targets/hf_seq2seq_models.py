@@ -9,6 +9,7 @@ from typing import Any
 from outpace.core.errors import OutpaceError
 from outpace.targets.hf_models import ATTENTION
 from outpace.targets.hf_seq2seq_positions import Placing, find_placing
+from outpace.targets.hf_whisper import spoken_ids
 
 TESTED = ("bart", "m2m_100", "marian", "mbart", "mt5", "pegasus", "t5", "whisper")
 _NEEDED = ("encoder_outputs", "decoder_input_ids", "decoder_attention_mask", "past_key_values")
@@ -59,42 +60,19 @@ def inspect_seq2seq(model: Any) -> Seq2SeqFacts:
     )
 
 
-def begin_ids(config: Any, model_type: str) -> list[int]:
-    """What the decoder of a model begins with, by a generation_config.
+def begin_ids(options: Any, model: Any) -> list[int]:
+    """What the decoder of a model begins with: the start token, and what Whisper's language and task add.
 
-    The start token; for Whisper also language, task and "no timestamps".
+    options  a mapping from the names of a call's and a generation_config's options to their values.
     """
-    start = getattr(config, "decoder_start_token_id", None)
-    start = getattr(config, "bos_token_id", None) if start is None else start
-    if start is None:
+    start = options["decoder_start_token_id"]
+    start = options["bos_token_id"] if start is None else start
+    if not isinstance(start, int):
         raise OutpaceError(
-            "the model's generation_config has no decoder_start_token_id, accepted is one that has, or "
-            "decoder_input_ids"
+            f"decoder_start_token_id is {start!r}, accepted is a token id, in the call or in the model's "
+            "generation_config"
         )
-    return [start, *(_spoken_ids(config) if model_type == "whisper" else [])]
-
-
-def _spoken_ids(config: Any) -> list[int]:
-    """Whisper's tokens behind the start: language and task, or those that old files list, no timestamps."""
-    language, task = getattr(config, "language", None), getattr(config, "task", None)
-    languages, tasks = getattr(config, "lang_to_id", None), getattr(config, "task_to_id", None)
-    listed = [token for _, token in sorted(getattr(config, "forced_decoder_ids", None) or [])]
-    ids: list[int] = []
-    if language is None and task is None and listed and None not in listed:
-        ids = listed
-    elif languages:
-        known = sorted(code.strip("<|>") for code in languages)
-        if f"<|{language}|>" not in languages:
-            raise OutpaceError(
-                f"generation_config.language is {language!r}, accepted are {', '.join(known)}, or "
-                "decoder_input_ids of your own; no language is detected here"
-            )
-        ids = [languages[f"<|{language}|>"]]
-        ids += [] if tasks is None else [tasks[task or "transcribe"]]
-    silent = getattr(config, "no_timestamps_token_id", None)
-    if silent is not None and not getattr(config, "return_timestamps", None) and silent not in ids[-1:]:
-        ids.append(silent)
-    return ids
+    return [start, *(spoken_ids(options, model.config) if model.config.model_type == "whisper" else [])]
 
 
 def _why_not(model: Any, config: Any) -> str | None:
