@@ -7,9 +7,11 @@ print(model.generate("Explain tides.").text)
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # typing takes a while to import, and whoever runs `outpace` may press Ctrl-C
 if TYPE_CHECKING:
+    from typing import Any
+
     from outpace.accelerated import Accelerated, accelerate
     from outpace.api import Generation, Model, Stream, load
     from outpace.core.contracts import Ask, Drafter, Rule, Scores, Step, Target, Verdict

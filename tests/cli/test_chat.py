@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from io import BytesIO, TextIOWrapper
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,11 +39,44 @@ def test_reset_and_quit(run: Run, model: FakeModel, stdin: Pipe) -> None:
     assert [prompt for prompt, _ in model.calls] == [[user("Hello")], [user("Again")]]
 
 
-def test_unknown_command_is_explained(run: Run, model: FakeModel, stdin: Pipe) -> None:
-    stdin("/dance\n")
+def test_in_a_pipe_other_commands_are_messages(run: Run, model: FakeModel, stdin: Pipe) -> None:
+    stdin("/etc/hosts: what is it?\n/resets\n /quit \nnever said\n")
+    assert run("chat").status == 0
+    assert [prompt[-1] for prompt, _ in model.calls] == [user("/etc/hosts: what is it?"), user("/resets")]
+
+
+def test_on_a_terminal_they_are_explained(
+    run: Run, model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = iter(["/dance"])
+
+    def typed(prompt: str) -> str:
+        for line in lines:
+            return line
+        raise EOFError
+
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", typed)
     outcome = run("chat")
     assert outcome.status == 0 and not model.calls
-    assert "/reset" in outcome.err and "/quit" in outcome.err
+    assert outcome.err.count("/reset") == 2 and outcome.err.count("/quit") == 2
+
+
+@pytest.mark.parametrize(
+    ("piped", "messages"),
+    [
+        (b"Hello\r\nAnd then?\r\n", ["Hello", "And then?"]),
+        (b"one\rtwo\nlast", ["one\rtwo", "last"]),
+        ("é\r\n\r\n \n/quit\r\nx\n".encode(), ["é"]),
+        (b"", []),
+    ],
+)
+def test_lines_of_a_pipe(
+    run: Run, model: FakeModel, monkeypatch: pytest.MonkeyPatch, piped: bytes, messages: list[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(piped), encoding="latin-1"))
+    assert run("chat").status == 0
+    assert [prompt[-1]["content"] for prompt, _ in model.calls] == messages
 
 
 def test_a_turn_that_does_not_fit_is_taken_back(
@@ -57,7 +92,7 @@ def test_a_turn_that_does_not_fit_is_taken_back(
     monkeypatch.setattr(model, "stream", stream)
     stdin("Hello\nSomething very long\nShort\n")
     outcome = run("chat")
-    assert outcome.status == 0
+    assert outcome.status == 2
     assert outcome.err.startswith("error: the prompt has 99 tokens") and "/reset" in outcome.err
     assert [prompt for prompt, _ in model.calls][-1] == [user("Hello"), ANSWER, user("Short")]
 
@@ -68,9 +103,6 @@ def test_interrupted_in_a_pipe(run: Run, model: FakeModel, stdin: Pipe) -> None:
     assert run("chat") == (130, "Half\n", "interrupted\n")
 
 
-def test_what_is_no_text_gets_one_line(
-    run: Run, model: FakeModel, monkeypatch: pytest.MonkeyPatch, stdin: Pipe
-) -> None:
-    stdin("")
-    monkeypatch.setattr("builtins.input", lambda prompt: b"caf\xe9".decode())
-    assert run("chat") == (2, "", "error: the message on standard input is not UTF-8 text\n")
+def test_what_is_no_text_gets_one_line(run: Run, model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(b"Hello\ncaf\xe9\nnever\n"), encoding="latin-1"))
+    assert run("chat") == (2, "The moon pulls.\n", "error: the message on standard input is not UTF-8 text\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from io import BytesIO, TextIOWrapper
 
 import pytest
 
@@ -46,12 +47,54 @@ def test_every_option_reaches_the_model(run: Run, model: FakeModel) -> None:
 
 
 @pytest.mark.parametrize("args", [("-",), ()])
+@pytest.mark.parametrize(
+    ("piped", "prompt"),
+    [
+        (b"from a\npipe", "from a\npipe"),
+        (b"x\n", "x"),
+        (b"x\r\n", "x"),
+        (b"x\n\n", "x\n"),
+        (b"a\r\nb \r", "a\r\nb \r"),
+        (b"\n", ""),
+        ("é∑".encode(), "é∑"),
+    ],
+)
 def test_prompt_from_standard_input(
-    run: Run, model: FakeModel, stdin: Callable[[str], None], args: tuple[str, ...]
+    run: Run,
+    model: FakeModel,
+    monkeypatch: pytest.MonkeyPatch,
+    args: tuple[str, ...],
+    piped: bytes,
+    prompt: str,
 ) -> None:
-    stdin("from a\npipe")
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(piped), encoding="ascii"))
     assert run("generate", *args).status == 0
-    assert model.calls[0][0] == "from a\npipe"
+    assert model.calls[0][0] == prompt
+
+
+@pytest.mark.parametrize(
+    ("piped", "reason"), [(b"", "standard input is empty"), (b"caf\xe9", "standard input is not UTF-8 text")]
+)
+def test_what_is_no_prompt_gets_one_line(
+    run: Run, model: FakeModel, monkeypatch: pytest.MonkeyPatch, piped: bytes, reason: str
+) -> None:
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(piped), encoding="latin-1"))
+    outcome = run("generate", "-")
+    assert outcome.status == 2 and outcome.out == "" and not model.loaded_with
+    assert outcome.err.startswith("error: ") and reason in outcome.err and outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "name"),
+    [
+        (("caf\udce9",), "the prompt"),
+        (("x", "--system", "caf\udce9"), "--system"),
+        (("x", "--stop", "a", "--stop", "caf\udce9"), "--stop"),
+    ],
+)
+def test_words_that_are_no_text(run: Run, model: FakeModel, args: tuple[str, ...], name: str) -> None:
+    """Bytes of the command line that are not UTF-8 come as surrogates."""
+    assert run("generate", *args) == (2, "", f"error: {name} is not UTF-8 text\n")
 
 
 def test_json_is_one_record_and_nothing_else(run: Run, model: FakeModel) -> None:

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from outpace.cli import options, render
+from outpace.cli import options, render, streams
+from outpace.cli.interrupts import INTERRUPTS
 from outpace.core.errors import OutpaceError, PromptTooLong
 
 HELP = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C cuts an answer short"
@@ -29,7 +30,10 @@ def chat(
     ] = None,
     threads: options.Threads = None,
 ) -> int:
-    """Talk with a model. Standard input may be a pipe: one line is one turn."""
+    """Talk with a model.
+
+    Standard input may be a pipe: one line is one turn, and only /reset and /quit are commands.
+    """
     method = options.method_option(draft, tree, rule)
     request: dict[str, Any] = {
         "draft": method.draft,
@@ -45,8 +49,11 @@ def chat(
         import readline  # noqa: F401 - gives input() its line editing and history
 
         render.note(f"{model}. {HELP}.")
+    if system is not None:
+        system = streams.utf8("--system", system)
     opening = [{"role": "system", "content": system}] if system else []
     messages = list(opening)
+    failed = False
     while (line := _read_turn(interactive)) is not None:
         if not line.strip():
             continue
@@ -55,7 +62,7 @@ def chat(
         if line.strip() == "/reset":
             messages = list(opening)
             continue
-        if line.startswith("/"):
+        if interactive and line.startswith("/"):
             render.note(HELP)
             continue
         messages.append({"role": "user", "content": line})
@@ -69,23 +76,26 @@ def chat(
         except KeyboardInterrupt:
             if not interactive:
                 raise
+            INTERRUPTS.came = False  # it is answered: the conversation goes on
         except PromptTooLong as error:
             messages.pop()
+            failed = True
             render.print_error(f"{error}; /reset starts a new conversation")
             continue
         else:
             if interactive and sys.stderr.isatty():
                 render.note(f"[{render.figures(stream.result)}]")
         messages.append({"role": "assistant", "content": "".join(answer)})
-    return 0
+    return 2 if failed and not interactive else 0
 
 
 def _read_turn(interactive: bool) -> str | None:
+    if not interactive:
+        return streams.read_line()
     try:
-        return input("> " if interactive else "")
-    except UnicodeDecodeError as error:
-        raise OutpaceError("the message on standard input is not UTF-8 text") from error
+        return streams.utf8("the message", input("> "))
+    except UnicodeDecodeError:
+        raise OutpaceError("the message is not UTF-8 text") from None
     except EOFError:
-        if interactive:
-            print()
+        print()
         return None

@@ -37,7 +37,7 @@ def build(
     from outpace.formats.corpus import read_corpus
     from outpace.formats.datastore import vocabulary_id, write_datastore
 
-    output = output.expanduser()
+    output = options.expanded(output)
     if output.exists() and not force:
         raise OutpaceError(f"{output} exists; --force overwrites it")
     if not output.absolute().parent.is_dir():
@@ -75,5 +75,4 @@ def info(
         ("tokens", str(len(store.tokens) - store.num_texts)),
         ("vocabulary", f"{store.vocab_size} tokens, {store.vocabulary[:16]}"),
     ]
-    for name, value in facts:
-        print(f"{name.ljust(10)}  {value}")
+    render.facts(facts)

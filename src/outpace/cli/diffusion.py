@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from outpace.cli import render
+from outpace.cli import options, render
 from outpace.core.errors import OutpaceError
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ def sample(
     made = make_draft(draft), make_window(window)
     if out is not None and out.suffix not in (".png", ".npy"):
         raise OutpaceError(f"--out is {str(out)!r}, accepted are names that end in .png or .npy")
-    if out is not None and not out.expanduser().parent.is_dir():
+    out = None if out is None else options.expanded(out)
+    if out is not None and not out.parent.is_dir():
         raise OutpaceError(f"--out is {str(out)!r}, accepted are names in a folder that exists")
     source = open_source(model, steps, device=device, threads=threads)
     if (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from outpace.cli import options, render
+from outpace.cli import options, render, streams
 from outpace.core.errors import OutpaceError
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ def generate(
     drafted: dict[str, Any] = {"draft": method.draft, "tree": method.tree, "rule": method.rule}
     request: dict[str, Any] = {
         "max_tokens": max_tokens,
-        "system": system,
+        "system": None if system is None else streams.utf8("--system", system),
         "raw": raw,
-        "stop": tuple(stop or ()),
+        "stop": tuple(streams.utf8("--stop", one) for one in stop or ()),
         **sampling,
     }
     loaded = render.load_model(model, threads=threads)
@@ -77,7 +77,7 @@ def generate(
         )
         if plain is not None:
             record["plain_tokens_per_s"] = plain.stats.tokens_per_s
-        print(json.dumps(record, ensure_ascii=False))
+        print(json.dumps(record))
     elif plain is not None:
         print(_comparison(generation, plain, method))
     elif sys.stderr.isatty():
@@ -86,15 +86,17 @@ def generate(
 
 
 def read_prompt(prompt: str | None) -> str:
-    """The prompt of the command line, or standard input for `-` and for no prompt in a pipe."""
+    """The prompt of the command line, or standard input for `-` and for no prompt in a pipe.
+
+    The line end that `echo` puts behind a text is not part of it.
+    """
     if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
-        try:
-            return sys.stdin.read()
-        except UnicodeDecodeError as error:
-            raise OutpaceError("the prompt on standard input is not UTF-8 text") from error
+        if not (text := streams.read_all()):
+            raise OutpaceError("standard input is empty, accepted is a prompt")
+        return streams.without_line_end(text)
     if prompt is None:
         raise OutpaceError('a prompt is needed: outpace generate "TEXT", or - to read standard input')
-    return prompt
+    return streams.utf8("the prompt", prompt)
 
 
 def _show(model: Model, text: str, request: dict[str, Any]) -> Generation:

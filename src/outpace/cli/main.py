@@ -1,89 +1,79 @@
-"""`outpace`: the commands, and what becomes of their errors.
+"""`outpace`: one command, what becomes of its errors, and its exit status.
 
-Exit status: 0 done; 1 a comparison that should have been identical and is not, or a reader that went away;
-2 a bad option, file or name (one line on standard error); 130 interrupted.
+The commands are imported inside `main`, so that Ctrl-C ends a start as it ends everything else.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
 
-import typer
+from outpace.cli import streams
+from outpace.cli.interrupts import INTERRUPTS
+from outpace.core.errors import OutpaceError, one_line
 
-from outpace.cli import (
-    bench,
-    chat,
-    datastore,
-    diffusion,
-    generate,
-    methods,
-    models,
-    own_text,
-    profile,
-    render,
-    train,
-)
-from outpace.core.errors import OutpaceError
-
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-app.command("generate")(generate.generate)
-app.command("chat")(chat.chat)
-app.add_typer(models.app, name="models")
-datastore.app.command("write")(own_text.write)
-datastore.app.command("count")(own_text.count)
-app.add_typer(datastore.app, name="datastore")
-app.add_typer(train.app, name="train")
-app.add_typer(diffusion.app, name="diffusion")
-app.command("methods")(methods.methods)
-app.command("profile")(profile.profile)
-app.command("bench")(bench.bench)
-
-INTERRUPTED = 130
-
-
-@app.callback(invoke_without_command=True)
-def overview(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
-) -> None:
-    """Same seed, same text: drafts only change the speed."""
-    if version:
-        from importlib.metadata import version as version_of
-
-        print(version_of("outpace"))
-        raise typer.Exit
-    if context.invoked_subcommand is None:
-        print(context.get_help())
-
-
-def _command(argv: Sequence[str] | None) -> object:
-    try:
-        return app(argv, prog_name="outpace", standalone_mode=False)
-    except SystemExit as stop:  # typer's answer to a closed pipe
-        raise BrokenPipeError from stop
+UNREAD, WRONG, INTERRUPTED = 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
     try:
-        status = _command(argv)
-        sys.stdout.flush()
-    except typer.TyperException as error:
-        render.print_error(error.format_message())
-        return 2
-    except OutpaceError as error:
-        render.print_error(str(error))
-        return 2
-    except (KeyboardInterrupt, typer.Abort):
-        status = INTERRUPTED
-    except BrokenPipeError:
-        # Nobody reads any more; the interpreter's own flush at exit must not complain about it either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        with INTERRUPTS.watched(for_good=argv is None):
+            streams.prepare()
+            status = _command(argv)
+            streams.finish()
+            return status
+    except BaseException as error:
+        # On its way an interrupt may have become another error: that of an import, of a library.
+        known = (INTERRUPTED, None) if INTERRUPTS.came else _answer(error)
+        if known is None:
+            raise
+    status, message = known
+    streams.flush()
     if status == INTERRUPTED:
         # The terminal has just printed ^C; leave the shell's prompt a line of its own.
-        render.note("\ninterrupted" if sys.stderr.isatty() else "interrupted")
+        streams.note("\ninterrupted" if sys.stderr.isatty() else "interrupted")
+    elif message is not None:
+        streams.note(f"error: {message}")
+    return status
+
+
+def _command(argv: Sequence[str] | None) -> int:
+    import typer
+
+    from outpace.cli.app import app
+
+    try:
+        status = app(argv, prog_name="outpace", standalone_mode=False)
+    except SystemExit as stop:  # typer's answer to a closed pipe
+        raise BrokenPipeError from stop
+    except typer.Abort as stop:
+        raise KeyboardInterrupt from stop
+    except typer.TyperException as error:
+        raise OutpaceError(error.format_message()) from error
+    if status == INTERRUPTED:  # typer has seen to it
+        raise KeyboardInterrupt
     return status if isinstance(status, int) else 0
+
+
+def _answer(error: BaseException) -> tuple[int, str | None] | None:
+    """(exit status, line for standard error); None for what is a bug."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, None
+    if isinstance(error, BrokenPipeError):
+        return UNREAD, None
+    if isinstance(error, OutpaceError):
+        return WRONG, str(error)
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+        return WRONG, one_line(reason if error.filename is None else f"{error.filename}: {reason}")
+    return None
+
+
+def __getattr__(name: str) -> object:
+    # For whoever wants the commands themselves: the name is known, the import is not paid by `main`'s caller.
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from outpace.cli.app import app
+
+    return app

@@ -48,7 +48,7 @@ def methods(
     """List drafters, trees and rules, or show one in full."""
     entries, broken = _entries(name)
     if as_json:
-        print(json.dumps(entries, ensure_ascii=False))
+        print(json.dumps(entries))
     elif name is None:
         tables = [
             _table(kind, columns, [entry for entry in entries if entry["kind"] == kind])

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from outpace.cli import render
+from outpace.cli import options, render
 from outpace.core.errors import OutpaceError
 
 app = typer.Typer(help="Models: list, fetch, look at, delete.", rich_markup_mode=None)
@@ -74,9 +74,7 @@ def show(model: Name) -> None:
         facts = [("file", str(path))]
     if path is not None:
         facts += _shape(path)
-    width = max(len(name) for name, _ in facts)
-    for name, value in facts:
-        print(f"{name.ljust(width)}  {value}")
+    render.facts(facts)
 
 
 @app.command("rm")
@@ -88,7 +86,7 @@ def remove(model: Name) -> None:
     if model in catalog.CATALOG:
         print(f"deleted {catalog.remove(model)}")
         return
-    path = Path(model).expanduser()
+    path = options.expanded(model)
     if not path.exists():
         names = ", ".join(catalog.CATALOG)
         raise OutpaceError(f"{model} is neither a file or folder nor a short name; accepted names: {names}")

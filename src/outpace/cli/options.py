@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -78,6 +80,11 @@ def sampling_options(
 
     Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
     return {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with the home folder in place of ~; of a user who has none, the path as it is."""
+    return Path(os.path.expanduser(path))
 
 
 def method_option(text: str, tree: str | None, rule: str) -> Method:

@@ -40,7 +40,7 @@ def write(
     done, group = _written(output)
     loaded = render.load_model(model, threads=threads)
     try:
-        file = output.expanduser().open("a", encoding="utf-8")
+        file = options.expanded(output).open("a", encoding="utf-8")
     except OSError as error:
         raise OutpaceError(f"cannot write {output}: {error.strerror}") from error
     with file, render.progress_bar() as progress:
@@ -89,7 +89,7 @@ def count(
     with render.progress_bar() as progress:
         loaded = open_model(model, progress=progress)
         tokenizer, vocab_size = loaded.tokenizer, loaded.config.vocab_size
-        path = Memo(loaded.weights.path).path(FILE_NAME) if output is None else output.expanduser()
+        path = Memo(loaded.weights.path).path(FILE_NAME) if output is None else options.expanded(output)
         if not path.absolute().parent.is_dir():
             raise OutpaceError(f"cannot write {path}: there is no folder {path.parent}")
         if path.is_dir():
@@ -112,7 +112,7 @@ def count(
 
 def _written(output: Path) -> tuple[int, int]:
     """(tokens that a file holds, number of the next group). A half-written last line is cut off."""
-    path = output.expanduser()
+    path = options.expanded(output)
     if not path.exists():
         return 0, 0
     done = group = 0

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from outpace.cli import streams
+from outpace.core.errors import one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -39,12 +42,19 @@ class StreamedText:
 
 def note(message: str) -> None:
     """A line for whoever is watching: on standard error, so that standard output stays what was asked for."""
-    print(message, file=sys.stderr, flush=True)
+    streams.note(one_line(message))
 
 
 def print_error(message: str) -> None:
     """The one line that a failure gets."""
-    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    note(f"error: {message}")
+
+
+def facts(pairs: Sequence[tuple[str, str]]) -> None:
+    """Print names and what files say of them, a line each."""
+    width = max(len(name) for name, _ in pairs)
+    for name, value in pairs:
+        print(f"{name.ljust(width)}  {one_line(value)}")
 
 
 def figures(generation: Generation) -> str:
@@ -89,11 +99,13 @@ class _Bar:
             self._progress.stop()
 
     def update(self, done: int, total: int, label: str) -> None:
+        label = one_line(label)
         if self._progress is None:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn
 
-            columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %")
+            label_text = TextColumn("{task.description}", markup=False)
+            columns = label_text, BarColumn(), TextColumn("{task.percentage:3.0f} %")
             self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
             self._progress.add_task(label)
             self._progress.start()

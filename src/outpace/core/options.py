@@ -18,8 +18,6 @@ from collections.abc import Sequence as AnySequence
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, SupportsFloat, SupportsIndex, TypeVar, Union, get_args, get_origin
 
-import numpy as np
-
 from outpace.core.errors import OutpaceError
 
 P = ParamSpec("P")
@@ -102,7 +100,7 @@ def _taken(value: Any, kind: Any) -> Any:
     if kind is type(None):
         return None if value is None else _REFUSED
     if kind is bool:
-        return bool(value) if isinstance(value, bool | np.bool_) else _REFUSED
+        return bool(value) if _is_bool(value) else _REFUSED
     if kind is int:
         return _whole(value)
     if kind is float:
@@ -123,8 +121,14 @@ def _taken(value: Any, kind: Any) -> Any:
     return _listed(value, get_args(kind)[0])
 
 
+def _is_bool(value: Any) -> bool:
+    """Python's own and numpy's, which is not imported for it."""
+    kind = getattr(getattr(value, "dtype", None), "kind", None)
+    return isinstance(value, bool) or (kind == "b" and not getattr(value, "ndim", 0))
+
+
 def _whole(value: Any) -> Any:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, SupportsIndex):
+    if _is_bool(value) or not isinstance(value, SupportsIndex):
         return _REFUSED
     try:
         number = operator.index(value)
@@ -134,9 +138,8 @@ def _whole(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    if isinstance(value, bool | np.bool_ | np.ndarray) or not isinstance(
-        value, SupportsFloat | SupportsIndex
-    ):
+    many = getattr(value, "ndim", 0) != 0
+    if _is_bool(value) or many or not isinstance(value, SupportsFloat | SupportsIndex):
         return _REFUSED
     try:
         number = float(value)

@@ -96,7 +96,7 @@ def resolve(source: str | Path, *, progress: Progress | None = None) -> Path:
 
     An existing file or folder comes before a catalogued name, and that before a hub id. Raises OutpaceError.
     """
-    path, text = Path(source).expanduser(), str(source)
+    path, text = Path(os.path.expanduser(source)), str(source)
     if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         return path
     if text in CATALOG:

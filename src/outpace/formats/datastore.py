@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 import zlib
 from bisect import bisect_left, bisect_right
@@ -47,7 +48,7 @@ class Datastore:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
+        self.path = Path(os.path.expanduser(path))
         try:
             buffer = np.memmap(self.path, np.uint8, "r").view(np.ndarray)
         except (OSError, ValueError) as error:  # ValueError: an empty file

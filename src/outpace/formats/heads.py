@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ class Heads:
 
 def read_heads(folder: str | Path) -> Heads:
     """The heads in a folder; FormatError where they are missing, truncated or something else."""
-    folder = Path(folder).expanduser()
+    folder = Path(os.path.expanduser(folder))
     if not folder.is_dir():
         raise FormatError(
             f"there is no folder of heads {folder}, accepted is what `outpace train blockwise` has written"

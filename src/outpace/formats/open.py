@@ -93,11 +93,17 @@ def packed_path(source: Path, *, quantize: str | None = None) -> Path:
 
 
 def cache_folder() -> Path:
-    """$OUTPACE_CACHE, else `outpace` in the user's cache folder ($XDG_CACHE_HOME, else ~/.cache)."""
+    """$OUTPACE_CACHE, else `outpace` in the user's cache folder ($XDG_CACHE_HOME, else ~/.cache).
+
+    Raises OutpaceError where there is neither that nor a home folder.
+    """
     own = os.environ.get("OUTPACE_CACHE")
     if own:
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "outpace"
+        return Path(os.path.expanduser(own))
+    base = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    if base.startswith("~"):
+        raise OutpaceError("this user has no home folder for the cache; set OUTPACE_CACHE to a folder")
+    return Path(base) / "outpace"
 
 
 def _locate(source: str | Path, progress: Progress | None) -> Path:

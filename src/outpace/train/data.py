@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ def read_pairs(paths: Sequence[Path]) -> list[Pair]:
     pairs: list[Pair] = []
     for path in paths:
         try:
-            with path.expanduser().open("rb") as file:
+            with open(os.path.expanduser(path), "rb") as file:
                 pairs += [_pair(line, f"{path}, line {number}") for number, line in enumerate(file, start=1)]
         except OSError as error:
             raise OutpaceError(f"cannot read {path}: {error.strerror or error}") from error

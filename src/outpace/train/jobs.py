@@ -6,6 +6,7 @@ model are trained on the states that the native engine computes (`features.py`).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,7 +159,7 @@ def _is_seq2seq(source: str) -> bool:
     """Whether a name is the folder of an encoder-decoder model."""
     from outpace.formats.json_files import json_file
 
-    config = Path(source).expanduser() / "config.json"
+    config = Path(os.path.expanduser(source)) / "config.json"
     return config.is_file() and bool(json_file(config).get("is_encoder_decoder"))
 
 
@@ -166,7 +167,7 @@ def _transformers(source: str, *, seq2seq: bool) -> tuple[Any, Any]:
     import transformers
     from safetensors import SafetensorError
 
-    if not Path(source).expanduser().is_dir():
+    if not Path(os.path.expanduser(source)).is_dir():
         raise OutpaceError(f"{source} is no folder of a transformers model, which finetuning needs")
     kind = transformers.AutoModelForSeq2SeqLM if seq2seq else transformers.AutoModelForCausalLM
     try:
