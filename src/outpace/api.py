@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from outpace.core.contracts import Drafter, Rule, Target, TreePolicy
-from outpace.core.costs import CallCosts, LiveCosts
+from outpace.core.costs import CallCosts, LiveCosts, are_costs
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
 from outpace.core.turns import turns_of
@@ -79,7 +79,7 @@ class Model:
         self.weights = loaded.weights
         self.tokenizer = loaded.tokenizer
         self.chat = loaded.chat
-        self._memo = memo or (lambda name, make: make())
+        self._memo = memo or (lambda name, make, fits=None: make())
         self._beside = memo and memo.path
         self._costs: CallCosts | None = None
         self._drafters: dict[tuple[str, str | None], Drafter] = {}
@@ -223,7 +223,7 @@ class Model:
             if self._costs is None:
                 # What can be measured depends on how long contexts can be.
                 name = f"costs-{self.num_threads}-{self.target.context_length}"
-                self._costs = LiveCosts(**self._memo(name, measure))
+                self._costs = LiveCosts(**self._memo(name, measure, are_costs))
             return self._costs
 
     def _context(self) -> dict[str, Any]:

@@ -216,7 +216,7 @@ def context_for(target: Target) -> dict[str, Any]:
         "target": target,
         "tokenizer": tokenizer,
         "open_model": lambda source: draft_model(source, target, tokenizer),
-        "memo": lambda name, make: make(),
+        "memo": lambda name, make, fits=None: make(),
         "beside": lambda name: counted(target.vocab_size),
         "costs": lambda: straight(0.1),
     }

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from outpace.core import costs as costs_
-from outpace.core.costs import LARGE, CallCosts, LiveCosts, straight
+from outpace.core.costs import LARGE, CallCosts, LiveCosts, are_costs, straight
 from outpace.targets.table import TableTarget
 
 
@@ -77,3 +77,28 @@ def test_measured_costs_stay() -> None:
     costs = straight(0.1)
     costs.learn(1, 1, 9.0)
     assert costs.curve(2, 1) == pytest.approx([1.0, 1.1])
+
+
+def test_arrays_from_a_file_are_costs_or_are_told_apart() -> None:
+    measured = CallCosts.measure(TableTarget.random(vocab_size=5, context_length=20), rounds=1)
+    right = {"sizes": measured.sizes, "contexts": measured.contexts, "seconds": measured.seconds}
+    assert are_costs(right)
+    seconds = measured.seconds
+    for change in (
+        {"more": seconds},
+        {"sizes": measured.sizes[::-1]},
+        {"sizes": measured.sizes[:-1]},
+        {"sizes": measured.sizes - 1},
+        {"sizes": measured.sizes.astype(float)},
+        {"sizes": measured.sizes[0]},
+        {"contexts": measured.contexts[:0]},
+        {"contexts": np.array(["x"])},
+        {"seconds": seconds * 0},
+        {"seconds": seconds * np.nan},
+        {"seconds": -seconds},
+        {"seconds": seconds.T},
+        {"seconds": seconds.astype(complex)},
+        {"seconds": seconds[0]},
+    ):
+        assert not are_costs(right | change), change
+    assert not are_costs({"sizes": measured.sizes})

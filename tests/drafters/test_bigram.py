@@ -23,7 +23,7 @@ NO_SCORES = cast("RowScores", None)
 NO_TARGET = cast("Target", None)
 
 
-def without_memo(name: str, make: Callable[[], Table]) -> Table:
+def without_memo(name: str, make: Callable[[], Table], fits: Callable[[Table], bool]) -> Table:
     return make()
 
 
@@ -75,7 +75,7 @@ def test_the_row_is_given_back_when_the_table_fails(monkeypatch: pytest.MonkeyPa
 def test_a_table_that_is_kept_is_not_made_again() -> None:
     stored: dict[str, Table] = {}
 
-    def memo(name: str, make: Callable[[], Table]) -> Table:
+    def memo(name: str, make: Callable[[], Table], fits: Callable[[Table], bool]) -> Table:
         if name not in stored:
             stored[name] = make()
         return stored[name]
@@ -85,6 +85,35 @@ def test_a_table_that_is_kept_is_not_made_again() -> None:
     assert [*stored] == ["bigram-16"]
     trees = [drafter.propose([drafter.start([3], NO_SCORES)], [ask(3)])[0] for drafter in (first, again)]
     assert trees[0].token_list == trees[1].token_list
+
+
+def test_only_a_table_that_fits_is_taken_from_a_file() -> None:
+    target = TableTarget.random(vocab_size=6, order=1)
+    right = bigram_table(target)
+    asked: list[Callable[[Table], bool]] = []
+
+    def memo(name: str, make: Callable[[], Table], fits: Callable[[Table], bool]) -> Table:
+        asked.append(fits)
+        return make()
+
+    Bigram(target, memo)
+    (fits,) = asked
+
+    ids, probs = right["ids"], right["probs"]
+    wrong: list[Table] = [
+        {"ids": ids},
+        {**right, "more": ids},
+        {**right, "ids": ids + 1},
+        {**right, "ids": ids - 1},
+        {**right, "ids": ids.astype(np.int64)},
+        {**right, "ids": ids[:-1]},
+        {"ids": ids[:, 1:], "probs": probs[:, 1:]},
+        {**right, "probs": -probs},
+        {**right, "probs": probs * np.nan},
+        {**right, "probs": probs + 1},
+        {**right, "probs": np.full(probs.shape, "x")},
+    ]
+    assert [fits(table) for table in [right, *wrong]] == [True] + [False] * len(wrong)
 
 
 def copied(text: Sequence[int], longest: int) -> list[int]:

@@ -17,7 +17,9 @@ from outpace.core.contracts import Ask, RowScores, Step, Verdict
 from outpace.core.errors import FormatError, OutpaceError
 from outpace.core.sampling import Sampling
 from outpace.core.tree import TokenTree
+from outpace.drafters.backoff import table_for
 from outpace.drafters.retrieval import Retrieval
+from outpace.formats.backoff import write_backoff
 from outpace.formats.datastore import END, vocabulary_id, write_datastore
 
 NO_SCORES = cast("RowScores", None)
@@ -159,6 +161,19 @@ def test_only_the_end_of_the_corpus_matches(tmp_path: Path) -> None:
     drafter = retrieval(store(tmp_path / "x", [[0, 1, 2]]), min_n=1)
     assert draft(drafter, [2]).token_list == [2]
     assert draft(drafter, [1]).token_list == [1, 2]
+
+
+def test_tokens_that_the_target_has_not_are_refused(tmp_path: Path) -> None:
+    """Ids without a text at a vocabulary's end do not count in its name."""
+    vocabulary = vocabulary_id(TOKENIZER.text_bytes, VOCAB_SIZE)
+    write_datastore(tmp_path / "x", [[1, VOCAB_SIZE]], vocab_size=VOCAB_SIZE + 1, vocabulary=vocabulary)
+    with pytest.raises(OutpaceError, match="another vocabulary"):
+        retrieval(str(tmp_path / "x"))
+    assert write_backoff(tmp_path / "y", [[1, VOCAB_SIZE]] * 3, vocabulary=vocabulary).max_token == VOCAB_SIZE
+    with pytest.raises(OutpaceError, match="another vocabulary"):
+        table_for(TARGET, TOKENIZER, None, str(tmp_path / "y"))
+    write_backoff(tmp_path / "y", [[1, 2]] * 3, vocabulary=vocabulary)
+    assert table_for(TARGET, TOKENIZER, None, str(tmp_path / "y")).next([1])[0][0] == 2
 
 
 def test_a_foreign_or_damaged_store_is_refused(path: str, tmp_path: Path) -> None:

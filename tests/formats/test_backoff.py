@@ -5,15 +5,19 @@ from __future__ import annotations
 import io
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from outpace.core.errors import FormatError, OutpaceError
 from outpace.formats.backoff import NUM_NEXT, STEPS_PER_BIT, BackoffTable, read_backoff, write_backoff
+from outpace.formats.npz import read_npz
+from tests.special_files import SPECIAL
 
+Arrays = dict[str, Any]
 ORDER = 3
 
 
@@ -116,3 +120,61 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
             read_backoff(path)
     with pytest.raises(FormatError, match="missing"):
         read_backoff(tmp_path / "missing")
+    for kind, make in SPECIAL.items():
+        make(tmp_path / kind)
+        with pytest.raises(FormatError, match="is not a regular file"):
+            read_backoff(tmp_path / kind)
+
+
+def full(arrays: Arrays) -> Arrays:
+    return arrays | {"index": np.arange(len(arrays["index"]), dtype=np.int32) % len(arrays["keys"])}
+
+
+CHANGES: dict[str, Callable[[Arrays], Arrays]] = {
+    "no free slot": full,
+    "one free slot": lambda a: (
+        full(a) | {"index": np.where(np.arange(len(a["index"])), full(a)["index"], -1)}
+    ),
+    "a slot outside": lambda a: a | {"index": np.where(a["index"] == 3, len(a["keys"]), a["index"])},
+    "a slot below": lambda a: a | {"index": np.where(a["index"] == 3, -2, a["index"])},
+    "a slot twice": lambda a: a | {"index": np.where(a["index"] == 3, 4, a["index"])},
+    "too few slots": lambda a: a | {"index": a["index"][: len(a["index"]) // 2]},
+    "no slots": lambda a: a | {"index": a["index"][:0]},
+    "wide slots": lambda a: a | {"index": a["index"].astype(np.int64)},
+    "a matrix of slots": lambda a: a | {"index": a["index"][:, None]},
+    "too many keys": lambda a: a | {"keys": np.concatenate([a["keys"], a["keys"]])},
+    "signed keys": lambda a: a | {"keys": a["keys"].astype(np.int64)},
+    "one key": lambda a: a | {"keys": a["keys"][0]},
+    "too few tokens": lambda a: a | {"tokens": a["tokens"][1:]},
+    "flat tokens": lambda a: a | {"tokens": a["tokens"].reshape(-1)},
+    "a token below": lambda a: a | {"tokens": a["tokens"] - 2},
+    "float tokens": lambda a: a | {"tokens": a["tokens"].astype(np.float32)},
+    "wide steps": lambda a: a | {"steps": a["steps"].astype(np.uint16)},
+    "too few steps": lambda a: a | {"steps": a["steps"][:, 1:]},
+    "no order": lambda a: a | {"order": np.array(0)},
+    "an endless order": lambda a: a | {"order": np.array(10**6)},
+    "several orders": lambda a: a | {"order": np.array([3])},
+    "half an order": lambda a: a | {"order": np.array(2.5)},
+    "a text as order": lambda a: a | {"order": np.array("3")},
+    "a number as vocabulary": lambda a: a | {"vocabulary": np.array(3)},
+    "a text as version": lambda a: a | {"version": np.array("1")},
+    "nothing": lambda a: {},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_does_not_fit_together_is_refused(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "t.npz"
+    write_backoff(path, texts(), vocabulary="v", order=ORDER)
+    arrays = read_npz(path)
+    np.savez(path, allow_pickle=False, **CHANGES[change](arrays))  # type: ignore[arg-type]
+    with pytest.raises(FormatError, match=r"t\.npz is not a back-off table; `outpace datastore count`"):
+        read_backoff(path)
+    np.savez(path, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    assert read_backoff(path).next([1])
+
+
+def test_the_table_of_an_empty_corpus_is_read(tmp_path: Path) -> None:
+    write_backoff(tmp_path / "t.npz", [], vocabulary="v")
+    table = read_backoff(tmp_path / "t.npz")
+    assert table.next([1, 2]) == [] and table.max_token == -1

@@ -22,6 +22,8 @@ from outpace.formats.datastore import (
     vocabulary_id,
     write_datastore,
 )
+from outpace.formats.header import header_bytes
+from tests.special_files import SPECIAL
 
 TEXTS = [[1, 2, 3, 1, 2, 4], [], [3, 1, 2], [0] * 40, [4]]
 
@@ -117,13 +119,60 @@ def test_foreign_files_and_versions_are_refused(path: Path, tmp_path: Path) -> N
         Datastore(tmp_path / "text")
     with pytest.raises(FormatError, match="cannot read"):
         Datastore(tmp_path / "missing")
-    raw = path.read_bytes()
-    (length,) = struct.unpack("<Q", raw[8:16])
-    header = json.dumps({**json.loads(raw[16 : 16 + length]), "version": 9}).encode()
-    crc = struct.pack("<I", zlib.crc32(header))
-    path.write_bytes(MAGIC + struct.pack("<Q", len(header)) + header + crc + raw[16 + length :])
+    rewrite(path, version=9)
     with pytest.raises(FormatError, match="version 9, accepted is 1"):
         Datastore(path)
+
+
+def rewrite(path: Path, data: np.ndarray | None = None, **changes: object) -> None:
+    """The file with other fields and data, whose checksums are right; None takes a field out."""
+    raw = path.read_bytes()
+    (length,) = struct.unpack("<Q", raw[8:16])
+    start = -(-(20 + length) // 64) * 64
+    body = raw[start:] if data is None else data.astype("<i4").tobytes()
+    fields = json.loads(raw[16 : 16 + length]) | {"data_crc": zlib.crc32(body)} | changes
+    head = header_bytes(MAGIC, {name: value for name, value in fields.items() if value is not None})
+    path.write_bytes(head.ljust(-(-len(head) // 64) * 64, b"\0") + body)
+
+
+@pytest.mark.parametrize("field", ["num_tokens", "num_texts", "vocab_size", "vocabulary", "data_crc"])
+@pytest.mark.parametrize("value", [None, 1.5, [], {}, True, -1, 0, 10**30])
+def test_a_right_checksum_of_wrong_fields_is_refused(path: Path, field: str, value: object) -> None:
+    rewrite(path, **{field: value})
+    with pytest.raises(FormatError, match=r"x\.datastore"):
+        Datastore(path)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "order"),
+    [
+        ([0, 1, 5, END], [0, 1, 2, 3]),
+        ([0, 1, -2, END], [0, 1, 2, 3]),
+        ([0, 1, 2**31 - 1, END], [0, 1, 2, 3]),
+        ([0, 1, 2, 3], [0, 1, 2, 3]),
+        ([0, 1, 2, END], [0, 1, 2, 4]),
+        ([0, 1, 2, END], [0, 1, 2, -1]),
+    ],
+)
+def test_a_right_checksum_of_wrong_data_is_refused(path: Path, tokens: list[int], order: list[int]) -> None:
+    rewrite(path, np.array([tokens, order]), num_tokens=4, num_texts=1)
+    with pytest.raises(FormatError, match="wrong data; build the datastore anew"):
+        Datastore(path)
+    rewrite(path, np.array([[0, 1, 2, END], [3, 0, 1, 2]]), num_tokens=4, num_texts=1)
+    assert Datastore(path).find([1]) == (2, 3)
+
+
+def test_no_data_is_refused(path: Path) -> None:
+    rewrite(path, np.zeros(0), num_tokens=0, num_texts=0)
+    with pytest.raises(FormatError, match="damaged data"):
+        Datastore(path)
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_what_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
+    SPECIAL[kind](tmp_path / "x")
+    with pytest.raises(FormatError, match="x is not a regular file"):
+        Datastore(tmp_path / "x")
 
 
 def test_a_vocabulary_is_named_by_its_texts() -> None:

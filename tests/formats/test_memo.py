@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from outpace.formats.memo import Arrays, Memo
+from tests.special_files import SPECIAL
 
 
 class Making:
@@ -33,7 +34,27 @@ def test_it_is_made_once_per_name_and_model(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_a_damaged_file_is_made_anew(tmp_path: Path) -> None:
+def test_arrays_that_do_not_fit_are_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make, memo = Making(), Memo(tmp_path / "model.packed")
+    path = memo.path("x.npz")
+    for wrong in ({}, {"a": np.arange(4)}, {"b": np.arange(3)}):
+        np.savez(path, **wrong)  # type: ignore[arg-type]
+        assert memo("x", make, lambda found: found.keys() == {"a", "b"})["a"].tolist() == [0, 1, 2]
+    assert make.times == 3
+    assert caplog.messages == [f"making {path} anew: its arrays are not what belongs there"] * 3
+    assert memo("x", make, lambda found: found.keys() == {"a", "b"})["a"].tolist() == [0, 1, 2]
+    assert make.times == 3
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_what_is_no_file_is_made_anew(tmp_path: Path, kind: str) -> None:
+    make, memo = Making(), Memo(tmp_path / "model.packed")
+    SPECIAL[kind](memo.path("x.npz"))
+    assert memo("x", make)["a"].tolist() == [0, 1, 2]
+    assert memo.path("x.npz").is_file() or kind == "folder"
+
+
+def test_a_damaged_file_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     make, memo = Making(), Memo(tmp_path / "model.packed")
     memo("x", make)
     path = memo.path("x.npz")
@@ -42,6 +63,8 @@ def test_a_damaged_file_is_made_anew(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         assert memo("x", make)["a"].tolist() == [0, 1, 2]
         assert make.times == times
+        assert len(caplog.messages) == times - 1
+    assert all(line.startswith(f"making {path} anew: {path} ") for line in caplog.messages)
     assert path.read_bytes() == whole
     for at in range(len(whole)):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 64]) + whole[at + 1 :])

@@ -7,9 +7,10 @@ machines memory and clock change within minutes, and with them the price of a no
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import log, log2
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -114,6 +115,20 @@ class LiveCosts(CallCosts):
         """As measured, times the factors."""
         share = np.minimum(1.0, np.log2(np.arange(1, max_nodes + 1)) / log2(LARGE))
         return super().curve(max_nodes, context) * np.exp((1 - share) * self._small + share * self._large)
+
+
+def are_costs(arrays: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether arrays from a file are what CallCosts is made of."""
+    if arrays.keys() != {"sizes", "contexts", "seconds"}:
+        return False
+    sizes, contexts, seconds = arrays["sizes"], arrays["contexts"], arrays["seconds"]
+    for numbers in (sizes, contexts):
+        ascending = numbers.ndim == 1 and numbers.dtype == np.int64 and (np.diff(numbers) > 0).all()
+        if not ascending or not len(numbers) or numbers[0] < 1:
+            return False
+    if seconds.dtype != np.float64 or seconds.shape != (len(contexts), len(sizes)):
+        return False
+    return bool(np.isfinite(seconds).all() and (seconds > 0).all())
 
 
 def straight(per_node: float, *, sizes: Sequence[int] = (1, 64)) -> CallCosts:

@@ -78,7 +78,7 @@ class Cascade:
             "tokenizer": small.tokenizer,
             "tree": None,
             "costs": getattr(small, "costs", None),
-            "memo": lambda name, make: make(),
+            "memo": lambda name, make, fits=None: make(),
         }
         inner: Drafter = DRAFTERS.create(draft, **{**context, **own})
         if not hasattr(inner, "fork"):

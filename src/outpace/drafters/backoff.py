@@ -98,6 +98,7 @@ def table_for(
     table = read_backoff(file)
     # A model whose tokenizer cannot be read has nothing but the number of its tokens.
     size = target.vocab_size
-    if table.vocabulary != (vocabulary_id(tokenizer.text_bytes, size) if tokenizer else f"{size} ids"):
+    vocabulary = vocabulary_id(tokenizer.text_bytes, size) if tokenizer else f"{size} ids"
+    if table.vocabulary != vocabulary or table.max_token >= size:
         raise OutpaceError(f"the back-off table {file} was counted in another vocabulary; count it anew")
     return table

@@ -55,7 +55,7 @@ class Bigram:
     def __init__(
         self,
         target: Target,
-        memo: Callable[[str, Callable[[], Table]], Table],
+        memo: Callable[[str, Callable[[], Table], Callable[[Table], bool]], Table],
         *,
         size: int = 16,
         depth: int = 8,
@@ -67,7 +67,7 @@ class Bigram:
         self.depth = depth
         # A match of m tokens drafts m, so the length of this chain says how sure it is.
         self._copies = NGram(length=1, max_length=depth) if copy else None
-        table = memo(f"bigram-{WIDTH}", lambda: bigram_table(target))
+        table = memo(f"bigram-{WIDTH}", lambda: bigram_table(target), lambda found: _fits(found, target))
         self._ids, self._probs = table["ids"], table["probs"]
 
     def start(self, prompt: Sequence[int], scores: RowScores) -> NGramState:
@@ -166,3 +166,15 @@ def bigram_table(target: Target) -> Table:
     finally:
         target.free(rows)
     return {"ids": ids, "probs": probs}
+
+
+def _fits(table: Table, target: Target) -> bool:
+    """Whether arrays from a file are such a table."""
+    shape = (target.vocab_size, min(WIDTH, target.vocab_size))
+    if table.keys() != {"ids", "probs"} or not table["ids"].shape == table["probs"].shape == shape:
+        return False
+    ids, probs = table["ids"], table["probs"]
+    if ids.dtype != np.int32 or probs.dtype != np.float32:
+        return False
+    # The sums of a softmax in f32 may be a little more than 1.
+    return bool(0 <= ids.min() and ids.max() < shape[0] and 0 <= probs.min() and probs.max() < 1.01)

@@ -70,7 +70,8 @@ class Retrieval:
         if not 0 <= min_p <= 1:
             raise OutpaceError(f"retrieval has min_p={min_p}, accepted are 0 to 1")
         self._store = Datastore(path)
-        if self._store.vocabulary != vocabulary_id(tokenizer.text_bytes, target.vocab_size):
+        known = self._store.tokens.max() < target.vocab_size
+        if not known or self._store.vocabulary != vocabulary_id(tokenizer.text_bytes, target.vocab_size):
             raise OutpaceError(f"{path} was built for another vocabulary; build one with this model")
         self.min_n = min_n
         self.max_n = max_n

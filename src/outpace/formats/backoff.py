@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from outpace.formats.whole import writing
 
 VERSION = 1
 NUM_NEXT = 6
+MAX_ORDER = 8
 STEPS_PER_BIT = 16
 _PROBABILITY = [2.0 ** (-step / STEPS_PER_BIT) for step in range(256)]
 _MULTIPLIER = 0x9E3779B97F4A7C15
@@ -42,6 +44,7 @@ class BackoffTable:
         self.order = order
         self.vocabulary = vocabulary
         self.num_contexts = len(keys)
+        self.max_token = int(tokens.max(initial=-1))
         # A memoryview gives Python ints at once, where an array would make a scalar object first.
         self._keys, self._index = keys.data, index.data
         self._tokens, self._steps = tokens.reshape(-1).data, steps.reshape(-1).data
@@ -73,17 +76,36 @@ def read_backoff(path: str | Path) -> BackoffTable:
     """The table in a file; FormatError for anything else."""
     try:
         stored = read_npz(Path(path))
-        version, order = int(stored["version"]), int(stored["order"])
+        version, order = _scalar(stored["version"], "iu"), _scalar(stored["order"], "iu")
         if version != VERSION:
             raise FormatError(f"{path}: a back-off table of version {version}, accepted is {VERSION}")
         arrays = [stored[name] for name in ("keys", "index", "tokens", "steps")]
-        return BackoffTable(order, str(stored["vocabulary"]), *arrays)
+        if not 1 <= order <= MAX_ORDER or not _fit_together(*arrays):
+            raise ValueError
+        return BackoffTable(order, _scalar(stored["vocabulary"], "U"), *arrays)
     except FormatError:
         raise
     except OSError as error:
         raise FormatError(f"cannot read the back-off table {path}: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError):
         raise FormatError(f"{path} is not a back-off table; `outpace datastore count` makes one") from None
+
+
+def _scalar(array: NDArray, kinds: str) -> Any:
+    if array.shape or array.dtype.kind not in kinds:
+        raise ValueError
+    return array.item()
+
+
+def _fit_together(keys: NDArray, index: NDArray, tokens: NDArray, steps: NDArray) -> bool:
+    """Whether every look-up in these arrays ends, inside them: half of the slots or more are free."""
+    count = len(keys) if keys.ndim == 1 else -1
+    types = [array.dtype.name for array in (keys, index, tokens, steps)]
+    shapes = index.shape == (_num_slots(count),) and tokens.shape == steps.shape == (count, NUM_NEXT)
+    if types != ["uint64", "int32", "int32", "uint8"] or not shapes or tokens.min(initial=-1) < -1:
+        return False
+    entries = index[index != -1]
+    return np.array_equal(np.sort(entries), np.arange(count))
 
 
 def write_backoff(
@@ -177,9 +199,13 @@ def _mixed(key: NDArray, token: NDArray) -> NDArray:
     return key ^ (key >> np.uint64(29))
 
 
+def _num_slots(num_keys: int) -> int:
+    return 1 << max(4, (2 * num_keys).bit_length())
+
+
 def _hash_index(keys: NDArray) -> NDArray:
     """i32[S]: per slot an entry or -1; an entry lies in the first free slot from its key's low bits on."""
-    size = 1 << max(4, int(2 * len(keys)).bit_length())
+    size = _num_slots(len(keys))
     index = np.full(size, -1, np.int32)
     slots = (keys & np.uint64(size - 1)).astype(np.int64)
     waiting = np.arange(len(keys))

@@ -1,28 +1,27 @@
 """A datastore: a corpus as token ids with its suffix array, in one memory-mapped file.
 
-Layout: magic, u64 length of the header, the header (JSON), u32 CRC of the header; then, at multiples of 64
-bytes, the tokens i32[n], every text closed by END, and the order i32[n]: all positions, sorted by the
-KEY_LENGTH tokens that begin there. So the occurrences of a string of up to KEY_LENGTH tokens are neighbours
-in the order, sorted by what follows them. The header names the vocabulary that the ids belong to. All numbers
-are little-endian.
+Layout: the header (see header.py); then, from a multiple of 64 bytes on, the tokens i32[n], every text closed
+by END, and the order i32[n]: all positions, sorted by the KEY_LENGTH tokens that begin there. So the
+occurrences of a string of up to KEY_LENGTH tokens are neighbours in the order, sorted by what follows them.
+The header names the vocabulary that the ids belong to. All numbers are little-endian.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import struct
 import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core.errors import FormatError, OutpaceError
+from outpace.formats.header import header_bytes, read_header
+from outpace.formats.regular import open_regular
 from outpace.formats.whole import writing
 
 MAGIC = b"OUTPDATA"
@@ -50,21 +49,33 @@ class Datastore:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(os.path.expanduser(path))
         try:
-            buffer = np.memmap(self.path, np.uint8, "r").view(np.ndarray)
+            with open_regular(self.path) as file:
+                buffer = np.memmap(file, np.uint8, "r").view(np.ndarray)
+            header, end = read_header(self.path, buffer, magic=MAGIC, version=VERSION, kind="datastore")
+        except FormatError as error:
+            raise FormatError(f"{error}; outpace datastore build makes one") from None
         except (OSError, ValueError) as error:  # ValueError: an empty file
             reason = error.strerror if isinstance(error, OSError) else error
             raise FormatError(f"cannot read the datastore {self.path}: {reason}") from None
-        header, start = _read_header(self.path, buffer)
-        num_tokens = header["num_tokens"]
-        if len(buffer) != start + 8 * num_tokens:
-            expected = start + 8 * num_tokens
-            raise FormatError(f"{self.path}: {len(buffer)} bytes, not the {expected} of its header")
-        if zlib.crc32(buffer[start:].data) != header["data_crc"]:
-            raise FormatError(f"{self.path}: damaged data; build the datastore anew")
-        self.tokens, self.order = buffer[start:].view("<i4").reshape(2, num_tokens)
+        kinds = {"num_tokens": int, "num_texts": int, "vocab_size": int, "data_crc": int, "vocabulary": str}
+        if any(type(header.get(name)) is not kind for name, kind in kinds.items()):
+            raise FormatError(f"{self.path}: damaged header; build the datastore anew")
+        num_tokens, crc = header["num_tokens"], header["data_crc"]
         self.num_texts: int = header["num_texts"]
         self.vocab_size: int = header["vocab_size"]
         self.vocabulary: str = header["vocabulary"]
+        start = -(-end // ALIGNMENT) * ALIGNMENT
+        if len(buffer) != start + 8 * num_tokens:
+            expected = start + 8 * num_tokens
+            raise FormatError(f"{self.path}: {len(buffer)} bytes, not the {expected} of its header")
+        if num_tokens < 1 or zlib.crc32(buffer[start:].data) != crc:
+            raise FormatError(f"{self.path}: damaged data; build the datastore anew")
+        self.tokens, self.order = buffer[start:].view("<i4").reshape(2, num_tokens)
+        known = self.tokens.min() >= END and self.tokens.max() < self.vocab_size < 1 << 31
+        inside = self.order.min() >= 0 and self.order.max() < num_tokens
+        ended = self.tokens[-1] == END and np.count_nonzero(self.tokens == END) == self.num_texts
+        if not (known and inside and ended):
+            raise FormatError(f"{self.path}: wrong data; build the datastore anew")
         # Python ints out of these cost a fraction of what numpy's scalars do.
         self._tokens, self._order = self.tokens.data, self.order.data
 
@@ -112,8 +123,7 @@ def write_datastore(
         "vocabulary": vocabulary,
         "data_crc": zlib.crc32(data.data),
     }
-    header = json.dumps(fields).encode()
-    head = MAGIC + struct.pack("<Q", len(header)) + header + struct.pack("<I", zlib.crc32(header))
+    head = header_bytes(MAGIC, fields)
     try:
         with writing(path) as file:
             file.write(head.ljust(-(-len(head) // ALIGNMENT) * ALIGNMENT, b"\0"))
@@ -159,20 +169,3 @@ def vocabulary_id(text_bytes: Mapping[int, bytes], vocab_size: int) -> str:
     for text in table:
         digest.update(struct.pack("<I", len(text)) + text)
     return digest.hexdigest()
-
-
-def _read_header(path: Path, buffer: NDArray[np.uint8]) -> tuple[dict[str, Any], int]:
-    """The header, and where the data begins."""
-    raw = buffer[:16].tobytes()
-    if len(raw) < 16 or raw[:8] != MAGIC:
-        raise FormatError(f"{path} is not a datastore; outpace datastore build makes one")
-    (length,) = struct.unpack("<Q", raw[8:])
-    if length > len(buffer) - 20:
-        raise FormatError(f"{path}: truncated header")
-    text = buffer[16 : 16 + length].tobytes()
-    if not length or struct.pack("<I", zlib.crc32(text)) != buffer[16 + length : 20 + length].tobytes():
-        raise FormatError(f"{path}: damaged header; build the datastore anew")
-    header = json.loads(text)  # whatever has the right CRC was written by us
-    if header["version"] != VERSION:
-        raise FormatError(f"{path}: datastore version {header['version']}, accepted is {VERSION}")
-    return header, -(-(20 + length) // ALIGNMENT) * ALIGNMENT

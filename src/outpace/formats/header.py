@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core.errors import FormatError
+from outpace.formats.json_files import json_value
 
 
 def header_bytes(magic: bytes, fields: Mapping[str, Any]) -> bytes:
@@ -36,9 +37,9 @@ def read_header(
     if struct.pack("<I", zlib.crc32(text)) != buffer[16 + length : end].tobytes():
         raise FormatError(f"{path}: damaged header")
     try:
-        fields = json.loads(text)
+        fields = json_value(text)
         found = fields["version"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         raise FormatError(f"{path}: damaged header") from None
     if found != version:
         raise FormatError(f"{path}: {kind} of version {found!r}, accepted is {version}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from outpace.core.notes import note
 from outpace.formats.npz import read_npz
 from outpace.formats.whole import writing
 
@@ -16,9 +17,10 @@ Arrays = Mapping[str, NDArray[np.generic]]
 
 
 class Memo:
-    """`memo(name, make)` gives the arrays of `make()`, from disk where an earlier call has left them.
+    """`memo(name, make, fits)` gives the arrays of `make()`, from disk where an earlier call has left them.
 
-    A file that is damaged is made anew; one that cannot be written is done without.
+    A file that is damaged, or whose arrays do not fit, is made anew, and a line says so; one that cannot be
+    written is done without.
     """
 
     def __init__(self, packed: Path) -> None:
@@ -28,12 +30,20 @@ class Memo:
         """Of a file of this name that belongs to the model."""
         return self._stem.with_name(f"{self._stem.name}.{name}")
 
-    def __call__(self, name: str, make: Callable[[], Arrays]) -> Arrays:
+    def __call__(
+        self, name: str, make: Callable[[], Arrays], fits: Callable[[Arrays], bool] = lambda arrays: True
+    ) -> Arrays:
         path = self.path(f"{name}.npz")
         try:
-            return read_npz(path)
-        except (OSError, ValueError):
-            arrays = make()
+            kept = read_npz(path)
+            if fits(kept):
+                return kept
+            note(f"making {path} anew: its arrays are not what belongs there")
+        except OSError:
+            pass
+        except ValueError as error:
+            note(f"making {path} anew: {error}")
+        arrays = make()
         with suppress(OSError), writing(path) as file:
             np.savez(file, allow_pickle=False, **dict(arrays))
         return arrays
