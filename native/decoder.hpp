@@ -9,12 +9,12 @@
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
 #include "buffer.hpp"
 #include "cache.hpp"
+#include "fork.hpp"
 #include "kernels/kernels.hpp"
 #include "multiplier.hpp"
 #include "threads.hpp"
@@ -161,7 +161,7 @@ class Decoder {
   Threads threads_;
   Multiplier multiplier_;
   Cache cache_;
-  std::mutex lock_;
+  ForkLock lock_;
   int width_, q_width_, kv_width_, ffn_width_;  // padded to multiples of 32
 
   int nodes_ = 0;

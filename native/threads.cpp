@@ -6,6 +6,10 @@
 #include <chrono>
 #include <cstdlib>
 #include <memory>
+#include <stdexcept>
+#include <string>
+
+#include "fork.hpp"
 
 namespace outpace {
 namespace {
@@ -30,27 +34,49 @@ constexpr auto kAwake = std::chrono::microseconds(300);
 
 }  // namespace
 
-Threads::Threads(int count) : count_(count) {
-  for (int t = 1; t < count; t++) workers_.emplace_back([this, t] { work(t); });
+Threads::Threads(int count) : count_(count) { gather(); }
+
+Threads::~Threads() { dismiss(); }
+
+void Threads::gather() {
+  dismiss();
+  stop_ = false;
+  forks_ = fork_count();
+  workers_ = std::make_unique<std::vector<std::thread>>();
+  const uint32_t seen = epoch_.load(std::memory_order_relaxed);
+  try {
+    for (int t = 1; t < count_; t++) workers_->emplace_back([this, t, seen] { work(t, seen); });
+  } catch (...) {  // std::system_error: no more threads, or no memory for their stacks
+    const size_t most = workers_->size() + 1;
+    dismiss();
+    throw std::invalid_argument("this process can have " + std::to_string(most) + " threads, not " +
+                                std::to_string(count_));
+  }
 }
 
-Threads::~Threads() {
+void Threads::dismiss() {
+  if (!workers_) return;
+  if (forks_ != fork_count()) {  // the parent's: here there is nothing to join
+    (void)workers_.release();
+    return;
+  }
   stop_ = true;
   epoch_.fetch_add(1, std::memory_order_release);
   epoch_.notify_all();
-  for (auto& w : workers_) w.join();
+  for (auto& w : *workers_) w.join();
+  workers_.reset();
 }
 
 void Threads::start(Call call, void* context) {
   if (count_ == 1) return;
+  if (!workers_ || forks_ != fork_count()) gather();
   call_ = call;
   context_ = context;
   epoch_.fetch_add(1, std::memory_order_release);
   epoch_.notify_all();
 }
 
-void Threads::work(int thread) {
-  uint32_t seen = 0;
+void Threads::work(int thread, uint32_t seen) {
   for (;;) {
     const auto since = std::chrono::steady_clock::now();
     for (int i = 1; epoch_.load(std::memory_order_acquire) == seen; i++) {

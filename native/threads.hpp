@@ -1,7 +1,9 @@
-// A persistent pool of threads that run one function together, with a barrier between its phases.
+// A persistent pool of threads that run one function together, with a barrier between its phases. In the child of a
+// fork, which has none of them, they are started anew by the first run.
 #pragma once
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -9,6 +11,7 @@ namespace outpace {
 
 class Threads {
  public:
+  // Throws std::invalid_argument where so many cannot be started.
   explicit Threads(int count);
   ~Threads();
   Threads(const Threads&) = delete;
@@ -30,10 +33,13 @@ class Threads {
  private:
   using Call = void (*)(void* context, int thread);
   void start(Call call, void* context);
-  void work(int thread);
+  void gather();
+  void dismiss();
+  void work(int thread, uint32_t seen);
 
   const int count_;
-  std::vector<std::thread> workers_;
+  std::unique_ptr<std::vector<std::thread>> workers_;
+  uint32_t forks_ = 0;  // fork_count() when they were started
   Call call_ = nullptr;
   void* context_ = nullptr;
   bool stop_ = false;

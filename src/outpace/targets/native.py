@@ -40,6 +40,9 @@ class NativeTarget:
     kv              type of the cached keys and values, "f16" or "f32".
     cache_tokens    tokens that all rows together may hold; memory is used as they come.
     taps            layers (0 = first) whose output `Scores.hidden` should offer as "0", "1", ...
+
+    After a fork the child starts its threads with its first call; rows and weights are there as they were. A
+    fork waits for the call that runs.
     """
 
     exactness: Exactness = "identical"
