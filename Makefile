@@ -6,6 +6,7 @@
 #   make bench    our drafts against our plain decoding (MODEL= PROMPTS= LIMIT= TOKENS= ARGS= say otherwise)
 #   make compare  the same model file and prompts in llama.cpp and here, side by side
 #   make fidelity how near both stay to transformers on the dequantised weights
+#   make fuzz     damaged files for every reader, for SECONDS (300), in JOBS processes; ARGS= says more
 #   make docs     write the help texts in README.md and docs/ anew
 #   make clean    forget builds and environments
 
@@ -32,9 +33,10 @@ PROMPTS ?=
 LIMIT ?= 10
 TOKENS ?= 128
 ARGS ?=
+SECONDS ?= 300
 MEASURED := --model "$(MODEL)" --limit $(LIMIT) --max-tokens $(TOKENS) $(if $(PROMPTS),--prompts "$(PROMPTS)") $(ARGS)
 
-.PHONY: demo test check bench compare fidelity docs clean
+.PHONY: demo test check bench compare fidelity fuzz docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
@@ -60,6 +62,10 @@ compare: $(VENV)/.runtime benchmarks/.venv/.ready
 fidelity: $(VENV)/.dev $(VENV)/.runtime benchmarks/.venv/.ready
 	$(PIP) accelerate  # transformers needs it to read GGUF files
 	$(BIN)/python benchmarks/fidelity.py --model "$(MODEL)" $(if $(PROMPTS),--prompts "$(PROMPTS)") $(ARGS)
+
+# Finds are kept below build/fuzz; the status is 1 where there are any.
+fuzz: $(VENV)/.dev $(VENV)/.runtime
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --jobs $(if $(filter auto,$(JOBS)),2,$(JOBS)) $(ARGS)
 
 docs: $(VENV)/.dev $(VENV)/.runtime
 	$(BIN)/python -m tests.test_docs
