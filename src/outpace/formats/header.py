@@ -23,12 +23,9 @@ def header_bytes(magic: bytes, fields: Mapping[str, Any]) -> bytes:
 
 
 def read_header(
-    path: Path, buffer: NDArray[np.uint8], *, magic: bytes, version: int | None, kind: str
+    path: Path, buffer: NDArray[np.uint8], *, magic: bytes, version: int, kind: str
 ) -> tuple[dict[str, Any], int]:
-    """The fields, and where the header ends; version None accepts all.
-
-    FormatError for another kind or version, and for a damaged header.
-    """
+    """The fields, and where the header ends. FormatError for another kind, a damaged header or version."""
     raw = buffer[:16].tobytes()
     if len(raw) < 16 or raw[:8] != magic:
         raise FormatError(f"{path} is not a {kind}")
@@ -44,6 +41,6 @@ def read_header(
         found = fields["version"]
     except (ValueError, KeyError, TypeError):
         raise FormatError(f"{path}: damaged header") from None
-    if version is not None and found != version:
+    if found != version:
         raise FormatError(f"{path}: {kind} of version {found!r}, accepted is {version}")
     return fields, end
