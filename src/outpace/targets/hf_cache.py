@@ -2,7 +2,8 @@
 
 transformers' own caches grow by concatenation, hold rows of one length and can only forget their end. Here
 every layer has one tensor [places, heads, slots, dim] for keys and one for values, which grow by doubling.
-Slot s of a row belongs to the token at position s. One call goes
+Slot s of a row belongs to the token at position s. They are plain tensors, also if inference mode or no_grad
+is on where they are made, and follow the type and the device of what is written. One call goes
 
     aim      which rows the model runs next, in which order, with how many nodes each
     update   (the model's layers call it) writes the nodes behind each row's tokens and returns all slots in
@@ -57,6 +58,9 @@ class SlotCache(Cache):
 
     def open(self, count: int = 1) -> list[int]:
         """New rows without tokens."""
+        if not self._place:
+            for layer in self._slot_layers():
+                layer.is_empty = True
         rows = list(itertools.islice(self._ids, count))
         for row in rows:
             self._place[row], self._length[row] = len(self._place), 0
@@ -213,30 +217,58 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.stores: tuple[Tensor, Tensor] | tuple[()] = ()
+        self.is_empty = True  # nothing is held that anybody will read
 
     def allot(self, places: int, slots: int, keys: Tensor, values: Tensor) -> None:
         """Tensors of this many places and slots, otherwise like those given, with what the layer had."""
         stores = []
-        for like, old in itertools.zip_longest((keys, values), self.stores):
-            # Zeros: a masked slot weighs nothing, but nothing times NaN is NaN.
-            store = like.new_zeros(places, like.shape[1], slots, like.shape[3])
-            if old is not None:
-                store[: old.shape[0], :, : old.shape[2]] = old
-            stores.append(store)
+        # A tensor of inference mode could not be written to outside of it.
+        with torch.inference_mode(False), torch.no_grad():
+            for like, old in itertools.zip_longest((keys, values), self.stores):
+                # Zeros: a masked slot weighs nothing, but nothing times NaN is NaN.
+                store = like.new_zeros(places, like.shape[1], slots, like.shape[3])
+                if old is not None:
+                    store[: old.shape[0], :, : old.shape[2]] = old
+                stores.append(store)
         self.stores = (stores[0], stores[1])
         self.keys = self.values = None
         self.is_initialized = True
 
     def write(self, window: Window, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write [B, heads, nodes, dim] where the window says; returns what it has in sight."""
+        """Write [B, heads, nodes, dim] where the window says; returns what it has in sight, in their type."""
+        self._fit(keys, values)
         for store, new in zip(self.stores, (keys, values), strict=True):
             if window.adjacent and window.start is not None:
                 stop = window.start + window.num_nodes
                 store[window.first : window.end, :, window.start : stop] = new
             else:
                 places, slots = window.places.to(store.device), window.slots.to(store.device)
-                store[places[:, None], :, slots] = new.transpose(1, 2)
-        return self.look(window)
+                # By index, torch converts no types.
+                store[places[:, None], :, slots] = new.transpose(1, 2).to(store.dtype)
+        self.is_empty = False
+        seen_keys, seen_values = self.look(window)
+        return seen_keys.to(keys.dtype), seen_values.to(values.dtype)
+
+    def _fit(self, keys: Tensor, values: Tensor) -> None:
+        """Stores for what is written: a model may move, change its type, or be called under autocast.
+
+        What other rows hold is never rounded: of two types the stores keep the one that holds both.
+        """
+        if not self.stores or all(
+            (old.dtype, old.device) == (new.dtype, new.device)
+            for old, new in zip(self.stores, (keys, values), strict=True)
+        ):
+            return
+        places, _, slots, _ = self.stores[0].shape
+        if self.is_empty:
+            self.stores = ()
+            self.allot(places, slots, keys, values)
+            return
+        likes = [
+            new.new_empty((0, *new.shape[1:]), dtype=torch.promote_types(old.dtype, new.dtype))
+            for old, new in zip(self.stores, (keys, values), strict=True)
+        ]
+        self.allot(places, slots, *likes)
 
     def look(self, window: Window) -> tuple[Tensor, Tensor]:
         """(keys, values) [B, heads, slots in sight, dim]: views, unless the rows are no neighbours."""

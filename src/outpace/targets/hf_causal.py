@@ -24,7 +24,7 @@ from outpace.core.tree import TokenTree
 from outpace.targets.hf_cache import SlotCache
 from outpace.targets.hf_linears import linears_of
 from outpace.targets.hf_masks import tree_masks
-from outpace.targets.hf_models import TESTED, inspect_model
+from outpace.targets.hf_models import TESTED, check_mode, inspect_model
 from outpace.targets.hf_rows import check_room, keep_prompts, texts_of
 from outpace.targets.hf_scores import LOGITS, MAX_NODES, States, TorchScores, scores_of
 from outpace.targets.hf_taps import TappedModel, Taps
@@ -66,8 +66,6 @@ class HfCausalTarget(TappedModel):
         self._taps.add(taps)
         self._linears = linears_of(model, kernels)
         self._facts = facts
-        self._device: torch.device = model.get_input_embeddings().weight.device
-        self._dtype: torch.dtype = model.dtype
         self._cache = SlotCache(self._device, max_slots=self.context_length)
         # The rows of the last call: tree, states, and the row's place in these.
         self._last: dict[int, tuple[TokenTree, States, int]] = {}
@@ -166,6 +164,18 @@ class HfCausalTarget(TappedModel):
         """Bytes allotted to keys and values."""
         return self._cache.num_bytes
 
+    @property
+    def _device(self) -> torch.device:
+        """Where token ids go: asked anew in every call, as a model may be moved."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Of masks; a model may be converted, too."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
     def _forward(
         self,
         rows: Sequence[int],
@@ -175,6 +185,7 @@ class HfCausalTarget(TappedModel):
     ) -> States:
         """Run the nodes after the `known` ones: all, padded to N, or the `wanted` ones of every row."""
         texts = [tree.token_list[old:] for tree, old in zip(trees, known, strict=True)]
+        check_mode(self.model)
         if min(map(min, texts)) < 0 or max(map(max, texts)) >= self.vocab_size:
             raise OutpaceError(f"token ids are not all from 0 to {self.vocab_size - 1}")
         shapes = [tree.shape for tree in trees]

@@ -68,8 +68,7 @@ def inspect_model(model: Any) -> ModelFacts:
             f"the model type {name!r} cannot be a target: {why}; tested are {', '.join(TESTED)}, "
             "and decoders like them are accepted"
         )
-    if model.training:
-        raise OutpaceError("the model is in training mode, accepted is model.eval()")
+    check_mode(model)
     head = model.get_output_embeddings()
     listed = getattr(model.generation_config, "eos_token_id", None)
     eos_ids = [] if listed is None else listed if isinstance(listed, list) else [listed]
@@ -82,6 +81,12 @@ def inspect_model(model: Any) -> ModelFacts:
         windows=_windows(config),
         picks_logits="logits_to_keep" in parameters,
     )
+
+
+def check_mode(model: Any) -> None:
+    """OutpaceError for a model whose layers leave values out at random."""
+    if model.training:
+        raise OutpaceError("the model is in training mode, accepted is model.eval()")
 
 
 def _context_length(config: Any) -> int:

@@ -27,6 +27,7 @@ from outpace.core.tree import Shape, TokenTree
 from outpace.targets.hf_cache import SlotCache
 from outpace.targets.hf_linears import linears_of
 from outpace.targets.hf_masks import tree_masks
+from outpace.targets.hf_models import check_mode
 from outpace.targets.hf_rows import check_room, keep_prompts, texts_of
 from outpace.targets.hf_scores import LOGITS, MAX_NODES, States, TorchScores, scores_of
 from outpace.targets.hf_seq2seq_models import TESTED, inspect_seq2seq
@@ -98,8 +99,6 @@ class HfSeq2SeqTarget(TappedModel):
         self._taps = Taps(model, model.get_decoder(), facts.num_layers)
         self._linears = linears_of(model, kernels)
         self._facts = facts
-        self._device: torch.device = model.get_output_embeddings().weight.device
-        self._dtype: torch.dtype = model.dtype
         self._cache = SlotCache(self._device, max_slots=self.context_length)
         self._cross = SlotCache(self._device)
         self._sources: dict[int, Source] = {}  # row -> its source
@@ -211,6 +210,18 @@ class HfSeq2SeqTarget(TappedModel):
         """Bytes allotted to keys and values, those of the sources included."""
         return self._cache.num_bytes + self._cross.num_bytes
 
+    @property
+    def _device(self) -> torch.device:
+        """Where token ids go: asked anew in every call, as a model may be moved."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Of masks; a model may be converted, too."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
     def _forward(
         self,
         rows: Sequence[int],
@@ -219,6 +230,7 @@ class HfSeq2SeqTarget(TappedModel):
         fill: Sequence[Source] = (),
     ) -> tuple[States, int]:
         """(states of all nodes, padded, and their number N). `fill`: the rows' sources, if not cached."""
+        check_mode(self.model)
         if min(map(min, texts)) < 0 or max(map(max, texts)) >= self.vocab_size:
             raise OutpaceError(f"token ids are not all from 0 to {self.vocab_size - 1}")
         num_nodes = max(map(len, texts))

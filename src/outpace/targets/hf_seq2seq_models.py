@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from outpace.core.errors import OutpaceError
-from outpace.targets.hf_models import ATTENTION
+from outpace.targets.hf_models import ATTENTION, check_mode
 from outpace.targets.hf_seq2seq_positions import Placing, find_placing
 from outpace.targets.hf_whisper import spoken_ids
 
@@ -42,8 +42,7 @@ def inspect_seq2seq(model: Any) -> Seq2SeqFacts:
             f"the model type {name!r} cannot be a target of source texts: {why}; tested are "
             f"{', '.join(TESTED)}, and models like them are accepted"
         )
-    if model.training:
-        raise OutpaceError("the model is in training mode, accepted is model.eval()")
+    check_mode(model)
     listed = getattr(model.generation_config, "eos_token_id", None)
     eos_ids = [] if listed is None else listed if isinstance(listed, list) else [listed]
     positions = getattr(config, "max_target_positions", None) or getattr(
