@@ -17,6 +17,7 @@ from outpace.accelerated_seq2seq import AcceleratedSeq2Seq
 from outpace.api import Model, Prompt, Stream
 from outpace.core.contracts import Drafter, Rule, Target, TreePolicy
 from outpace.core.errors import OutpaceError
+from outpace.core.turns import turns_of
 from outpace.decode.pairing import check_pairing
 from outpace.drafters.paced import Paced
 from outpace.drafters.small_model import SmallModel
@@ -96,6 +97,7 @@ class Accelerated:
     def __init__(self, model: Any, text_model: Model, drafter: Drafter, rule: Rule) -> None:
         check_pairing(text_model.target, drafter, rule)
         self.model = model
+        assert isinstance(text_model.target, HfCausalTarget)
         self.target = text_model.target
         self.drafter = drafter
         self.rule = rule
@@ -128,6 +130,14 @@ class Accelerated:
     ) -> list[Generation]:
         """As `generate`, but one Generation per row: new tokens, why they end, and counts and times."""
         return self._run(input_ids, attention_mask, self._wanted(options))
+
+    def refresh(self) -> None:
+        """Make copies of the model's weights anew.
+
+        Needed only with kernels="block", after writes through `.data` to a few weights: others are noticed.
+        """
+        with turns_of(self.target):
+            self.target.refresh()
 
     def generate_text(self, prompt: Prompt, **options: Any) -> Generation:
         """Text to text: `stream` to its end."""

@@ -17,6 +17,7 @@ import numpy as np
 from outpace.api import Stream
 from outpace.core.contracts import Drafter, Rule
 from outpace.core.errors import OutpaceError
+from outpace.core.turns import turns_of
 from outpace.decode.pairing import check_pairing
 from outpace.engine.generate import generate, generate_batch
 from outpace.engine.generation_config import Options, Wanted, read_options
@@ -94,6 +95,14 @@ class AcceleratedSeq2Seq:
         asked = Asked.read(options, self.model, decoder_input_ids)
         inputs = input_ids if input_features is None else input_features
         return self._run(self._prompts(inputs, attention_mask, asked), asked, inputs)
+
+    def refresh(self) -> None:
+        """Make copies of the model's weights anew.
+
+        Needed only with kernels="block", after writes through `.data` to a few weights: others are noticed.
+        """
+        with turns_of(self.target):
+            self.target.refresh()
 
     def generate_text(self, text: str, **options: Any) -> Generation:
         """Text to text, such as its translation. Needs the tokenizer."""

@@ -134,3 +134,101 @@ def test_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hf_linears, "MOST_WEIGHTS", 40 * 70 - 1)
     with pytest.raises(OutpaceError, match="no linear layer of the model has 2799 weights or fewer"):
         BlockLinears(Model(linear()))
+
+
+def in_place(model: Any) -> None:
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(-0.7)
+
+
+def by_data(model: Any) -> None:
+    """As adapters are merged: torch counts no change."""
+    for weight in model.parameters():
+        weight.data += 1.5 * weight.data.flip(0)
+
+
+def new_memory(model: Any) -> None:
+    for weight in model.parameters():
+        weight.data = weight.data.flip(0).clone()
+
+
+def new_parameters(model: Any) -> None:
+    for module in model.modules():
+        if type(module) is torch.nn.Linear:
+            module.weight = torch.nn.Parameter(module.weight.detach().roll(1, 0))
+
+
+def loaded(model: Any) -> None:
+    weights = {name: value.flip(0) for name, value in model.state_dict().items()}
+    model.load_state_dict(weights)
+
+
+def assigned(model: Any) -> None:
+    weights = {name: value.flip(0).clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(weights, assign=True)
+
+
+def trained(model: Any) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model(torch.tensor([PROMPT])).logits.square().mean().backward()
+    optimizer.step()
+
+
+def converted(model: Any) -> None:
+    in_place(model)
+    model.double().float()
+
+
+@pytest.mark.parametrize(
+    "change", [in_place, by_data, new_memory, new_parameters, loaded, assigned, trained, converted]
+)
+def test_weights_that_change_are_followed(change: Any) -> None:
+    model = tiny_model("opt", num_hidden_layers=2)  # whose layers have biases
+    fast = outpace.accelerate(model, draft="ngram:min_n=1,length=4", kernels="block")
+    ids = torch.tensor([PROMPT])
+
+    def theirs() -> Any:
+        return model.generate(ids, max_new_tokens=24, do_sample=False, eos_token_id=None, pad_token_id=0)
+
+    before = theirs()
+    assert torch.equal(fast.generate(ids, max_new_tokens=24, eos_token_id=None), before)
+    change(model)
+    assert not torch.equal(theirs(), before)
+    assert torch.equal(fast.generate(ids, max_new_tokens=24, eos_token_id=None), theirs())
+
+
+def test_what_nobody_notices_is_refreshed() -> None:
+    layer = linear()
+    one, x = Model(layer), torch.randn(3, 40)
+    linears = BlockLinears(one)
+
+    def off() -> float:
+        linears.look()
+        with torch.no_grad(), linears():
+            return float((one(x) - torch.nn.functional.linear(x, layer.weight, layer.bias)).abs().max())
+
+    assert off() < 1e-5
+    layer.weight.data[1, 1] += 5.0  # none of those that are compared
+    assert off() > 1
+    linears.refresh()
+    assert off() < 1e-5
+    layer.bias.data += 3.0  # there is no copy of a bias
+    assert off() < 1e-5
+    fast: Any = outpace.accelerate(tiny_model("llama", num_hidden_layers=1), kernels="block")
+    first = fast.target._linears._layers[0]
+    before = first._multiply
+    fast.refresh()
+    assert first._multiply is not before
+
+
+def test_a_model_that_is_converted_meanwhile_is_refused() -> None:
+    model = tiny_model("llama", num_hidden_layers=1)
+    fast = outpace.accelerate(model, kernels="block")
+    model.to(torch.bfloat16)
+    with pytest.raises(OutpaceError, match=r"is torch\.bfloat16 on cpu, and kernels='block' accepts"):
+        fast.generate(torch.tensor([PROMPT]), max_new_tokens=2)
+    model.float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = model.generate(torch.tensor([PROMPT]), max_new_tokens=9, pad_token_id=0, do_sample=False)
+        assert torch.equal(fast.generate(torch.tensor([PROMPT]), max_new_tokens=9), expected)

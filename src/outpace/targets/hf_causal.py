@@ -35,7 +35,7 @@ class HfCausalTarget(TappedModel):
 
     context_length  caps the model's own; positions beyond it are refused.
     taps            what `Scores.hidden` should offer: layers (0 = first), by their output, and "final", what
-                    the output matrix reads. Hooks take them during a call only.
+                    the output matrix reads. They are taken during a call only, of the calling thread alone.
     kernels         who multiplies in linear layers: "torch", or "block" (see `hf_linears.py`).
 
     Models that cannot score a tree or keep a path are refused: see `hf_models.py`.
@@ -81,6 +81,7 @@ class HfCausalTarget(TappedModel):
         """
         texts, depths = texts_of(prompts, drafts, self.context_length)
         self._last = {}
+        self._linears.look()
         rows = self._cache.open(len(prompts))
         try:
             trees = [TokenTree.chain(text[0], text[1:]) for text in texts]

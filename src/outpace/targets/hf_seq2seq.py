@@ -4,8 +4,8 @@
     prefill   takes prompts that carry a source; the decoder's first call caches the keys and values of its
               cross attention, once for all rows of a source (`fork` shares them), till the last of them ends
     score     a tree of the decoder's tokens in one call: a 4-D mask (`hf_masks.py`), a cache with rows
-              (`hf_cache.py`) for the decoder and one for the sources, positions by hooks that live as long as
-              the call (`hf_seq2seq_positions.py`)
+              (`hf_cache.py`) for the decoder and one for the sources, positions that are told in the calling
+              thread as long as the call lasts (`hf_seq2seq_positions.py`)
 
 The model is unmodified and nothing stays behind in it. "identical" holds up to floating-point ties, as in
 `hf_causal.py`.
@@ -154,6 +154,7 @@ class HfSeq2SeqTarget(TappedModel):
                 return self.prefill(prompts, drafts)
             finally:
                 self.free(held)
+        self._linears.look()
         rows = self._cache.open(len(prompts))
         self._cross_rows |= zip(new, self._cross.open(len(new)), strict=True)
         self._sources |= zip(rows, sources, strict=True)

@@ -78,7 +78,7 @@ def _why_not(model: Any, config: Any) -> str | None:
     if not getattr(config, "is_encoder_decoder", False):
         return "it is no encoder-decoder"
     if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
-        return "it is compiled, which may overlook the hooks that give positions"
+        return "it is compiled, which may overlook how positions are told"
     missing = sorted(set(_NEEDED) - set(inspect.signature(model.forward).parameters))
     if missing:
         return f"its forward call has no {', '.join(missing)}"

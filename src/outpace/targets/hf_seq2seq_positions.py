@@ -1,4 +1,4 @@
-"""Positions of a tree's nodes for decoders that count tokens: given to them by hooks, during a call only.
+"""Positions of a tree's nodes for decoders that count tokens: told on the way into a module, during a call.
 
 The decoder of an encoder-decoder model takes no position_ids. It numbers the tokens of a call from the length
 of its cache on, which is wrong in a tree and in rows of different lengths. What reads the numbers is one
@@ -8,14 +8,14 @@ module, and that is told better: a table of embeddings, or the first layer's rel
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from outpace.core.errors import OutpaceError
+from outpace.targets.hf_detours import Forward, detours
 
 
 class Placing(Protocol):
@@ -31,24 +31,18 @@ class EmbeddedPositions:
     def __init__(self, table: Any) -> None:
         self._table = table
 
-    @contextmanager
-    def at(self, positions: Tensor, slot_positions: Tensor) -> Iterator[None]:
+    def at(self, positions: Tensor, slot_positions: Tensor) -> AbstractContextManager[None]:
         """See `Placing`."""
 
-        def before(module: Any, args: Any, options: dict[str, Any]) -> Any:
-            return args, options | {"position_ids": positions}
+        def way(forward: Forward) -> Forward:
+            def told(*args: Any, **options: Any) -> Tensor:
+                # Some tables expect the positions of one row and put an axis in front.
+                output: Tensor = forward(*args, **options | {"position_ids": positions})
+                return output.view(*positions.shape, -1)
 
-        def after(module: Any, args: Any, output: Tensor) -> Tensor:
-            # Some tables expect the positions of one row and put an axis in front.
-            return output.view(*positions.shape, -1)
+            return told
 
-        first = self._table.register_forward_pre_hook(before, with_kwargs=True)
-        second = self._table.register_forward_hook(after)
-        try:
-            yield
-        finally:
-            first.remove()
-            second.remove()
+        return detours([(self._table, way)])
 
 
 class SkippingPositions:
@@ -57,21 +51,21 @@ class SkippingPositions:
     def __init__(self, table: Any) -> None:
         self._table = table
 
-    @contextmanager
-    def at(self, positions: Tensor, slot_positions: Tensor) -> Iterator[None]:
+    def at(self, positions: Tensor, slot_positions: Tensor) -> AbstractContextManager[None]:
         """See `Placing`."""
+        table = self._table
 
-        def after(module: Any, args: Any, output: Tensor) -> Tensor:
-            padding: int = module.padding_idx
-            numbers = (positions + padding + 1).masked_fill(args[0] == padding, padding)
-            rows: Tensor = module.weights[numbers]
-            return rows
+        def way(forward: Forward) -> Forward:
+            def told(tokens: Tensor, *args: Any, **options: Any) -> Tensor:
+                forward(tokens, *args, **options)  # which makes the table grow
+                padding: int = table.padding_idx
+                numbers = (positions + padding + 1).masked_fill(tokens == padding, padding)
+                rows: Tensor = table.weights[numbers]
+                return rows
 
-        hook = self._table.register_forward_hook(after)
-        try:
-            yield
-        finally:
-            hook.remove()
+            return told
+
+        return detours([(table, way)])
 
 
 class RelativeBias:
@@ -81,8 +75,7 @@ class RelativeBias:
         self._block = first_block
         self._attention = attention
 
-    @contextmanager
-    def at(self, positions: Tensor, slot_positions: Tensor) -> Iterator[None]:
+    def at(self, positions: Tensor, slot_positions: Tensor) -> AbstractContextManager[None]:
         """See `Placing`."""
         attention = self._attention
         buckets = attention._relative_position_bucket(
@@ -94,16 +87,14 @@ class RelativeBias:
         with torch.no_grad():
             bias = attention.relative_attention_bias(buckets).permute(0, 3, 1, 2)  # [B, heads, N, in_sight]
 
-        def before(module: Any, args: Any) -> Any:
-            hidden, mask, nothing, *others = args
-            assert nothing is None, "the first block has no bias from another"
-            return (hidden, mask, bias, *others)
+        def way(forward: Forward) -> Forward:
+            def told(hidden: Tensor, mask: Any, nothing: Any, *others: Any, **options: Any) -> Any:
+                assert nothing is None, "the first block has no bias from another"
+                return forward(hidden, mask, bias, *others, **options)
 
-        hook = self._block.register_forward_pre_hook(before)
-        try:
-            yield
-        finally:
-            hook.remove()
+            return told
+
+        return detours([(self._block, way)])
 
 
 def find_placing(decoder: Any, name: str) -> Placing:

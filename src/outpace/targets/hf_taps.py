@@ -1,13 +1,13 @@
 """Hidden states of a transformers model and products with them: what makes a torch target `Tapped`.
 
-Hooks take the states for the time of a call; the model stays as it is.
+The states are taken for the time of a call; the model stays as it is.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outpace.core.errors import OutpaceError
+from outpace.targets.hf_detours import Forward, Way, detours
+from outpace.targets.hf_linears import Linears
 from outpace.targets.hf_products import TorchProduct
 
 FINAL = "final"
@@ -53,24 +55,30 @@ class Taps:
     def taken(self) -> Iterator[dict[str, Tensor]]:
         """Hidden states [B, N, D] by tap, filled by the forward call inside."""
         states: dict[str, Tensor] = {}
-        with ExitStack() as hooks:
-            for name in self.names:
-                hooks.enter_context(self._hook(name, states))
+        with detours([self._way(name, states) for name in self.names]):
             yield states
 
-    def _hook(self, name: str, states: dict[str, Tensor]) -> Any:
-        """A hook that writes one tap's states; it goes when its context ends."""
+    def _way(self, name: str, states: dict[str, Tensor]) -> tuple[Any, Way]:
+        """The module that one tap is at, and a way through it that writes the tap's states."""
+
+        def before(forward: Forward) -> Forward:
+            def into(inputs: Tensor, *others: Any, **options: Any) -> Any:
+                states[name] = inputs
+                return forward(inputs, *others, **options)
+
+            return into
+
+        def after(forward: Forward) -> Forward:
+            def out_of(*inputs: Any, **options: Any) -> Any:
+                output = forward(*inputs, **options)
+                states[name] = output[0] if isinstance(output, tuple) else output
+                return output
+
+            return out_of
+
         if name == FINAL:
-
-            def before(module: Any, inputs: Any) -> None:
-                states[name] = inputs[0]
-
-            return self._model.get_output_embeddings().register_forward_pre_hook(before)
-
-        def after(module: Any, inputs: Any, output: Any) -> None:
-            states[name] = output[0] if isinstance(output, tuple) else output
-
-        return self._layers()[int(name)].register_forward_hook(after)
+            return self._model.get_output_embeddings(), before
+        return self._layers()[int(name)], after
 
     def _layers(self) -> Any:
         for module in self._stack.modules():
@@ -83,10 +91,15 @@ class Taps:
 
 
 class TappedModel:
-    """What makes a target of a transformers model `Tapped`; its `_taps` are taken in every call."""
+    """What makes a target of a transformers model `Tapped`: its `_taps` are taken in every call."""
 
     model: Any
     _taps: Taps
+    _linears: Linears
+
+    def refresh(self) -> None:
+        """Make copies of the model's weights anew, after changes that `hf_linears.py` overlooks."""
+        self._linears.refresh()
 
     @property
     def hidden_size(self) -> int:

@@ -88,6 +88,7 @@ class PixelTarget(TappedModel):
         texts, depths = texts_of(prompts, drafts, self.context_length)
         with torch.no_grad():
             places = self.model.places(torch.from_numpy(np.stack(smalls)).to(self._device))
+        self._linears.look()
         rows = self._cache.open(len(prompts))
         self._places |= zip(rows, places, strict=True)
         try:
