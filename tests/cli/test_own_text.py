@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,10 @@ def test_what_was_written_drafts(tmp_path: Path, model: str, capsys: pytest.Capt
     ("args", "message"),
     [
         (["write", "-o", "FOREIGN", "--tokens", "5"], "not a file that this command has written"),
+        (["write", "-o", "DEEP", "--tokens", "5"], "not a file that this command has written"),
+        (["write", "-o", "GROUP", "--tokens", "5"], "not a file that this command has written"),
+        (["write", "-o", "PIPE", "--tokens", "5"], "not a regular file"),
+        (["count", "PIPE"], "not a regular file"),
         (["write", "-o", "OUT", "--tokens", "0"], ">= 1"),
         (["write", "-o", "OUT/gone/x", "--tokens", "5"], "cannot write"),
         (["count", "FOREIGN"], "line 1"),
@@ -72,6 +77,9 @@ def test_bad_input_gets_one_line(
     tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str], args: list[str], message: str
 ) -> None:
     (tmp_path / "FOREIGN.jsonl").write_text('{"nothing": 1}\n')
+    (tmp_path / "DEEP").write_text("[" * 100_000 + "\n")
+    (tmp_path / "GROUP").write_text('{"token_ids": [], "group": "1"}\n')
+    os.mkfifo(tmp_path / "PIPE")
     names = {"FOREIGN": "FOREIGN.jsonl"}
     args = [str(tmp_path / names.get(a, a)) if a.isupper() or "/" in a else a for a in args]
     assert main(["datastore", *args, "-m", model]) == 2

@@ -12,6 +12,7 @@ import pytest
 from outpace.core.errors import OutpaceError
 from outpace.formats import corpus
 from outpace.formats.corpus import read_corpus
+from tests.special_files import SPECIAL
 
 
 def letters(text: str) -> list[int]:
@@ -57,6 +58,10 @@ def test_progress_counts_all_bytes(tmp_path: Path) -> None:
     ("line", "why"),
     [
         ("{", "line 2: not JSON"),
+        ("[" * 100_000, "line 2: not JSON .*nested"),
+        ('{"text": "\\ud800"}', "line 2: not JSON .*no Unicode"),
+        ('{"token_ids": [' + "9" * 5000 + "]}", "line 2: not JSON"),
+        ('{"token_ids": [10000000000000000000000]}', "line 2: token_ids are not all from 0 to 255"),
         ("[]", "line 2: expected an object"),
         ('{"prompt": "a"}', "line 2: expected an object"),
         ('{"turns": "abc"}', "line 2: expected an object"),
@@ -85,5 +90,8 @@ def test_bytes_that_are_no_text(tmp_path: Path, name: str) -> None:
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(OutpaceError, match=r"cannot read .*missing\.txt"):
         read(tmp_path / "missing.txt")
-    with pytest.raises(OutpaceError, match="cannot read"):
-        read(tmp_path)
+    for kind, make in SPECIAL.items():
+        for name in (f"{kind}.txt", f"{kind}.jsonl"):
+            make(tmp_path / name)
+            with pytest.raises(OutpaceError, match=f"{name} is not a regular file"):
+                read(tmp_path / name)

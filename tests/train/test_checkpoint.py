@@ -13,8 +13,12 @@ torch = pytest.importorskip("torch")
 from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.train.checkpoint import RUN, STATE, Checkpoint  # noqa: E402
 from tests import full_disk  # noqa: E402
+from tests.special_files import SPECIAL  # noqa: E402
 
 SETTINGS = {"lr": 0.1, "steps": 7, "data": "sha256:a", "width": None}
+
+
+FIELDS = {"settings": SETTINGS, "losses": [[1, 0.5]], "seconds": 1.5}
 
 
 def saved(folder: Path) -> Checkpoint:
@@ -84,12 +88,28 @@ def test_a_state_is_data_and_not_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"settings": 3}', '{"settings": null}', "\ufeff", "7"]
+    "text",
+    [
+        *("", "{", "[]", "{}", '{"settings": 3}', '{"settings": null}', "\ufeff", "7", "[" * 100_000),
+        *(json.dumps(FIELDS | {"losses": losses}) for losses in (None, 3, {}, "ab", [1], [[1]], [[1, None]])),
+        *(json.dumps(FIELDS | {"seconds": seconds}) for seconds in (None, "1", [], True, float("nan"))),
+        *(json.dumps({k: v for k, v in FIELDS.items() if k != name}) for name in ("losses", "seconds")),
+    ],
 )
 def test_an_unreadable_run_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / RUN).write_text(text)
     with pytest.raises(OutpaceError, match=r"run\.json cannot be read .*remove the folder to begin anew"):
         Checkpoint(tmp_path, SETTINGS)
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+@pytest.mark.parametrize("name", [RUN, STATE])
+def test_what_is_no_file_is_named(tmp_path: Path, kind: str, name: str) -> None:
+    saved(tmp_path)
+    (tmp_path / name).unlink()
+    SPECIAL[kind](tmp_path / name)
+    with pytest.raises(OutpaceError, match=f"{name} cannot be read .*remove .* to begin anew"):
+        Checkpoint(tmp_path, SETTINGS).load()
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

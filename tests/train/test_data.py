@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from outpace.core.errors import OutpaceError
 from outpace.train.data import Pair, by_length, data_hash, frequent_tokens, read_pairs
+from tests.special_files import SPECIAL
 
 GOOD = [
     ({"source": "a b", "target": "ä\u2028b"}, Pair("a b", "ä\u2028b")),
@@ -65,7 +66,7 @@ def test_every_kind_is_read(tmp_path: Path) -> None:
         ({"prompt_ids": [True], "token_ids": [1]}, "expected"),
         ({"prompt_ids": [-1], "token_ids": [1]}, "expected"),
         ({"prompt_ids": [1], "token_ids": [[1]]}, "expected"),
-        ('{"source": "\\ud800", "target": "b"}', "expected"),
+        ('{"source": "\\ud800", "target": "b"}', "not JSON"),
     ],
 )
 def test_a_line_that_is_none_is_named(tmp_path: Path, line: Any, message: str) -> None:
@@ -84,8 +85,10 @@ def test_files_that_hold_nothing_are_named(tmp_path: Path) -> None:
         read_pairs([empty])
     with pytest.raises(OutpaceError, match=r"cannot read .*gone: No such file"):
         read_pairs([tmp_path / "gone"])
-    with pytest.raises(OutpaceError, match=r"cannot read .*"):
-        read_pairs([tmp_path])
+    for kind, make in SPECIAL.items():
+        make(tmp_path / f"{kind}.jsonl")
+        with pytest.raises(OutpaceError, match=rf"{kind}\.jsonl is not a regular file"):
+            read_pairs([tmp_path / f"{kind}.jsonl"])
 
 
 def test_the_hash_names_content_and_order() -> None:

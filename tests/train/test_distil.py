@@ -74,6 +74,7 @@ def test_more_of_the_same_data_is_added(tmp_path: Path) -> None:
         [{"source": PAIRS[0].given, "target": 3}],
         [["source", "target"]],
         ["no JSON"],
+        ["[" * 100_000],
     ],
 )
 def test_a_file_of_something_else_is_refused(tmp_path: Path, lines: list[Any]) -> None:

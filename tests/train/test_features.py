@@ -24,6 +24,7 @@ from outpace.train.features import (  # noqa: E402
 )
 from outpace.train.self_text import write_text  # noqa: E402
 from tests.fake_models import write_gguf  # noqa: E402
+from tests.special_files import SPECIAL  # noqa: E402
 
 WIDTH = 3
 
@@ -99,6 +100,22 @@ def test_a_file_that_lacks_what_the_ends_promise_is_named(tmp_path: Path, name: 
     with pytest.raises(OutpaceError, match=rf"{name} is shorter than ends\.i64 says; remove the folder"):
         FeatureFile(tmp_path, WIDTH)
     assert (tmp_path / name).stat().st_size == size - 1
+
+
+@pytest.mark.parametrize("ends", [[-1], [3, 2], [2, -5], [1 << 62, 2]])
+def test_ends_that_do_not_ascend_are_named(tmp_path: Path, ends: list[int]) -> None:
+    FeatureFile(tmp_path, WIDTH).add(texts(2, 3))
+    np.array(ends, np.int64).tofile(tmp_path / ENDS)
+    with pytest.raises(OutpaceError, match=r"ends\.i64 is damaged; remove the folder"):
+        FeatureFile(tmp_path, WIDTH)
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+@pytest.mark.parametrize("name", [STATES, TOKENS, ENDS])
+def test_what_is_no_file_is_named(tmp_path: Path, kind: str, name: str) -> None:
+    SPECIAL[kind](tmp_path / name)
+    with pytest.raises(OutpaceError, match=f"{name}|cannot write"):
+        FeatureFile(tmp_path, WIDTH)
 
 
 def test_nothing_to_read_is_named(tmp_path: Path) -> None:

@@ -114,6 +114,30 @@ def test_between_checkpoints_the_steps_are_made_again(tmp_path: Path) -> None:
     assert curve == json.loads((tmp_path / "whole" / RUN).read_text())["losses"]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": None},
+        {"step": "x"},
+        {"modules": []},
+        {"modules": 3},
+        {"modules": [{"weight": torch.zeros(1)}]},
+        {"modules": [[1]]},
+        {"optimizer": {}},
+        {"optimizer": None},
+    ],
+)
+def test_a_state_of_something_else_is_one_line(tmp_path: Path, change: dict[str, Any]) -> None:
+    plan = Plan(12, lr=0.05, checkpoint_s=0)
+    with pytest.raises(Killed):
+        run(tmp_path, plan, at=5)
+    state = torch.load(tmp_path / STATE, weights_only=True)
+    for wrong in (state | change, [], {name: value for name, value in state.items() if name not in change}):
+        torch.save(wrong, tmp_path / STATE)
+        with pytest.raises(OutpaceError, match=r"checkpoint\.pt holds no state of this training .*remove it"):
+            run(tmp_path, plan)
+
+
 def test_checkpoints_are_as_far_apart_as_the_plan_says(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         run(tmp_path, Plan(20, checkpoint_s=1e6), at=15)

@@ -10,6 +10,7 @@ import pytest
 
 from outpace.core.errors import OutpaceError
 from outpace.train.origin import ORIGIN, claim
+from tests.special_files import SPECIAL
 
 FACTS = {"target": "sha256:a", "data": ["x", 1]}
 
@@ -45,7 +46,14 @@ def test_files_without_a_note_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / ORIGIN).exists()
 
 
-@pytest.mark.parametrize("text", ["", "{", "\xff"])
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_a_note_that_is_no_file_is_named(tmp_path: Path, kind: str) -> None:
+    SPECIAL[kind](tmp_path / ORIGIN)
+    with pytest.raises(OutpaceError, match="is not a regular file"):
+        claim(tmp_path / ORIGIN, FACTS, begun=True)
+
+
+@pytest.mark.parametrize("text", ["", "{", "\xff", "[]", "3", "[" * 100_000])
 def test_a_note_that_cannot_be_read_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / ORIGIN).write_text(text, encoding="latin-1")
     with pytest.raises(OutpaceError, match=r"origin\.json cannot be read .*remove the folder"):

@@ -130,7 +130,9 @@ def test_more_tokens_go_on_from_there(model: Any, whole: Path, tmp_path: Path) -
     assert contents(tmp_path) == contents(whole)
 
 
-@pytest.mark.parametrize("line", ["no JSON", '{"nothing": 1}', "[3]", "7"])
+@pytest.mark.parametrize(
+    "line", ["no JSON", '{"nothing": 1}', "[3]", "7", '{"group": "1"}', '{"group": null}', "[" * 100_000]
+)
 def test_a_file_of_something_else_is_refused(model: Any, tmp_path: Path, line: str) -> None:
     (tmp_path / "own.jsonl").write_text(line + "\n")
     with pytest.raises(OutpaceError, match="is not a file that this command has written"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from pathlib import Path
 from typing import Annotated
 
@@ -112,19 +113,23 @@ def count(
 
 def _written(output: Path) -> tuple[int, int]:
     """(tokens that a file holds, number of the next group). A half-written last line is cut off."""
+    from outpace.formats.json_files import json_value
+
     path = options.expanded(output)
     if not path.exists():
         return 0, 0
     done = group = 0
     try:
+        if not path.is_file():
+            raise ValueError("it is not a regular file")
         with path.open("rb+") as file:
             for line in file:
                 if not line.endswith(b"\n"):
                     file.truncate(path.stat().st_size - len(line))
                     break
-                record = json.loads(line)
+                record = json_value(line)
                 done += len(record["token_ids"])
-                group = max(group, record["group"] + 1)
+                group = max(group, operator.index(record["group"]) + 1)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutpaceError(f"{output} is not a file that this command has written: {error}") from None
     return done, group

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from outpace.core.errors import OutpaceError
+from outpace.formats.json_files import json_value
+from outpace.formats.regular import open_regular
 
 PIECE_BYTES = 1 << 16
 """A plain text is cut at the first line's end behind so many bytes: nothing reads a whole file at once."""
@@ -55,22 +56,24 @@ Found = tuple[int, int, Sequence[str | list[int]]]
 
 
 def _pieces(path: Path) -> Iterator[Found]:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while lines := file.readlines(PIECE_BYTES):
             piece = b"".join(lines)
             yield 0, len(piece), [piece.decode()]
 
 
 def _json_lines(path: Path) -> Iterator[Found]:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 try:
-                    item: Any = json.loads(line)
+                    item = json_value(line.decode("utf-8-sig"))
                 except UnicodeDecodeError:
                     raise
-                except ValueError:
-                    raise OutpaceError(f"{path}, line {number}: not JSON; expected {_EXPECTED}") from None
+                except ValueError as error:
+                    raise OutpaceError(
+                        f"{path}, line {number}: not JSON ({error}); expected {_EXPECTED}"
+                    ) from None
                 texts = _texts(item)
                 if texts is None:
                     raise OutpaceError(f"{path}, line {number}: expected {_EXPECTED}")

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -16,6 +18,8 @@ from typing import Any
 import torch
 
 from outpace.core.errors import OutpaceError
+from outpace.formats.json_files import json_file
+from outpace.formats.regular import open_regular
 from outpace.formats.whole import write_whole
 from outpace.train.origin import unlike
 
@@ -56,7 +60,8 @@ class Checkpoint:
         if not path.exists():
             return None
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            with open_regular(path) as file:
+                state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:
             raise OutpaceError(
                 f"{path} cannot be read ({type(error).__name__}); remove it to begin anew"
@@ -81,16 +86,25 @@ class Checkpoint:
 
     def _read_run(self) -> dict[str, Any] | None:
         path = self.folder / RUN
-        try:
-            run = json.loads(path.read_text())
-            before: dict[str, Any] = dict(run["settings"])
-        except FileNotFoundError:
+        if not os.path.lexists(path):
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        try:
+            run = json_file(path)
+            before: dict[str, Any] = dict(run["settings"])
+            _check_progress(run)
+        except (ValueError, KeyError, TypeError) as error:
             raise OutpaceError(f"{path} cannot be read ({error}); remove the folder to begin anew") from None
         listed = unlike(before, json.loads(json.dumps(self.settings)))
         if listed:
             raise OutpaceError(
                 f"{self.folder} holds a run with {listed}; accepted are the same settings or a new folder"
             )
-        return dict(run)
+        return run
+
+
+def _check_progress(run: Mapping[str, Any]) -> None:
+    """ValueError, TypeError or KeyError where a training could not count on from these."""
+    numbers = [run["seconds"], *(number for point in run["losses"] for number in point)]
+    pairs = isinstance(run["losses"], list) and all(len(point) == 2 for point in run["losses"])
+    if not pairs or not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+        raise ValueError("seconds and losses are not what a training notes")

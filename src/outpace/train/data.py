@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core.errors import OutpaceError
+from outpace.formats.json_files import json_value
+from outpace.formats.regular import open_regular
 
 KINDS = (("source", "target"), ("prompt", "answer"), ("prompt_ids", "token_ids"))
 MAX_TOKENS = 512
@@ -42,13 +44,19 @@ def read_pairs(paths: Sequence[Path]) -> list[Pair]:
     pairs: list[Pair] = []
     for path in paths:
         try:
-            with open(os.path.expanduser(path), "rb") as file:
+            with open_regular(os.path.expanduser(path)) as file:
                 pairs += [_pair(line, f"{path}, line {number}") for number, line in enumerate(file, start=1)]
         except OSError as error:
             raise OutpaceError(f"cannot read {path}: {error.strerror or error}") from error
     if not pairs:
         raise OutpaceError(f"{', '.join(map(str, paths))}: no lines; expected {_EXPECTED} a line")
     return pairs
+
+
+def whole_lines(path: Path) -> list[bytes]:
+    """The lines of a file that was written line by line, but one that an interruption has cut off."""
+    with open_regular(path) as file:
+        return [line for line in file if line.endswith(b"\n")]
 
 
 def data_hash(pairs: Iterable[Pair]) -> str:
@@ -93,9 +101,9 @@ def _pair(line: bytes, where: str) -> Pair:
     if not line.strip():
         raise OutpaceError(f"{where}: empty; expected {_EXPECTED}")
     try:
-        item: Any = json.loads(line)
-    except (ValueError, RecursionError):
-        raise OutpaceError(f"{where}: not JSON; expected {_EXPECTED}") from None
+        item = json_value(line)
+    except ValueError as error:
+        raise OutpaceError(f"{where}: not JSON ({error}); expected {_EXPECTED}") from None
     for given, wanted in KINDS:
         if isinstance(item, dict) and given in item and wanted in item:
             pair = Pair(item[given], item[wanted])
@@ -106,10 +114,7 @@ def _pair(line: bytes, where: str) -> Pair:
 
 
 def _is_text(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and bool(value.strip()) and bool(value.encode())
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
-        return False
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _are_ids(value: Any) -> bool:

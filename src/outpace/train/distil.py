@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from outpace.core.errors import OutpaceError
-from outpace.train.data import MAX_TOKENS, Pair
+from outpace.formats.json_files import json_value
+from outpace.train.data import MAX_TOKENS, Pair, whole_lines
 from outpace.train.loop import Progress
 
 Write = Callable[[Sequence[str]], list[tuple[str, bool]]]
@@ -44,7 +45,7 @@ def distil(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-        lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        lines = whole_lines(path)
         if list(map(_source, lines)) != texts[: len(lines)]:
             raise OutpaceError(f"{path} holds outputs of other data, accepted are the same or a new folder")
         with path.open("rb+") as file:
@@ -71,7 +72,7 @@ def distil(
 def _source(line: bytes) -> object:
     """The text that a line is the output of; None for what is no such line."""
     try:
-        record = json.loads(line)
+        record = json_value(line)
         return record["source"] if isinstance(record["target"], str) else None
     except (ValueError, KeyError, TypeError):
         return None

@@ -34,7 +34,10 @@ class FeatureFile:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for name in (STATES, TOKENS, ENDS):
-                (self.folder / name).touch()
+                path = self.folder / name
+                path.touch()
+                if not path.is_file():
+                    raise OutpaceError(f"{path} is not a regular file; remove the folder to begin anew")
             self.keep(len(np.fromfile(self.folder / ENDS, np.int64)))
         except OSError as error:
             raise self._unwritable(error) from error
@@ -58,6 +61,8 @@ class FeatureFile:
         """Forget all but the first texts, and what an interruption has left half written."""
         ends = np.fromfile(self.folder / ENDS, np.int64)[:num_texts]
         count = int(ends[-1]) if len(ends) else 0
+        if (np.diff(ends, prepend=0) < 0).any():
+            raise OutpaceError(f"{self.folder / ENDS} is damaged; remove the folder to begin anew")
         for name, size in (
             (ENDS, 8 * len(ends)),
             (TOKENS, 4 * count),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from outpace.core.errors import OutpaceError
-from outpace.train.checkpoint import Checkpoint
+from outpace.train.checkpoint import STATE, Checkpoint
 
 Progress = Callable[[int, int, str], None]
 NUM_SEEDS = 1 << 32
@@ -113,10 +113,17 @@ def _restore(
     state: dict[str, Any] | None = checkpoint.load()
     if state is None:
         return 0
-    for module, weights in zip(modules, state["modules"], strict=True):
-        module.load_state_dict(weights)
-    optimizer.load_state_dict(state["optimizer"])
+    try:
+        step = int(state["step"])
+        for module, weights in zip(modules, state["modules"], strict=True):
+            module.load_state_dict(weights)
+        optimizer.load_state_dict(state["optimizer"])
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        path = checkpoint.folder / STATE
+        raise OutpaceError(
+            f"{path} holds no state of this training ({error}); remove it to begin anew"
+        ) from None
     # Points of the curve that are later than the state belong to steps that will be made again.
-    curve = [point for point in checkpoint.run["losses"] if point[0] <= state["step"]]
+    curve = [point for point in checkpoint.run["losses"] if point[0] <= step]
     checkpoint.run["losses"] = curve
-    return int(state["step"])
+    return step

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from outpace.core.errors import OutpaceError
+from outpace.core.errors import FormatError, OutpaceError
+from outpace.formats.json_files import json_file
 from outpace.formats.whole import write_whole
 
 ORIGIN = "origin.json"
@@ -20,8 +22,8 @@ def claim(path: Path, facts: Mapping[str, Any], *, begun: bool) -> None:
     """
     mine = json.loads(json.dumps(dict(facts)))
     try:
-        noted = json.loads(path.read_text()) if path.exists() else None
-    except (OSError, ValueError) as error:
+        noted = json_file(path) if os.path.lexists(path) else None
+    except FormatError as error:
         raise OutpaceError(f"{path} cannot be read ({error}); remove the folder to begin anew") from None
     if noted is None and not begun:
         try:
@@ -30,7 +32,7 @@ def claim(path: Path, facts: Mapping[str, Any], *, begun: bool) -> None:
             raise OutpaceError(f"cannot write {path}: {error.strerror or error}") from error
         write_whole(path, (json.dumps(mine, indent=1) + "\n").encode())
     elif noted != mine:
-        made = unlike(noted, mine) if isinstance(noted, dict) else "what nobody has noted"
+        made = "what nobody has noted" if noted is None else unlike(noted, mine)
         raise OutpaceError(f"{path.parent} holds files of {made}; accepted are the same or a new folder")
 
 

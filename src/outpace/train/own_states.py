@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from outpace.core.errors import OutpaceError
+from outpace.formats.json_files import json_value
 from outpace.targets.native import DEFAULT_CACHE_ROWS
+from outpace.train.data import whole_lines
 from outpace.train.features import FeatureFile
 from outpace.train.loop import Progress
 from outpace.train.self_text import MAX_MESSAGE, write_text
@@ -60,9 +62,11 @@ def _whole_groups(path: Path, file: FeatureFile) -> int:
 
     The states of a group are written before its lines. While there are as many texts in both, all is whole.
     """
-    lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    lines = whole_lines(path)
     try:
-        groups: list[int] = [json.loads(line)["group"] for line in lines]
+        groups: list[int] = [json_value(line)["group"] for line in lines]
+        if any(type(group) is not int for group in groups):
+            raise ValueError("groups are whole numbers")
     except (ValueError, KeyError, TypeError) as error:
         raise OutpaceError(f"{path} is not a file that this command has written: {error}") from None
     both = min(len(groups), file.num_texts)
