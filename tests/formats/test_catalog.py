@@ -97,10 +97,25 @@ def test_remove_deletes_the_model_and_its_packed_forms(index: Path, cache: Path)
     packed[0].parent.mkdir()
     for file in packed:
         file.write_bytes(b"x")
-    assert catalog.remove("tiny") == path
+    assert set(catalog.remove("tiny")) == {path, *packed}
     assert files_in(cache) == [] and catalog.installed() == {}
-    with pytest.raises(OutpaceError, match="tiny is not installed; installed: none"):
+    with pytest.raises(OutpaceError, match=f"there is nothing of tiny to delete; accepted: {KNOWN}, tiny"):
         catalog.remove("tiny")
+
+
+def test_what_is_installed_is_compared_with_the_catalog(index: Path, cache: Path) -> None:
+    assert catalog.info("tiny").path is None and catalog.info("tiny").damage == ""
+    path = catalog.pull("tiny")
+    assert (catalog.info("tiny").path, catalog.info("tiny").damage) == (path, "")
+    path.write_bytes(bytes(len(CONTENT)))
+    assert catalog.info("tiny").path == path
+    assert catalog.info("tiny").damage == f"its SHA-256 is {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    path.write_bytes(CONTENT[:-1])
+    assert catalog.info("tiny").damage == f"it is not a file of {len(CONTENT)} bytes"
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    assert catalog.info("tiny").damage == f"it is not a file of {len(CONTENT)} bytes"
+    assert catalog.remove("tiny") == [path] and files_in(cache) == []
 
 
 @pytest.mark.parametrize(
@@ -242,7 +257,7 @@ def test_a_file_of_another_size_is_not_installed(
     path = catalog.pull("tiny")
     assert not caplog.messages
     path.write_bytes(CONTENT[:-1])
-    assert catalog.installed() == {} and catalog.info("tiny").path is None
+    assert catalog.installed() == {}
     assert catalog.pull("tiny").read_bytes() == CONTENT
     assert caplog.messages == [f"fetching tiny anew: {path} is not what was installed"]
 
@@ -295,7 +310,7 @@ def test_anything_else_names_the_accepted_forms(
         catalog.resolve(source)
 
 
-@pytest.mark.parametrize("verb", [catalog.info, catalog.pull, catalog.remove])
+@pytest.mark.parametrize("verb", [catalog.info, catalog.pull])
 def test_unknown_names_list_the_known_ones(cache: Path, verb: Any) -> None:
     with pytest.raises(OutpaceError, match=f"unknown model name 'colossus'; accepted: {KNOWN}"):
         verb("colossus")

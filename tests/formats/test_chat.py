@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +141,48 @@ def test_gguf() -> None:
 
 
 @pytest.mark.parametrize(
+    ("config", "template"),
+    [
+        ({"chat_template": [{"name": ["a"], "template": "x"}, {"name": {}, "template": "y"}]}, "x"),
+        ({"chat_template": [{"template": "x"}, 3, None, {"name": "default", "template": "y"}]}, "y"),
+        ({"chat_template": []}, None),
+        ({"chat_template": [3, ["default", "x"]]}, None),
+        ({"chat_template": [{"name": "default"}]}, None),
+        ({"chat_template": "x", "bos_token": {"content": 3}, "eos_token": ["</s>"]}, "x"),
+    ],
+)
+def test_odd_lists_of_templates(tmp_path: Path, config: dict[str, Any], template: str | None) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert ChatTemplate.from_folder(tmp_path) == (None if template is None else ChatTemplate(template))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "endless", "long", "latin-1", "list of lists"])
+def test_what_is_no_template_is_one_line(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "chat_template.jinja"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "endless":
+        path.symlink_to("/dev/zero")
+    elif kind == "list of lists":
+        (tmp_path / "tokenizer_config.json").write_text('{"chat_template": [{"template": ["x"]}]}')
+    else:
+        path.write_bytes(b"x" * (1 << 21) if kind == "long" else b"caf\xe9")
+    with pytest.raises(FormatError) as caught:
+        ChatTemplate.from_folder(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("token_id", ["1", 1.0, None, [1], -1, 3, 2**70])
+@pytest.mark.parametrize("tokens", [["a", "b", "c"], 3, None, {"a": 1}])
+def test_odd_tokens_of_gguf(token_id: Any, tokens: Any) -> None:
+    metadata = {"tokenizer.chat_template": "x", "tokenizer.ggml.tokens": tokens}
+    metadata |= {"tokenizer.ggml.bos_token_id": token_id, "tokenizer.ggml.eos_token_id": token_id}
+    assert ChatTemplate.from_gguf(metadata) == ChatTemplate("x")
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [('{"chat_template": 3}', "must be a string or a list"), ("{", "tokenizer_config.json"), ("3", "object")],
 )
@@ -164,6 +210,130 @@ def test_failures_are_one_line(template: str, message: str) -> None:
     with pytest.raises(OutpaceError, match=message) as caught:
         ChatTemplate(template).render([{"role": "user", "content": "hi"}])
     assert "\n" not in str(caught.value)
+
+
+NS = "{% set ns = namespace(x='ab', l=[1], t=(1,), d={}) %}"
+LOOP, END = "{% for i in range(100000) %}", "{% endfor %}"
+DEEP = NS + "{% for i in range(60) %}{% set ns.l = [ns.l] * 2 %}{% set ns.t = (ns.t,) * 2 %}{% endfor %}"
+BOMBS = [
+    # steps
+    LOOP * 3 + "x" + END * 3,
+    LOOP * 2 + END * 2,
+    LOOP + "{% for i in range(100000) if false %}{% endfor %}" + END,
+    "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
+    "{% for x in range(9) recursive %}{% if loop.depth < 60 %}{{ loop(range(9)) }}{% endif %}{% endfor %}",
+    LOOP + "{{ range(100000) | map('string') | list | length }}" + END,
+    LOOP + "{{ ('a' * 1000000) | upper | length }}" + END,
+    LOOP + "{{ ('b' ~ 'a' * 500000) in ('a' * 1000000) }}" + END,
+    LOOP + "{{ ('a' * 1000000).rfind('b' ~ 'a' * 500000) }}" + END,
+    # texts
+    LOOP + "y" * 100000 + END,
+    *(
+        NS + LOOP + "{% set ns.x = " + doubled + " %}" + END
+        for doubled in (
+            "ns.x ~ ns.x", "ns.x + ns.x", "[ns.x, ns.x] | join", "ns.x.join([ns.x, ns.x])",
+            "ns.x | replace('a', ns.x)", "ns.x.replace('a', ns.x)", "'%s%s' % (ns.x, ns.x)",
+            "'{0}{0}'.format(ns.x)", "'%s%s' | format(ns.x, ns.x)", "ns.x * 2", "ns.x | indent(ns.x)",
+        )
+    ),
+    NS + LOOP + "{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}" + END,
+    NS + LOOP + "{% set ns.l = ns.l + ns.l[0:] %}" + END,
+    *(
+        "{{ " + wide + " }}"
+        for wide in (
+            "'a' * 10 ** 10", "10000000000 * 'a'", "[1] * 1000000000", "9 ** 9 ** 9",
+            "'a' | center(10000000000)",
+            "'a'.ljust(10000000000)", "'a'.center(10000000000, 'b')", "'%10000000000d' % 1",
+            "'%*d' % (10000000000, 1)", "'%10000000000d' | format(1)", "'%*d' | format(10000000000, 1)",
+            "('%(a)s' * 20000) % {'a': 'x' * 100000}", "'{:10000000000}'.format(1)",
+            "'{:{}}'.format(1, 10000000000)", "'{a:10000000000}'.format_map({'a': 1})",
+            "'{:.10000000000f}' | attr('format')(1.5)", "('{0}' * 20000).format('x' * 100000)",
+            "('a' * 1000000).replace('', 'x' * 1000000)", "('a' * 1000000) | replace('', 'x' * 1000000)",
+            "('a' * 1000000).join('b' * 1000000)", "('a\n' * 100000) | indent('x' * 100000)",
+            "('a\n' * 100000) | indent(100000)", "[1] | tojson(indent=10000000000)",
+            "[1] | batch(10000000000, 'x') | list", "[1] | slice(10000000000) | list",
+        )
+    ),
+    # lists in lists, each twice in the next
+    *(
+        DEEP + "{{ " + use + " }}"
+        for use in (
+            "ns.l", "ns.l | string", "ns.l | tojson", "'a' ~ ns.l", "'%s' % (ns.l,)", "'{}'.format(ns.l)",
+            "'{!r}'.format(ns.l)", "ns.l == [ns.l]", "ns.l is eq([ns.l])", "[ns.l].index(ns.l)",
+            "ns.d[ns.t]", "ns.d.get(ns.t)", "ns.t in ns.d", "{ns.t: 1}", "[ns.t] | unique | list",
+        )
+    ),
+]  # fmt: skip
+
+
+@pytest.fixture
+def small_memory() -> Iterator[None]:
+    """One GB more than now, so that a bomb that goes off is a MemoryError."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 30), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.usefixtures("small_memory")
+@pytest.mark.parametrize("template", BOMBS)
+def test_a_template_without_end_is_stopped(template: str) -> None:
+    with pytest.raises(OutpaceError, match=r"the chat template was stopped: it (takes|uses) ") as caught:
+        ChatTemplate(template).render([{"role": "user", "content": "hi"}])
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("x" * (1 << 18), "the chat template has 262144 letters, accepted are"),
+        ("{{ " + "(" * 10000 + "1" + ")" * 10000 + " }}", "RecursionError"),
+        ("{{ 'a' | wordwrap(1, true, 'x') }}", "No filter named 'wordwrap'"),
+        ("{{ lipsum(1000) }}", "'lipsum' is undefined"),
+        ("{{ 'a'.encode('punycode') }}", "unsafe"),
+        ("{{ 'a'.translate({97: 'b'}) }}", "unsafe"),
+        ("{{ (1).to_bytes(1000000) }}", "unsafe"),
+        (
+            "{{ [1] | tojson(separators=('x' * 100, ':')) }}",
+            "fails with ValueError: an indent of more than 32",
+        ),
+        ("{{ [[1]] | sum(start=[]) }}", "fails with ValueError: sum adds numbers"),
+        ("{% include 'x' %}", "fails with TypeError"),
+        ("{{ raise_exception('\x1b[31m\x9b2J\n' * 9) }}", r"refuses the messages: \\x1b\[31m\\x9b2J "),
+    ],
+)
+def test_what_has_no_budget_is_refused(template: str, message: str) -> None:
+    with pytest.raises(OutpaceError, match=message) as caught:
+        ChatTemplate(template).render([{"role": "user", "content": "hi"}])
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("template", [SMOLLM2, GEMMA, TOOLS], ids=["smollm2", "gemma", "tools"])
+def test_long_conversations_are_within_the_budget(template: str) -> None:
+    """Many short messages, few long ones, and many tools, each of which a template looks at several times."""
+    turns = ("user", "assistant")
+    many = [{"role": turns[i % 2], "content": "Yes."} for i in range(4000)]
+    long = [{"role": turns[i % 2], "content": "word " * 200_000} for i in range(3)]
+    for messages in (many, long):
+        text = ChatTemplate(template).render(messages, tools=[TOOL] * 200)
+        assert len(text) > len(messages)
+    everyone = "{% for m in messages %}{% for n in messages %}{{ n.role[0] }}{% endfor %}{% endfor %}"
+    assert len(ChatTemplate(everyone).render(many[:150])) == 150**2
+
+
+def test_budgets_of_threads_are_their_own() -> None:
+    """One that is stopped takes nothing from another, which uses the same program."""
+    template = ChatTemplate("{% for i in range(count) %}{% for j in range(100) %}x{% endfor %}{% endfor %}")
+
+    def render(count: int) -> int:
+        try:
+            return len(template.render([{"role": "user", "content": "hi"}], count=count))
+        except OutpaceError:
+            return -1
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(render, [1000, 100000] * 8)) == [100000, -1] * 8
 
 
 @pytest.mark.parametrize("messages", [["hi"], [{"content": "hi"}], [{"role": 3, "content": "hi"}]])

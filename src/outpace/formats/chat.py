@@ -1,12 +1,13 @@
 """Chat templates: a list of messages to the text that a model was trained on.
 
-A template is a Jinja program that comes with the model, so it runs in a sandbox. Filters, functions and white
-space follow transformers, which defined the format: https://huggingface.co/docs/transformers/chat_templating_writing
+A template is a Jinja program that comes with the model, so it runs in a sandbox (`chat_sandbox.py`). Filters,
+functions and white space follow transformers, which defined the format: https://huggingface.co/docs/transformers/chat_templating_writing
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,12 +15,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jinja2 import Environment, Template, TemplateError, TemplateSyntaxError, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import Template, TemplateError, TemplateSyntaxError
 
 from outpace.core.errors import FormatError, OutpaceError
+from outpace.formats.chat_sandbox import MOST_SOURCE, ChatEnvironment, Unbounded, budgeted
+from outpace.formats.regular import open_regular
 from outpace.formats.tokenizer import read_json, special_text
 
 
@@ -50,15 +50,13 @@ class ChatTemplate:
         """
         folder = Path(folder)
         config = read_json(folder / "tokenizer_config.json")
-        try:
-            source: Any = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-        except FileNotFoundError:
+        source: Any = _read_template(folder / "chat_template.jinja")
+        if source is None:
             source = config.get("chat_template")
-        except (OSError, ValueError) as error:
-            raise FormatError(f"{folder / 'chat_template.jinja'}: {error}") from None
         if isinstance(source, list):
-            named = {entry.get("name"): entry.get("template") for entry in source if isinstance(entry, dict)}
-            source = named.get("default", next(iter(named.values()), None))
+            entries = [entry for entry in source if isinstance(entry, dict)]
+            entries.sort(key=lambda entry: entry.get("name") != "default")
+            source = entries[0].get("template") if entries else None
         if source is None:
             return None
         if not isinstance(source, str):
@@ -80,16 +78,21 @@ class ChatTemplate:
                 raise OutpaceError(
                     "every message must be a mapping with a role (system, user, assistant) and a content"
                 )
-        variables = {
+        variables: dict[str, Any] = {
             "tools": None,
             "documents": None,
             "bos_token": self.bos_token,
             "eos_token": self.eos_token,
         }
+        variables |= {**extra, "messages": messages, "add_generation_prompt": add_generation_prompt}
         try:
-            return _compile(self.source).render(
-                variables | extra, messages=messages, add_generation_prompt=add_generation_prompt
-            )
+            template = _compile(self.source)
+            with budgeted(variables):
+                return template.render(variables)
+        except OutpaceError:
+            raise
+        except Unbounded as error:
+            raise OutpaceError(f"the chat template was stopped: {error}") from None
         except TemplateSyntaxError as error:
             raise OutpaceError(
                 f"the chat template is malformed in line {error.lineno}: {_line(error)}"
@@ -101,25 +104,12 @@ class ChatTemplate:
             raise OutpaceError(f"the chat template fails with {name}: {_line(error)}") from None
 
 
-class _GenerationTag(Extension):
-    """`{% generation %} ... {% endgeneration %}` marks the assistant's words for training: no change here."""
-
-    tags = frozenset({"generation"})  # type: ignore[assignment]
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
 @lru_cache(maxsize=16)
 def _compile(source: str) -> Template:
-    environment: Environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson
+    environment = ChatEnvironment(filters={"tojson": _tojson})
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
-    return environment.from_string(source)
+    return environment.program(source)
 
 
 def _tojson(
@@ -147,8 +137,24 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def _read_template(path: Path) -> str | None:
+    """The text of a template's own file; None where there is none. Raises FormatError."""
+    if not os.path.lexists(path):
+        return None
+    try:
+        with open_regular(path) as file:
+            data = file.read(4 * MOST_SOURCE + 1)
+        if len(data) > 4 * MOST_SOURCE:
+            raise FormatError(f"{path} is longer than the {MOST_SOURCE} letters that a template may have")
+        return data.decode()
+    except OSError as error:
+        raise FormatError(f"cannot read {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise FormatError(f"{path} is not UTF-8 text") from None
+
+
 def _token_text(metadata: Mapping[str, Any], name: str) -> str:
     token_id, tokens = metadata.get(f"tokenizer.ggml.{name}_token_id"), metadata.get("tokenizer.ggml.tokens")
-    if token_id is None or tokens is None or not 0 <= token_id < len(tokens):
+    if not isinstance(token_id, int) or not isinstance(tokens, Sequence) or not 0 <= token_id < len(tokens):
         return ""
     return str(tokens[token_id])

@@ -23,9 +23,12 @@ def header_bytes(magic: bytes, fields: Mapping[str, Any]) -> bytes:
 
 
 def read_header(
-    path: Path, buffer: NDArray[np.uint8], *, magic: bytes, version: int, kind: str
+    path: Path, buffer: NDArray[np.uint8], *, magic: bytes, version: int | None, kind: str
 ) -> tuple[dict[str, Any], int]:
-    """The fields, and where the header ends. FormatError for another kind, a damaged header or version."""
+    """The fields, and where the header ends; version None accepts all.
+
+    FormatError for another kind or version, and for a damaged header.
+    """
     raw = buffer[:16].tobytes()
     if len(raw) < 16 or raw[:8] != magic:
         raise FormatError(f"{path} is not a {kind}")
@@ -41,6 +44,6 @@ def read_header(
         found = fields["version"]
     except (ValueError, KeyError, TypeError):
         raise FormatError(f"{path}: damaged header") from None
-    if found != version:
+    if version is not None and found != version:
         raise FormatError(f"{path}: {kind} of version {found!r}, accepted is {version}")
     return fields, end

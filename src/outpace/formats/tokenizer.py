@@ -1,18 +1,17 @@
 """Text to token ids and back, around the `tokenizers` library.
 
 A tokenizer comes from a Hugging Face folder, a GGUF file's metadata, or the text that `to_json` gave.
-Encoding is the library's. Decoding is a table from token id to bytes, so that a text can be decoded piece
-by piece in constant time per token: every decoder of the architectures that we read is such a table.
+Encoding is the library's, but for the scores of SentencePiece (see sentence_piece) and special tokens in
+plain text (see spans). Decoding gives the library's text piece by piece (see token_text).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tokenizers
 
@@ -21,6 +20,7 @@ from outpace.formats.gguf_tokenizer import read_gguf_tokenizer
 from outpace.formats.json_files import json_file
 from outpace.formats.sentence_piece import Pieces, SentencePieceEncoder
 from outpace.formats.spans import Encoder, LibraryEncoder, SpanEncoder
+from outpace.formats.token_text import BytesText, StagedText, Steps, TextDecoder
 
 # A chat model may end its turn with any of these, whichever of them its file calls "the" end.
 _END_OF_TURN = (
@@ -33,6 +33,8 @@ _END_OF_TURN = (
     "<end_of_turn>",
 )
 _HEADER, _BODY = '{"version":2,"outpace":', ',"tokenizer":'  # other versions are packed anew
+_T = TypeVar("_T")
+_LAST_ID = 2**32 - 1  # that the library can be asked for
 
 
 class Tokenizer:
@@ -66,16 +68,24 @@ class Tokenizer:
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
         if bad := [i for i in sorted({*self.eos_ids, bos_id or 0}) if not 0 <= i < self.vocab_size]:
             raise FormatError(f"the special token id {bad[0]} is outside the {self.vocab_size} tokens")
-        to_bytes, self.strips_space = _read_decoder(backend.decoder)
-        self._all_bytes = _ByteTable(backend, to_bytes, plain=frozenset(added), hidden=frozenset())
-        specials = (token.content for token in added.values() if token.special)
+        self._steps = Steps(backend.decoder)
+        self.strips_space = self._steps.strips_space
+        specials = frozenset(token.content for token in added.values() if token.special)
+
+        def shown(token_id: int) -> str | None:
+            text = self.token(token_id)
+            return None if text in specials else text
+
+        bytes_of = self._steps.bytes_of
+        self._all_bytes = _Table[bytes](self.token, bytes_of, b"")
+        self.text_bytes: Mapping[int, bytes] = _Table[bytes](shown, bytes_of, b"")
+        self._all_texts = _Table[str | None](self.token, str, None)
+        self._texts = _Table[str | None](shown, str, None)
         self._pieces = pieces
         encoder: Encoder = LibraryEncoder(backend, self.special_ids)
         if pieces is not None:
             encoder = SentencePieceEncoder(backend, pieces)
         self._spans = SpanEncoder(encoder, specials)
-        self.text_bytes: Mapping[int, bytes]
-        self.text_bytes = _ByteTable(backend, to_bytes, plain=frozenset(added), hidden=self.special_ids)
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Tokenizer:
@@ -173,13 +183,27 @@ class Tokenizer:
         return self.add_bos and self.encode(text, add_special_tokens=False)[:1] == [self.bos_id]
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
-        """The text of `ids`. Bytes that are not valid UTF-8 become U+FFFD; unknown ids, nothing."""
-        table = self.text_bytes if skip_special_tokens else self._all_bytes
-        text = b"".join(map(table.__getitem__, ids)).decode("utf-8", "replace")
-        return text.removeprefix(" ") if self.strips_space else text
+        """The text of `ids`, as the `tokenizers` library decodes them. Unknown ids are nothing."""
+        decoder = self._decoder(skip_special_tokens=skip_special_tokens, continues=False)
+        return "".join(map(decoder.push, ids)) + decoder.finish()
+
+    def text_decoder(self, *, continues: bool) -> TextDecoder:
+        """Takes ids one by one and gives the pieces of `decode`.
+
+        `continues`: the text goes on another one, so keep the space that `decode` drops at the beginning.
+        """
+        return self._decoder(skip_special_tokens=True, continues=continues)
+
+    def _decoder(self, *, skip_special_tokens: bool, continues: bool) -> TextDecoder:
+        if self._steps.only_bytes:
+            return BytesText(self.text_bytes if skip_special_tokens else self._all_bytes)
+        texts = self._texts if skip_special_tokens else self._all_texts
+        return StagedText(texts, self._steps.stages(continues=continues))
 
     def token(self, token_id: int) -> str | None:
         """The vocabulary's own text of a token ("Ġthe", "▁the", "<|im_end|>"), or None."""
+        if not 0 <= token_id <= _LAST_ID:
+            return None
         text: str | None = self._backend.id_to_token(token_id)
         return text
 
@@ -188,96 +212,21 @@ class Tokenizer:
         return _id_of(self._backend, token)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes that a token stands for; of a special token, its written form."""
+        """The bytes that a token stands for in the middle of a text; of a special token, its written form."""
         return self._all_bytes[token_id]
 
 
-class _ByteTable(dict[int, bytes]):
-    """Token id -> bytes, computed once per token that is met."""
+class _Table(dict[int, _T]):
+    """Token id -> what is made of its text, computed once per token that is met; `none` for no token."""
 
-    def __init__(
-        self,
-        backend: tokenizers.Tokenizer,
-        to_bytes: Callable[[str], bytes],
-        *,
-        plain: frozenset[int],
-        hidden: frozenset[int],
-    ) -> None:
+    def __init__(self, text_of: Callable[[int], str | None], make: Callable[[str], _T], none: _T) -> None:
         super().__init__()
-        self._backend, self._to_bytes, self._plain, self._hidden = backend, to_bytes, plain, hidden
+        self._text_of, self._make, self._none = text_of, make, none
 
-    def __missing__(self, token_id: int) -> bytes:
-        text = None if token_id in self._hidden or token_id < 0 else self._backend.id_to_token(token_id)
-        if text is None:
-            value = b""
-        elif token_id in self._plain:
-            value = text.encode()
-        else:
-            value = self._to_bytes(text)
-        self[token_id] = value
+    def __missing__(self, token_id: int) -> _T:
+        text = self._text_of(token_id)
+        self[token_id] = value = self._none if text is None else self._make(text)
         return value
-
-
-_BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
-
-
-def _read_decoder(decoder: Any) -> tuple[Callable[[str], bytes], bool]:
-    """A decoder of the `tokenizers` library as (text of a token to bytes, whether one leading space goes)."""
-    if decoder is None:  # the library then puts spaces between the tokens
-        return lambda text: b" " + text.encode(), True
-    steps = _flatten(json.loads(decoder.__getstate__()))
-    kinds = {step["type"] for step in steps}
-    if kinds == {"ByteLevel"}:
-        return _byte_level_bytes, False
-    if kinds - {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}:
-        raise FormatError(
-            f"unknown decoder {' + '.join(sorted(kinds))} in tokenizer.json; accepted: ByteLevel, or a "
-            "sequence of Replace, ByteFallback, Fuse, Strip and Metaspace"
-        )
-    spaces = {step["replacement"]: " " for step in steps if step["type"] == "Metaspace"}
-    for step in steps:
-        if step["type"] == "Replace":
-            pattern = step["pattern"].get("String")
-            if not pattern:
-                raise FormatError(
-                    "a decoder in tokenizer.json replaces by a pattern; accepted: plain strings"
-                )
-            spaces[pattern] = step["content"]
-        if step["type"] == "Strip" and (step["content"], step["start"], step["stop"]) != (" ", 1, 0):
-            raise FormatError("a decoder in tokenizer.json strips text; accepted: one space at the beginning")
-
-    def to_bytes(text: str) -> bytes:
-        if "ByteFallback" in kinds and (byte := _BYTE_TOKEN.fullmatch(text)):
-            return bytes([int(byte[1], 16)])
-        for old, new in spaces.items():
-            text = text.replace(old, new)
-        return text.encode()
-
-    metaspace = any(step["type"] == "Metaspace" and step.get("prepend_scheme") != "never" for step in steps)
-    return to_bytes, metaspace or "Strip" in kinds
-
-
-def _flatten(step: dict[str, Any]) -> list[dict[str, Any]]:
-    if step["type"] != "Sequence":
-        return [step]
-    return [leaf for inner in step["decoders"] for leaf in _flatten(inner)]
-
-
-def _byte_letters() -> dict[str, int]:
-    """GPT-2's alphabet: printable Latin-1 bytes stand for themselves, the 68 others are U+0100 and on."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
-
-
-_BYTE_OF_LETTER = _byte_letters()
-
-
-def _byte_level_bytes(text: str) -> bytes:
-    try:
-        return bytes([_BYTE_OF_LETTER[letter] for letter in text])
-    except KeyError:  # not written in that alphabet, so it is plain text
-        return text.encode()
 
 
 def _parse(text: str, *, name: str) -> tokenizers.Tokenizer:

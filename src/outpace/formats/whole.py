@@ -55,16 +55,21 @@ def part_folder(parent: Path) -> Iterator[tuple[Path, int]]:
         yield Path(part), lock
 
 
-def remove_abandoned(folder: Path, *, of: str | None = None) -> int:
-    """Removes the parts in a folder (`of` one file) whose writers have died; returns how many bytes."""
-    freed = 0
+def remove_abandoned(folder: Path, *, of: str | None = None, dry_run: bool = False) -> dict[Path, int]:
+    """Removes the parts in a folder (`of` one file) whose writers have died; what they were, and their bytes.
+
+    `dry_run` only looks.
+    """
+    removed = {}
     with suppress(OSError):  # no folder, no parts
-        for name in os.listdir(folder):
+        for name in sorted(os.listdir(folder)):
             found = _PART.fullmatch(name)
             if found and (of is None or found[1] == of):
-                with suppress(OSError):  # somebody else was faster, or may not
-                    freed += _remove_if_abandoned(folder / name)
-    return freed
+                with suppress(OSError):  # somebody else was faster, or this user may not
+                    num_bytes = _remove_if_abandoned(folder / name, dry_run)
+                    if num_bytes is not None:
+                        removed[folder / name] = num_bytes
+    return removed
 
 
 def write_whole(path: Path, data: bytes | memoryview, *, after: str = "") -> None:
@@ -87,28 +92,24 @@ def _locked(part: Path) -> Iterator[int]:
         os.close(lock)
 
 
-def _remove_if_abandoned(part: Path) -> int:
+def _remove_if_abandoned(part: Path, dry_run: bool) -> int | None:
+    """How many bytes the part had; None where its writer is alive."""
     lock = os.open(part, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     try:
-        status = os.fstat(lock)
-        age_s = time.time() - status.st_mtime
+        age_s = time.time() - os.fstat(lock).st_mtime
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return 0
+            return None
         except OSError:
             if age_s < _LOCKLESS_S:
-                return 0
-        if part.is_dir():
-            files = [file for file in part.rglob("*") if file.is_file()]
-            if not files and age_s < _NEWBORN_S:
-                return 0
-            size = sum(file.stat().st_size for file in files)
-            shutil.rmtree(part, ignore_errors=True)
-            return size
-        if os.fstat(lock).st_size == 0 and age_s < _NEWBORN_S:
-            return 0
-        part.unlink()
-        return status.st_size
+                return None
+        files = [file for file in part.rglob("*") if file.is_file()] if part.is_dir() else [part]
+        num_bytes = sum(file.stat().st_size for file in files)
+        if not num_bytes and age_s < _NEWBORN_S:
+            return None
+        if not dry_run:
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
+        return num_bytes
     finally:
         os.close(lock)
