@@ -23,11 +23,14 @@ from outpace.formats.tokenizer import Tokenizer
 from tests.formats.vocabularies import (
     SPECIALS,
     TEXTS,
+    WHOLE_WORD,
     byte_level_metadata,
     sentence_piece_metadata,
     trained_bpe,
     trained_pieces,
 )
+
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +104,101 @@ def test_words_of_every_pre(pre: str, words: str) -> None:
     merges.sort(key=lambda merge: -len(merge[0]))  # a word that has begun grows first
     ours = Tokenizer.from_gguf(byte_level_metadata(vocab, merges, pre))
     assert "|".join(map(str, map(ours.token, ours.encode(text, add_special_tokens=False)))) == words
+
+
+@pytest.mark.parametrize(
+    ("name", "like"),
+    [
+        *((name, "llama3") for name in ("falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2")),
+        *((name, "gpt-2") for name in ("mellum", "phi-2", "exaone4", "gigachat", "a.x-4.0", "olmo", "mpt")),
+        *((name, "qwen2") for name in ("deepseek-r1-qwen", "megrez", "kormo")),
+        *((name, "smollm") for name in ("starcoder", "refact", "command-r", "minerva-7b", "codeshell")),
+        ("", "default"),
+    ],
+)
+def test_other_names_of_a_pre(trained: Any, name: str, like: str) -> None:
+    """llama.cpp gives these the same rules."""
+    vocab, merges = trained
+    more = {"bos_token_id": 0}
+    ours, theirs = (
+        Tokenizer.from_gguf(byte_level_metadata(vocab, merges, pre, **more)) for pre in (name, like)
+    )
+    assert (ours.add_bos, ours.bos_id) == (theirs.add_bos, theirs.bos_id)
+    for text in [*TEXTS, "12345 HelloWorld'LL e\u0301", " moonlit"]:
+        for add in (True, False):
+            assert ours.encode(text, add_special_tokens=add) == theirs.encode(text, add_special_tokens=add)
+
+
+@pytest.mark.parametrize("name", ["smaug-bpe", "dbrx"])
+def test_names_with_the_words_of_llama3_and_no_more(trained: Any, name: str) -> None:
+    vocab, merges = trained
+    ours = Tokenizer.from_gguf(byte_level_metadata(vocab, merges, name, bos_token_id=0))
+    llama3 = Tokenizer.from_gguf(byte_level_metadata(vocab, merges, "llama3", bos_token_id=0))
+    assert not ours.add_bos and llama3.add_bos
+    text = "1234 HelloWorld'LL"
+    assert ours.encode(text, add_special_tokens=True) == llama3.encode(text, add_special_tokens=False)
+    assert vocab[WHOLE_WORD] in llama3.encode(" moonlit", add_special_tokens=False)
+    assert vocab[WHOLE_WORD] not in ours.encode(" moonlit", add_special_tokens=False)
+
+
+@pytest.mark.parametrize("kind", [NORMAL, CONTROL, USER_DEFINED, UNUSED])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|eot_id|>",
+        "<|eom_id|>",
+        "<|end|>",
+        "<end_of_turn>",
+        "<|end_of_text|>",
+        "<|eot|>",
+        "<EOT>",
+        "<|file_sep|>",
+    ],
+)
+def test_every_end_of_a_text_whatever_its_type(trained: Any, text: str, kind: int) -> None:
+    vocab, merges = dict(trained[0]), trained[1]
+    vocab[text] = len(vocab)
+    metadata = byte_level_metadata(vocab, merges, "qwen2")
+    metadata["tokenizer.ggml.token_type"][-1] = kind
+    ours = Tokenizer.from_gguf(metadata)
+    assert vocab[text] in ours.eos_ids and vocab[text] in ours.special_ids
+    assert ours.encode(text, add_special_tokens=False) == [vocab[text]]
+    assert ours.decode([vocab["a"], vocab[text]]) == "a"
+    assert vocab[text] not in ours.encode(text, add_special_tokens=False, parse_special=False)
+
+
+@pytest.mark.parametrize("key", ["eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep"])
+@pytest.mark.parametrize("kind", [NORMAL, CONTROL, USER_DEFINED, UNUSED])
+def test_every_key_of_an_end(trained: Any, key: str, kind: int) -> None:
+    vocab, merges = dict(trained[0]), trained[1]
+    vocab["<stop here>"] = len(vocab)
+    metadata = byte_level_metadata(vocab, merges, "qwen2", **{f"{key}_token_id": np.int32(len(vocab) - 1)})
+    metadata["tokenizer.ggml.token_type"][-1] = kind
+    ours = Tokenizer.from_gguf(metadata)
+    assert vocab["<stop here>"] in ours.eos_ids & ours.special_ids
+
+
+@pytest.mark.parametrize("text", ["</s>", "<eos>", "[EOT]"])
+def test_what_may_be_text_ends_it_only_as_a_control_token(trained: Any, text: str) -> None:
+    """`</s>` ends what is struck out in HTML, and some vocabularies have it as a word."""
+    vocab, merges = dict(trained[0]), trained[1]
+    vocab[text] = len(vocab)
+    for kind in (NORMAL, CONTROL, USER_DEFINED):
+        metadata = byte_level_metadata(vocab, merges, "qwen2")
+        metadata["tokenizer.ggml.token_type"][-1] = kind
+        assert (vocab[text] in Tokenizer.from_gguf(metadata).eos_ids) == (kind == CONTROL)
+
+
+def test_sentence_piece_without_the_keys_of_its_tokens(pieces: sentencepiece.SentencePieceProcessor) -> None:
+    """llama.cpp takes 0, 1 and 2; here, where they are called so."""
+    metadata = sentence_piece_metadata(pieces)
+    without = {key: value for key, value in metadata.items() if not key.endswith("_token_id")}
+    ours, theirs = Tokenizer.from_gguf(without), Tokenizer.from_gguf(metadata)
+    assert (ours.bos_id, ours.add_bos, ours.eos_ids) == (1, True, theirs.eos_ids)
+    assert ours.encode("☃ a", add_special_tokens=True) == theirs.encode("☃ a", add_special_tokens=True)
+    renamed = ["a0", "a1", "a2", *without["tokenizer.ggml.tokens"][3:]]
+    other = Tokenizer.from_gguf(without | {"tokenizer.ggml.tokens": renamed})
+    assert (other.bos_id, other.add_bos) == (None, False) and not other.eos_ids & {0, 1, 2}
 
 
 def test_token_types_of_gguf(trained: Any) -> None:

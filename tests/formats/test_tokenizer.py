@@ -11,7 +11,7 @@ import sentencepiece
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from transformers import GPT2Tokenizer, LlamaTokenizer, Qwen2Tokenizer
 from transformers.tokenization_utils_sentencepiece import generate_merges
 
@@ -84,6 +84,27 @@ def test_folder_of_a_llama(pieces: Any, tmp_path: Path) -> None:
         ids = theirs.encode(text)
         assert ours.encode(text, add_special_tokens=True) == ids
         assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_the_ends_that_a_folder_names(trained: Any, tmp_path: Path, special: bool) -> None:
+    """By the names of its added tokens, special or not, and in four files."""
+    vocab, merges = trained
+    backend = tokenizers.Tokenizer(models.BPE(vocab, merges))
+    backend.decoder = decoders.ByteLevel()
+    names = ["<|eot_id|>", "<end_of_turn>", "<first>", "<second>", "<third>"]
+    backend.add_tokens([AddedToken(name, special=special, normalized=False) for name in names])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    files = {
+        "special_tokens_map.json": {"eos_token": {"content": "<first>"}},
+        "tokenizer_config.json": {"eot_token": "<second>"},
+        "config.json": {"text_config": {"eos_token_id": [backend.token_to_id("<third>")]}},
+        "generation_config.json": {"eos_token_id": 7},
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    ours = Tokenizer.from_folder(tmp_path)
+    assert ours.eos_ids == {7, *map(backend.token_to_id, names)}
 
 
 def test_folder_whose_specials_are_declared_elsewhere(trained: Any, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from outpace.core.errors import FormatError
 from outpace.formats.sentence_piece import Pieces
+from outpace.formats.turn_ends import turn_ends
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 
@@ -53,6 +54,29 @@ _PRE: dict[str, _Words] = {
     "smollm": _Words(patterns=(r"\p{N}", _GPT2_WORDS)),
     "tekken": _Words(patterns=(_TEKKEN,), whole_words=True, add_bos=True),
 }
+# Other names for the same, after llama.cpp's llama-vocab.cpp.
+_SAME: dict[str, tuple[str, ...]] = {
+    "default": ("",),
+    "gpt-2": (
+        *("a.x-4.0", "exaone4", "gigachat", "granite-docling", "jais", "jina-de", "jina-es", "jina-v2-de"),
+        *("jina-v2-es", "mellum", "modern-bert", "mpt", "olmo", "phi-2", "trillion"),
+    ),
+    "llama3": ("falcon-h1", "falcon3", "jina-v5-nano", "lfm2", "midm-2.0", "pixtral"),
+    "qwen2": ("deepseek-r1-qwen", "f2llmv2", "kormo", "megrez"),
+    "smollm": ("codeshell", "command-r", "exaone", "minerva-7b", "refact", "starcoder"),
+}
+_NAMED = _PRE | {other: _PRE[name] for name, others in _SAME.items() for other in others}
+_NAMED |= dict.fromkeys(("dbrx", "smaug-bpe"), _Words(patterns=_LLAMA3.patterns))
+
+# Ends of texts and turns, by key and by name: whatever a file calls "the" end and whatever the token's type.
+_END_KEYS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
+_CODE_ENDS = ("<|fim_pad|>", "<|fim_repo|>", "<|repo_name|>", "<|file_sep|>")
+# What `llama` files without these keys mean, if the tokens look like it.
+_SENTENCE_PIECE_IDS = {
+    "unknown": (0, ("<unk>",)),
+    "bos": (1, ("<s>", "<bos>")),
+    "eos": (2, ("</s>", "<eos>")),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,12 +102,19 @@ def read_gguf_tokenizer(metadata: Mapping[str, Any]) -> GgufTokenizer:
     tokens = _strings(metadata, "tokens")
     if not tokens:
         raise FormatError("tokenizer.ggml.tokens is empty")
-    bos_id, unknown_id = (_token_id(metadata, name, len(tokens)) for name in ("bos", "unknown"))
-    ends = [_token_id(metadata, name, len(tokens)) for name in ("eos", "eot", "eom")]
-    eos_ids = frozenset(i for i in ends if i is not None)
     types = _types(metadata, len(tokens))
+    ids = {name: _token_id(metadata, name, len(tokens)) for name in ("bos", "unknown", *_END_KEYS)}
+    if model == "llama":
+        for name, (token, texts) in _SENTENCE_PIECE_IDS.items():
+            if ids[name] is None and token < len(tokens) and tokens[token] in texts:
+                ids[name] = token
+    bos_id, unknown_id = ids["bos"], ids["unknown"]
+    first_id = {text: i for i, text in reversed(list(enumerate(tokens)))}
+    special = (tokens[i] for i in np.flatnonzero(types == _CONTROL).tolist())
+    ends = turn_ends(first_id.get, special) | {first_id[text] for text in _CODE_ENDS if text in first_id}
+    eos_ids = frozenset(ends.union(i for name in _END_KEYS if (i := ids[name]) is not None))
     for i in eos_ids if bos_id is None else {bos_id, *eos_ids}:
-        if types[i] == _NORMAL:  # old files mark none
+        if types[i] != _UNKNOWN:
             types[i] = _CONTROL
     try:
         backend, add_bos, pieces = build(metadata, tokens, types, unknown_id)
@@ -106,9 +137,12 @@ def read_gguf_tokenizer(metadata: Mapping[str, Any]) -> GgufTokenizer:
 def _byte_level(
     metadata: Mapping[str, Any], tokens: Sequence[str], types: np.ndarray, unknown: int | None
 ) -> tuple[Tokenizer, bool, Pieces | None]:
-    words = _PRE.get(pre := _get(metadata, "pre", str, "default"))
+    words = _NAMED.get(pre := _get(metadata, "pre", str, "default"))
     if words is None:
-        raise FormatError(f"unknown tokenizer.ggml.pre {pre!r}; accepted: {', '.join(sorted(_PRE))}")
+        accepted, others = (", ".join(sorted(filter(None, names))) for names in (_PRE, _NAMED.keys() - _PRE))
+        raise FormatError(
+            f"unknown tokenizer.ggml.pre {pre!r}; accepted: {accepted}, and as one of these {others}"
+        )
     merges = _merges(metadata)
     keep = types != _UNUSED  # padding rows of the embedding are named too, but no text may become one of them
     if not keep.all():
@@ -128,7 +162,7 @@ def _sentence_piece(
     metadata: Mapping[str, Any], tokens: Sequence[str], types: np.ndarray, unknown: int | None
 ) -> tuple[Tokenizer, bool, Pieces | None]:
     pre = _get(metadata, "pre", str, "default")
-    if pre != "default":
+    if pre not in ("", "default"):
         raise FormatError(f"unknown tokenizer.ggml.pre {pre!r} of the tokenizer 'llama'; accepted: default")
     scores = _scores(metadata, len(tokens))
     scores[~np.isin(types, (_NORMAL, _USER_DEFINED, _UNUSED))] = np.nan

@@ -76,9 +76,8 @@ class Steps:
         """Raises FormatError for a step that the library of today does not have."""
         steps = [{"type": "Spaces"}] if decoder is None else _flatten(json.loads(decoder.__getstate__()))
         if unknown := [step["type"] for step in steps if step["type"] not in STEPS]:
-            raise FormatError(
-                f"unknown decoder {unknown[0]} in tokenizer.json; accepted: {', '.join(name for name in STEPS if name != 'Spaces')}"
-            )
+            accepted = ", ".join(sorted(STEPS.keys() - {"Spaces"}))
+            raise FormatError(f"unknown decoder {unknown[0]} in tokenizer.json; accepted: {accepted}")
         self._steps = [STEPS[step["type"]](step) for step in steps]
         self.strips_space = any(step.strips_space for step in self._steps)
         self.only_bytes = [step["type"] for step in steps] == ["ByteLevel"]

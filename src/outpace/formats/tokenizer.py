@@ -21,17 +21,8 @@ from outpace.formats.json_files import json_file
 from outpace.formats.sentence_piece import Pieces, SentencePieceEncoder
 from outpace.formats.spans import Encoder, LibraryEncoder, SpanEncoder
 from outpace.formats.token_text import BytesText, StagedText, Steps, TextDecoder
+from outpace.formats.turn_ends import turn_ends
 
-# A chat model may end its turn with any of these, whichever of them its file calls "the" end.
-_END_OF_TURN = (
-    "<|im_end|>",
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|end_of_text|>",
-    "<|endoftext|>",
-    "<|end|>",
-    "<end_of_turn>",
-)
 _HEADER, _BODY = '{"version":2,"outpace":', ',"tokenizer":'  # other versions are packed anew
 _T = TypeVar("_T")
 _LAST_ID = 2**32 - 1  # that the library can be asked for
@@ -95,7 +86,7 @@ class Tokenizer:
             read.backend,
             bos_id=read.bos_id,
             add_bos=read.add_bos,
-            eos_ids=read.eos_ids | _turn_ends(read.backend),
+            eos_ids=read.eos_ids,
             vocab_size=read.num_tokens,
             pieces=read.pieces,
         )
@@ -110,7 +101,8 @@ class Tokenizer:
             backend = _parse(path.read_text(encoding="utf-8"), name=str(path))
         except (OSError, UnicodeDecodeError) as error:
             raise FormatError(f"{path}: {error}") from None
-        config = read_json(folder / "tokenizer_config.json")
+        # Older folders name the special tokens in a file of their own.
+        config = read_json(folder / "special_tokens_map.json") | read_json(folder / "tokenizer_config.json")
         _add_declared_tokens(backend, config.get("added_tokens_decoder"))
         eos_ids = _eos_ids(backend, folder, config)
         bos_id = _id_of(backend, special_text(config, "bos_token"))
@@ -257,22 +249,24 @@ def _id_of(backend: tokenizers.Tokenizer, token: str | None) -> int | None:
     return found
 
 
-def _turn_ends(backend: tokenizers.Tokenizer) -> set[int]:
-    added = backend.get_added_tokens_decoder()
-    return {i for i, token in added.items() if token.special and token.content in _END_OF_TURN}
-
-
 def _eos_ids(backend: tokenizers.Tokenizer, folder: Path, config: Mapping[str, Any]) -> set[int]:
-    ids = _turn_ends(backend)
-    if (eos := _id_of(backend, special_text(config, "eos_token"))) is not None:
-        ids.add(eos)
+    added = {token.content: (i, token) for i, token in backend.get_added_tokens_decoder().items()}
+    special = (text for text, (_, token) in added.items() if token.special)
+    ids = turn_ends({text: i for text, (i, _) in added.items()}.get, special)
+    named = (special_text(config, name) for name in ("eos_token", "eot_token", "eom_token"))
+    ids |= {token for text in named if (token := _id_of(backend, text)) is not None}
     for name in ("generation_config.json", "config.json"):
-        found = read_json(folder / name).get("eos_token_id")
-        for value in found if isinstance(found, list) else [found]:
-            if isinstance(value, int) and not isinstance(value, bool):
-                ids.add(value)
-            elif value is not None:
-                raise FormatError(f"{folder / name}: eos_token_id must be an integer or a list of integers")
+        values = read_json(folder / name)
+        inner = values.get("text_config")  # of a model that also sees
+        for holder in (values, inner if isinstance(inner, dict) else {}):
+            found = holder.get("eos_token_id")
+            for value in found if isinstance(found, list) else [found]:
+                if isinstance(value, int) and not isinstance(value, bool):
+                    ids.add(value)
+                elif value is not None:
+                    raise FormatError(
+                        f"{folder / name}: eos_token_id must be an integer or a list of integers"
+                    )
     return ids
 
 
