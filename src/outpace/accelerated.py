@@ -31,6 +31,7 @@ from outpace.rules import RULES
 from outpace.targets.hf_causal import HfCausalTarget
 from outpace.targets.hf_inputs import check_ids, draw_seed, paddings
 from outpace.targets.hf_seq2seq import HfSeq2SeqTarget
+from outpace.targets.hf_wrapped import generation_config_of, plain_model
 from outpace.targets.native import physical_cores
 from outpace.trees import TREES
 from outpace.trees.chain import OpenChain
@@ -52,7 +53,8 @@ def accelerate(
 ) -> Accelerated | AcceleratedSeq2Seq:
     """Put a transformers model, which stays as it is, together with a drafter.
 
-    model            a decoder-only or encoder-decoder model in eval mode, on any device, in any float type.
+    model            a decoder-only or encoder-decoder model in eval mode, on any device, in any float type;
+                     also in a PeftModel whose adapters are layers of it, such as LoRA.
     tokenizer        its tokenizer, for text in and text out, and for drafters that read text.
     draft            `name:option=value,...`, a Drafter, or a smaller transformers model.
     tree             the shape of a model-based draft, `name:option=value,...`; None for the drafter's own, or
@@ -65,17 +67,18 @@ def accelerate(
 
     Raises OutpaceError for a model that cannot keep a path of a tree, and for parts that do not go together.
     """
-    seq2seq = getattr(model.config, "is_encoder_decoder", False)
+    inner = plain_model(model)
+    seq2seq = getattr(inner.config, "is_encoder_decoder", False)
     target = (HfSeq2SeqTarget if seq2seq else HfCausalTarget)(
         model, context_length=context_length, kernels=kernels
     )
     slow = seq2seq and getattr(tokenizer, "backend_tokenizer", None) is None
     ours = None if tokenizer is None or slow else TransformersTokenizer(tokenizer)
     chat = _Chat(tokenizer) if getattr(tokenizer, "chat_template", None) else None
-    loaded = SimpleNamespace(config=model.config, weights=None, tokenizer=ours, chat=chat)
-    name = getattr(model.config, "_name_or_path", "") or model.config.model_type
+    loaded = SimpleNamespace(config=inner.config, weights=None, tokenizer=ours, chat=chat)
+    name = getattr(inner.config, "_name_or_path", "") or inner.config.model_type
     text_model = Model(cast(LoadedModel, loaded), target, name=name, num_threads=physical_cores())
-    if hasattr(draft, "get_output_embeddings"):
+    if hasattr(draft, "state_dict"):  # a model of torch
         policy = TREES.create(tree, costs=text_model.costs) if isinstance(tree, str) else tree
         paced = OpenChain(length=DRAFT_LENGTH)
         drafter: Drafter = _draft_model(draft, draft_tokenizer, policy or paced, target, ours, kernels)
@@ -172,11 +175,12 @@ class Accelerated:
         return Stream(generate(self.target, self.drafter, self.rule, request, text=text))
 
     def _wanted(self, options: dict[str, Any]) -> Wanted:
-        return read_options(options, self.model.generation_config, draw_seed=draw_seed)
+        config = generation_config_of(self.model, self.target.model)
+        return read_options(options, config, draw_seed=draw_seed)
 
     def _request(self, row: list[int], wanted: Wanted, *, padding: int = 0, number: int = 0) -> Request:
         """The request of one row, the first tokens of which are padding."""
-        places = getattr(self.model.config, "max_position_embeddings", None)
+        places = getattr(self.target.model.config, "max_position_embeddings", None)
         return wanted.request(
             row[padding:],
             longest=wanted.longest(len(row), places=places),

@@ -28,6 +28,7 @@ from outpace.targets.hf_inputs import check_ids, check_mask, draw_seed
 from outpace.targets.hf_seq2seq import HfSeq2SeqTarget, SourcePrompt
 from outpace.targets.hf_seq2seq_models import begin_ids
 from outpace.targets.hf_whisper import SPEECH, check_speech, longest_speech
+from outpace.targets.hf_wrapped import generation_config_of
 
 
 class AcceleratedSeq2Seq:
@@ -72,7 +73,7 @@ class AcceleratedSeq2Seq:
         task. Whisper transcribes one window without time stamps; its output keeps start and end tokens, and
         it samples, as its own `generate` does, where the call has a temperature above 0.
         """
-        asked = Asked.read(options, self.model, decoder_input_ids)
+        asked = self._asked(options, decoder_input_ids)
         inputs = input_ids if input_features is None else input_features
         prompts = self._prompts(inputs, attention_mask, asked)
         results = self._run(prompts, asked, inputs)
@@ -92,7 +93,7 @@ class AcceleratedSeq2Seq:
         **options: Any,
     ) -> list[Generation]:
         """As `generate`, but one Generation per row: new tokens, why they end, and counts and times."""
-        asked = Asked.read(options, self.model, decoder_input_ids)
+        asked = self._asked(options, decoder_input_ids)
         inputs = input_ids if input_features is None else input_features
         return self._run(self._prompts(inputs, attention_mask, asked), asked, inputs)
 
@@ -106,7 +107,7 @@ class AcceleratedSeq2Seq:
 
     def generate_text(self, text: str, **options: Any) -> Generation:
         """Text to text, such as its translation. Needs the tokenizer."""
-        asked = Asked.read(options, self.model)
+        asked = self._asked(options)
         ids = self._text_ids(text)
         (result,) = self._run(self._prompts(ids, None, asked), asked, ids)
         decoded = self._tokenizer.decode(result.token_ids, skip_special_tokens=True)
@@ -117,7 +118,7 @@ class AcceleratedSeq2Seq:
 
         Needs a fast tokenizer. `stop` are texts before which the output ends.
         """
-        asked = Asked.read(options, self.model)
+        asked = self._asked(options)
         ids = self._text_ids(text)
         if self._pieces is None:
             raise OutpaceError(
@@ -128,10 +129,14 @@ class AcceleratedSeq2Seq:
         (request,) = asked.requests([prompt], ids)
         return Stream(generate(self.target, self.drafter, self.rule, request, text=pieces))
 
+    def _asked(self, options: dict[str, Any], decoder_input_ids: Any = None) -> Asked:
+        inner = self.target.model
+        return Asked.read(options, generation_config_of(self.model, inner), inner, decoder_input_ids)
+
     def _text_ids(self, text: str) -> Any:
         if self._tokenizer is None:
             raise OutpaceError("text needs the tokenizer, accepted is accelerate(model, tokenizer)")
-        return self._tokenizer(text, return_tensors="pt")["input_ids"].to(self.model.device)
+        return self._tokenizer(text, return_tensors="pt")["input_ids"].to(self.target.model.device)
 
     def _prompts(self, inputs: Any, attention_mask: Any, asked: Asked) -> list[SourcePrompt]:
         is_speech = check_sources(inputs)
@@ -170,15 +175,13 @@ class Asked:
     model: Any
 
     @classmethod
-    def read(cls, options: dict[str, Any], model: Any, decoder_input_ids: Any = None) -> Asked:
-        """The options of a call over the model's generation_config; OutpaceError for what we do not have."""
+    def read(cls, options: dict[str, Any], config: Any, model: Any, decoder_input_ids: Any = None) -> Asked:
+        """The options of a call over a generation_config; OutpaceError for what we do not have."""
         given, speaks = dict(options), model.config.model_type == "whisper"
-        ours = Options(given, model.generation_config)
+        ours = Options(given, config)
         if speaks:
             given |= check_speech(ours)
-        wanted = read_options(
-            given, model.generation_config, draw_seed=draw_seed, others=SPEECH if speaks else ()
-        )
+        wanted = read_options(given, config, draw_seed=draw_seed, others=SPEECH if speaks else ())
         if decoder_input_ids is None:
             return cls(wanted, [begin_ids(ours, model)], model)
         check_ids("decoder_input_ids", decoder_input_ids)

@@ -28,6 +28,7 @@ from outpace.targets.hf_models import TESTED, check_mode, inspect_model
 from outpace.targets.hf_rows import check_room, keep_prompts, texts_of
 from outpace.targets.hf_scores import LOGITS, MAX_NODES, States, TorchScores, scores_of
 from outpace.targets.hf_taps import TappedModel, Taps
+from outpace.targets.hf_wrapped import plain_model
 
 
 class HfCausalTarget(TappedModel):
@@ -53,6 +54,7 @@ class HfCausalTarget(TappedModel):
         taps: Sequence[int | str] = (),
         kernels: str = "torch",
     ) -> None:
+        model = plain_model(model)
         facts = inspect_model(model)
         if context_length is not None and not 1 <= context_length <= facts.context_length:
             raise OutpaceError(

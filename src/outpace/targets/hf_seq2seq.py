@@ -32,6 +32,7 @@ from outpace.targets.hf_rows import check_room, keep_prompts, texts_of
 from outpace.targets.hf_scores import LOGITS, MAX_NODES, States, TorchScores, scores_of
 from outpace.targets.hf_seq2seq_models import TESTED, inspect_seq2seq
 from outpace.targets.hf_taps import TappedModel, Taps
+from outpace.targets.hf_wrapped import plain_model
 
 TYPICAL_SOURCE = 32  # tokens
 
@@ -87,6 +88,7 @@ class HfSeq2SeqTarget(TappedModel):
     max_nodes = MAX_NODES
 
     def __init__(self, model: Any, *, context_length: int | None = None, kernels: str = "torch") -> None:
+        model = plain_model(model)
         facts = inspect_seq2seq(model)
         if context_length is not None and not 1 <= context_length <= facts.context_length:
             raise OutpaceError(
