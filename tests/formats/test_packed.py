@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -227,6 +228,19 @@ def test_every_byte_counts(tmp_path: Path) -> None:
         path.write_bytes(damaged(good, at, 1 << int(rng.integers(8))))
         with pytest.raises(FormatError):
             PackedFile(path)
+
+
+def test_a_system_that_grants_no_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "model")
+    good = (tmp_path / "model").read_bytes()
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    write(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == good
+    PackedFile(tmp_path / "again").close()
 
 
 def test_blocks_that_change_places_are_noticed(tmp_path: Path) -> None:

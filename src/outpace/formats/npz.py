@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,21 @@ from numpy.typing import NDArray
 from outpace.formats.regular import open_regular
 
 _KINDS = "biufU"
+_END = struct.Struct("<4s4H2IH")  # of a zip file: magic, two numbers of disks, two of members, places
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """All arrays of a file. OSError where it cannot be read, ValueError where it holds none or is damaged."""
+    """All arrays of a file. OSError where it cannot be opened, ValueError where it is damaged or no such."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         try:
             with zipfile.ZipFile(file) as archive:
                 members = archive.infolist()
+                file.seek(-_END.size, os.SEEK_END)
+                magic, _, _, _, count, _, _, _ = _END.unpack(file.read(_END.size))
+                if magic != b"PK\x05\x06" or count != len(members):  # zipfile leaves out what it cannot find
+                    raise ValueError("another number of members")
                 if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                     raise ValueError("compressed members")
                 if sum(max(member.file_size, member.compress_size) for member in members) > size:
@@ -35,8 +41,6 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
                 return {
                     member.filename.removesuffix(".npy"): _array(archive.read(member)) for member in members
                 }
-        except OSError:
-            raise
         except Exception as error:  # zip and numpy have many kinds
             raise ValueError(f"{path} holds no arrays by name ({type(error).__name__})") from error
 

@@ -227,9 +227,14 @@ def _checksums(body: np.ndarray) -> list[str]:
     def read(stripe: int) -> None:
         found[stripe] = f"{zlib.crc32(body[ends[stripe] : ends[stripe + 1]].data):08x}"
 
-    threads = [threading.Thread(target=read, args=(stripe,)) for stripe in range(NUM_STRIPES)]
-    for thread in threads:
-        thread.start()
+    threads = []
+    for stripe in range(NUM_STRIPES):
+        thread = threading.Thread(target=read, args=(stripe,))
+        try:
+            thread.start()
+            threads.append(thread)
+        except RuntimeError:  # the system grants no more threads
+            read(stripe)
     for thread in threads:
         thread.join()
     return found
