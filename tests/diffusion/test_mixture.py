@@ -87,7 +87,7 @@ def test_random_ones_are_the_same_for_the_same_seed() -> None:
         (lambda: GaussianMixture(torch.zeros(2, 1), 0.0), "width is 0, accepted are finite numbers > 0"),
         (lambda: GaussianMixture(torch.zeros(2, 1), 1.0, [1.0]), "2 finite numbers > 0 are"),
         (lambda: GaussianMixture(torch.zeros(2, 1), 1.0, [1.0, 0.0]), "2 finite numbers > 0 are"),
-        (lambda: GaussianMixture.random(0, 5), "dimensions is 0 and components 5"),
+        (lambda: GaussianMixture.random(0, 5), "dimensions is 0, accepted are whole"),
         (
             lambda: MIXTURE.denoiser(LEVELS[0], prediction="noise"),
             "prediction is 'noise', accepted are epsilon",

@@ -269,7 +269,7 @@ def test_models_that_cannot_be_accelerated() -> None:
         (unet, {"draft": "picard:draft=none"}, "accepted are others than none"),
         (unet, {"window": "wide"}, "window is 'wide', accepted are whole numbers >= 1, adaptive, fixed"),
         (unet, {"window": 8.5}, r"window is 8\.5, accepted are whole numbers >= 1, adaptive, fixed"),
-        (unet, {"window": "-3"}, "window is -3, accepted are whole numbers >= 1"),
+        (unet, {"window": "-3"}, "window is -3, accepted are whole numbers from 1 to 65536"),
     ]:
         with pytest.raises(OutpaceError, match=message):
             diffusion.accelerate(model, **({"scheduler": scheduler} | options))

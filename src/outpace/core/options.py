@@ -151,6 +151,8 @@ def _number(value: Any) -> Any:
 def _listed(value: Any, kind: Any) -> Any:
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         return _REFUSED
+    if getattr(value, "ndim", 1) != 1:  # an array without dimensions says that it can be gone through
+        return _REFUSED
     found = [
         next((t for one in _alternatives(kind) if (t := _taken(item, one)) is not _REFUSED), _REFUSED)
         for item in value

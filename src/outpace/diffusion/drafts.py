@@ -18,11 +18,12 @@ or the process's `Prediction`, so that all that is affine in the state is comput
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
-from outpace.core.errors import OutpaceError
+from outpace.core.options import checked, whole
+from outpace.diffusion.checks import MOST_STEPS, checked_function, checked_part
 from outpace.diffusion.memory import Proposal, Round
 from outpace.diffusion.process import Model, Process, evaluated
 
@@ -33,6 +34,7 @@ Means = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(states [B, *S], steps i64[B]) -> [B, *S]: means of the next states."""
 
 
+@runtime_checkable
 class Draft(Protocol):
     """What proposes a window.
 
@@ -49,6 +51,7 @@ class Draft(Protocol):
         """Sequential calls of the target for a round of such a window, verification included."""
 
 
+@runtime_checkable
 class Held(Protocol):
     """What of an evaluation is held while the state moves on."""
 
@@ -83,13 +86,17 @@ class Prediction:
         return lambda states, steps: process.step(states, predictions, steps)
 
 
+def _held(held: Held | None) -> Held:
+    return Prediction() if held is None else checked_part("held", held, Held, "Prediction() and Output()")
+
+
 class Frozen:
     """The evaluation at the row's own state: the window's first step is always accepted."""
 
     looks_ahead = False
 
     def __init__(self, held: Held | None = None) -> None:
-        self._held = held or Prediction()
+        self._held = _held(held)
 
     def propose(self, round: Round) -> Proposal:
         """One call, then none."""
@@ -108,7 +115,7 @@ class Stale:
     looks_ahead = False
 
     def __init__(self, held: Held | None = None) -> None:
-        self._held = held or Prediction()
+        self._held = _held(held)
 
     def propose(self, round: Round) -> Proposal:
         """One call for rows that begin, otherwise none."""
@@ -128,7 +135,7 @@ class Carried:
     looks_ahead = True
 
     def __init__(self, held: Held | None = None) -> None:
-        self._held = held or Prediction()
+        self._held = _held(held)
 
     def propose(self, round: Round) -> Proposal:
         """One call for rows that begin, otherwise none."""
@@ -155,7 +162,7 @@ class Independent:
     looks_ahead = False
 
     def __init__(self, model: Model) -> None:
-        self._model = model
+        self._model = checked_function("model", model)
 
     def propose(self, round: Round) -> Proposal:
         """As many calls of the cheap model as there are steps, none of the target."""
@@ -185,12 +192,11 @@ class Picard:
     held    what of an evaluation is kept when the states move.
     """
 
+    @checked
     def __init__(self, draft: Draft | None = None, *, sweeps: int = 1, held: Held | None = None) -> None:
-        if sweeps < 1:
-            raise OutpaceError(f"sweeps is {sweeps}, accepted are whole numbers >= 1")
-        self._draft: Draft = draft or Stale()
-        self._sweeps = sweeps
-        self._held = held or Prediction()
+        self._draft = Stale() if draft is None else checked_part("draft", draft, Draft, "Stale()")
+        self._sweeps = whole("sweeps", sweeps, 1, MOST_STEPS)
+        self._held = _held(held)
         self.looks_ahead = self._draft.looks_ahead
 
     def propose(self, round: Round) -> Proposal:

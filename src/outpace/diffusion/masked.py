@@ -17,24 +17,37 @@ drawn from the model itself; no draft is judged there.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 import torch
 
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked, shown, whole
 from outpace.core.sampling import fresh_seed
+from outpace.diffusion.checks import (
+    MOST,
+    checked_conditions,
+    checked_device,
+    checked_function,
+    checked_part,
+    checked_shape,
+    enough_memory,
+)
 from outpace.diffusion.masked_rules import Draws, Match, Rule
+from outpace.diffusion.names import make_window
 from outpace.diffusion.noise import Noise
 from outpace.diffusion.process import Model, turns_of_model
 from outpace.diffusion.sampler import Samples
 from outpace.diffusion.stats import Stats
 from outpace.diffusion.unmasking import Schedule
-from outpace.diffusion.windows import Fixed, Record, Window
+from outpace.diffusion.windows import Record, Window
 
 
 @torch.no_grad()
+@checked
 def sample_masked(
     model: Model,
     schedule: Schedule,
@@ -43,12 +56,12 @@ def sample_masked(
     *,
     mask_id: int,
     rule: Rule | None = None,
-    window: Window | int = 8,
+    window: Window | int | str = 8,
     temperature: float = 1.0,
     seed: int = 0,
     batch: int | None = None,
     partial: torch.Tensor | None = None,
-    conditions: torch.Tensor | None = None,
+    conditions: torch.Tensor | Sequence[Any] | None = None,
     device: torch.device | str = "cpu",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Samples:
@@ -58,7 +71,7 @@ def sample_masked(
                  conditions, a third argument.
     mask_id      0 to V. Its logit, if it has one, is not used: no position is unmasked to it.
     rule         `Match` or `Speculative`; None samples plainly, a call for each step that unmasks something.
-    window       how many of these steps a round drafts; a number is a fixed one.
+    window       how many of these steps a round drafts; a number is a fixed one, a name as in `names.py`.
     temperature  >= 0; tokens are drawn from softmax(logits / temperature), the likeliest at 0.
     batch        so many samples at a time; all if None. A call has up to batch * window states.
     partial      i64[num, length]: mask_id where a token is wanted, other tokens stay. None: all masked.
@@ -67,30 +80,44 @@ def sample_masked(
 
     Raises OutpaceError where the logits have another shape or are no law, naming the step.
     """
-    for name, number in {"num": num, "length": length, "batch": num if batch is None else batch}.items():
-        if number < 1:
-            raise OutpaceError(f"{name} is {number}, accepted are whole numbers >= 1")
+    checked_function("model", model)
+    checked_part("schedule", schedule, Schedule, "OneByOne()")
+    num, length = whole("num", num, 1, MOST), whole("length", length, 1, MOST)
+    batch = num if batch is None else whole("batch", batch, 1, MOST)
+    checked_shape((length,), num)
     if mask_id < 0:
         raise OutpaceError(f"mask_id is {mask_id}, accepted are 0 to the size of the vocabulary")
     if not 0 <= temperature < math.inf:
         raise OutpaceError(f"temperature is {temperature}, accepted are finite numbers >= 0")
-    if conditions is not None and len(conditions) != num:
-        raise OutpaceError(f"{len(conditions)} conditions for {num} samples; one for each is accepted")
-    if partial is None:
-        partial = torch.full((num, length), mask_id)
-    if partial.dtype != torch.int64 or partial.shape != (num, length):
-        given = f"{partial.dtype} {tuple(partial.shape)}"
-        raise OutpaceError(f"partial is {given}, accepted is torch.int64 {(num, length)}")
+    told, where = checked_conditions(conditions, num), checked_device(device)
     if rule is None:
         rule, window = Match(), 1
-    if isinstance(window, int):
-        window = Fixed(window)
-    tokens = partial.to(device, copy=True)
-    run = _Run(model, schedule, tokens, mask_id, rule, window, temperature, seed, conditions)
+    checked_part("rule", rule, Rule, "Match()")
+    made = make_window(window)
     began = perf_counter()
-    run.all(batch or num, on_progress)
+    with enough_memory(f"{min(batch, num)} samples of {length} tokens at a time"):
+        tokens = _begun(partial, num, length, mask_id).to(where, copy=True)
+        run = _Run(model, schedule, tokens, mask_id, rule, made, temperature, seed, told)
+        run.all(batch, on_progress)
     run.stats.wall_s = perf_counter() - began
     return Samples(tokens, run.stats)
+
+
+def _begun(partial: torch.Tensor | None, num: int, length: int, mask_id: int) -> torch.Tensor:
+    """i64[num, length]: what is known of the sequences."""
+    if partial is None:
+        return torch.full((num, length), mask_id)
+    if (
+        not isinstance(partial, torch.Tensor)
+        or partial.dtype != torch.int64
+        or partial.shape != (num, length)
+    ):
+        tensor = isinstance(partial, torch.Tensor)
+        given = f"{partial.dtype} {tuple(partial.shape)}" if tensor else shown(partial)
+        raise OutpaceError(f"partial is {given}, accepted is torch.int64 {(num, length)}")
+    if partial.min() < 0:
+        raise OutpaceError(f"partial has the token {int(partial.min())}, accepted are numbers >= 0")
+    return partial
 
 
 @dataclass(slots=True)

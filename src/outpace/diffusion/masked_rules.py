@@ -8,7 +8,7 @@ else draw from max(p - q, 0); no rule keeps more. Its coin and its second draw h
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -45,6 +45,7 @@ class Draws:
         return Noise(self._seed).uniform(*self._places)
 
 
+@runtime_checkable
 class Rule(Protocol):
     """What becomes of drafted tokens."""
 

@@ -10,7 +10,8 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from outpace.core.errors import OutpaceError
+from outpace.core.options import checked, whole
+from outpace.diffusion.checks import MOST
 from outpace.diffusion.drafts import Draft
 from outpace.diffusion.names import make_draft, make_window
 from outpace.diffusion.noise import PRIOR, Noise
@@ -48,6 +49,7 @@ class Measured:
     wall_s: float
 
 
+@checked
 def measure(
     source: Source,
     methods: Sequence[Method],
@@ -59,8 +61,7 @@ def measure(
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Measured]:
     """Plain sampling and these methods, in turns: one of each, and that `repeats` times."""
-    if repeats < 1:
-        raise OutpaceError(f"repeats is {repeats}, accepted are whole numbers >= 1")
+    repeats = whole("repeats", repeats, 1, MOST)
     made = [(method, *method.make()) for method in [PLAIN, *methods]]
     runs: list[list[Stats]] = [[] for _ in made]
     num_runs = len(made) * repeats

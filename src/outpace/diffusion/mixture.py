@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import torch
 
 from outpace.core.errors import OutpaceError
+from outpace.core.options import accept, checked, shown, whole
+from outpace.diffusion.checks import MOST, checked_numbers, checked_part, enough_memory
 from outpace.diffusion.process import Model
 from outpace.diffusion.schedules import PREDICTIONS, Levels
 
@@ -25,32 +27,39 @@ class GaussianMixture:
     """
 
     def __init__(self, means: torch.Tensor, width: float, weights: Sequence[float] | None = None) -> None:
-        self.means = torch.as_tensor(means, dtype=torch.float64)
+        try:
+            self.means = torch.as_tensor(means, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            raise OutpaceError(f"means are {shown(means)}, accepted are finite numbers [K, D]") from None
+        width = accept("width", width, float)
         if self.means.ndim != 2 or not self.means.numel() or not self.means.isfinite().all():
             shape = tuple(self.means.shape)
             raise OutpaceError(f"means of shape {shape} are not accepted: finite numbers [K, D] are")
         if not 0 < width < float("inf"):
             raise OutpaceError(f"width is {width:g}, accepted are finite numbers > 0")
         num = len(self.means)
-        given = torch.as_tensor([1.0] * num if weights is None else weights, dtype=torch.float64)
+        given = torch.tensor([1.0] * num if weights is None else checked_numbers("weights", weights)).double()
         if given.shape != (num,) or not (given.isfinite() & (given > 0)).all():
             raise OutpaceError(f"weights are not accepted: {num} finite numbers > 0 are, one for each mean")
         self.width, self.weights = width, given / given.sum()
 
     @classmethod
+    @checked
     def random(
         cls, dimensions: int, components: int, *, width: float = 0.3, seed: int = 0
     ) -> GaussianMixture:
         """Standard normal means, equal weights."""
-        if min(dimensions, components) < 1:
-            given = f"dimensions is {dimensions} and components {components}"
-            raise OutpaceError(f"{given}, accepted are whole numbers >= 1")
+        components = whole("components", components, 1, MOST)
+        dimensions = whole("dimensions", dimensions, 1, MOST)
         source = torch.Generator().manual_seed(seed)
-        return cls(torch.randn(components, dimensions, generator=source, dtype=torch.float64), width)
+        with enough_memory(f"{components} components of {dimensions} dimensions"):
+            drawn = torch.randn(components, dimensions, generator=source, dtype=torch.float64)
+        return cls(drawn, width)
 
+    @checked
     def draw(self, num: int, *, seed: int = 0) -> torch.Tensor:
         """f64[num, D]: samples of the mixture itself."""
-        source = torch.Generator().manual_seed(seed)
+        num, source = whole("num", num, 1, MOST), torch.Generator().manual_seed(seed)
         chosen = torch.multinomial(self.weights, num, replacement=True, generator=source)
         noise = torch.randn(num, self.means.shape[1], generator=source, dtype=torch.float64)
         return self.means[chosen] + self.width * noise
@@ -65,8 +74,10 @@ class GaussianMixture:
         shrunk = means + (alpha * self.width**2 / variance)[..., None] * gaps
         return (logits.softmax(1)[..., None] * shrunk).sum(1)
 
+    @checked
     def denoiser(self, levels: Levels, *, prediction: str = "epsilon") -> Model:
         """The exact model of a chain with these levels and this prediction, by its times."""
+        checked_part("levels", levels, Levels, "those of variance_preserving(50)")
         if prediction not in PREDICTIONS:
             raise OutpaceError(f"prediction is {prediction!r}, accepted are {', '.join(PREDICTIONS)}")
         if prediction == "epsilon" and levels.alphas[0] == 0:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import operator
-from typing import SupportsIndex
 
 from outpace.core.errors import OutpaceError
+from outpace.core.options import shown
 from outpace.core.registry import Registry
+from outpace.diffusion.checks import checked_part
 from outpace.diffusion.drafts import (
     Carried,
     Draft,
@@ -35,8 +36,10 @@ HELD: dict[str, type[Held]] = {"prediction": Prediction, "output": Output, "incr
 
 def make_draft(draft: Draft | str | None) -> Draft | None:
     """The draft of a name, or the one that it is already; None for plain sampling."""
-    made: Draft | None = DRAFTS.create(draft) if isinstance(draft, str) else draft
-    return made
+    if isinstance(draft, str):
+        made: Draft | None = DRAFTS.create(draft)
+        return made
+    return None if draft is None else checked_part("draft", draft, Draft, "Stale(), their names and None")
 
 
 def make_window(window: Window | int | str) -> Window:
@@ -46,12 +49,16 @@ def make_window(window: Window | int | str) -> Window:
     if isinstance(window, str) and window.partition(":")[0].strip() in WINDOWS.names():
         made: Window = WINDOWS.create(window)
         return made
-    if isinstance(window, SupportsIndex):  # numpy's whole numbers too
-        return Fixed(operator.index(window))
-    if isinstance(window, str | float):
+    if isinstance(window, Window) and not isinstance(window, type):
+        return window
+    try:
+        if isinstance(window, bool):
+            raise TypeError
+        length = operator.index(window)  # type: ignore[arg-type]  # numpy's whole numbers too
+    except Exception:
         names = ", ".join(WINDOWS.names())
-        raise OutpaceError(f"window is {window!r}, accepted are whole numbers >= 1, {names}")
-    return window
+        raise OutpaceError(f"window is {shown(window)}, accepted are whole numbers >= 1, {names}") from None
+    return Fixed(length)
 
 
 def none() -> None:

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked, shown, whole
+from outpace.diffusion.checks import MOST, checked_conditions, checked_shape
 from outpace.diffusion.drafts import Draft
 from outpace.diffusion.images import check_output_type, converted
 from outpace.diffusion.names import make_draft, make_window
@@ -30,6 +32,8 @@ from outpace.diffusion.shapes import needs_labels, shape_of
 from outpace.diffusion.stats import Stats
 from outpace.diffusion.windows import Window
 
+INTEGERS = torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8
+
 
 @dataclass(frozen=True, slots=True)
 class Images:
@@ -39,6 +43,7 @@ class Images:
     stats: Stats
 
 
+@checked
 def accelerate(
     pipeline_or_model: Any,
     scheduler: Any = None,
@@ -68,8 +73,9 @@ def accelerate(
                 " a model with a scheduler"
             )
         model, scheduler = parts["unet"], parts["scheduler"] if scheduler is None else scheduler
-    if not callable(model):
-        raise OutpaceError(f"{type(model).__name__} cannot be called; accepted are pipelines and models")
+    if isinstance(model, type) or not callable(model):
+        name = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise OutpaceError(f"{name} cannot be called; accepted are pipelines and models")
     if scheduler is None:
         raise OutpaceError("a model alone has no steps; accepted is accelerate(model, scheduler)")
     if getattr(model, "training", False):
@@ -78,7 +84,7 @@ def accelerate(
     return Accelerated(
         model,
         scheduler,
-        shape_of(model) if shape is None else tuple(shape),
+        shape_of(model) if shape is None else checked_shape(shape, 1),
         make_draft(draft),
         make_window(window),
     )
@@ -105,6 +111,7 @@ class Accelerated:
         self._model, self._scheduler = model, scheduler
         self._draft, self._window = draft, window
 
+    @checked
     def __call__(
         self,
         batch_size: int = 1,
@@ -112,28 +119,29 @@ class Accelerated:
         num_inference_steps: int = 1000,
         seed: int = 0,
         output_type: str = "pil",
-        conditions: torch.Tensor | None = None,
+        conditions: torch.Tensor | Sequence[Any] | None = None,
         num_at_once: int | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Images:
         """Images, as many as batch_size says, the same for the same seed.
 
         output_type  "pil", "np" or "pt", as in diffusers; "latent" gives samples as they are, of any shape.
-        conditions   [batch_size, ...]: what the model is told of each sample, such as class labels.
+        conditions   [batch_size, ...]: what the model is told of each sample; class labels may be a list.
         num_at_once  so many samples under way at a time; all if None.
         on_progress  is told (steps done, steps in all) after every round.
         """
         check_output_type(output_type, self.shape)
+        batch_size = whole("batch_size", batch_size, 1, MOST)
         model, process = self.chain(num_inference_steps)
-        self.check_conditions(conditions)
+        told = self.check_conditions(checked_conditions(conditions, batch_size))
         result = sample(
             model, process, self.shape, batch_size, draft=self._draft, window=self._window, seed=seed,
-            batch=num_at_once, conditions=conditions, device=self.device, on_progress=on_progress,
+            batch=num_at_once, conditions=told, device=self.device, on_progress=on_progress,
         )  # fmt: skip
         return Images(converted(result.samples, output_type), result.stats)
 
-    def check_conditions(self, conditions: torch.Tensor | None) -> None:
-        """OutpaceError where a model of diffusers is told no classes that needs some, or needs none."""
+    def check_conditions(self, conditions: torch.Tensor | None) -> torch.Tensor | None:
+        """What the model is told; OutpaceError where it needs other classes, or none."""
         needs = needs_labels(self._model)
         if conditions is None and needs:
             raise OutpaceError(
@@ -141,6 +149,14 @@ class Accelerated:
             )
         if conditions is not None and not needs and type(self._model).__name__ == "UNet2DModel":
             raise OutpaceError("the model is told no classes, accepted is conditions=None")
+        num_classes = getattr(getattr(self._model, "config", None), "num_class_embeds", None)
+        if conditions is None or not isinstance(num_classes, int) or conditions.ndim != 1:
+            return conditions
+        labels = conditions.long()
+        if conditions.dtype not in INTEGERS or labels.min() < 0 or labels.max() >= num_classes:
+            given = shown(conditions.tolist())
+            raise OutpaceError(f"conditions are {given}, accepted are classes from 0 to {num_classes - 1}")
+        return labels
 
     def chain(self, num_inference_steps: int) -> tuple[Model, Denoising]:
         """What `sample` is to be given: the model and the process of so many steps."""

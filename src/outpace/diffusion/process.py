@@ -13,12 +13,14 @@ import functools
 import math
 import types
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from outpace.core.errors import OutpaceError
+from outpace.core.options import accept, checked
 from outpace.core.turns import Turns, turns_of
+from outpace.diffusion.checks import checked_function, checked_numbers
 
 Model = Callable[..., torch.Tensor]
 """model(inputs [B, *S], times f[B]) -> outputs [B, *S]; with conditions, model(inputs, times, conditions).
@@ -26,6 +28,7 @@ Model = Callable[..., torch.Tensor]
 Times are of the inputs' precision, f32 at least."""
 
 
+@runtime_checkable
 class Process(Protocol):
     """What a sampler has to know of its chain."""
 
@@ -70,13 +73,17 @@ class Denoising:
         prior_scale: float = 1.0,
         clip: float | None = None,
     ) -> None:
+        clip, prior_scale = accept("clip", clip, float | None), accept("prior_scale", prior_scale, float)
+        if not math.isfinite(prior_scale):
+            raise OutpaceError(f"prior_scale is {prior_scale}, accepted are finite numbers")
         if clip is not None and not clip > 0:
             raise OutpaceError(f"clip is {clip:g}, accepted are numbers > 0 and None")
+        times = checked_numbers("times", times)
         scales = [1.0] * len(times) if input_scales is None else input_scales
         tables = {"times": times, "input_scales": scales, "from_state": from_state}
         tables |= {"from_output": from_output, "keep": keep, "pull": pull}
         self.sigmas = checked_sigmas(sigmas)
-        self._tables = {name: _table(name, values, len(sigmas)) for name, values in tables.items()}
+        self._tables = {name: _table(name, values, len(self.sigmas)) for name, values in tables.items()}
         self._cast: dict[tuple[str, torch.dtype, torch.device], torch.Tensor] = {}
         self._prior_scale = prior_scale
         self._clip = clip
@@ -115,10 +122,15 @@ class Drift:
     prior_scale  the first state is prior_scale * noise
     """
 
+    @checked
     def __init__(
         self, times: Sequence[float], diffusion: Callable[[float], float], *, prior_scale: float = 1.0
     ) -> None:
-        grid = torch.as_tensor(times, dtype=torch.float64)
+        times = checked_numbers("times", times)
+        checked_function("diffusion", diffusion)
+        if not math.isfinite(prior_scale):
+            raise OutpaceError(f"prior_scale is {prior_scale}, accepted are finite numbers")
+        grid = torch.tensor(times, dtype=torch.float64)
         widths = grid.diff()
         if grid.ndim != 1 or len(grid) < 2 or not (widths.gt(0).all() or widths.lt(0).all()):
             raise OutpaceError(
@@ -127,7 +139,7 @@ class Drift:
         self._times, self._widths = grid[:-1], widths
         self._prior_scale = prior_scale
         noise = [
-            diffusion(time) * math.sqrt(abs(width))
+            accept(f"diffusion({time:g})", diffusion(time), float) * math.sqrt(abs(width))
             for time, width in zip(times, widths.tolist(), strict=False)
         ]
         self.sigmas = checked_sigmas(noise)
@@ -201,8 +213,8 @@ def turns_of_model(model: Model) -> Turns:
 
 def checked_sigmas(sigmas: Sequence[float]) -> torch.Tensor:
     """f64[N], or an error that names the step which has no noise."""
-    table = torch.as_tensor(sigmas, dtype=torch.float64)
-    if table.ndim != 1 or not len(table):
+    table = torch.tensor(checked_numbers("sigmas", sigmas), dtype=torch.float64)
+    if not len(table):
         raise OutpaceError("a chain without steps; accepted are 1 step or more")
     bad = ~(torch.isfinite(table) & (table >= 0))
     bad[:-1] |= table[:-1] == 0
@@ -216,7 +228,7 @@ def checked_sigmas(sigmas: Sequence[float]) -> torch.Tensor:
 
 
 def _table(name: str, values: Sequence[float], num_steps: int) -> torch.Tensor:
-    table = torch.as_tensor(values, dtype=torch.float64)
+    table = torch.tensor(checked_numbers(name, values), dtype=torch.float64)
     if table.shape != (num_steps,):
         raise OutpaceError(
             f"{name} has {table.numel()} values, sigmas {num_steps}; one for each step is accepted"

@@ -17,10 +17,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 import torch
 
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked, whole
+from outpace.diffusion.checks import (
+    MOST,
+    checked_conditions,
+    checked_device,
+    checked_dtype,
+    checked_function,
+    checked_part,
+    checked_shape,
+    enough_memory,
+)
 from outpace.diffusion.coupling import couple
 from outpace.diffusion.drafts import Draft
 from outpace.diffusion.memory import Memory, Proposal, Round
@@ -41,6 +53,7 @@ class Samples:
 
 
 @torch.no_grad()
+@checked
 def sample(
     model: Model,
     process: Process,
@@ -51,7 +64,7 @@ def sample(
     window: Window | int | str = 8,
     seed: int = 0,
     batch: int | None = None,
-    conditions: torch.Tensor | None = None,
+    conditions: torch.Tensor | Sequence[Any] | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     on_progress: Callable[[int, int], None] | None = None,
@@ -62,32 +75,35 @@ def sample(
     draft        one, or its name (see `names.py`); None samples plainly: one call a step.
     window       how many steps a round drafts; a number is a fixed one.
     batch        so many samples at a time; all if None. A call has up to batch * (window + 1) states.
-    conditions   [num, ...]: what the model is told of each sample.
+    conditions   [num, ...]: what the model is told of each sample; a tensor, an array or a list.
     on_progress  is told (steps done, steps in all) after every round.
 
-    Raises OutpaceError where the model's output has another shape or is not finite, naming the step.
+    Raises OutpaceError where the model's output has another shape or is not finite, naming the step, and
+    where a sample leaves the numbers of its type.
     """
-    if num < 1 or (batch is not None and batch < 1):
-        raise OutpaceError(f"num is {num} and batch {batch}, accepted are whole numbers >= 1")
-    if not shape or min(shape) < 1:
-        raise OutpaceError(f"shape is {tuple(shape)}, accepted are one or more whole numbers >= 1")
-    if conditions is not None and len(conditions) != num:
-        raise OutpaceError(f"{len(conditions)} conditions for {num} samples; one for each is accepted")
-    if not dtype.is_floating_point:
-        raise OutpaceError(f"dtype is {dtype}, accepted are floating ones")
+    checked_function("model", model)
+    checked_part("process", process, Process, "those that chain(...) makes")
+    num = whole("num", num, 1, MOST)
+    batch = num if batch is None else min(whole("batch", batch, 1, MOST), num)
+    size, told = checked_shape(shape, num), checked_conditions(conditions, num)
+    dtype, where = checked_dtype(dtype), checked_device(device)
     draft = make_draft(draft)
     window = make_window(1 if draft is None else window)
-    stats = Stats.zero(len(process.sigmas), num, window.most)
-    noise, batch, where = Noise(seed), min(batch or num, num), torch.device(device)
+    noise = Noise(seed)
     began = perf_counter()
-    if draft is None:
-        samples = sample_plainly(
-            model, process, noise, tuple(shape), batch, conditions, stats,
-            dtype=dtype, device=where, on_progress=on_progress,
-        )  # fmt: skip
-    else:
-        run = _Run(model, process, draft, window, noise, conditions, stats)
-        samples = run.all(tuple(shape), batch, dtype, where, on_progress)
+    with enough_memory(f"{batch} samples of shape {size} at a time"):
+        stats = Stats.zero(len(process.sigmas), num, window.most)
+        if draft is None:
+            samples = sample_plainly(
+                model, process, noise, size, batch, told, stats,
+                dtype=dtype, device=where, on_progress=on_progress,
+            )  # fmt: skip
+        else:
+            run = _Run(model, process, draft, window, noise, told, stats)
+            samples = run.all(size, batch, dtype, where, on_progress)
+    if not samples.isfinite().all():
+        number = int((~samples.flatten(1).isfinite().all(1)).nonzero()[0])
+        raise OutpaceError(f"sample {number} is not finite: the model's output is too large for {dtype}")
     stats.wall_s = perf_counter() - began
     return Samples(samples, stats)
 

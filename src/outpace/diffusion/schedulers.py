@@ -20,9 +20,10 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from outpace.core.errors import OutpaceError
+from outpace.diffusion.checks import checked_steps
 from outpace.diffusion.foreign import one_line
 from outpace.diffusion.process import Denoising
-from outpace.diffusion.schedules import Levels, chain, checked_steps, ddpm_levels
+from outpace.diffusion.schedules import Levels, chain, ddpm_levels
 
 
 def from_scheduler(scheduler: Any, num_steps: int) -> Denoising:
@@ -33,7 +34,7 @@ def from_scheduler(scheduler: Any, num_steps: int) -> Denoising:
 def with_timesteps(scheduler: Any, num_steps: int) -> Any:
     """A copy of an accepted scheduler that is set to so many steps."""
     check_accepted(scheduler)
-    checked_steps(num_steps)
+    num_steps = checked_steps(num_steps)
     timed = copy.deepcopy(scheduler)
     with one_line(f"{_name(scheduler)} does not take {num_steps} steps"):
         timed.set_timesteps(num_steps)

@@ -22,6 +22,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from outpace.core.errors import OutpaceError
+from outpace.core.options import accept, checked
+from outpace.diffusion.checks import checked_numbers, checked_part, checked_steps
 from outpace.diffusion.process import Denoising
 
 PREDICTIONS: dict[str, Callable[[float, float], tuple[float, float]]] = {
@@ -45,6 +47,8 @@ class Levels:
     times: Sequence[float]
 
     def __post_init__(self) -> None:
+        for name in ("alphas", "sigmas", "times"):
+            object.__setattr__(self, name, checked_numbers(name, getattr(self, name)))
         if not len(self.alphas) == len(self.sigmas) == len(self.times) + 1 >= 2:
             lengths = f"{len(self.alphas)} alphas, {len(self.sigmas)} sigmas and {len(self.times)} times"
             raise OutpaceError(f"{lengths} do not fit; accepted are N + 1, N + 1 and N >= 1")
@@ -60,15 +64,21 @@ class Levels:
                 )
 
 
+@checked
 def variance_preserving(
     num_steps: int, *, beta_min: float = 0.1, beta_max: float = 20.0, first: float = 1.0, last: float = 1e-3
 ) -> Levels:
     """alpha^2 + sigma^2 = 1 with beta(t) from beta_min to beta_max; times from `first` to `last`, then 0."""
+    given = {"beta_min": beta_min, "beta_max": beta_max, "first": first, "last": last}
+    for name, value in given.items():
+        if not 0 <= value < math.inf:
+            raise OutpaceError(f"{name} is {value:g}, accepted are finite numbers >= 0")
     times = [*_line(first, last, num_steps), 0.0]
     squares = [math.exp(-0.5 * t * t * (beta_max - beta_min) - t * beta_min) for t in times]
     return _preserving(squares, times[:-1])
 
 
+@checked
 def variance_exploding(num_steps: int, *, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Levels:
     """alpha = 1, noise in equal ratios from sigma_max to sigma_min, then none; the model is told sigma."""
     if not 0 < sigma_min < math.inf:
@@ -78,17 +88,20 @@ def variance_exploding(num_steps: int, *, sigma_min: float = 0.01, sigma_max: fl
             f"sigma_max is {sigma_max:g}, accepted are finite numbers > sigma_min {sigma_min:g}"
         )
     sigmas = [math.exp(x) for x in _line(math.log(sigma_max), math.log(sigma_min), num_steps)]
-    return Levels([1.0] * (num_steps + 1), [*sigmas, 0.0], sigmas)
+    return Levels([1.0] * (len(sigmas) + 1), [*sigmas, 0.0], sigmas)
 
 
 def linear_interpolant(num_steps: int) -> Levels:
     """state = (1 - t) clean + t noise, t from 1 to 0 in equal steps; the model is told t."""
-    times = [1 - step / checked_steps(num_steps) for step in range(num_steps + 1)]
+    num_steps = checked_steps(num_steps)
+    times = [1 - step / num_steps for step in range(num_steps + 1)]
     return Levels([1 - t for t in times], times, times[:-1])
 
 
 def ddpm_levels(alphas_cumprod: Sequence[float], timesteps: Sequence[int]) -> Levels:
     """Of a discrete schedule at falling timesteps, then no noise; the model is told the timestep."""
+    alphas_cumprod = checked_numbers("alphas_cumprod", alphas_cumprod)
+    timesteps = accept("timesteps", timesteps, Sequence[int])
     num = len(alphas_cumprod)
     for time in timesteps:
         if not 0 <= time < num:
@@ -96,6 +109,7 @@ def ddpm_levels(alphas_cumprod: Sequence[float], timesteps: Sequence[int]) -> Le
     return _preserving([*(float(alphas_cumprod[time]) for time in timesteps), 1.0], list(timesteps))
 
 
+@checked
 def chain(
     levels: Levels,
     *,
@@ -115,6 +129,7 @@ def chain(
     prior_scale  of the first noise; by default sqrt(alpha^2 + sigma^2) of the first level with clean data of
                  unit variance.
     """
+    checked_part("levels", levels, Levels, "those of variance_preserving(50)")
     if prediction not in PREDICTIONS:
         raise OutpaceError(f"prediction is {prediction!r}, accepted are {', '.join(PREDICTIONS)}")
     if not 0 < churn < math.inf:
@@ -124,6 +139,23 @@ def chain(
         raise OutpaceError(
             "step 0 has alpha 0: noise tells nothing of the sample; accepted is another prediction"
         )
+    try:
+        return _chain(levels, prediction, churn, clip, sigmas, input_scales, prior_scale)
+    except (ArithmeticError, ValueError) as error:
+        if isinstance(error, OutpaceError):
+            raise
+        raise OutpaceError(f"alphas and sigmas are too large or small to compute with: {error}") from error
+
+
+def _chain(
+    levels: Levels,
+    prediction: str,
+    churn: float,
+    clip: float | None,
+    sigmas: Sequence[float] | None,
+    input_scales: Sequence[float] | None,
+    prior_scale: float | None,
+) -> Denoising:
     keep, pull, noise = [], [], []
     pairs = list(zip(levels.alphas, levels.sigmas, strict=True))
     for (alpha, sigma), (alpha1, sigma1) in itertools.pairwise(pairs):
@@ -155,11 +187,5 @@ def _preserving(squares: Sequence[float], times: Sequence[float]) -> Levels:
 
 def _line(first: float, last: float, num: int) -> list[float]:
     """`num` numbers in equal steps."""
-    return [first + (last - first) * step / max(1, num - 1) for step in range(checked_steps(num))]
-
-
-def checked_steps(num_steps: int) -> int:
-    """The number, if a chain can have so many steps; else an OutpaceError."""
-    if num_steps < 1:
-        raise OutpaceError(f"the number of steps is {num_steps}, accepted are whole numbers >= 1")
-    return num_steps
+    num = checked_steps(num)
+    return [first + (last - first) * step / max(1, num - 1) for step in range(num)]

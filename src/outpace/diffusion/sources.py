@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 
 from outpace.core.errors import OutpaceError
+from outpace.core.options import accept, whole
 from outpace.core.registry import Registry
+from outpace.diffusion.checks import checked_device
 from outpace.diffusion.folders import load_pipeline
 from outpace.diffusion.mixture import GaussianMixture
 from outpace.diffusion.pipelines import accelerate
@@ -33,15 +35,10 @@ def open_source(spec: str, num_steps: int, *, device: str = "cpu", threads: int 
 
     threads  that torch computes with in this process; as many as before if None.
     """
+    spec = accept("model", spec, str)
     if threads is not None:
-        if not 1 <= threads <= 1024:
-            raise OutpaceError(f"threads is {threads}, accepted are 1 to 1024")
-        torch.set_num_threads(threads)
-    try:
-        place = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise OutpaceError(f"device {device!r} cannot be used here: {reason}") from None
+        torch.set_num_threads(whole("threads", threads, 1, 1024))
+    place = checked_device(device)
     if Path(spec).is_dir():
         fast = accelerate(load_pipeline(spec, device=place))
         fast.check_conditions(None)

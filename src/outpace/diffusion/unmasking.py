@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from outpace.core.errors import OutpaceError
-from outpace.diffusion.schedules import checked_steps
+from outpace.core.options import checked
+from outpace.diffusion.checks import checked_numbers, checked_steps
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """N steps, which may depend on the number of positions."""
 
@@ -42,14 +44,15 @@ class Unmasking:
     times   N numbers; 1 - n / N by default.
     """
 
+    @checked
     def __init__(self, alphas: Sequence[float], *, times: Sequence[float] | None = None) -> None:
-        self._alphas = torch.as_tensor(alphas, dtype=torch.float64)
+        self._alphas = torch.tensor(checked_numbers("alphas", alphas), dtype=torch.float64)
         fits = self._alphas.ndim == 1 and len(self._alphas) >= 2
         if not (fits and self._alphas[0] == 0 and self._alphas[-1] == 1 and self._alphas.diff().ge(0).all()):
             raise OutpaceError(
                 "alphas are not accepted: two or more that do not fall, the first 0, the last 1"
             )
-        num_steps = len(alphas) - 1
+        num_steps = len(self._alphas) - 1
         told = [1 - step / num_steps for step in range(num_steps)] if times is None else times
         self._times = torch.as_tensor(told, dtype=torch.float64)
         if self._times.shape != (num_steps,) or not self._times.isfinite().all():
@@ -78,10 +81,12 @@ class OneByOne:
 
 def linear_unmasking(num_steps: int) -> Unmasking:
     """Equal shares at every step."""
-    return Unmasking([step / checked_steps(num_steps) for step in range(num_steps + 1)])
+    num_steps = checked_steps(num_steps)
+    return Unmasking([step / num_steps for step in range(num_steps + 1)])
 
 
 def cosine_unmasking(num_steps: int) -> Unmasking:
     """alpha = 1 - cos(pi/2 n/N): few positions at first (Chang et al. 2022, arXiv:2202.04200)."""
-    turns = [step / checked_steps(num_steps) for step in range(num_steps)]
+    num_steps = checked_steps(num_steps)
+    turns = [step / num_steps for step in range(num_steps)]
     return Unmasking([*(1 - math.cos(math.pi / 2 * turn) for turn in turns), 1.0])

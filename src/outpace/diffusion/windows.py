@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked, whole
+from outpace.diffusion.checks import MOST_WINDOW
 
 FORGET = 0.7  # what a round leaves of the weight of those before it
 FIRST_TESTED, FIRST_KEPT = 2.0, 1.7  # what is believed before the first round
@@ -32,6 +34,7 @@ class Record:
         return record
 
 
+@runtime_checkable
 class Window(Protocol):
     """Chooses lengths. A row's length depends on its own past only: a sample is the same in every batch."""
 
@@ -45,9 +48,7 @@ class Fixed:
     """Always the same length."""
 
     def __init__(self, length: int) -> None:
-        if length < 1:
-            raise OutpaceError(f"window is {length}, accepted are whole numbers >= 1")
-        self.most = length
+        self.most = whole("window", length, 1, MOST_WINDOW)
 
     def lengths(self, record: Record, calls: torch.Tensor) -> torch.Tensor:
         """i64[B]: the length."""
@@ -63,12 +64,11 @@ class Adaptive:
            `outpace diffusion bench` measures.
     """
 
+    @checked
     def __init__(self, most: int = 16, *, price: float = 0.05) -> None:
-        if most < 1:
-            raise OutpaceError(f"most is {most}, accepted are whole numbers >= 1")
         if not 0 <= price < float("inf"):
             raise OutpaceError(f"price is {price}, accepted are finite numbers >= 0")
-        self.most = most
+        self.most = whole("most", most, 1, MOST_WINDOW)
         self._price = price
 
     def lengths(self, record: Record, calls: torch.Tensor) -> torch.Tensor:
