@@ -17,6 +17,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from outpace.core.errors import FormatError
 from outpace.formats.sentence_piece import Pieces
+from outpace.formats.tokenizer_json import library_error
 from outpace.formats.turn_ends import turn_ends
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
@@ -122,8 +123,8 @@ def read_gguf_tokenizer(metadata: Mapping[str, Any]) -> GgufTokenizer:
         backend.add_tokens(_added(tokens, types, (_USER_DEFINED,), special=False))
     except FormatError:
         raise
-    except Exception as error:  # the library raises nothing more specific
-        raise FormatError(f"the tokenizer in the file is malformed: {error}") from None
+    except BaseException as error:  # the library panics, and raises nothing more specific
+        raise FormatError(f"the tokenizer in the file is malformed: {library_error(error)}") from None
     return GgufTokenizer(
         backend=backend,
         pieces=pieces,

@@ -21,6 +21,7 @@ from outpace.formats.json_files import json_file
 from outpace.formats.sentence_piece import Pieces, SentencePieceEncoder
 from outpace.formats.spans import Encoder, LibraryEncoder, SpanEncoder
 from outpace.formats.token_text import BytesText, StagedText, Steps, TextDecoder
+from outpace.formats.tokenizer_json import library_error, parse_tokenizer, read_tokenizer_json
 from outpace.formats.turn_ends import turn_ends
 
 _HEADER, _BODY = '{"version":2,"outpace":', ',"tokenizer":'  # other versions are packed anew
@@ -95,12 +96,9 @@ class Tokenizer:
     def from_folder(cls, folder: str | Path) -> Tokenizer:
         """From `tokenizer.json` and the configuration files beside it. Raises FormatError."""
         folder = Path(folder)
-        if not (path := folder / "tokenizer.json").is_file():
+        if not os.path.lexists(path := folder / "tokenizer.json"):
             raise FormatError(f"{folder} has no tokenizer.json (other tokenizer files are not read)")
-        try:
-            backend = _parse(path.read_text(encoding="utf-8"), name=str(path))
-        except (OSError, UnicodeDecodeError) as error:
-            raise FormatError(f"{path}: {error}") from None
+        backend = read_tokenizer_json(path)
         # Older folders name the special tokens in a file of their own.
         config = read_json(folder / "special_tokens_map.json") | read_json(folder / "tokenizer_config.json")
         _add_declared_tokens(backend, config.get("added_tokens_decoder"))
@@ -126,7 +124,7 @@ class Tokenizer:
                 raise ValueError
             if "pieces" in fields:
                 fields["pieces"] = Pieces.from_fields(fields["pieces"])
-            return cls(_parse(text[end + len(_BODY) : -1], name="the stored tokenizer"), **fields)
+            return cls(parse_tokenizer(text[end + len(_BODY) : -1], name="the stored tokenizer"), **fields)
         except FormatError:
             raise
         except (TypeError, ValueError):
@@ -166,6 +164,8 @@ class Tokenizer:
             ids = self._spans.encode(spans)
         except (TypeError, UnicodeEncodeError):
             raise OutpaceError("the text is not valid Unicode (it holds half of a surrogate pair)") from None
+        except BaseException as error:  # the library panics, and raises nothing more specific
+            raise OutpaceError(f"the tokenizer fails on the text: {library_error(error)}") from None
         if add_special_tokens and self.add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
             return [self.bos_id, *ids]
         return ids
@@ -221,16 +221,6 @@ class _Table(dict[int, _T]):
         return value
 
 
-def _parse(text: str, *, name: str) -> tokenizers.Tokenizer:
-    try:
-        backend = tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # the library raises nothing more specific
-        raise FormatError(f"{name}: not a tokenizer of the `tokenizers` library: {error}") from None
-    backend.no_truncation()
-    backend.no_padding()
-    return backend
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in an optional file: empty where there is no such file. Raises FormatError."""
     return json_file(path) if os.path.lexists(path) else {}
@@ -275,7 +265,11 @@ def _add_declared_tokens(backend: tokenizers.Tokenizer, declared: object) -> Non
     if not isinstance(declared, dict):
         return
     known = backend.get_added_tokens_decoder()
-    missing = {int(i): entry for i, entry in declared.items() if i.isdecimal() and int(i) not in known}
+    missing = {
+        int(i): entry
+        for i, entry in declared.items()
+        if i.isdecimal() and len(i) < 11 and int(i) not in known
+    }
     for token_id, entry in sorted(missing.items()):
         if not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
             raise FormatError(
