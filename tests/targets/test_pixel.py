@@ -183,6 +183,25 @@ def test_a_folder_holds_a_model(tmp_path: Path) -> None:
         PixelTarget(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("feedforward_size", 1 << 40),
+        ("num_layers", 1 << 40),
+        ("height", 1 << 30),
+        ("channels", 1 << 30),
+        ("hidden_size", 1 << 40),
+        ("factor", 1),
+    ],
+)
+def test_sizes_that_the_file_does_not_have_take_no_memory(tmp_path: Path, name: str, value: int) -> None:
+    Case().model.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {name: value}))
+    with pytest.raises(OutpaceError, match=r"does not hold a whole pixel model: the tensor .* needs \("):
+        PixelTarget(tmp_path)
+
+
 def test_bad_input_is_refused() -> None:
     case = Case()
     with pytest.raises(OutpaceError, match=r"accepted is PixelPrompt\(small\)"):

@@ -12,9 +12,10 @@ and what the small picture says of intensity t, and predicts intensity t. It see
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,8 @@ from torch.nn import functional
 
 from outpace.core.errors import FormatError, OutpaceError
 from outpace.formats.json_files import json_file
+from outpace.formats.raw import RawTensor
+from outpace.formats.safetensors import FolderWeights
 
 NUM_LEVELS = 256
 START = NUM_LEVELS
@@ -142,12 +145,31 @@ class PixelModel(nn.Module):
         if config.pop("model_type", None) != "pixel":
             raise FormatError(f"{folder / CONFIG} is not of a pixel model")
         try:
-            model = cls(PixelConfig(**config))
+            made = PixelConfig(**config)
+            _check_shapes(made, FolderWeights(folder).tensors)
+            model = cls(made)
             model.load_state_dict(load_file(folder / WEIGHTS))
         except Exception as error:
             reason = " ".join(str(error).split())
             raise FormatError(f"{folder} does not hold a whole pixel model: {reason}") from error
         return model.eval()
+
+
+def _check_shapes(config: PixelConfig, tensors: Mapping[str, RawTensor]) -> None:
+    """Before any memory is taken: the tensors that decide how large a model is are those of the file."""
+    width = config.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "embedding.weight": (NUM_LEVELS + 1, width),
+        "reader.position": (config.num_intensities, width),
+        "reader.spread.weight": (width * config.channels * config.factor**2, width, 1, 1),
+    }
+    layers = (
+        (f"layers.{i}.widen.weight", (config.feedforward_size, width)) for i in range(config.num_layers)
+    )
+    for name, shape in itertools.chain(shapes.items(), layers):
+        found = tensors[name].shape if name in tensors else "missing"
+        if found != shape:
+            raise FormatError(f"the tensor {name} is {found}, the configuration needs {shape}")
 
 
 class _SmallReader(nn.Module):
