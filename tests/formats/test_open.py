@@ -411,6 +411,33 @@ def test_bad_sources(tmp_path: Path) -> None:
         open_model(tmp_path / "model")
 
 
+def add_token(folder: Path, text: str, *, own: bool, **config: Any) -> None:
+    """A token more than the matrix has rows: of the vocabulary itself, or an added one."""
+    whole = json.loads((folder / "tokenizer.json").read_text())
+    token_id = 310 if own else 300
+    if own:
+        whole["model"]["vocab"][text] = token_id
+    else:
+        entry = whole["added_tokens"][-1] | {"id": token_id, "content": text}
+        whole["added_tokens"].append(entry)
+    (folder / "tokenizer.json").write_text(json.dumps(whole))
+    place = folder / "tokenizer_config.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | config))
+
+
+def test_tokens_without_a_row_are_refused(tmp_path: Path) -> None:
+    for name in ("own", "added", "first"):
+        write_hf(tmp_path / name, "llama", num_hidden_layers=1)
+    add_token(tmp_path / "own", "zz", own=True)
+    with pytest.raises(FormatError, match="has 'zz' behind the 300 rows of the model's matrix"):
+        open_model(tmp_path / "own")
+    add_token(tmp_path / "first", "<|first|>", own=False, bos_token="<|first|>", add_bos_token=True)
+    with pytest.raises(FormatError, match="behind the 300 rows"):
+        open_model(tmp_path / "first")
+    add_token(tmp_path / "added", "<image>", own=False)  # as in Gemma 3 1B
+    assert open_model(tmp_path / "added").tokenizer.token_id("<image>") == 300
+
+
 def test_a_folder_with_one_gguf_file(tmp_path: Path) -> None:
     write_gguf(tmp_path / "model.gguf", "qwen2")
     assert open_model(tmp_path).source == tmp_path / "model.gguf"

@@ -157,6 +157,10 @@ def _pack(path: Path, cached: Path, quantize: str | None, progress: Progress | N
         config = config_from_gguf(source.metadata, source)
         tensors = plan_gguf(source, config, quantize=quantize)
         tokenizer, chat = Tokenizer.from_gguf(source.metadata), ChatTemplate.from_gguf(source.metadata)
+    if (beyond := tokenizer.first_beyond(config.vocab_size)) is not None:
+        raise FormatError(
+            f"the tokenizer has {beyond!r:.60} behind the {config.vocab_size} rows of the model's matrix"
+        )
     sections = {"tokenizer": tokenizer.to_json().encode()}
     if chat is not None:
         sections["chat"] = json.dumps(asdict(chat)).encode()

@@ -203,6 +203,20 @@ class Tokenizer:
         """The id of a token by the vocabulary's own text, or None."""
         return _id_of(self._backend, token)
 
+    def first_beyond(self, num_rows: int) -> str | None:
+        """A token that a text can become and for which a matrix of so many rows has none, or None.
+
+        Added tokens do not count, but for the one before every text: Gemma 3 1B names one for pictures that
+        only its larger siblings have.
+        """
+        if self.vocab_size <= num_rows:
+            return None
+        added = self._backend.get_added_tokens_decoder()
+        own = self._backend.get_vocab(with_added_tokens=False)
+        if self.add_bos and self.bos_id is not None and self.bos_id >= num_rows:
+            return self.token(self.bos_id)
+        return next((text for text, i in own.items() if i >= num_rows and i not in added), None)
+
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for in the middle of a text; of a special token, its written form."""
         return self._all_bytes[token_id]
