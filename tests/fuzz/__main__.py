@@ -22,7 +22,8 @@ from outpace.bench.report import markdown_table
 from tests.fuzz.cases import LIMIT_S, files_of, write_files
 from tests.fuzz.readers import READERS
 
-BATCH = 200
+BATCH = 100_000  # numbers that a worker gets; it is stopped long before
+MOST_S = 60.0  # of one worker; less in short campaigns, so that every reader has its turn
 START_S = 120.0  # a worker may take to import and to make its seeds
 ROOM = 8 << 30  # of address space: beyond it an allocation fails, which is a find too
 KINDS = ("refused", "accepted", "signal", "hang", "memory", "traceback", "message")
@@ -51,13 +52,17 @@ class Lines:
 class Campaign:
     """Counts by reader and kind, and the finds. Batches of all readers take turns."""
 
-    def __init__(self, readers: list[str], *, seed: int, first: int, out: Path, until: float) -> None:
-        self.readers, self.seed, self.out, self.until = readers, seed, out, until
+    def __init__(
+        self, readers: list[str], *, seed: int, first: int, out: Path, seconds: float, jobs: int
+    ) -> None:
+        self.readers, self.seed, self.out = readers, seed, out
+        self.until = time.monotonic() + seconds
+        self._slice_s = min(MOST_S, seconds * jobs / (4 * len(readers)))
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
         self.slowest: dict[str, float] = defaultdict(float)
         self.next = dict.fromkeys(readers, first)
         self.spent = dict.fromkeys(readers, 0.0)
-        self._known: set[tuple[str, str]] = set()
+        self._known: set[tuple[str, str, str]] = set()
         self._lock = Lock()
 
     def work(self) -> None:
@@ -67,16 +72,16 @@ class Campaign:
                 reader = min(self.readers, key=lambda name: self.spent[name])
                 first = self.next[reader]
                 self.next[reader] += BATCH
-                self.spent[reader] += 1.0  # so that the other lanes take another one
+                self.spent[reader] += self._slice_s  # so that the other lanes take another one
             began = time.monotonic()
             end = first + BATCH
             while first < end and time.monotonic() < self.until:
                 first = self._batch(reader, first, end)
             with self._lock:
-                self.spent[reader] += time.monotonic() - began - 1.0
+                self.spent[reader] += time.monotonic() - began - self._slice_s
 
     def _batch(self, reader: str, first: int, end: int) -> int:
-        """Runs cases until one ends its worker; returns the next."""
+        """Runs cases until one ends its worker, which is told by the next, or the time of a slice is over."""
         command = [
             sys.executable,
             "-m",
@@ -90,7 +95,8 @@ class Campaign:
         try:
             if lines.next(START_S) != "ready":
                 raise SystemExit(f"the worker of {reader} does not start (status {worker.wait()})")
-            while time.monotonic() < self.until:
+            until = min(self.until, time.monotonic() + self._slice_s)
+            while time.monotonic() < until:
                 line = lines.next(LIMIT_S)
                 if not line:
                     break
@@ -120,9 +126,10 @@ class Campaign:
             lines = detail.strip().splitlines()
             place = next((line.strip() for line in reversed(lines) if "src/outpace" in line), "")
             name = f"{kind}: {lines[-1] if lines else ''}"[:200]
-            if (place, name[:60]) in self._known:
+            key = (reader, place, name[:60])
+            if key in self._known:
                 return
-            self._known.add((place, name[:60]))
+            self._known.add(key)
         print(f"{reader} case {number}: {name} {place}", flush=True)
         folder = self.out / reader.replace(" ", "_") / f"{kind}-{self.seed}-{number}"
         write_files(folder, files_of(reader, self.seed, number))
@@ -157,8 +164,14 @@ def main() -> int:
     readers = [name for name in given.reader or READERS if READERS[name].runs_here()]
     for name in sorted(set(given.reader or READERS) - set(readers)):
         print(f"{name} is left out: it needs {', '.join(READERS[name].needs)}")
-    until = time.monotonic() + given.seconds
-    campaign = Campaign(readers, seed=given.seed, first=given.first, out=given.out, until=until)
+    campaign = Campaign(
+        readers,
+        seed=given.seed,
+        first=given.first,
+        out=given.out,
+        seconds=given.seconds,
+        jobs=given.jobs,
+    )
     with ThreadPoolExecutor(given.jobs) as lanes:
         for lane in [lanes.submit(campaign.work) for _ in range(given.jobs)]:
             lane.result()
