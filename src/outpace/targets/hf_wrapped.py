@@ -43,8 +43,8 @@ def plain_model(model: Any) -> Any:
         if type(module).__module__.startswith("torch.ao.nn.quantized.dynamic"):
             raise OutpaceError(
                 f"the model is quantised dynamically ({type(module).__name__}): such layers round all tokens "
-                "of a call by their common range, so that drafts would change the output; accepted are models "
-                "whose weights alone are quantised"
+                "of a call by their common range, so that drafts would change the output; accepted are "
+                "models whose weights alone are quantised"
             )
     return model
 
