@@ -17,6 +17,7 @@ from outpace.accelerated_seq2seq import AcceleratedSeq2Seq
 from outpace.api import Model, Prompt, Stream
 from outpace.core.contracts import Drafter, Rule, Target, TreePolicy
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked, shown
 from outpace.core.turns import turns_of
 from outpace.decode.pairing import check_pairing
 from outpace.drafters.paced import Paced
@@ -40,6 +41,7 @@ DRAFT_LENGTH = 20
 """The most of a draft model that nobody has chosen a tree for: it drafts as deep as pays."""
 
 
+@checked
 def accelerate(
     model: Any,
     tokenizer: Any = None,
@@ -56,7 +58,7 @@ def accelerate(
     model            a decoder-only or encoder-decoder model in eval mode, on any device, in any float type;
                      also in a PeftModel whose adapters are layers of it, such as LoRA.
     tokenizer        its tokenizer, for text in and text out, and for drafters that read text.
-    draft            `name:option=value,...`, a Drafter, or a smaller transformers model.
+    draft            `name:option=value,...`, a Drafter, or a smaller transformers model; None for no drafts.
     tree             the shape of a model-based draft, `name:option=value,...`; None for the drafter's own, or
                      of a transformers model as draft for as many tokens as have paid of late, maybe none.
     rule             what to accept of a draft; "match" gives the tokens of plain decoding.
@@ -67,6 +69,9 @@ def accelerate(
 
     Raises OutpaceError for a model that cannot keep a path of a tree, and for parts that do not go together.
     """
+    if tree is not None and not isinstance(tree, str):
+        _check_part("tree", tree, "grow", "None, the name of a tree and a TreePolicy")
+    draft = "none" if draft is None else draft
     inner = plain_model(model)
     seq2seq = getattr(inner.config, "is_encoder_decoder", False)
     target = (HfSeq2SeqTarget if seq2seq else HfCausalTarget)(
@@ -88,7 +93,9 @@ def accelerate(
         raise OutpaceError("draft_tokenizer goes with a transformers model as draft")
     else:
         drafter = text_model.drafter(draft, tree=tree)
+        _check_part("draft", drafter, "propose", "None, the name of a drafter, a Drafter and a model")
     judge = RULES.create(rule) if isinstance(rule, str) else rule
+    _check_part("rule", judge, "judge", "the name of a rule and a Rule")
     if isinstance(target, HfSeq2SeqTarget):
         return AcceleratedSeq2Seq(model, target, drafter, judge, tokenizer=tokenizer, pieces=ours)
     return Accelerated(model, text_model, drafter, judge)
@@ -149,6 +156,7 @@ class Accelerated:
             pass
         return stream.result
 
+    @checked
     def stream(
         self,
         prompt: Prompt,
@@ -239,6 +247,11 @@ class _Chat:
     def render(self, messages: Any) -> str:
         text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return text
+
+
+def _check_part(name: str, part: Any, verb: str, accepted: str) -> None:
+    if isinstance(part, type) or not callable(getattr(part, verb, None)):
+        raise OutpaceError(f"{name} is {shown(part)}, accepted are {accepted}")
 
 
 def _draft_model(

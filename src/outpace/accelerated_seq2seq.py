@@ -17,6 +17,7 @@ import numpy as np
 from outpace.api import Stream
 from outpace.core.contracts import Drafter, Rule
 from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
 from outpace.core.turns import turns_of
 from outpace.decode.pairing import check_pairing
 from outpace.engine.generate import generate, generate_batch
@@ -74,7 +75,7 @@ class AcceleratedSeq2Seq:
         it samples, as its own `generate` does, where the call has a temperature above 0.
         """
         asked = self._asked(options, decoder_input_ids)
-        inputs = input_ids if input_features is None else input_features
+        inputs = _one_of(input_ids, input_features)
         prompts = self._prompts(inputs, attention_mask, asked)
         results = self._run(prompts, asked, inputs)
         rows = [[*prompt, *result.token_ids] for prompt, result in zip(prompts, results, strict=True)]
@@ -94,7 +95,7 @@ class AcceleratedSeq2Seq:
     ) -> list[Generation]:
         """As `generate`, but one Generation per row: new tokens, why they end, and counts and times."""
         asked = self._asked(options, decoder_input_ids)
-        inputs = input_ids if input_features is None else input_features
+        inputs = _one_of(input_ids, input_features)
         return self._run(self._prompts(inputs, attention_mask, asked), asked, inputs)
 
     def refresh(self) -> None:
@@ -113,6 +114,7 @@ class AcceleratedSeq2Seq:
         decoded = self._tokenizer.decode(result.token_ids, skip_special_tokens=True)
         return replace(result, text=decoded)
 
+    @checked
     def stream(self, text: str, *, stop: str | Sequence[str] = (), **options: Any) -> Stream:
         """An iterator of pieces of the text that is made of this one; its `result` is the Generation.
 
@@ -208,6 +210,12 @@ class Asked:
             )
             for number, prompt in enumerate(prompts)
         ]
+
+
+def _one_of(input_ids: Any, input_features: Any) -> Any:
+    if input_ids is not None and input_features is not None:
+        raise OutpaceError("there are input_ids and input_features, accepted are sources of one kind")
+    return input_ids if input_features is None else input_features
 
 
 def check_sources(inputs: Any) -> bool:

@@ -188,7 +188,7 @@ class HfCausalTarget(TappedModel):
     ) -> States:
         """Run the nodes after the `known` ones: all, padded to N, or the `wanted` ones of every row."""
         texts = [tree.token_list[old:] for tree, old in zip(trees, known, strict=True)]
-        check_mode(self.model)
+        check_mode(self.model, self.vocab_size)
         if min(map(min, texts)) < 0 or max(map(max, texts)) >= self.vocab_size:
             raise OutpaceError(f"token ids are not all from 0 to {self.vocab_size - 1}")
         shapes = [tree.shape for tree in trees]

@@ -12,6 +12,7 @@ changes nearly all, such as merging an adapter. `refresh` is for the rest.
 
 from __future__ import annotations
 
+import copy
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Protocol, get_args
 
@@ -65,19 +66,29 @@ class BlockLinears:
         if hasattr(model, "_orig_mod"):
             raise _unfit("compiled")
         _check_weight(model.get_output_embeddings().weight)
-        self._layers = [
-            _Layer(layer)
+        layers = [
+            layer
             for layer in model.modules()
             if type(layer) is torch.nn.Linear
             and not is_replaced(layer)
             and layer.weight.numel() <= MOST_WEIGHTS
         ]
-        if not self._layers:
+        if not layers:
             raise OutpaceError(
                 f"no linear layer of the model has {MOST_WEIGHTS} weights or fewer, accepted is "
                 "kernels='torch'"
             )
+        self._hold(layers)
+
+    def _hold(self, layers: list[Any]) -> None:
+        self._layers = [_Layer(layer) for layer in layers]
         self._forwards = [(layer.detour, layer.by_blocks) for layer in self._layers]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BlockLinears:
+        # The layers of a copied model, not copies of what stands in for the first one's.
+        twin = BlockLinears.__new__(BlockLinears)
+        twin._hold([copy.deepcopy(layer.detour.module, memo) for layer in self._layers])
+        return twin
 
     def __call__(self) -> AbstractContextManager[None]:
         """Within, the layers multiply by the block kernels, in this thread."""

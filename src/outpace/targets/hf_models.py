@@ -83,10 +83,15 @@ def inspect_model(model: Any) -> ModelFacts:
     )
 
 
-def check_mode(model: Any) -> None:
-    """OutpaceError for a model whose layers leave values out at random."""
+def check_mode(model: Any, vocab_size: int | None = None) -> None:
+    """OutpaceError for a model whose layers leave values out at random, or with another vocabulary by now."""
     if model.training:
         raise OutpaceError("the model is in training mode, accepted is model.eval()")
+    head = model.get_output_embeddings()
+    if vocab_size is not None and head is not None and (now := head.weight.shape[0]) != vocab_size:
+        raise OutpaceError(
+            f"the model has {now} tokens now and had {vocab_size}, accepted is a target made anew"
+        )
 
 
 def _context_length(config: Any) -> int:

@@ -116,8 +116,10 @@ class HfSeq2SeqTarget(TappedModel):
         attention_mask  [B, S], 0 for padding, on either side; None: there is none. Not for speech, whose
                         sources have one length.
         """
+        check_mode(self.model)
         encoder, mask = self.model.get_encoder(), attention_mask
         is_text = not inputs.is_floating_point()
+        self._check_inputs(inputs, is_text)
         if mask is not None and (not is_text or mask.shape != inputs.shape):
             expected = f"that of the token ids, {tuple(inputs.shape)}" if is_text else "None for features"
             raise OutpaceError(f"attention_mask has shape {tuple(mask.shape)}, accepted is {expected}")
@@ -132,6 +134,19 @@ class HfSeq2SeqTarget(TappedModel):
             Source(row[kept.to(row.device)], ids[kept].tolist())
             for row, ids, kept in zip(states, inputs, masks, strict=True)
         ]
+
+    def _check_inputs(self, inputs: Tensor, is_text: bool) -> None:
+        """OutpaceError for what this encoder does not read."""
+        if is_text != (self.model.main_input_name == "input_ids"):
+            kind = "token ids" if is_text else "features"
+            raise OutpaceError(
+                f"the sources are {kind}, accepted are the model's {self.model.main_input_name}"
+            )
+        num_known = self.model.get_input_embeddings().weight.shape[0]
+        if is_text and (inputs.min() < 0 or inputs.max() >= num_known):
+            raise OutpaceError(f"the sources have token ids outside 0 to {num_known - 1}")
+        if not is_text and inputs.dtype != self._dtype and not torch.is_autocast_enabled(inputs.device.type):
+            raise OutpaceError(f"the sources are in {inputs.dtype}, accepted is the model's {self._dtype}")
 
     def prompt_of(self, tokens: Sequence[int]) -> SourcePrompt:
         """A prompt to measure with: these tokens, written from a source of some length that says nothing."""
@@ -233,7 +248,7 @@ class HfSeq2SeqTarget(TappedModel):
         fill: Sequence[Source] = (),
     ) -> tuple[States, int]:
         """(states of all nodes, padded, and their number N). `fill`: the rows' sources, if not cached."""
-        check_mode(self.model)
+        check_mode(self.model, self.vocab_size)
         if min(map(min, texts)) < 0 or max(map(max, texts)) >= self.vocab_size:
             raise OutpaceError(f"token ids are not all from 0 to {self.vocab_size - 1}")
         num_nodes = max(map(len, texts))
