@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,6 +90,44 @@ def test_a_grid_of_a_pipelines_images(run: Run, folder: str, tmp_path: Path) -> 
     np.testing.assert_allclose((samples[0] / 2 + 0.5) * 255, np.array(images[0]).transpose(2, 0, 1), atol=1)
 
 
+def test_samples_go_to_the_home_of_a_user(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run("diffusion", "sample", MIXTURE, "--num", "2", "--out", "~/it.npy").status == 0
+    assert np.load(tmp_path / "it.npy").shape == (2, 6)
+    (tmp_path / "folder.npy").mkdir()
+    outcome = run("diffusion", "sample", MIXTURE, "--num", "2", "--out", "~/folder.npy")
+    assert outcome.status == 2 and "accepted are names of files in a folder that exists" in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_weights_that_are_no_numbers_are_one_line(run: Run, folder: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    path = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    for value in float("nan"), float("inf"):
+        weights = {name: tensor.clone() for name, tensor in load_file(path).items()}
+        weights["conv_out.bias"][0] = value
+        save_file(weights, path)
+        for verb in "sample", "bench":
+            outcome = run("diffusion", verb, str(copy), "--steps", "4", "--num", "2")
+            assert outcome.status == 2 and outcome.err.count("\n") == 1
+            assert "step 0 of 4 (time 750): the model's output is not finite" in outcome.err
+
+
+def test_code_of_a_folder_is_not_run(run: Run, folder: str, tmp_path: Path) -> None:
+    copy, mark = Path(shutil.copytree(folder, tmp_path / "copy")), tmp_path / "ran"
+    code = f"open({str(mark)!r}, 'w').close()\nfrom diffusers import UNet2DModel as Mine\n"
+    (copy / "unet" / "mine.py").write_text(code)
+    index = json.loads((copy / "model_index.json").read_text()) | {"unet": ["mine", "Mine"]}
+    (copy / "model_index.json").write_text(json.dumps(index))
+    for verb in "sample", "bench":
+        outcome = run("diffusion", verb, str(copy), "--steps", "4", "--num", "2")
+        assert outcome.status == 2 and outcome.err.count("\n") == 1 and outcome.out == ""
+        assert "its unet is 'Mine' of 'mine', whose code is not run" in outcome.err
+    assert not mark.exists()
+
+
 def test_a_table_of_drafts_and_windows(run: Run) -> None:
     drafts = ["frozen", "picard:draft=[stale:held=output],sweeps=2"]
     outcome = run(
@@ -172,9 +212,18 @@ def test_seconds_are_a_median_and_runs_go_in_turns(monkeypatch: pytest.MonkeyPat
         (["sample", MIXTURE, "--device", "abacus"], "device 'abacus' cannot be used here"),
         (["sample", MIXTURE, "--out", "{tmp}/x.gif"], "accepted are names that end in .png or .npy"),
         (["sample", MIXTURE, "--out", "{tmp}/x.png"], "samples of shape (6,), accepted is a name in"),
-        (["sample", MIXTURE, "--out", "{tmp}/none/x.npy"], "accepted are names in a folder that exists"),
+        (["sample", MIXTURE, "--out", "{tmp}/none/x.npy"], "accepted are names of files in a folder"),
         (["sample", MIXTURE, "--threads", "-1"], "threads is -1, accepted are whole numbers from 1 to 1024"),
         (["bench", MIXTURE, "--repeats", "0"], "repeats is 0"),
+        (["sample", MIXTURE, "--steps", "1000000000000"], "the number of steps is 1000000000000, accepted"),
+        (["sample", MIXTURE, "--num", "1000000000000"], "num is 1000000000000, accepted are whole numbers"),
+        (["sample", MIXTURE, "--num", "2000000000", "--steps", "1000"], "not enough memory for 2000000000 s"),
+        (["sample", MIXTURE, "--seed", "1" * 30], "accepted are whole numbers of 64 bits"),
+        (["sample", "mixture:dimensions=2000000000,components=2000000"], "memory for 2000000 comp"),
+        (["sample", MIXTURE, "--window", "1000000000"], "window is 1000000000, accepted are whole numbers"),
+        (["sample", MIXTURE, "--device", "meta"], "device 'meta' cannot be used here"),
+        (["bench", MIXTURE, "--num", "0"], "num is 0"),
+        (["bench", MIXTURE, "--batch", "-1"], "batch is -1"),
         (["bench", MIXTURE, "--draft", "stale", "--draft", "x"], "unknown draft 'x'"),
     ],
 )  # fmt: skip

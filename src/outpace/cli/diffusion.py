@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -87,8 +88,8 @@ def sample(
     if out is not None and out.suffix not in (".png", ".npy"):
         raise OutpaceError(f"--out is {str(out)!r}, accepted are names that end in .png or .npy")
     out = None if out is None else options.expanded(out)
-    if out is not None and not out.parent.is_dir():
-        raise OutpaceError(f"--out is {str(out)!r}, accepted are names in a folder that exists")
+    if out is not None and (not out.parent.is_dir() or out.is_dir()):
+        raise OutpaceError(f"--out is {str(out)!r}, accepted are names of files in a folder that exists")
     source = open_source(model, steps, device=device, threads=threads)
     if (
         out is not None
@@ -211,11 +212,11 @@ def _write(path: Path, samples: Any) -> None:
     import numpy as np
 
     from outpace.diffusion.images import grid
+    from outpace.formats.whole import write_whole
 
-    try:
-        if path.suffix == ".png":
-            grid(samples).save(path)
-        else:
-            np.save(path, samples.cpu().numpy())
-    except OSError as error:
-        raise OutpaceError(f"{path} cannot be written: {error.strerror or error}") from None
+    data = io.BytesIO()
+    if path.suffix == ".png":
+        grid(samples).save(data, "png")
+    else:
+        np.save(data, samples.cpu().numpy())
+    write_whole(path, data.getbuffer())

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from outpace.core.options import checked, whole
-from outpace.diffusion.checks import MOST
+from outpace.diffusion.checks import MOST, enough_memory
 from outpace.diffusion.drafts import Draft
 from outpace.diffusion.names import make_draft, make_window
 from outpace.diffusion.noise import PRIOR, Noise
@@ -95,7 +95,7 @@ def call_times(source: Source, *, repeats: int, sizes: Sequence[int] = SIZES) ->
     for round in range(repeats + 1):
         for size in sizes:
             _wait(source.device)
-            with turns_of_model(source.model):
+            with enough_memory(f"a call of {size} states"), turns_of_model(source.model):
                 began = perf_counter()
                 source.model(inputs[:size], times[:size].to(inputs.dtype))
                 _wait(source.device)
