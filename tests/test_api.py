@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
-from outpace.api import Model
+from outpace.api import Model, load
 from outpace.core.errors import OutpaceError, PromptTooLong
 from outpace.drafters import DRAFTERS
 from outpace.drafters.ngram import NGram
+from outpace.engine.prompt import prompt_ids
 from outpace.formats import LoadedModel
 from outpace.rules.match import Match
 from outpace.targets.table import TableTarget
@@ -63,6 +66,18 @@ def test_prompts_become_token_ids() -> None:
         ([{"content": "a"}], {}, "unknown role None"),
         ([], {}, "1 message or more"),
         (["hi"], {}, "a message is 'hi', accepted are mappings with role and content"),
+        ([1, 2, 3], {}, "a message is 1, accepted are mappings with role and content"),
+        (np.array([1, 2]), {}, "a message is "),
+        (b"hi", {}, "the prompt is b'hi', accepted are a text and messages"),
+        ({"role": "user", "content": "a"}, {}, "accepted are a text and messages"),
+        (3, {}, "the prompt is 3, accepted are a text and messages"),
+        ([{"role": "user", "content": 3}], {}, "the content of a message is 3, accepted are texts"),
+        ([{"role": ["user"], "content": "a"}], {}, "unknown role ['user']"),
+        (["a"], {"raw": True}, "must be a text, not messages"),
+        ("a", {"raw": True, "tools": [{}]}, "takes no tools"),
+        ("a", {"raw": True, "chat_template_kwargs": {"a": 1}}, "takes no variables"),
+        ("a", {"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs has messages"),
+        ("a", {"tools": [{}], "chat_template_kwargs": {"tools": []}}, "chat_template_kwargs has tools"),
         (None, {}, "the prompt is None, accepted are a text and messages"),
         ("a", {"raw": True, "system": "b"}, "takes no system message"),
         ([{"role": "user", "content": "a"}], {"raw": True}, "must be a text"),
@@ -79,6 +94,101 @@ def test_bad_input_names_what_is_accepted(prompt: Any, options: dict[str, Any], 
     with pytest.raises(OutpaceError) as error:
         model().stream(prompt, **options)
     assert accepted in str(error.value) and "\n" not in str(error.value)
+
+
+WRONG: dict[str, list[Any]] = {
+    "draft": [3, b"ngram", ["ngram"], NGram, object()],
+    "tree": [3, b"chain", object()],
+    "rule": [3, None, Match, object()],
+    "max_tokens": [3.0, True, "3", 0, -1, 2**70, [3]],
+    "temperature": ["1", None, True, float("nan"), float("inf"), -1, [1.0], np.zeros(2), 10**400],
+    "top_k": [1.0, "1", None, False, -1, 2**31, 2**70],
+    "top_p": ["1", None, True, 0, -1, 1.5, float("nan"), [0.5]],
+    "min_p": ["1", None, True, -0.1, 1.5, float("nan")],
+    "seed": [1.0, "1", True, -1, 2**64, 10**5000],
+    "system": [3, b"a", ["a"]],
+    "raw": [1, "true", None],
+    "stop": [3, b"a", [3], ["a", b"b"], "", ["a", ""]],
+    "tools": ["a", {"a": 1}, 3, [3], ["a"]],
+    "chat_template_kwargs": ["a", [1], 3, {1: 2}],
+    "parse_special": [1, "true", None],
+}
+
+
+def test_every_option_of_a_call_is_tried() -> None:
+    for call in (Model.generate, Model.stream):
+        options = [p for p in inspect.signature(call).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        assert [option.name for option in options] == list(WRONG)
+    assert {*inspect.signature(prompt_ids).parameters} <= {"tokenizer", "chat", "prompt", *WRONG}
+
+
+@pytest.mark.parametrize("option", WRONG)
+@pytest.mark.parametrize("call", ["generate", "stream"])
+def test_wrong_types_and_values_name_the_option(call: str, option: str) -> None:
+    for value in WRONG[option]:
+        with pytest.raises(OutpaceError) as caught:
+            getattr(model(), call)("face", **{option: value})
+        message = str(caught.value)
+        assert message.startswith((f"{option} ", f"{option.rstrip('s')} ")) or option == "stop", message
+        assert ("accepted are" in message or option == "stop") and message.isprintable()
+
+
+def test_what_is_naturally_none_may_be() -> None:
+    made = model(context_length=40)
+    plain = made.generate("face", draft="none", max_tokens=7)
+    options: dict[str, Any] = {"tree": None, "system": None, "stop": None, "tools": None}
+    options |= {"chat_template_kwargs": None, "draft": None}
+    assert made.generate("face", max_tokens=7, **options).token_ids == plain.token_ids
+    longest = made.generate("face", max_tokens=None)
+    assert longest.finish_reason == "length"
+    assert longest.token_ids == made.generate("face", max_tokens=10**6).token_ids
+    assert longest.prompt_tokens + len(longest.token_ids) == 41
+    texts = {made.generate("face", max_tokens=None, temperature=2.0, seed=None).text for _ in range(5)}
+    assert len(texts) > 1
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    made = model()
+    ours = made.generate("face", max_tokens=9, temperature=0.5, top_k=3, top_p=0.75, min_p=0.25, seed=7)
+    theirs = made.generate(
+        "face", max_tokens=np.int64(9), temperature=np.float32(0.5), top_k=np.uint8(3),
+        top_p=np.float16(0.75), min_p=np.float64(0.25), seed=np.uint64(7), raw=np.bool_(False),
+    )  # type: ignore[arg-type]  # fmt: skip
+    assert theirs.token_ids == ours.token_ids
+
+
+LOAD: dict[str, list[Any]] = {
+    "threads": [1.5, 1.0, True, "2", 0, -1, 1025, 2**70, [1]],
+    "quantize": ["q5", 8, True, ["q8"], b"q8"],
+    "context_length": [3.5, True, "9", 0, -1, 2**70],
+    "kv": ["f8", 16, None, ["f16"]],
+    "cache_tokens": [64.0, True, "64", 15, -1, 2**70],
+    "progress": [3, "bar", [print]],
+}
+
+
+@pytest.mark.parametrize("option", inspect.signature(load).parameters)
+def test_wrong_types_of_load_cost_no_waiting(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("outpace.formats.open_model", None)
+    cases = (
+        [({"source": value}) for value in (3, None, b"a", ["a"])]
+        if option == "source"
+        else [{"source": "a", option: value} for value in LOAD[option]]
+    )
+    for options in cases:
+        with pytest.raises(OutpaceError, match=f"^{option} is .*, accepted are ") as caught:
+            load(**options)
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("call", ["drafter", "new_drafter", "prepare"])
+def test_wrong_types_of_drafters(call: str) -> None:
+    options = {"tree": None, "rule": "match"} if call == "prepare" else {}
+    for value in (3, ["ngram"], NGram):
+        with pytest.raises(OutpaceError, match=r"^draft is .*, accepted are texts"):
+            getattr(model(), call)(value, **options)
+        with pytest.raises(OutpaceError, match=r"^tree is .*, accepted are texts, TreePolicies and None"):
+            getattr(model(), call)("ngram", **{**options, "tree": value})
 
 
 def test_a_model_without_a_template_takes_texts_only() -> None:
@@ -119,6 +229,19 @@ def test_a_stream_that_was_left_has_no_result_and_no_row() -> None:
     assert list(stream) == []
     with pytest.raises(RuntimeError, match="not come to its end"):
         _ = stream.result
+
+
+def test_a_with_block_gives_the_row_back() -> None:
+    made = model()
+    target = cast("TableTarget", made.target)
+    with pytest.raises(ZeroDivisionError), made.stream("face", draft="none", max_tokens=50) as stream:
+        next(stream)
+        assert target.num_rows == 1
+        1 / 0  # noqa: B018
+    assert target.num_rows == 0 and list(stream) == []
+    with made.stream("face", draft="none", max_tokens=5) as stream:
+        pieces = list(stream)
+    assert "".join(pieces) == stream.result.text and target.num_rows == 0
 
 
 def test_a_finished_stream_keeps_its_result() -> None:

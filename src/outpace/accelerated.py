@@ -9,12 +9,12 @@ The model is used as it is and nothing is left behind in it. Greedy output is to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
 from outpace.accelerated_seq2seq import AcceleratedSeq2Seq
-from outpace.api import Model, Prompt, Stream
+from outpace.api import Model, Stream
 from outpace.core.contracts import Drafter, Rule, Target, TreePolicy
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked, shown
@@ -24,6 +24,7 @@ from outpace.drafters.paced import Paced
 from outpace.drafters.small_model import SmallModel
 from outpace.engine.generate import generate, generate_batch
 from outpace.engine.generation_config import Wanted, read_options
+from outpace.engine.prompt import Prompt
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.formats import LoadedModel
@@ -163,7 +164,10 @@ class Accelerated:
         *,
         system: str | None = None,
         raw: bool = False,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        parse_special: bool = False,
         **options: Any,
     ) -> Stream:
         """An iterator of pieces of text; its `result` is the Generation. Needs the tokenizer.
@@ -173,13 +177,21 @@ class Accelerated:
         raw     continue the prompt as it is, without the chat template.
         stop    texts before which the output ends.
 
-        The other options are those of `generate`.
+        `tools`, `chat_template_kwargs` and `parse_special` are those of `Model.stream`, the other options
+        those of `generate`.
         """
         if self._text_model.tokenizer is None:
             raise OutpaceError("text needs the tokenizer, accepted is accelerate(model, tokenizer)")
-        prompt_ids = self._text_model.prompt_ids(prompt, system=system, raw=raw)
+        prompt_ids = self._text_model.prompt_ids(
+            prompt,
+            system=system,
+            raw=raw,
+            tools=tools,
+            chat_template_kwargs=chat_template_kwargs,
+            parse_special=parse_special,
+        )
         request = self._request(prompt_ids, self._wanted(options))
-        text = TextStream(self._text_model.tokenizer, stop=stop, keep_first_space=raw)
+        text = TextStream(self._text_model.tokenizer, stop=() if stop is None else stop, keep_first_space=raw)
         return Stream(generate(self.target, self.drafter, self.rule, request, text=text))
 
     def _wanted(self, options: dict[str, Any]) -> Wanted:
@@ -244,8 +256,12 @@ class _Chat:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
 
-    def render(self, messages: Any) -> str:
-        text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    def render(self, messages: Any, **variables: Any) -> str:
+        variables = {"add_generation_prompt": True, **variables}
+        try:
+            text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, **variables)
+        except Exception as error:  # a template can fail like any program
+            raise OutpaceError(f"the chat template fails with {type(error).__name__}: {error}") from error
         return text
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from outpace.core.contracts import Drafter, Rule, Target, TreePolicy
 from outpace.core.costs import CallCosts, LiveCosts, are_costs
 from outpace.core.errors import OutpaceError
+from outpace.core.options import accept, accept_object, checked, whole
 from outpace.core.sampling import Sampling
 from outpace.core.turns import turns_of
 from outpace.decode.pairing import check_pairing
 from outpace.drafters import make_drafter
 from outpace.engine.generate import generate
+from outpace.engine.prompt import Prompt, prompt_ids
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.formats.memo import Memo
@@ -28,17 +31,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Generation", "Model", "Stream", "load"]
 
-Prompt = str | Sequence[Mapping[str, Any]]
-ROLES = ("system", "user", "assistant", "tool")
+MOST_THREADS = 1024
 
 
+@checked
 def load(
     source: str | Path,
     *,
     threads: int | None = None,
-    quantize: str | None = None,
+    quantize: Literal["q8", "q4"] | None = None,
     context_length: int | None = None,
     kv: Literal["f16", "f32"] = "f16",
+    cache_tokens: int | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Model:
     """Load a model and make it ready to generate.
@@ -48,11 +52,19 @@ def load(
     quantize        "q8" or "q4": round float weights of a folder to 8 or 4 bit; None keeps them.
     context_length  a smaller context than the model's own, in tokens.
     kv              "f16" or "f32": precision of cached keys and values.
+    cache_tokens    tokens that all unfinished texts may hold together, prompts included; None for 4 contexts.
     progress        called with (done, total, label) while the model is fetched and packed.
     """
     from outpace.formats import open_model
     from outpace.targets.native import NativeTarget
 
+    accept("source", source, str | Path)
+    if threads is not None:  # before a model is fetched and packed
+        whole("threads", threads, 1, MOST_THREADS)
+    if context_length is not None:
+        whole("context_length", context_length, 1, 2**31 - 1)
+    if cache_tokens is not None:
+        whole("cache_tokens", cache_tokens, 16, 2**40)
     loaded = open_model(source, quantize=quantize, progress=progress)
     target = NativeTarget(
         loaded.config,
@@ -61,6 +73,7 @@ def load(
         threads=threads,
         context_length=context_length,
         kv=kv,
+        cache_tokens=cache_tokens,
     )
     memo = Memo(loaded.weights.path)
     return Model(loaded, target, name=str(source), num_threads=target.threads, memo=memo)
@@ -84,22 +97,26 @@ class Model:
         self._costs: CallCosts | None = None
         self._drafters: dict[tuple[str, str | None], Drafter] = {}
 
+    @checked
     def generate(
         self,
         prompt: Prompt,
         *,
-        draft: str | Drafter = "ngram",
+        draft: str | Drafter | None = "ngram",
         tree: str | TreePolicy | None = None,
         rule: str | Rule = "match",
-        max_tokens: int = 128,
+        max_tokens: int | None = 128,
         temperature: float = 0.0,
         top_k: int = 0,
         top_p: float = 1.0,
         min_p: float = 0.0,
-        seed: int = 0,
+        seed: int | None = 0,
         system: str | None = None,
         raw: bool = False,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        parse_special: bool = False,
     ) -> Generation:
         """Generate to the end. The options are those of `stream`."""
         stream = self.stream(
@@ -116,78 +133,84 @@ class Model:
             system=system,
             raw=raw,
             stop=stop,
+            tools=tools,
+            chat_template_kwargs=chat_template_kwargs,
+            parse_special=parse_special,
         )
         for _ in stream:
             pass
         return stream.result
 
+    @checked
     def stream(
         self,
         prompt: Prompt,
         *,
-        draft: str | Drafter = "ngram",
+        draft: str | Drafter | None = "ngram",
         tree: str | TreePolicy | None = None,
         rule: str | Rule = "match",
-        max_tokens: int = 128,
+        max_tokens: int | None = 128,
         temperature: float = 0.0,
         top_k: int = 0,
         top_p: float = 1.0,
         min_p: float = 0.0,
-        seed: int = 0,
+        seed: int | None = 0,
         system: str | None = None,
         raw: bool = False,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        parse_special: bool = False,
     ) -> Stream:
         """Generate piece by piece.
 
         prompt       a user message, or messages with "role" and "content", for the model's chat template.
-        draft        `name:option=value,...` or a Drafter. Changes the speed, not the output.
+        draft        `name:option=value,...` or a Drafter; None is plain decoding. Changes the speed alone.
         tree         the shape of a model-based draft, `name:option=value,...`; None for the drafter's own.
         rule         what to accept of a draft; "match" gives the tokens of plain decoding.
-        max_tokens   the most tokens to generate.
+        max_tokens   the most tokens to generate; None for as many as the context holds.
         temperature  0 takes the likeliest token; with top_k, top_p, min_p and seed see `Sampling`.
+        seed         same seed, same text; None for another one in every call.
         system       a system message to put in front.
         raw          continue the prompt as it is, without the chat template.
         stop         texts before which the output ends.
+        tools        descriptions of functions that the model may call, for the chat template.
+        chat_template_kwargs  further variables of the template: {"enable_thinking": False}.
+        parse_special  read special tokens that are written in the prompt, instead of taking them as text.
 
-        Options out of range, and a prompt longer than the context, raise OutpaceError here.
+        Options out of range, and a prompt longer than the context, raise OutpaceError here. A stream that has
+        begun holds a row of the model until it ends or is closed (see `Stream`).
         """
+        if seed is None:
+            seed = secrets.randbits(64)
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
-        request = Request(self.prompt_ids(prompt, system=system, raw=raw), sampling, max_tokens)
-        text = TextStream(self.tokenizer, stop=stop, keep_first_space=raw)
-        judge = RULES.create(rule) if isinstance(rule, str) else rule
-        return Stream(generate(self.target, self.drafter(draft, tree=tree), judge, request, text=text))
+        ids = self.prompt_ids(
+            prompt,
+            system=system,
+            raw=raw,
+            tools=tools,
+            chat_template_kwargs=chat_template_kwargs,
+            parse_special=parse_special,
+        )
+        most = self.target.context_length if max_tokens is None else max_tokens
+        text = TextStream(self.tokenizer, stop=() if stop is None else stop, keep_first_space=raw)
+        request = Request(ids, sampling, most)
+        steps = generate(self.target, self.drafter(draft, tree=tree), _rule(rule), request, text=text)
+        return Stream(steps)
 
-    def prompt_ids(self, prompt: Prompt, *, system: str | None = None, raw: bool = False) -> list[int]:
-        """The token ids that the target reads for a prompt."""
-        if isinstance(prompt, str) and (raw or self.chat is None):
-            if system is not None:
-                why = "a raw prompt" if raw else "a model without a chat template"
-                raise OutpaceError(f"{why} takes no system message; write it into the prompt")
-            return self.tokenizer.encode(prompt, add_special_tokens=True)
-        if raw or self.chat is None:
-            what = "a raw prompt" if raw else "the prompt of a model without a chat template"
-            raise OutpaceError(f"{what} must be a text, not messages")
-        if not isinstance(prompt, str | Iterable):
-            raise OutpaceError(f"the prompt is {prompt!r}, accepted are a text and messages")
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        if system is not None:
-            messages = [{"role": "system", "content": system}, *messages]
-        for message in messages:
-            if not isinstance(message, Mapping):
-                raise OutpaceError(f"a message is {message!r}, accepted are mappings with role and content")
-            if message.get("role") not in ROLES:
-                raise OutpaceError(f"unknown role {message.get('role')!r}, accepted are {', '.join(ROLES)}")
-        if not messages:
-            raise OutpaceError("the prompt has no messages, accepted are 1 message or more")
-        return self.tokenizer.encode(self.chat.render(messages), add_special_tokens=False)
+    def prompt_ids(self, prompt: Prompt, **options: Any) -> list[int]:
+        """The token ids that the target reads for a prompt; the options are those of `stream` about it."""
+        return prompt_ids(self.tokenizer, self.chat, prompt, **options)
 
-    def drafter(self, draft: str | Drafter, *, tree: str | TreePolicy | None = None) -> Drafter:
+    def drafter(self, draft: str | Drafter | None, *, tree: str | TreePolicy | None = None) -> Drafter:
         """The drafter that a spec describes, made once per model. A Drafter is returned as it is.
 
-        All requests with the spec share it, and what it learns from them.
+        All requests with the spec share it, and what it learns from them. None is plain decoding.
         """
+        draft = "none" if draft is None else draft
+        _check_tree(tree)
         if not isinstance(draft, str):
+            accept_object("draft", draft, ("start", "propose", "observe", "stop"), "texts, Drafters and None")
             if tree is not None:
                 raise OutpaceError("a tree goes with a drafter's name; give the Drafter its own tree")
             return draft
@@ -200,14 +223,17 @@ class Model:
 
     def new_drafter(self, draft: str, *, tree: str | TreePolicy | None = None) -> Drafter:
         """A drafter of one's own, which shares with no other what it learns."""
+        accept("draft", draft, str)
+        _check_tree(tree)
         with turns_of(self.target):
             policy = TREES.create(tree, costs=self.costs) if isinstance(tree, str) else tree
             return make_drafter(draft, policy, self._context())
 
-    def prepare(self, draft: str | Drafter, *, tree: str | TreePolicy | None, rule: str | Rule) -> None:
+    def prepare(
+        self, draft: str | Drafter | None, *, tree: str | TreePolicy | None, rule: str | Rule
+    ) -> None:
         """Make now what requests with these will use; an OutpaceError if they do not go together."""
-        judge = RULES.create(rule) if isinstance(rule, str) else rule
-        check_pairing(self.target, self.drafter(draft, tree=tree), judge)
+        check_pairing(self.target, self.drafter(draft, tree=tree), _rule(rule))
 
     def costs(self) -> CallCosts:
         """What a call costs on this machine: measured once per model, in about a second, and kept on disk.
@@ -242,11 +268,27 @@ class Model:
         return load(source, threads=self.num_threads)
 
 
+def _rule(rule: str | Rule) -> Rule:
+    if isinstance(rule, str):
+        made: Rule = RULES.create(rule)
+        return made
+    accept_object("rule", rule, ("judge",), "texts and Rules")
+    return rule
+
+
+def _check_tree(tree: str | TreePolicy | None) -> None:
+    if not isinstance(tree, str | None):
+        accept_object("tree", tree, ("expand", "grow", "prune"), "texts, TreePolicies and None")
+
+
 class Stream:
     """Pieces of text, by `for` or `async for`; once it has ended, `result` is the whole Generation.
 
     Every piece is certain. Streams of one model take turns step by step, in one thread or in many, and a
     stream may be closed by another thread than the one that reads it.
+
+    From its first piece on a stream holds a row of the model, until it has ended or is closed: leave one that
+    you do not read to its end by `close()`, or use it in a `with` block.
     """
 
     def __init__(self, steps: Generator[tuple[list[int], str], None, Generation]) -> None:
@@ -278,6 +320,12 @@ class Stream:
         if piece := await asyncio.to_thread(next, self, ""):
             return piece
         raise StopAsyncIteration
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """End early and give back what the request holds, when the step under way is over."""

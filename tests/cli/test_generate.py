@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from io import BytesIO, TextIOWrapper
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,57 @@ def test_every_option_reaches_the_model(run: Run, model: FakeModel) -> None:
     }  # fmt: skip
     assert model.loaded_with["source"] == "tiny.gguf"
     assert model.loaded_with["threads"] == 3
+
+
+def test_template_options_reach_the_model(run: Run, model: FakeModel, tmp_path: Path) -> None:
+    tools = tmp_path / "tools.json"
+    tools.write_text('[{"name": "tide", "description": "H\\u00f6he"}]')
+    options = ["--tools", str(tools), "--parse-special", "--template-option", "enable_thinking=false"]
+    options += ["--template-option", "reasoning_effort=low", "--template-option", 'a={"b": [1, null]}']
+    options += ["--template-option", "c==", "--template-option", "d="]
+    expected = {
+        "tools": [{"name": "tide", "description": "Höhe"}],
+        "chat_template_kwargs": {
+            "enable_thinking": False, "reasoning_effort": "low", "a": {"b": [1, None]}, "c": "=", "d": "",
+        },
+        "parse_special": True,
+    }  # fmt: skip
+    assert run("generate", "x", *options).status == 0
+    assert model.calls[-1][1].items() >= expected.items()
+    assert run("generate", "x", "--compare", *options).status == 0
+    assert all(request.items() >= expected.items() for _, request in model.calls)
+
+
+@pytest.mark.parametrize("command", [("generate", "x"), ("chat",)])
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--template-option", "thinking"), "--template-option is 'thinking', accepted are NAME=VALUE"),
+        (("--template-option", "=x"), "accepted are NAME=VALUE"),
+        (("--template-option", "a-b=x"), "accepted are NAME=VALUE"),
+        (("--template-option", "a=1", "--template-option", "a=2"), "accepted are NAME=VALUE once"),
+        (("--tools", "nowhere.json"), "cannot read nowhere.json: No such file"),
+        (("--tools", "/dev/null"), "/dev/null is not a regular file"),
+        (("--tools", __file__), "is not valid JSON"),
+        (("--tools", "object.json"), "object.json does not hold a JSON list of objects"),
+        (("--tools", "texts.json"), "texts.json does not hold a JSON list of objects"),
+    ],
+)
+def test_wrong_template_options(
+    run: Run,
+    model: FakeModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    options: tuple[str, ...],
+    named: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("object.json").write_text('{"name": "tide"}')
+    Path("texts.json").write_text('["tide"]')
+    outcome = run(*command, *options)
+    assert outcome.status == 2 and named in outcome.err and outcome.err.count("\n") == 1
+    assert not model.loaded_with
 
 
 @pytest.mark.parametrize("args", [("-",), ()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,10 @@ import pytest
 from outpace.core.errors import OutpaceError, PromptTooLong
 from outpace.core.sampling import Sampling, choose, edited
 from outpace.core.tree import TokenTree
+from outpace.drafters.none import NoDraft
+from outpace.engine.generate import generate
+from outpace.engine.request import Request
+from outpace.rules.match import Match
 from outpace.targets.native import NativeTarget
 from tests.fake_models import VOCAB_SIZE, write_gguf
 from tests.native_models import INSTRUCTION_SETS, gguf_target, instruction_set, open_target
@@ -284,6 +289,37 @@ def test_options_are_checked(tmp_path: Path) -> None:
     ):
         with pytest.raises(OutpaceError, match=message):
             gguf_target(tmp_path, **options)
+
+
+def test_a_full_cache_says_what_to_do(tmp_path: Path) -> None:
+    """Each text that is not read to its end holds pages; closing one makes room for another."""
+    target = gguf_target(tmp_path, context_length=32, cache_tokens=64)
+    held = [generate(target, NoDraft(), Match(), Request([1, 2, 3], max_tokens=9)) for _ in range(5)]
+    for steps in held[:4]:
+        next(steps)
+    with pytest.raises(OutpaceError, match=r"hold its 64 tokens; close\(\) streams .* cache_tokens"):
+        next(held[4])
+    held[0].close()
+    next(generate(target, NoDraft(), Match(), Request([1, 2, 3], max_tokens=9)))
+    with pytest.raises(OutpaceError, match=r"hold its 64 tokens; close\(\) streams"):
+        for row in target.prefill([[1, 2]])[0] * 9:
+            target.fork(row)
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("threads", [1.5, True, "2", 2**70]),
+        ("context_length", [3.5, "9", True]),
+        ("kv", [16, None, "f8"]),
+        ("cache_tokens", [64.0, 15, -1, "64", 2**70]),
+        ("taps", [3, ["a"], [1.5]]),
+    ],
+)
+def test_types_of_options_are_checked(tmp_path: Path, option: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(OutpaceError, match=f"^{option} is .*, accepted are "):
+            gguf_target(tmp_path, **{option: value})
 
 
 def test_old_scores_are_not_mistaken_for_new_ones(target: NativeTarget) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from outpace.cli import options, render, streams
 from outpace.cli.interrupts import INTERRUPTS
@@ -25,9 +23,10 @@ def chat(
     top_p: options.TopP = 1.0,
     min_p: options.MinP = 0.0,
     seed: options.Seed = 0,
-    system: Annotated[
-        str | None, typer.Option("--system", metavar="TEXT", help="The system message of the conversation.")
-    ] = None,
+    system: options.System = None,
+    tools: options.Tools = None,
+    template_option: options.TemplateOptions = None,
+    parse_special: options.ParseSpecial = False,
     threads: options.Threads = None,
 ) -> int:
     """Talk with a model.
@@ -41,7 +40,9 @@ def chat(
         "rule": method.rule,
         "max_tokens": max_tokens,
         **options.sampling_options(temperature, top_k, top_p, min_p, seed),
+        **options.template_options(system, tools, template_option, parse_special),
     }
+    system = request.pop("system")
     loaded = render.load_model(model, threads=threads)
     loaded.prepare(method.draft, tree=method.tree, rule=method.rule)
     interactive = sys.stdin.isatty()
@@ -49,8 +50,6 @@ def chat(
         import readline  # noqa: F401 - gives input() its line editing and history
 
         render.note(f"{model}. {HELP}.")
-    if system is not None:
-        system = streams.utf8("--system", system)
     opening = [{"role": "system", "content": system}] if system else []
     messages = list(opening)
     failed = False

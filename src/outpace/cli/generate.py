@@ -30,10 +30,10 @@ def generate(
     top_p: options.TopP = 1.0,
     min_p: options.MinP = 0.0,
     seed: options.Seed = 0,
-    system: Annotated[
-        str | None,
-        typer.Option("--system", metavar="TEXT", help="The system message of the model's chat template."),
-    ] = None,
+    system: options.System = None,
+    tools: options.Tools = None,
+    template_option: options.TemplateOptions = None,
+    parse_special: options.ParseSpecial = False,
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the prompt as it is, without a chat template.")
     ] = False,
@@ -57,7 +57,7 @@ def generate(
     drafted: dict[str, Any] = {"draft": method.draft, "tree": method.tree, "rule": method.rule}
     request: dict[str, Any] = {
         "max_tokens": max_tokens,
-        "system": None if system is None else streams.utf8("--system", system),
+        **options.template_options(system, tools, template_option, parse_special),
         "raw": raw,
         "stop": tuple(streams.utf8("--stop", one) for one in stop or ()),
         **sampling,

@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from outpace.cli import streams
+from outpace.core.errors import OutpaceError
+from outpace.core.options import shown
+
 if TYPE_CHECKING:
     from outpace.bench.method import Method
 
@@ -18,6 +22,30 @@ Model = Annotated[
     str,
     typer.Option(
         "--model", "-m", metavar="MODEL", help="Short name, .gguf file, Hugging Face folder or hub id."
+    ),
+]
+System = Annotated[
+    str | None,
+    typer.Option("--system", metavar="TEXT", help="The system message of the model's chat template."),
+]
+Tools = Annotated[
+    Path | None,
+    typer.Option(
+        "--tools", metavar="FILE", help="A JSON list of functions that the model may call, for its template."
+    ),
+]
+TemplateOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--template-option",
+        metavar="NAME=VALUE",
+        help="A variable of the chat template, such as enable_thinking=false; may be repeated.",
+    ),
+]
+ParseSpecial = Annotated[
+    bool,
+    typer.Option(
+        "--parse-special", help="Read special tokens written in the prompt, instead of taking them as text."
     ),
 ]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", metavar="N", help="The most tokens to generate.")]
@@ -80,6 +108,35 @@ def sampling_options(
 
     Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
     return {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+
+
+def template_options(
+    system: str | None, tools: Path | None, variables: list[str] | None, parse_special: bool
+) -> dict[str, Any]:
+    """What a prompt is made of besides its text, as keyword arguments of the library.
+
+    The value of a variable is JSON, or the text that it is. Raises OutpaceError.
+    """
+    from outpace.formats.json_files import json_list, json_value
+
+    named: dict[str, Any] = {}
+    for one in variables or ():
+        name, equals, text = streams.utf8("--template-option", one).partition("=")
+        if not equals or not name.isidentifier() or name in named:
+            twice = " once" if name in named else ""
+            raise OutpaceError(f"--template-option is {shown(one)}, accepted are NAME=VALUE{twice}")
+        try:
+            named[name] = json_value(text)
+        except ValueError:
+            named[name] = text
+    made: dict[str, Any] = {"system": None if system is None else streams.utf8("--system", system)}
+    if tools is not None:
+        made["tools"] = json_list(expanded(tools))
+    if named:
+        made["chat_template_kwargs"] = named
+    if parse_special:
+        made["parse_special"] = True
+    return made
 
 
 def expanded(path: str | Path) -> Path:

@@ -81,6 +81,20 @@ def whole(name: str, value: Any, least: int, most: int, *, hint: str = "") -> in
     return int(found)
 
 
+def number(name: str, value: Any, fits: Callable[[float], bool], accepted: str) -> float:
+    """A number that `fits`; an OutpaceError says what is `accepted`."""
+    found = _taken(value, float)
+    if found is _REFUSED or not fits(found):
+        raise OutpaceError(f"{name} is {shown(value)}, accepted are {accepted}")
+    return float(found)
+
+
+def accept_object(name: str, value: Any, methods: AnySequence[str], accepted: str) -> None:
+    """Raise OutpaceError for a value without these methods, and for a class in place of what it makes."""
+    if isinstance(value, type) or not all(callable(getattr(value, method, None)) for method in methods):
+        raise OutpaceError(f"{name} is {shown(value)}, accepted are {accepted}")
+
+
 def shown(value: Any) -> str:
     """A value for an error message: one line, and short."""
     try:

@@ -13,15 +13,13 @@ sampler.
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from outpace.core.errors import OutpaceError
+from outpace.core.options import number, whole
 
 Edit = tuple[NDArray[np.integer], NDArray[np.floating]]  # token ids i32[n], f32[n] added to their raw logits
 
@@ -47,21 +45,15 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise OutpaceError(f"temperature is {self.temperature}, accepted are finite numbers >= 0")
-        self._check_whole("top_k", MOST_K, " (0 is off)")
-        if not 0 < self.top_p <= 1:
-            raise OutpaceError(f"top_p is {self.top_p}, accepted are 0 < top_p <= 1 (1 is off)")
-        if not 0 <= self.min_p <= 1:
-            raise OutpaceError(f"min_p is {self.min_p}, accepted are 0 <= min_p <= 1 (0 is off)")
-        self._check_whole("seed", _U64)
-
-    def _check_whole(self, name: str, most: int, hint: str = "") -> None:
-        """Make a field one of Python's own whole numbers, which do not overflow."""
-        value = getattr(self, name)
-        if not isinstance(value, SupportsIndex) or not 0 <= operator.index(value) <= most:
-            raise OutpaceError(f"{name} is {value!r}, accepted are whole numbers from 0 to {most}{hint}")
-        object.__setattr__(self, name, operator.index(value))
+        checks: list[tuple[str, Callable[[float], bool], str]] = [
+            ("temperature", lambda t: 0 <= t < math.inf, "finite numbers >= 0"),
+            ("top_p", lambda p: 0 < p <= 1, "0 < top_p <= 1 (1 is off)"),
+            ("min_p", lambda p: 0 <= p <= 1, "0 <= min_p <= 1 (0 is off)"),
+        ]
+        for name, fits, accepted in checks:
+            object.__setattr__(self, name, number(name, getattr(self, name), fits, accepted))
+        object.__setattr__(self, "top_k", whole("top_k", self.top_k, 0, MOST_K, hint=" (0 is off)"))
+        object.__setattr__(self, "seed", whole("seed", self.seed, 0, _U64))
 
 
 def gumbel(seed: int, position: int, tokens: ArrayLike) -> NDArray[np.float64]:
@@ -78,8 +70,8 @@ def gumbel(seed: int, position: int, tokens: ArrayLike) -> NDArray[np.float64]:
 def fresh_seed(seed: int, purpose: str, *numbers: int) -> int:
     """A seed for other noise than that of the choices: a pure function, unrelated for unequal arguments."""
     state = _splitmix64(seed & _U64)
-    for number in (*purpose.encode(), *numbers):
-        state = _splitmix64(state ^ (number & _U64))
+    for one in (*purpose.encode(), *numbers):
+        state = _splitmix64(state ^ (one & _U64))
     return state
 
 

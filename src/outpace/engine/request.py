@@ -8,6 +8,7 @@ from typing import Literal
 
 from outpace.core.contracts import Exactness, Target
 from outpace.core.errors import OutpaceError, PromptTooLong
+from outpace.core.options import accept
 from outpace.core.sampling import Edit, Sampling
 from outpace.core.stats import GenerationStats
 from outpace.core.tree import TokenTree
@@ -36,7 +37,7 @@ class Request:
 
     def check(self, target: Target) -> None:
         """Raise an OutpaceError if this target cannot serve the request."""
-        if self.max_tokens < 1:
+        if accept("max_tokens", self.max_tokens, int) < 1:
             raise OutpaceError(f"max_tokens is {self.max_tokens}, accepted are whole numbers >= 1")
         if not self.prompt:
             raise OutpaceError("the prompt is empty, accepted are prompts of 1 token or more")

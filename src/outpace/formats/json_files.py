@@ -19,14 +19,15 @@ MAX_BYTES = 16 << 20  # ten times the longest that models of the supported famil
 
 def json_file(path: Path) -> dict[str, Any]:
     """The JSON object in a file; FormatError where there is none."""
-    try:
-        with open_regular(path) as file:
-            text = file.read(MAX_BYTES + 1)
-    except FormatError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        raise FormatError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    return json_object(text, str(path))
+    return json_object(_text(path), str(path))
+
+
+def json_list(path: Path) -> list[dict[str, Any]]:
+    """The JSON list of objects in a file; FormatError where there is none."""
+    value = _value(_text(path), str(path))
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise FormatError(f"{path} does not hold a JSON list of objects")
+    return value
 
 
 def json_object(text: bytes, what: str, *, unique: bool = False) -> dict[str, Any]:
@@ -35,15 +36,29 @@ def json_object(text: bytes, what: str, *, unique: bool = False) -> dict[str, An
     FormatError, which calls the text `what`, for anything else, for strings that are no Unicode (half of a
     surrogate pair) and for more than MAX_BYTES.
     """
-    if len(text) > MAX_BYTES:
-        raise FormatError(f"{what} is longer than the {MAX_BYTES} bytes of JSON that are read")
-    try:
-        value = json_value(text, unique=unique)
-    except ValueError as error:
-        raise FormatError(f"{what} is not valid JSON: {error}") from None
+    value = _value(text, what, unique=unique)
     if not isinstance(value, dict):
         raise FormatError(f"{what} does not hold a JSON object")
     return value
+
+
+def _text(path: Path) -> bytes:
+    try:
+        with open_regular(path) as file:
+            return file.read(MAX_BYTES + 1)
+    except FormatError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise FormatError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _value(text: bytes, what: str, *, unique: bool = False) -> Any:
+    if len(text) > MAX_BYTES:
+        raise FormatError(f"{what} is longer than the {MAX_BYTES} bytes of JSON that are read")
+    try:
+        return json_value(text, unique=unique)
+    except ValueError as error:
+        raise FormatError(f"{what} is not valid JSON: {error}") from None
 
 
 def json_value(text: bytes | str, *, unique: bool = False) -> Any:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from outpace.core.contracts import Exactness
 from outpace.core.errors import OutpaceError, PromptTooLong
+from outpace.core.options import checked, whole
 from outpace.core.sampling import Edit, Sampling, warp
 from outpace.core.tree import TokenTree
 from outpace.targets.native_fingerprint import fingerprint
@@ -47,6 +48,7 @@ class NativeTarget:
 
     exactness: Exactness = "identical"
 
+    @checked
     def __init__(
         self,
         config: ModelConfig,
@@ -70,12 +72,15 @@ class NativeTarget:
             raise OutpaceError(
                 f"context_length is {context_length}, accepted are 1 to {config.context_length}"
             )
+        if cache_tokens is not None:
+            whole("cache_tokens", cache_tokens, 16, 2**40)
         self.config = config
         self.weights = weights
         self.vocab_size = config.vocab_size
         self.hidden_size = config.hidden_size
         self.context_length = context_length or config.context_length
         self.eos_ids = eos_ids
+        self.cache_tokens = cache_tokens or max(16, self.context_length * DEFAULT_CACHE_ROWS)
         self.taps = list(taps)
         fields = {
             name: getattr(config, name)
@@ -94,7 +99,7 @@ class NativeTarget:
                 weights.buffer,
                 threads or physical_cores(),
                 kv == "f16",
-                max(16, cache_tokens or self.context_length * DEFAULT_CACHE_ROWS),
+                self.cache_tokens,
             )
         except ValueError as error:
             raise OutpaceError(str(error)) from None
@@ -207,8 +212,10 @@ class NativeTarget:
         self._call += 1
         try:
             self._decoder.score(list(rows), starts, tokens, parents, self.taps, layers, list(skip))
-        except (RuntimeError, ValueError) as error:  # no room for keys and values; more nodes than a call has
+        except ValueError as error:  # more nodes than a call has
             raise OutpaceError(str(error)) from None
+        except RuntimeError as error:
+            raise self._no_room(error) from None
         return places
 
     def keep(self, rows: Sequence[int], paths: Sequence[Sequence[int]]) -> None:
@@ -223,7 +230,15 @@ class NativeTarget:
         try:
             return self._decoder.fork(row)
         except RuntimeError as error:
-            raise OutpaceError(str(error)) from None
+            raise self._no_room(error) from None
+
+    def _no_room(self, error: RuntimeError) -> OutpaceError:
+        if "is full" not in str(error):
+            return OutpaceError(str(error))
+        return OutpaceError(
+            f"the cache of keys and values is full: unfinished texts hold its {self.cache_tokens} tokens; "
+            "close() streams that are not read to their end (a with block does), or load more cache_tokens"
+        )
 
     def free(self, rows: Sequence[int]) -> None:
         """Give rows back."""
