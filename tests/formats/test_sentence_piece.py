@@ -134,6 +134,24 @@ def test_runs_of_spaces_that_share_a_score(spaces: int, add_space: bool) -> None
     assert len(ours.encode("a" + " " * spaces, add_special_tokens=False)) <= 2 + add_space + spaces // 8
 
 
+def test_unused_pieces_may_share_a_name() -> None:
+    """Rows that pad the embedding often do; what a text needs may be called like them."""
+    padding: list[Piece] = [
+        ("[PAD]", 0.0, UNUSED),
+        ("[PAD]", 0.0, UNUSED),
+        ("", 0.0, UNUSED),
+        ("a", 0.0, UNUSED),
+    ]
+    pieces = [*BEGINNING, ("a", -1.0, NORMAL), *padding, *BYTES]
+    ours = Tokenizer.from_gguf(metadata(pieces))
+    assert ours.vocab_size == len(pieces)
+    text = ours.encode("a[PAD]", add_special_tokens=False)
+    assert text[0] == 3 and ours.decode(text) == "a[PAD]" and not {4, 5, 6, 7} & {*text}
+    named_twice: list[Piece] = [*BEGINNING, ("a", -1.0, NORMAL), ("a", -1.0, NORMAL), *BYTES]
+    with pytest.raises(FormatError, match="'a' twice"):
+        Tokenizer.from_gguf(metadata(named_twice))
+
+
 def test_a_text_of_many_chunks_and_a_very_long_one() -> None:
     """Cut where nothing can be merged, long ones not cached; a piece may span a newline or a space."""
     joined: list[Piece] = [

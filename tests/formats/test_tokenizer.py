@@ -153,10 +153,44 @@ def test_malformed_folders(
         Tokenizer.from_folder(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"outpace":{}}', '{"outpace":{"x":1},"tokenizer":{}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        '{"version":2,"outpace":{}}',
+        '{"version":2,"outpace":{"x":1},"tokenizer":{}}',
+        '{"version":1,"outpace":',
+    ],
+)
 def test_damaged_stored_tokenizers(text: str) -> None:
     with pytest.raises(FormatError):
         Tokenizer.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"vocab_size": "9"},
+        {"eos_ids": [[1]]},
+        {"eos_ids": [1.5]},
+        {"eos_ids": 3},
+        {"eos_ids": [2**70]},
+        {"bos_id": 1.5},
+        {"bos_id": "a"},
+        {"bos_id": -1},
+        {"pieces": 3},
+        {"brand": "new"},
+    ],
+)
+def test_stored_tokenizers_of_other_content(trained: Any, damage: dict[str, Any]) -> None:
+    stored = json.loads(Tokenizer.from_gguf(byte_level_metadata(*trained, "llama3")).to_json())
+    stored["outpace"] |= damage
+    with pytest.raises(FormatError):
+        Tokenizer.from_json(json.dumps(stored, separators=(",", ":")))
+    nested = json.dumps(stored, separators=(",", ":")).replace('"bos_id":', '"bos_id":' + "[" * 100_000)
+    with pytest.raises(FormatError, match="damaged"):
+        Tokenizer.from_json(nested)
 
 
 def test_stored_tokenizers_are_json_and_keep_everything(trained: Any) -> None:

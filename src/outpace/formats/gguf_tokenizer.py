@@ -168,13 +168,14 @@ def _sentence_piece(
     scores = _scores(metadata, len(tokens))
     scores[~np.isin(types, (_NORMAL, _USER_DEFINED, _UNUSED))] = np.nan
     unknown_text = None if unknown is None else tokens[unknown]
-    vocab = _vocabulary(tokens, np.ones(len(tokens), dtype=bool))
+    vocab = _vocabulary(tokens, types != _UNUSED)
+    padding = np.flatnonzero(types == _UNUSED).tolist()  # often all of one name
+    unused = [i for i in padding if tokens[i] and vocab.setdefault(tokens[i], i) == i]
     backend = Tokenizer(models.BPE(vocab, [], unk_token=unknown_text, fuse_unk=True, byte_fallback=True))
     add_space = _get(metadata, "add_space_prefix", bool, True)
     strip = [decoders.Strip(" ", 1, 0)] if add_space else []
     to_text = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     backend.decoder = decoders.Sequence(to_text)
-    unused = np.flatnonzero(types == _UNUSED).tolist()
     return backend, True, Pieces.make(tokens, scores, unused, add_space=add_space)
 
 

@@ -58,7 +58,8 @@ class Tokenizer:
         self.add_bos = add_bos and bos_id is not None
         self.eos_ids = frozenset(eos_ids)
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
-        if bad := [i for i in sorted({*self.eos_ids, bos_id or 0}) if not 0 <= i < self.vocab_size]:
+        ids = sorted({*self.eos_ids, *([] if bos_id is None else [bos_id])})
+        if bad := [i for i in ids if type(i) is not int or not 0 <= i < self.vocab_size]:
             raise FormatError(f"the special token id {bad[0]} is outside the {self.vocab_size} tokens")
         self._steps = Steps(backend.decoder)
         self.strips_space = self._steps.strips_space
@@ -127,7 +128,7 @@ class Tokenizer:
             return cls(parse_tokenizer(text[end + len(_BODY) : -1], name="the stored tokenizer"), **fields)
         except FormatError:
             raise
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             raise FormatError("the stored tokenizer is damaged") from None
 
     def to_json(self) -> str:
