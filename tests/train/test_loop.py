@@ -138,6 +138,61 @@ def test_a_state_of_something_else_is_one_line(tmp_path: Path, change: dict[str,
             run(tmp_path, plan)
 
 
+def moments(state: dict[str, Any]) -> dict[str, Any]:
+    return state["optimizer"]["state"][0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(lambda s, n=n: s.update(step=n) for n in (-3, 0, 13, 10**30, 1e300, math.inf, "2", True)),
+        lambda s: moments(s).update(exp_avg=torch.zeros(7)),
+        lambda s: moments(s).update(exp_avg=None),
+        lambda s: moments(s).update(step="x"),
+        lambda s: moments(s).update(step=torch.tensor(math.nan)),
+        lambda s: moments(s)["exp_avg"].fill_(math.nan),
+        lambda s: moments(s).clear(),
+        lambda s: moments(s).update(max_exp_avg_sq=torch.zeros(2, 3)),
+        lambda s: s["optimizer"].update(state={}),
+        lambda s: s["optimizer"].update(state=[]),
+        lambda s: s["optimizer"]["state"].update({5: moments(s)}),
+        lambda s: s["optimizer"]["state"].update({"x": moments(s)}),
+        lambda s: s["optimizer"].update(param_groups=[]),
+        lambda s: s["modules"][0]["weight"].fill_(math.nan),
+        lambda s: s["modules"][0].update(weight=torch.ones(2, 3, dtype=torch.int64)),
+        lambda s: s["modules"][0].update(weight=torch.ones(2, 3, dtype=torch.complex64)),
+        lambda s: s["modules"][0].update(weight=torch.ones(2, 3).to_sparse()),
+        lambda s: s["modules"][0].update(weight=torch.ones(2, 3, device="meta")),
+        lambda s: s["modules"][0].update(weight="x"),
+        lambda s: s["modules"][0].update(more=torch.ones(1)),
+        lambda s: s.update(modules={}),
+    ],
+)  # fmt: skip
+def test_a_state_of_other_content_is_one_line(tmp_path: Path, change: Any) -> None:
+    """It can be read, and says what no training could go on from."""
+    plan = Plan(12, lr=0.05, checkpoint_s=0)
+    with pytest.raises(Killed):
+        run(tmp_path, plan, at=5)
+    state = torch.load(tmp_path / STATE, weights_only=True)
+    change(state)
+    torch.save(state, tmp_path / STATE)
+    with pytest.raises(OutpaceError, match=r"checkpoint\.pt holds no state of this training .*remove it"):
+        run(tmp_path, plan)
+
+
+@pytest.mark.parametrize("options", [{"betas": "ab"}, {"betas": (0.1, 0.2)}, {"amsgrad": True}, {"lr": "x"}])
+def test_options_of_the_optimizer_are_those_of_the_plan(tmp_path: Path, options: dict[str, Any]) -> None:
+    plan = Plan(12, lr=0.05, checkpoint_s=0)
+    whole = run(tmp_path / "whole", plan)
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", plan, at=5)
+    state = torch.load(tmp_path / "killed" / STATE, weights_only=True)
+    state["optimizer"]["param_groups"][0].update(options)
+    del state["optimizer"]["param_groups"][0]["eps"]
+    torch.save(state, tmp_path / "killed" / STATE)
+    assert torch.equal(run(tmp_path / "killed", plan).weight, whole.weight)
+
+
 def test_checkpoints_are_as_far_apart_as_the_plan_says(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         run(tmp_path, Plan(20, checkpoint_s=1e6), at=15)

@@ -74,7 +74,7 @@ def train(
     """
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=plan.lr, weight_decay=plan.weight_decay, betas=(0.9, 0.98))
-    first = _restore(modules, optimizer, checkpoint)
+    first = _restore(modules, optimizer, checkpoint, plan)
     curve: list[list[float]] = checkpoint.run["losses"]
     before, began, saved = checkpoint.run["seconds"], monotonic(), monotonic()
     every, total, count, tokens = max(1, plan.steps // LOSSES), 0.0, 0, 0
@@ -107,18 +107,25 @@ def train(
 
 
 def _restore(
-    modules: Sequence[torch.nn.Module], optimizer: torch.optim.Optimizer, checkpoint: Checkpoint
+    modules: Sequence[torch.nn.Module],
+    optimizer: torch.optim.Optimizer,
+    checkpoint: Checkpoint,
+    plan: Plan,
 ) -> int:
     """Take up the latest state; the number of the next step."""
     state: dict[str, Any] | None = checkpoint.load()
     if state is None:
         return 0
     try:
-        step = int(state["step"])
+        step: int = state["step"]
+        if type(step) is not int or not 1 <= step <= plan.steps:
+            raise ValueError(f"step {step!r} is none of 1 to {plan.steps}")
         for module, weights in zip(modules, state["modules"], strict=True):
+            for name, value in module.state_dict().items():
+                _check_like(name, weights[name], value)
             module.load_state_dict(weights)
-        optimizer.load_state_dict(state["optimizer"])
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        _restore_optimizer(optimizer, state["optimizer"])
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         path = checkpoint.folder / STATE
         raise OutpaceError(
             f"{path} holds no state of this training ({error}); remove it to begin anew"
@@ -127,3 +134,29 @@ def _restore(
     curve = [point for point in checkpoint.run["losses"] if point[0] <= step]
     checkpoint.run["losses"] = curve
     return step
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """The moments of its parameters; its options are those of the plan, whatever the state says."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if not state["state"]:
+        raise ValueError("the optimizer has no moments")
+    for index, moments in state["state"].items():
+        if moments.keys() != {"step", "exp_avg", "exp_avg_sq"}:
+            raise ValueError(f"the optimizer has {', '.join(map(str, moments))}")
+        _check_like("step", moments["step"], torch.tensor(0.0))
+        for name in ("exp_avg", "exp_avg_sq"):
+            _check_like(name, moments[name], parameters[index])
+    options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, mine in zip(optimizer.param_groups, options, strict=True):
+        group.update(mine)
+
+
+def _check_like(name: str, found: Any, wanted: Tensor) -> None:
+    """ValueError where a tensor of a state is not what the training would have saved."""
+    alike = isinstance(found, Tensor) and found.layout == torch.strided and found.device.type == "cpu"
+    if not alike or (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
+        raise ValueError(f"{name} is no tensor {wanted.dtype} {tuple(wanted.shape)}")
+    if not found.isfinite().all():
+        raise ValueError(f"{name} holds numbers that are none")
