@@ -12,6 +12,7 @@
 #endif
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <stdexcept>
@@ -189,7 +190,7 @@ Floats array(std::vector<float>&& values, size_t cols) {
 }
 
 // (first node, number of nodes, position of the first, temperature, top_k, top_p, min_p, seed)
-using RowSampling = std::tuple<int, int, int64_t, float, int, float, float, uint64_t>;
+using RowSampling = std::tuple<int, int, int64_t, double, int, double, double, uint64_t>;
 using Edit = std::pair<std::vector<int32_t>, std::vector<float>>;
 
 class PyDecoder {
@@ -231,6 +232,9 @@ class PyDecoder {
       if (first < 0 || first > kMaxNodes || count < 0 || count > kMaxNodes)
         refuse("no node " + std::to_string(first) + " or a wrong number of nodes behind it, accepted are 0 to " +
                std::to_string(kMaxNodes));
+      if (!(temperature >= 0 && std::isfinite(temperature)) || top_k < 0 || !(top_p > 0 && top_p <= 1) ||
+          !(min_p >= 0 && min_p <= 1))
+        refuse("accepted are a finite temperature >= 0, top_k >= 0, 0 < top_p <= 1 and 0 <= min_p <= 1");
       samplings.push_back({temperature, top_k, top_p, min_p, seed});
       if (!changes.empty() && (int)changes[r].size() != count) refuse("edits have to be given for every node of a row");
       for (int i = 0; i < count; i++) {

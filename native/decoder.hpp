@@ -43,9 +43,9 @@ struct Weights {
 };
 
 struct Sampling {
-  float temperature;
+  double temperature;  // 0 is greedy
   int top_k;
-  float top_p, min_p;
+  double top_p, min_p;
   uint64_t seed;
 };
 
@@ -85,7 +85,7 @@ class Decoder {
   // their row goes on with those that it has again, if its own part goes on from theirs; the bits are the same.
   void score(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens,
              const int32_t* parents, const std::vector<int>& taps, int layers = -1, const std::vector<int>& skip = {});
-  // top > 0: the so many likeliest tokens after these nodes are found on the way, for top().
+  // out: tokens, or kNoToken. top > 0: the so many likeliest tokens after these nodes are found on the way, for top().
   void choose(const std::vector<Pick>& picks, int32_t* out, int top = 0);
   // The k <= kMaxTop largest raw logits after nodes, best first, of equal ones the lower token. [nodes][k]
   void top(const std::vector<int>& nodes, int k, int64_t* tokens, float* values);

@@ -24,7 +24,13 @@ uint64_t splitmix64(uint64_t z) {
 Noise noise_of(const Sampling& s, uint64_t position) {
   if (s.temperature <= 0) return {};
   const uint64_t key = splitmix64(splitmix64(s.seed) ^ position);
-  return {true, std::min(1.0f / s.temperature, 1e6f), (uint32_t)key, (uint32_t)(key >> 32)};
+  return {true, (float)std::clamp(1 / s.temperature, 1e-30, 1e30), (uint32_t)key, (uint32_t)(key >> 32)};
+}
+
+// Whether a choice needs all its logits at once. Low temperatures do: over one, large logits would swallow the noise.
+bool is_whole(const Pick& p) {
+  const Sampling& s = *p.sampling;
+  return p.num_edits || (s.temperature > 0 && (s.top_k > 0 || s.top_p < 1 || s.min_p > 0 || s.temperature < 0.01));
 }
 
 const std::vector<float> kNoBias;
@@ -84,7 +90,7 @@ void Decoder::choose_some(const Pick* picks, int n, int32_t* out, int top) {
     const Sampling& s = *picks[i].sampling;
     chosen_.push_back(picks[i].node);
     noises_.push_back(noise_of(s, picks[i].position + (uint64_t)(depths_[picks[i].node] - depths_[picks[i].root])));
-    if (!picks[i].num_edits && !(s.temperature > 0 && (s.top_k > 0 || s.top_p < 1 || s.min_p > 0))) continue;
+    if (!is_whole(picks[i])) continue;
     place_[i] = (int)whole_.size();
     whole_.push_back(i);
   }
@@ -106,8 +112,10 @@ void Decoder::choose_some(const Pick* picks, int n, int32_t* out, int top) {
       for (int i = 0; i < n; i++) {
         float* logits = strip + (size_t)i * kStrip * kTile;
         if (top > 0) kernels_.rank(logits, first, count, tops_[(size_t)i * num_threads + t]);
-        if (place_[i] < 0) kernels_.best_of(logits, first, count, noises_[i], best_[(size_t)t * n + i]);
-        else std::memcpy(full_.floats(0) + place_[i] * stride + first, logits, sizeof(float) * (size_t)tiles * kTile);
+        const bool is_part = place_[i] < 0;
+        kernels_.best_of(logits, first, count, is_part ? noises_[i] : Noise{}, best_[(size_t)t * n + i]);
+        if (!is_part)
+          std::memcpy(full_.floats(0) + place_[i] * stride + first, logits, sizeof(float) * (size_t)tiles * kTile);
       }
     }
     threads_.barrier();
@@ -122,20 +130,18 @@ void Decoder::choose_some(const Pick* picks, int n, int32_t* out, int top) {
       const Sampling& s = *p.sampling;
       float* logits = full_.floats(0) + f * stride;
       for (int e = 0; e < p.num_edits; e++) logits[p.edit_tokens[e]] += p.edit_values[e];
-      Best& b = best_[i];  // the other threads' entries stay kNone
-      if (s.temperature > 0)
-        b.token = kernels_.choose_filtered(logits, vocab, noises_[i], s.top_k, s.top_p, s.min_p,
-                                           spare_.floats(0) + t * stride);
-      else kernels_.best_of(logits, 0, vocab, noises_[i], b);
+      out[i] =
+          kernels_.choose_filtered(logits, vocab, noises_[i], s.top_k, s.top_p, s.min_p, spare_.floats(0) + t * stride);
     }
   });
   for (int i = 0; i < n; i++) {
     Best b = best_[i];
-    for (int t = 1; t < num_threads && place_[i] < 0; t++) {
+    for (int t = 1; t < num_threads; t++) {
       const Best& other = best_[(size_t)t * n + i];
       if (other.value > b.value || (other.value == b.value && other.token < b.token)) b = other;
     }
-    out[i] = b.token < vocab ? b.token : 0;  // no finite logit at all
+    if (place_[i] < 0) out[i] = b.token < vocab ? b.token : kNoToken;
+    else if (b.token == kNoToken) out[i] = kNoToken;  // before the edits: what they add may be infinite
   }
 }
 

@@ -43,3 +43,23 @@ def logits(vocab_size: int) -> st.SearchStrategy[np.ndarray]:
     values = st.sampled_from([-np.inf, -3.0, -1.0, 0.0, 0.5, 2.0]) | st.floats(-9, 9, width=32)
     rows = st.lists(values, min_size=vocab_size, max_size=vocab_size)
     return rows.filter(lambda row: max(row) > -np.inf).map(lambda row: np.array(row, dtype=np.float32))
+
+
+def extreme_samplings() -> st.SearchStrategy[Sampling]:
+    """Options at the ends of what is accepted, of single precision and of double."""
+    shares = [5e-324, 1e-300, 1e-46, 1.4e-45, 1e-38, 1e-7, 0.5, 1 - 1e-9, 1 - 1e-16, 1.0]
+    return st.builds(
+        Sampling,
+        temperature=st.sampled_from([0.0, 5e-324, 1e-46, 1e-40, 1e-30, 1e-7, 1e-3, 1.0, 1e30, 1e38, 1e300]),
+        top_k=st.sampled_from([0, 1, 2, 8, 9, 10, 2**31 - 1]),
+        top_p=st.sampled_from(shares),
+        min_p=st.sampled_from([0.0, *shares]),
+        seed=st.integers(0, 2**64 - 1),
+    )
+
+
+def extreme_logits(vocab_size: int) -> st.SearchStrategy[np.ndarray]:
+    """f32[V] of the ends of single precision, infinities and ties, one above -inf at least."""
+    ends = [np.inf, -np.inf, 3e38, -3e38, 1e30, 1e8, 1e-45, 0.0, -1.0, 7.0]
+    rows = st.lists(st.sampled_from(ends), min_size=vocab_size, max_size=vocab_size)
+    return rows.filter(lambda row: max(row) > -np.inf).map(lambda row: np.array(row, dtype=np.float32))

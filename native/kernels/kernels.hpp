@@ -88,6 +88,8 @@ struct Best {
   float value;
   int32_t token;
 };
+// In place of a choice: a logit is no number, or none is above minus infinity. Below every token.
+constexpr int32_t kNoToken = -0x7fffffff - 1;
 // The k likeliest tokens seen so far, best first; on cache lines of its own.
 constexpr int kMaxTop = 64;
 struct alignas(64) Top {
@@ -113,7 +115,7 @@ struct Kernels {
   void (*best_of)(float* logits,  // overwritten; room up to a multiple of 16
                   int begin, int count, const Noise&, Best&);
   void (*rank)(const float* logits, int begin, int count, Top&);
-  int (*choose_filtered)(float* logits, int vocab, const Noise&, int top_k, float top_p, float min_p, float* scratch);
+  int (*choose_filtered)(float* logits, int vocab, const Noise&, int top_k, double top_p, double min_p, float* scratch);
 };
 
 const Kernels* kernels_avx512();

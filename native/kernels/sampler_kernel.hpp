@@ -51,15 +51,23 @@ inline F perturbed(F logits, I token, const Noise& n) {
 
 inline F tail(F x, int count) { return select(gt(iset1((uint32_t)count), iota()), x, set1(-__builtin_inff())); }
 
-// Updates best with logits[0 ... count), which belong to the tokens begin ... begin + count - 1.
+// Updates best with logits[0 ... count), which belong to the tokens begin ... begin + count - 1. Where one of them is
+// no number or infinitely large, best is kNoToken and stays so.
 void best_of(float* logits, int begin, int count, const Noise& noise, Best& best) {
-  F top = set1(-__builtin_inff());
+  const F infinite = set1(__builtin_inff());
+  F top = zero() - infinite;
+  B sound = eq(top, top);
   for (int i = 0; i < count; i += 16) {
     F x = load(logits + i);
-    if (noise.on) x = perturbed(x, iota() + iset1((uint32_t)(begin + i)), noise);
     if (i + 16 > count) x = tail(x, count - i);
+    sound = sound & gt(infinite, x);
+    if (noise.on) x = perturbed(x, iota() + iset1((uint32_t)(begin + i)), noise);
     if (noise.on || i + 16 > count) store(logits + i, x);
     top = max(top, x);
+  }
+  if (outpace::OUTPACE_ISA::count(sound) < 16) {
+    best = {__builtin_inff(), kNoToken};
+    return;
   }
   const float highest = hmax(top);
   if (!(highest > best.value) && !(highest == best.value && begin < best.token)) return;
@@ -99,15 +107,28 @@ inline float kth_largest(const float* x, int n, int k) {
 
 // Choice under top-k, then top-p, then min-p (each on what the former left; lower id first among equals). Rather
 // than sort, take the tokens in the order of their perturbed logits and ask of each whether it survives: the first
-// that does is the argmax over the survivors. logits [vocab, padded by 16] are overwritten, scratch is of their size.
-int choose_filtered(float* logits, int vocab, const Noise& noise, int top_k, float top_p, float min_p, float* scratch) {
+// that does is the argmax over the survivors. Without noise it is the likeliest token, which also stands for a set of
+// survivors that rounding has left empty. logits [vocab, padded by 16] are overwritten, scratch is of their size.
+int choose_filtered(float* logits, int vocab, const Noise& noise, int top_k, double top_p, double min_p,
+                    float* scratch) {
   const int padded = (vocab + 15) / 16 * 16;
   const F lowest = set1(-__builtin_inff()), inverse = set1(noise.inverse_temperature);
   for (int i = vocab; i < padded; i++) logits[i] = -__builtin_inff();
   F top = lowest;
-  for (int i = 0; i < padded; i += 16) top = max(top, load(logits + i));
+  B sound = eq(top, top);
+  for (int i = 0; i < padded; i += 16) {
+    const F x = load(logits + i);
+    sound = sound & eq(x, x);
+    top = max(top, x);
+  }
   const float peak = hmax(top);
-  if (!(peak > -__builtin_inff())) return 0;
+  if (count(sound) < 16 || !(peak > -__builtin_inff())) return kNoToken;
+  const auto likeliest = [&] {
+    int token = 0;
+    while (logits[token] != peak) token++;
+    return token;
+  };
+  if (!noise.on) return likeliest();
 
   if (top_k > 0 && top_k < vocab) {
     const float bound = kth_largest(logits, padded, top_k);
@@ -119,24 +140,25 @@ int choose_filtered(float* logits, int vocab, const Noise& noise, int top_k, flo
   }
   F mass = zero();  // unnormalised probabilities in scratch become perturbed logits below
   const F highest = set1(peak);
-  // Of the peak itself 1: an infinite one minus itself is no number.
+  // Below the peak, so that no temperature overflows. Of the peak itself 0: an infinite one minus itself is no number.
+  const auto below = [&](F x) { return select(eq(x, highest), zero(), (x - highest) * inverse); };
   const auto weight = [&](F x) {
-    return select(gt(x, lowest), select(eq(x, highest), set1(1.0f), exp((x - highest) * inverse)), zero());
+    const F distance = below(x);
+    return select(gt(distance, set1(-87.0f)), exp(distance), zero());
   };
-  if (top_p < 1.0f)
+  if (top_p < 1)
     for (int i = 0; i < padded; i += 16) mass = mass + weight(load(logits + i));
-  const float allowed = top_p * hsum(mass);
-  for (int i = 0; i < padded; i += 16) {
-    const F x = load(logits + i);
-    store(scratch + i, select(gt(x, lowest), perturbed(x, iota() + iset1((uint32_t)i), noise), lowest));
-  }
+  const double allowed = top_p * hsum(mass);
+  for (int i = 0; i < padded; i += 16)
+    store(scratch + i, below(load(logits + i)) + gumbel(iota() + iset1((uint32_t)i), iset1(noise.k0), iset1(noise.k1)));
   for (;;) {
     Leader leader;
     for (int i = 0; i < padded; i += 16) leader.see(load(scratch + i), iota() + iset1((uint32_t)i));
     const Best b = leader.best();
+    if (b.token >= vocab) return likeliest();
     const F mine = set1(logits[b.token]);
     bool survives = true;
-    if (top_p < 1.0f) {
+    if (top_p < 1) {
       F ahead = zero();
       for (int i = 0; i < padded; i += 16) {
         const F x = load(logits + i);
@@ -146,7 +168,7 @@ int choose_filtered(float* logits, int vocab, const Noise& noise, int top_k, flo
       survives = hsum(ahead) < allowed;
     }
     // The most likely token always survives both filters, hence min-p compares with the peak itself.
-    if (survives && min_p > 0.0f) {
+    if (survives && min_p > 0) {
       alignas(64) float w[16];
       store(w, weight(mine));
       survives = w[0] >= min_p;

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outpace.core.errors import OutpaceError
-from outpace.core.sampling import Sampling, choose, edited, gumbel, survivors, warp
+from outpace.core.sampling import NO_CHOICE, Sampling, choose, edited, gumbel, survivors, warp
 from tests.laws import FALSE_ALARM_RATE, g_test
-from tests.strategies import logits, samplings
+from tests.strategies import extreme_logits, extreme_samplings, logits, samplings
 
 M32, M64 = 2**32 - 1, 2**64 - 1
 
@@ -157,15 +157,19 @@ def test_extreme_temperatures_do_not_overflow() -> None:
 @pytest.mark.parametrize(
     ("option", "values", "accepted"),
     [
-        ("temperature", [-0.1, math.nan, math.inf], ">= 0"),
-        ("top_k", [-1, 1.5, 40.0, 2**31, math.nan, math.inf], "from 0 to 2147483647"),
-        ("top_p", [0.0, 1.1, -1.0, math.nan], "0 < top_p <= 1"),
-        ("min_p", [-0.1, 1.1, math.nan], "0 <= min_p <= 1"),
+        ("temperature", [-0.1, math.nan, math.inf, "0.7", None, 10**400, 1j], ">= 0"),
+        ("top_k", [-1, 1.5, 40.0, 2**31, math.nan, math.inf, "3", None], "from 0 to 2147483647"),
+        (
+            "top_p",
+            [0.0, 1.1, -1.0, math.nan, float("1e-400"), 1 + 1e-9, "0.9", None, [0.9]],
+            "0 < top_p <= 1",
+        ),
+        ("min_p", [-0.1, 1.1, math.nan, -5e-324, "0", None, np.ones(2)], "0 <= min_p <= 1"),
         ("seed", [-1, 2**64, 0.5, 3.0], "from 0 to 18446744073709551615"),
     ],
 )
 def test_options_out_of_range_name_the_accepted_values(
-    option: str, values: list[float], accepted: str
+    option: str, values: list[object], accepted: str
 ) -> None:
     for value in values:
         with pytest.raises(OutpaceError, match=accepted) as error:
@@ -184,3 +188,28 @@ def test_whole_numbers_of_numpy_are_as_good() -> None:
     sampling = Sampling(temperature=0.7, seed=np.int64(3), top_k=np.int32(9))  # type: ignore[arg-type]
     assert sampling == Sampling(temperature=0.7, seed=3, top_k=9)
     assert (type(sampling.seed), type(sampling.top_k)) == (int, int)
+
+
+@given(extreme_logits(9), extreme_samplings(), st.integers(0, 1000))
+def test_whatever_the_options_the_likeliest_token_remains(
+    row: np.ndarray, sampling: Sampling, position: int
+) -> None:
+    kept = survivors(row, sampling).tolist()
+    assert row.tolist().index(row.max()) in kept and not np.isneginf(row[kept]).any()
+    assert choose(row[None], sampling, [position])[0] in kept
+    law = warp(row, sampling)
+    assert math.isclose(law.sum(), 1) and set(np.flatnonzero(law)) <= set(kept)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), *LAWS], ids=str)
+@pytest.mark.parametrize(
+    "bad", [[math.nan] * 3, [0.0, math.nan, 1.0], [-math.inf] * 3, [-math.inf, math.nan, 0.0]]
+)
+def test_where_there_is_no_choice(bad: list[float], sampling: Sampling) -> None:
+    row = np.array(bad, dtype=np.float32)
+    good = np.array([0.0, -math.inf, 99.0], dtype=np.float32)
+    assert choose(np.stack([row, good, row]), sampling, range(3)) == [NO_CHOICE, 2, NO_CHOICE]
+    for call in (survivors, warp):
+        with pytest.raises(OutpaceError, match="no token to choose") as error:
+            call(row, sampling)
+        assert "\n" not in str(error.value)

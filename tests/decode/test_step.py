@@ -5,16 +5,19 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outpace.core.contracts import Ask, ScoredCall
+from outpace.core.contracts import Ask, Rule, ScoredCall
+from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
 from outpace.core.tree import TokenTree
 from outpace.decode import step as step_module
 from outpace.decode.step import judge, step
 from outpace.drafters.ngram import NGram
+from outpace.rules.distance import Distance
 from outpace.rules.match import Match
 from outpace.targets.table import TableTarget
 from tests.fakes import Hostile, hostile
@@ -91,3 +94,27 @@ def test_a_drafter_that_forgets_a_row_is_refused() -> None:
 
 def test_the_loop_body_stays_short() -> None:
     assert len(inspect.getsource(step_module).splitlines()) < 60
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(temperature=1e-3, seed=3)], ids=["greedy", "sampled"]
+)
+@pytest.mark.parametrize("rule", [Match(), Distance(eps=4)], ids=["match", "distance"])
+def test_only_a_choice_that_is_needed_has_to_exist(rule: Rule, sampling: Sampling, bad: float) -> None:
+    """0 is followed by 1, that by 2; what follows 2 and 3 is no choice."""
+    logits = np.full((VOCAB_SIZE, VOCAB_SIZE), -9.0)
+    logits[0, 1] = logits[1, 2] = 9.0
+    logits[2:4] = bad
+    target = TableTarget(logits)
+
+    def judged(tree: TokenTree) -> list[int]:
+        rows, _ = target.prefill([[4]])
+        return judge(rule, ScoredCall(target.score(rows, [tree]), [tree], [Ask(0, 1, sampling, 9, 9)]))[
+            0
+        ].tokens
+
+    assert judged(TokenTree([0, 3, 1, 3], [-1, 0, 0, 0])) == [1, 2]
+    for reached in (TokenTree([0, 3, 1, 2], [-1, 0, 0, 2]), TokenTree([0, 1, 2, 3, 0], [-1, 0, 1, 2, 2])):
+        with pytest.raises(OutpaceError, match="no token to choose"):
+            judged(reached)

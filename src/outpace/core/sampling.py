@@ -6,8 +6,9 @@ arXiv:1411.0030), and because the noise is a hash of (seed, position, token) the
 not depend on who asks for it, when, or in which block. Greedy is the same argmax with zero noise.
 
 Filters, in this order: temperature; top_k; top_p on the renormalised rest; min_p relative to the most
-likely token. Tokens rank by probability, ties by the lower id. This file is the numpy twin of the native
-sampler.
+likely token, which always remains. Tokens rank by probability, ties by the lower id. This file is the numpy
+twin of the native sampler, and both compute with options in double precision, as they are checked here.
+Logits of which one is no number, or none is above minus infinity, leave no choice.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from outpace.core.errors import OutpaceError
 from outpace.core.options import number, whole
 
 Edit = tuple[NDArray[np.integer], NDArray[np.floating]]  # token ids i32[n], f32[n] added to their raw logits
 
 _U64 = (1 << 64) - 1
 MOST_K = 2**31 - 1  # what the native decoder reads
+NO_CHOICE = -(2**31)  # what `choose` gives where there is no choice
+_LEAST, _MOST = 1e-30, 1e30  # temperatures beyond act like these
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,12 @@ def coin(seed: int, position: int, purpose: str, index: int = 0) -> float:
 
 
 def survivors(logits: ArrayLike, sampling: Sampling) -> NDArray[np.int64]:
-    """Ids of the tokens that the filters leave, ascending. logits: f32[V]; -inf never survives."""
+    """Ids of the tokens that the filters leave, ascending. logits: f32[V]; -inf never survives.
+
+    Raises an OutpaceError where there is no choice.
+    """
+    if not _has_choice(logits):
+        raise no_choice()
     if sampling.temperature == 0:
         return np.argmax(np.asarray(logits), keepdims=True)
     scaled = _scaled(logits, sampling.temperature)
@@ -107,15 +116,29 @@ def warp(logits: ArrayLike, sampling: Sampling) -> NDArray[np.float64]:
 
 
 def choose(logits: ArrayLike, sampling: Sampling, positions: Sequence[int]) -> list[int]:
-    """The choice from each row of logits f32[N, V], for the tokens at these absolute positions."""
+    """The choice from each row of logits f32[N, V], for the tokens at these absolute positions.
+
+    NO_CHOICE where a row has none: it may belong to a draft that is never kept.
+    """
     choices = []
     for row, position in zip(np.asarray(logits), positions, strict=True):
+        if not _has_choice(row):
+            choices.append(NO_CHOICE)
+            continue
         kept = survivors(row, sampling)
         if len(kept) > 1:
             noisy = _scaled(row, sampling.temperature)[kept] + gumbel(sampling.seed, position, kept)
             kept = kept[np.argmax(noisy, keepdims=True)]
         choices.append(int(kept[0]))
     return choices
+
+
+def no_choice() -> OutpaceError:
+    """The error of whoever needs a token that there is none to choose for."""
+    return OutpaceError(
+        "the model's scores leave no token to choose: one is not a number, or none is finite; "
+        "its weights may be damaged, or every token is forbidden"
+    )
 
 
 def edited(logits: NDArray[np.floating], edit: Edit | None) -> NDArray[np.floating]:
@@ -134,7 +157,11 @@ def _scaled(logits: ArrayLike, temperature: float) -> NDArray[np.float64]:
     if peak == np.inf:  # which minus itself is no number
         return np.where(logits == peak, 0.0, -np.inf)
     with np.errstate(over="ignore"):
-        return (logits - peak) / temperature
+        return (logits - peak) / min(max(temperature, _LEAST), _MOST)
+
+
+def _has_choice(logits: ArrayLike) -> bool:
+    return bool(np.max(logits) > -np.inf)  # a maximum with what is no number is none
 
 
 def _splitmix64(z: int) -> int:

@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import Any
 
 from outpace.core.contracts import Ask, Drafter, Rule, ScoredCall, Step, Target
+from outpace.core.sampling import NO_CHOICE, no_choice
 from outpace.core.stats import StepTimes
 
 
@@ -48,8 +49,11 @@ def half_step(
 
 
 def judge(rule: Rule, scored: ScoredCall) -> list[Step]:
-    """The rule's verdict on every row of a call."""
-    return [
+    """The rule's verdict on every row of a call. Raises an OutpaceError where the target has no choice."""
+    steps = [
         Step(tree, scores, rule.judge(tree, scores, ask.sampling, ask.position))
         for tree, scores, ask in zip(scored.trees, scored.rows(), scored.asks, strict=True)
     ]
+    if any(step.verdict.token == NO_CHOICE for step in steps):
+        raise no_choice()
+    return steps

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from outpace.core.contracts import Exactness
 from outpace.core.errors import OutpaceError, PromptTooLong
 from outpace.core.options import checked, whole
-from outpace.core.sampling import Edit, Sampling, warp
+from outpace.core.sampling import NO_CHOICE, Edit, Sampling, no_choice, warp
 from outpace.core.tree import TokenTree
 from outpace.targets.native_fingerprint import fingerprint
 from outpace.targets.native_products import NativeProduct, output_rows, product_of, projection_of
@@ -307,15 +307,21 @@ class NativeScores:
             (first, count, position, s.temperature, s.top_k, s.top_p, s.min_p, s.seed)
             for (first, count), position, s in zip(self._places, positions, samplings, strict=True)
         ]
-        if edits is None:
-            return self._decoder().choose(rows, None, top)
-        listed = [
-            [([], []) if e is None else (np.asarray(e[0]).tolist(), np.asarray(e[1]).tolist()) for e in row]
-            if row is not None
-            else [([], [])] * count
-            for row, (_, count) in zip(edits, self._places, strict=True)
-        ]
-        return self._decoder().choose(rows, listed, top)
+        listed = None
+        if edits is not None:
+            listed = [
+                [
+                    ([], []) if e is None else (np.asarray(e[0]).tolist(), np.asarray(e[1]).tolist())
+                    for e in row
+                ]
+                if row is not None
+                else [([], [])] * count
+                for row, (_, count) in zip(edits, self._places, strict=True)
+            ]
+        choices = self._decoder().choose(rows, listed, top)
+        if any(row[0] == NO_CHOICE for row in choices):  # those after the roots are always needed
+            raise no_choice()
+        return choices
 
     def logits(self, row: int, nodes: Sequence[int]) -> NDArray[np.float32]:
         """f32[n, V]: raw logits after these nodes."""
