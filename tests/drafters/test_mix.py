@@ -220,3 +220,11 @@ def test_an_opinion_by_depth_holds_below_every_node(monkeypatch: pytest.MonkeyPa
     tree = drafter.propose([drafter.start([7], SCORES)], [ask(depth=3)])[0]
     assert {(1, 3), (2, 3), (1, 1), (2, 1), (1, 1, 1)} <= paths(tree)
     assert {path[2:] for path in paths(tree) if len(path) == 3} == {(1,)}
+
+
+def test_no_more_sources_than_there_are_weights_for() -> None:
+    def costs() -> CallCosts:
+        raise AssertionError("not asked for")
+
+    with pytest.raises(OutpaceError, match="mix has 9 drafts, accepted are 1 to 8"):
+        Mix({}, costs, drafts="+".join(["ngram"] * 9))

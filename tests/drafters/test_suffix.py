@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -13,7 +16,7 @@ from outpace.core.contracts import Ask, RowScores, Step, Verdict
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
 from outpace.core.tree import TokenTree
-from outpace.drafters.suffix import Suffix
+from outpace.drafters.suffix import Suffix, SuffixState
 from outpace.drafters.suffix_trie import END, Node, Place, SuffixTrie
 
 NO_SCORES = cast("RowScores", None)
@@ -248,3 +251,89 @@ def test_an_output_longer_than_the_store_keeps_its_end() -> None:
 def test_options_out_of_range(options: dict[str, float]) -> None:
     with pytest.raises(OutpaceError, match="accepted are"):
         Suffix(**options)  # type: ignore[arg-type]
+
+
+REPEATING = [
+    list(range(4000)) * 3,  # all comes again
+    [7] * 12000,
+    [*range(2000), *range(2000)] * 3,
+    [i * i % 97 for i in range(12000)],
+]
+
+
+def held(action: Callable[[], object]) -> tuple[float, object]:
+    """MB that an action's result takes."""
+    tracemalloc.start()
+    try:
+        result = action()
+        return tracemalloc.get_traced_memory()[0] / 1e6, result
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("text", REPEATING, ids=["twice", "one token", "parts", "period"])
+def test_a_request_is_bounded_and_goes_on(text: list[int]) -> None:
+    drafter = Suffix(memory_mb=3)
+    size, state = held(lambda: drafter.start(text, NO_SCORES))
+    assert size < 4 and isinstance(state, SuffixState) and state.text == text
+    # What has come lately is still known.
+    state.extend([*range(90, 99), *range(90, 94)])
+    (tree,) = drafter.propose([state], [Ask(93, len(state.text), Sampling(), 3, 3)])
+    assert tree.token_list == [93, 94, 95, 96]
+
+
+def test_a_request_that_grows_is_bounded() -> None:
+    drafter = Suffix(memory_mb=3)
+    state = drafter.start([1], NO_SCORES)
+    step = SimpleNamespace(tokens=list(range(500)), verdict=SimpleNamespace(path=[]))
+    size, _ = held(lambda: [drafter.observe([state], [cast("Step", step)]) for _ in range(40)])
+    assert size < 4 and len(state.text) == 1 + 40 * 500
+    assert not state.own.full and state.own.text == state.text[-len(state.own.text) :]
+
+
+def test_past_outputs_are_bounded() -> None:
+    drafter = Suffix(memory_mb=3, store=10**6)
+    texts = [[*range(1000 * i, 1000 * i + 1000)] for i in range(12)]
+
+    def answer() -> None:
+        for text in texts * 4:
+            state = drafter.start([1], NO_SCORES)
+            state.extend(text)
+            drafter.stop(state)
+
+    size, _ = held(answer)
+    assert size < 4
+    # The latest are known, and a place is still that of its output.
+    state = drafter.start([1, *texts[-1][:9]], NO_SCORES)
+    ask = Ask(texts[-1][8], 10, Sampling(), 5, 5)
+    assert drafter.propose([state], [ask])[0].token_list[:3] == texts[-1][8:11]
+    assert state.source in drafter._past._outputs
+
+
+def test_one_output_larger_than_the_memory_is_kept_in_part() -> None:
+    drafter = Suffix(memory_mb=1, store=10**6)
+    for text in REPEATING:
+        state = drafter.start([1], NO_SCORES)
+        state.extend(text)
+        size, _ = held(lambda state=state: drafter.stop(state))  # type: ignore[misc]
+        assert size < 2.5
+
+
+@given(TEXTS, st.integers(1, 6), st.integers(1, 12))
+def test_a_full_trie_keeps_its_text_and_counts_no_more(texts: list[list[int]], depth: int, most: int) -> None:
+    full, whole = SuffixTrie(depth, most=most), SuffixTrie(depth)
+    for text in texts:
+        for trie in (full, whole):
+            trie.extend(text)
+            trie.close()
+    assert full.text == whole.text and full.entries <= most + 2 * depth
+    if not full.full:
+        assert counts(full) == counts(whole)
+    strings = counts(whole)
+    assert all(count <= strings[string] for string, count in counts(full).items())
+
+
+@pytest.mark.parametrize("memory_mb", [0, -1, 2**20 + 1])
+def test_memory_has_a_range(memory_mb: int) -> None:
+    with pytest.raises(OutpaceError, match=r"memory_mb=.*accepted are whole numbers from 1"):
+        Suffix(memory_mb=memory_mb)

@@ -36,6 +36,7 @@ from outpace.drafters.proposal_heads import find_packaged_heads
 
 HISTORY = 12  # committed tokens that sources see, the root included
 MAX_LEVEL, MAX_DEPTH = 9, 2  # beyond, matches and depths share their weights
+MAX_SOURCES = 8  # weights are kept for every set of them that had a say
 PRIOR = 8.0  # how many observations the weights over all contexts count for
 CURVE_STEP = 128  # tokens of context over which one cost curve serves
 CALLS_PER_CURVE = 32  # so long it serves before the costs are asked again
@@ -69,6 +70,8 @@ class Mix:
         if size < 1 or depth < 1:
             raise OutpaceError(f"mix has size={size} and depth={depth}, accepted are whole numbers >= 1")
         specs = split_specs(_auto(context) if drafts == "auto" else drafts)
+        if len(specs) > MAX_SOURCES:
+            raise OutpaceError(f"mix has {len(specs)} drafts, accepted are 1 to {MAX_SOURCES}")
         self.sources: list[Drafter] = [DRAFTERS.create(spec, **context) for spec in specs]
         self.reads_top: int = max(getattr(source, "reads_top", 0) for source in self.sources)
         self.size = size

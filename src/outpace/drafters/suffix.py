@@ -25,13 +25,14 @@ from outpace.core.contracts import Ask, RowScores, Step
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.tree import TokenTree
-from outpace.drafters.suffix_trie import Place, SuffixTrie
+from outpace.drafters.suffix_trie import ENTRY_BYTES, Place, SuffixTrie
 
 
 class Suffix:
     """Trees of at most `size` nodes from the counts of what followed the last m tokens.
 
-    `factor` nodes per matched token; past outputs are kept up to `store` tokens in all, 0 keeps none.
+    `factor` nodes per matched token; past outputs are kept up to `store` tokens in all, 0 keeps none. The
+    counts of a request, and those of past outputs, take `memory_mb` at most; then they forget what is old.
     """
 
     branches = True
@@ -46,6 +47,7 @@ class Suffix:
         size: int = 24,
         max_depth: int = 24,
         store: int = 65536,
+        memory_mb: int = 64,
     ) -> None:
         if not 0 < factor < inf:
             raise OutpaceError(f"suffix has factor={factor}, accepted are finite numbers > 0")
@@ -57,10 +59,14 @@ class Suffix:
             )
         if store < 0:
             raise OutpaceError(f"suffix has store={store}, accepted are whole numbers >= 0 (0 keeps nothing)")
+        if not 1 <= memory_mb <= 2**20:
+            raise OutpaceError(
+                f"suffix has memory_mb={memory_mb}, accepted are whole numbers from 1 to {2**20}"
+            )
         self.factor = factor
         self.min_p = min_p
         self.size = size
-        self._past = PastOutputs(store, max_depth)
+        self._past = PastOutputs(store, max_depth, most=memory_mb * 10**6 // ENTRY_BYTES)
 
     def start(self, prompt: Sequence[int], scores: RowScores) -> SuffixState:
         """Index the prompt."""
@@ -76,13 +82,13 @@ class Suffix:
             if step.verdict.path and state.source is not None:
                 state.used.pop(state.source, None)
                 state.used[state.source] = None
-            state.own.extend(step.tokens)
+            state.extend(step.tokens)
         return list(states)
 
     def stop(self, state: SuffixState) -> None:
         """Keep the row's output for later requests."""
         self._past.touch(state.used)
-        self._past.add(state.own.text[state.num_prompt :])
+        self._past.add(state.text[state.num_prompt :])
 
     def _draft(self, state: SuffixState, ask: Ask) -> TokenTree:
         room = min(self.size, ask.budget)
@@ -109,11 +115,12 @@ class Suffix:
 class SuffixState:
     """A row's text in a trie of its own, and where its end stands in the past outputs."""
 
-    __slots__ = ("_places", "_seen", "_version", "num_prompt", "own", "source", "used")
+    __slots__ = ("_places", "_seen", "_version", "num_prompt", "own", "source", "text", "used")
 
     def __init__(self, prompt: Sequence[int], past: PastOutputs) -> None:
-        self.own = SuffixTrie(past.trie.depth)
-        self.own.extend(prompt)
+        self.text: list[int] = []
+        self.own = SuffixTrie(past.trie.depth, most=past.most)
+        self.extend(prompt)
         self.num_prompt = len(prompt)
         self.source: int | None = None  # the past output behind the draft that is being judged
         self.used: dict[int, None] = {}  # those that served an accepted draft, latest last
@@ -121,9 +128,18 @@ class SuffixState:
         self._seen = 0
         self._version = -1
 
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Index more of the text; of one that repeats too much, the last part alone."""
+        self.text += tokens
+        self.own.extend(tokens)
+        while self.own.full and len(self.own.text) > 1:
+            kept = self.own.text[-(len(self.own.text) // 2) :]
+            self.own = SuffixTrie(self.own.depth, most=self.own.most)
+            self.own.extend(kept)
+
     def places_in(self, past: PastOutputs) -> list[Place]:
         """See `SuffixTrie.advance`. Other rows may have added outputs since the last time."""
-        trie, text = past.trie, self.own.text
+        trie, text = past.trie, self.text
         if self._version != past.version:
             self._version, self._places = past.version, [trie.root]
             self._seen = max(0, len(text) - trie.depth)
@@ -134,11 +150,12 @@ class SuffixState:
 
 
 class PastOutputs:
-    """Outputs of past requests, at most `size` tokens in all, in one trie."""
+    """Outputs of past requests, at most `size` tokens in all, in one trie of at most `most` entries."""
 
-    def __init__(self, size: int, depth: int) -> None:
+    def __init__(self, size: int, depth: int, *, most: int) -> None:
         self.size = size
-        self.trie = SuffixTrie(depth)
+        self.most = most
+        self.trie = SuffixTrie(depth, most=most)
         self.version = 0
         self._outputs: dict[int, list[int]] = {}  # by number, least recently used first
         self._next = 0
@@ -167,16 +184,22 @@ class PastOutputs:
         total = sum(map(len, self._outputs.values()))
         if total <= self.size:
             self._index(self._next - 1)
-            return
+            if not self.trie.full:
+                return
         # A trie cannot forget; a quarter at a time, making it anew is rare.
-        for number in list(self._outputs)[:-1]:
-            if total <= self.size * 3 // 4:
-                break
-            total -= len(self._outputs.pop(number))
-        self.trie = SuffixTrie(self.trie.depth)
-        self._starts, self._numbers = [], []
-        for number in self._outputs:
-            self._index(number)
+        room = min(total, self.size) * 3 // 4
+        while True:
+            for number in list(self._outputs)[:-1]:
+                if total <= room:
+                    break
+                total -= len(self._outputs.pop(number))
+            self.trie = SuffixTrie(self.trie.depth, most=self.most)
+            self._starts, self._numbers = [], []
+            for number in self._outputs:
+                self._index(number)
+            if not self.trie.full or len(self._outputs) == 1:
+                return
+            room //= 2
 
     def _index(self, number: int) -> None:
         self._starts.append(len(self.trie.text))

@@ -8,8 +8,11 @@ times depth.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from heapq import heappop, heappush
+
+ENTRY_BYTES = 280  # what a counted substring takes at worst: its node, its dictionary, its place in another
 
 END = -1
 """Stands behind every closed sequence of a text; matches no token."""
@@ -40,14 +43,21 @@ class SuffixTrie:
     """Sequences of tokens behind one another in `text`, and the counted substrings of each to `depth` tokens.
 
     `ends[m]` is the Node of the text's last m tokens, for every m at which these have occurred before;
-    ends[0] is the root.
+    ends[0] is the root. With `most` entries a trie is `full`: more text is kept, but not counted.
     """
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, *, most: int = sys.maxsize) -> None:
         self.depth = depth
+        self.most = most
+        self.entries = 0
         self.text: list[int] = []
         self.root = Node(0, {}, 0)
         self.ends: list[Node] = [self.root]
+
+    @property
+    def full(self) -> bool:
+        """Whether it counts no more."""
+        return self.entries >= self.most
 
     def extend(self, tokens: Iterable[int]) -> None:
         """Append tokens to the sequence at the end of the text."""
@@ -55,6 +65,9 @@ class SuffixTrie:
         for token in tokens:
             at = len(text)
             text.append(token)
+            if self.entries >= self.most:
+                self.ends = [self.root]
+                continue
             longer = [self.root]
             for node in self.ends:
                 node.last = at
@@ -64,9 +77,11 @@ class SuffixTrie:
                 place = after.get(token)
                 if place is None:
                     after[token] = at + 1
+                    self.entries += 1
                     continue
                 if isinstance(place, int):
                     known: dict[int, Place] = {} if text[place] == END else {text[place]: place + 1}
+                    self.entries += len(known)
                     place = after[token] = Node(1, known if len(longer) < depth else None, place)
                 place.count += 1
                 longer.append(place)
