@@ -102,7 +102,9 @@ def test_a_file_that_lacks_what_the_ends_promise_is_named(tmp_path: Path, name: 
     assert (tmp_path / name).stat().st_size == size - 1
 
 
-@pytest.mark.parametrize("ends", [[-1], [3, 2], [2, -5], [1 << 62, 2]])
+@pytest.mark.parametrize(
+    "ends", [[-1], [3, 2], [2, -5], [1 << 62, 2], [(1 << 63) - 1, -(1 << 63)], [-(1 << 63)]]
+)
 def test_ends_that_do_not_ascend_are_named(tmp_path: Path, ends: list[int]) -> None:
     FeatureFile(tmp_path, WIDTH).add(texts(2, 3))
     np.array(ends, np.int64).tofile(tmp_path / ENDS)
@@ -245,6 +247,26 @@ def test_the_output_matrix_of_a_base_is_the_models(model: Any, tmp_path: Path) -
     np.testing.assert_allclose(base.unembedding(None)(state).numpy(), logits, rtol=1e-4, atol=1e-5)
     ids = np.array([2, 40, 299])
     np.testing.assert_allclose(base.unembedding(ids)(state).numpy(), logits[:, ids], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("token", [-1, -100, 1 << 30])
+def test_tokens_that_a_model_does_not_have_are_named(model: Any, tmp_path: Path, token: int) -> None:
+    file = FeatureFile(tmp_path, model.target.hidden_size)
+    file.add([(np.zeros((2, model.target.hidden_size), np.float16), [1, token])])
+    with pytest.raises(OutpaceError, match=rf"tokens\.i32 .* token id {token}, accepted are 0 to .* remove"):
+        FeatureBase(model.target, file.read(), model.target.output_rows, name="tiny")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_states_that_are_no_numbers_are_named(model: Any, tmp_path: Path, value: float) -> None:
+    """Else the loss would be no number, and the learning rate blamed for it."""
+    file = FeatureFile(tmp_path, model.target.hidden_size)
+    states = np.zeros((2, model.target.hidden_size), np.float16)
+    states[1, 0] = value
+    file.add([(states, [1, 2])])
+    base = FeatureBase(model.target, file.read(), model.target.output_rows, name="tiny")
+    with pytest.raises(OutpaceError, match=r"states\.f16 holds numbers that are none; remove its folder"):
+        base.states(np.arange(2), 2)
 
 
 def test_batches_are_a_function_of_the_step(model: Any, tmp_path: Path) -> None:

@@ -131,7 +131,19 @@ def test_more_tokens_go_on_from_there(model: Any, whole: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "line", ["no JSON", '{"nothing": 1}', "[3]", "7", '{"group": "1"}', '{"group": null}', "[" * 100_000]
+    "line",
+    [
+        "no JSON",
+        '{"nothing": 1}',
+        "[3]",
+        "7",
+        '{"group": "1"}',
+        '{"group": null}',
+        '{"group": -1}',
+        '{"group": true}',
+        '{"group": 1' + "0" * 40 + "}",
+        "[" * 100_000,
+    ],
 )
 def test_a_file_of_something_else_is_refused(model: Any, tmp_path: Path, line: str) -> None:
     (tmp_path / "own.jsonl").write_text(line + "\n")

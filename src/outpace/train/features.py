@@ -61,7 +61,7 @@ class FeatureFile:
         """Forget all but the first texts, and what an interruption has left half written."""
         ends = np.fromfile(self.folder / ENDS, np.int64)[:num_texts]
         count = int(ends[-1]) if len(ends) else 0
-        if (np.diff(ends, prepend=0) < 0).any():
+        if (ends < 0).any() or (ends[1:] < ends[:-1]).any():
             raise OutpaceError(f"{self.folder / ENDS} is damaged; remove the folder to begin anew")
         for name, size in (
             (ENDS, 8 * len(ends)),
@@ -173,6 +173,13 @@ class FeatureBase:
         self._features = features
         self._output = output
         self._fingerprint = target.fingerprint()
+        tokens = features.tokens
+        if tokens.min() < 0 or tokens.max() >= target.vocab_size:
+            wrong = tokens.min() if tokens.min() < 0 else tokens.max()
+            raise OutpaceError(
+                f"{TOKENS} of the hidden states has the token id {wrong}, accepted are 0 to"
+                f" {target.vocab_size - 1}; remove their folder to begin anew"
+            )
         lengths = np.diff(features.ends, prepend=0)
         self._ends = np.repeat(features.ends, lengths)  # by token, where its text ends
 
@@ -187,6 +194,8 @@ class FeatureBase:
         inside = ahead < self._ends[batch][:, None]
         tokens = self._features.tokens[np.where(inside, ahead, 0)].astype(np.int64)
         states = torch.from_numpy(self._features.states[batch].astype(np.float32))
+        if not states.isfinite().all():
+            raise OutpaceError(f"{STATES} holds numbers that are none; remove its folder to begin anew")
         return states, torch.from_numpy(np.where(inside, tokens, -100))
 
     def unembedding(self, token_ids: NDArray[np.integer] | None) -> Callable[[Tensor], Tensor]:

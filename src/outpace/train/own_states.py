@@ -65,8 +65,8 @@ def _whole_groups(path: Path, file: FeatureFile) -> int:
     lines = whole_lines(path)
     try:
         groups: list[int] = [json_value(line)["group"] for line in lines]
-        if any(type(group) is not int for group in groups):
-            raise ValueError("groups are whole numbers")
+        if any(type(group) is not int or not 0 <= group < 1 << 32 for group in groups):
+            raise ValueError("groups are whole numbers from 0 on")
     except (ValueError, KeyError, TypeError) as error:
         raise OutpaceError(f"{path} is not a file that this command has written: {error}") from None
     both = min(len(groups), file.num_texts)
