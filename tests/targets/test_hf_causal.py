@@ -21,7 +21,7 @@ from outpace.targets.hf_causal import HfCausalTarget  # noqa: E402
 from outpace.targets.hf_models import TESTED, _context_length  # noqa: E402
 from outpace.targets.hf_scores import TorchScores  # noqa: E402
 from tests.hf_families import MODEL_TYPES, contents, random_model, tiny_model  # noqa: E402
-from tests.strategies import samplings  # noqa: E402
+from tests.strategies import extreme_samplings, samplings  # noqa: E402
 
 # Longer than the sliding windows (6 or 8); of different lengths, so that a call on all is ragged.
 PROMPTS = [[5, 17, 3, 250, 9, 9, 81, 44, 60, 12, 7, 33], [2], [90, 91, 92, 93, 94, 95, 96, 97, 98]]
@@ -266,7 +266,11 @@ def test_ties_go_to_the_lower_id() -> None:
 
 
 @settings(max_examples=150)
-@given(sampling=samplings(), seed=st.integers(0, 2**32), spread=st.sampled_from([0.0, 0.3, 2.0, 8.0]))
+@given(
+    sampling=samplings() | extreme_samplings(),
+    seed=st.integers(0, 2**32),
+    spread=st.sampled_from([0.0, 0.3, 2.0, 8.0]),
+)
 def test_samples_are_those_of_the_logits(sampling: Sampling, seed: int, spread: float) -> None:
     """More tokens than are looked at first, some of them equal, some impossible."""
     rng = np.random.default_rng(seed)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from outpace.core import sampling as sampling_
 from outpace.core.errors import OutpaceError
-from outpace.core.sampling import Edit, Sampling, edited, gumbel, warp
+from outpace.core.sampling import NO_CHOICE, Edit, Sampling, edited, gumbel, warp
 
 MAX_NODES = 1024  # of a tree; a mask of so many nodes is small beside the logits
 LOGITS = "logits"
@@ -52,7 +52,7 @@ class TorchScores:
         edits: Sequence[Sequence[Edit | None] | None] | None = None,
         top: int = 0,
     ) -> list[list[int]]:
-        """The target's own choice after every node (see `contracts.Scores`)."""
+        """The target's own choice after every node (see `contracts.Scores`), or NO_CHOICE."""
         greedy: list[int] | None = None
         choices: list[list[int]] = []
         for row, (sampling, position, depths) in enumerate(
@@ -63,7 +63,9 @@ class TorchScores:
                 row_edits = None
             if sampling.temperature == 0 and row_edits is None:
                 if greedy is None:
-                    greedy = self._logits.argmax(dim=-1).tolist()  # the first of equals
+                    best = self._logits.argmax(dim=-1, keepdim=True)  # the first of equals, or no number
+                    known = self._logits.gather(-1, best).isfinite()
+                    greedy = best.where(known, NO_CHOICE).flatten().tolist()
                 choices.append(greedy[self._firsts[row] : self._firsts[row] + len(depths)])
                 continue
             noise_positions = [position + 1 + depth for depth in depths]
@@ -71,15 +73,14 @@ class TorchScores:
                 choices.append(self._sample(row, sampling, noise_positions))
                 continue
             logits = self.logits(row, range(len(depths)))
-            logits = np.stack([edited(*pair) for pair in zip(logits, row_edits, strict=True)])
-            choices.append(sampling_.choose(logits, sampling, noise_positions))
+            choices.append(_wide_choices(logits, sampling, noise_positions, row_edits))
         return choices
 
     def _sample(self, row: int, sampling: Sampling, positions: Sequence[int]) -> list[int]:
         """The choices after all nodes of a row, whose tokens will be at these positions."""
         nodes = range(len(positions))
         if sampling.top_k == 0 and sampling.top_p == 1 and sampling.min_p == 0:
-            return sampling_.choose(self.logits(row, nodes), sampling, positions)
+            return _wide_choices(self.logits(row, nodes), sampling, positions)
         ids, values = self.top(row, nodes, sampling.top_k or NARROW)
         totals = np.ones(len(positions))
         if sampling.top_p < 1 and not sampling.top_k:
@@ -87,7 +88,11 @@ class TorchScores:
             scaled = (logits - logits.amax(dim=1, keepdim=True)) / sampling.temperature
             totals = scaled.exp().sum(dim=1).cpu().numpy()
         choices = []
+        sound = np.isfinite(values.max(axis=1))  # what is no number is among the likeliest
         for node, position in enumerate(positions):
+            if not sound[node]:
+                choices.append(NO_CHOICE)
+                continue
             choice = _narrow_choice(ids[node], values[node], totals[node], sampling, position)
             if choice is None:
                 choice = sampling_.choose(self.logits(row, [node]), sampling, [position])[0]
@@ -143,6 +148,20 @@ def scores_of(states: States, firsts: Sequence[int], depths: Sequence[Sequence[i
     return TorchScores(flat.pop(LOGITS), firsts, depths, flat)
 
 
+def _wide_choices(
+    logits: NDArray[np.float32],
+    sampling: Sampling,
+    positions: Sequence[int],
+    edits: Sequence[Edit | None] | None = None,
+) -> list[int]:
+    """`sampling.choose` from all tokens; NO_CHOICE too where raw logits are infinite, as edits may be."""
+    sound = np.isfinite(logits.max(axis=1))
+    if edits is not None:
+        logits = np.stack([edited(*pair) for pair in zip(logits, edits, strict=True)])
+    choices = sampling_.choose(logits, sampling, positions)
+    return [choice if one else NO_CHOICE for choice, one in zip(choices, sound, strict=True)]
+
+
 def _narrow_choice(
     ids: NDArray[np.int64], values: NDArray[np.float32], total: float, sampling: Sampling, position: int
 ) -> int | None:
@@ -150,7 +169,8 @@ def _narrow_choice(
 
     total: the weight of all tokens, the likeliest's being 1, up to rounding; unused with top_k.
     """
-    scaled = (values.astype(np.float64) - values[0]) / sampling.temperature
+    with np.errstate(over="ignore"):
+        scaled = (values.astype(np.float64) - values[0]) / sampling.temperature
     weight = np.exp(scaled)
     complete = bool(sampling.top_k)  # all tokens that the filters can leave are here
     keep = len(ids)
