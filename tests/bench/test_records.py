@@ -11,7 +11,7 @@ import pytest
 from outpace.bench.method import Method
 from outpace.bench.prompts import BUILTIN, Prompt, read_prompts
 from outpace.bench.records import RecordFile, read_records
-from outpace.bench.report import format_report, format_summary, summarise
+from outpace.bench.report import format_report, format_summary, markdown_table, summarise
 from outpace.core.errors import OutpaceError
 
 
@@ -203,3 +203,13 @@ def test_a_damaged_record_file_is_refused_not_overwritten(tmp_path: Path) -> Non
     with pytest.raises(OutpaceError, match="line 1"), RecordFile(path):
         pass
     assert path.read_text() == "this is\nsomething else\n"
+
+
+def test_tables_and_records_hold_any_name(tmp_path: Path) -> None:
+    name = "m\x1b[31m\n\udce9"
+    table = markdown_table(("model", "MB"), [(name, "3"), ("n", "12")], num_text_columns=1)
+    assert all(line.isprintable() for line in table.splitlines()) and len(table.splitlines()) == 4
+    path = tmp_path / "records.jsonl"
+    with RecordFile(path) as file:
+        file.append(record(model=name, text="é\u2028"))
+    assert json.loads(path.read_bytes())["model"] == name

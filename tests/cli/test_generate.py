@@ -238,3 +238,25 @@ def test_bad_input_is_one_line_and_status_2(
     for word in named:
         assert word in outcome.err
     assert not model.loaded_with, "a slip must not cost the loading of a model"
+
+
+@pytest.mark.parametrize(
+    ("raised", "line"),
+    [
+        (MemoryError(), "there is not enough memory"),
+        (MemoryError("(std::bad_alloc)"), "there is not enough memory (std::bad_alloc)"),
+        (PermissionError(13, "Permission denied", "/a\x1b\nb"), r"/a\x1b b: Permission denied"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line(
+    run: Run, model: FakeModel, raised: Exception, line: str
+) -> None:
+    model.pieces = [raised]
+    assert run("generate", "x") == (2, "", f"error: {line}\n")
+
+
+def test_a_bug_is_not_hidden(run: Run, model: FakeModel) -> None:
+    model.pieces = [KeyError("a bug")]
+    with pytest.raises(KeyError, match="a bug"):
+        run("generate", "x")

@@ -157,7 +157,7 @@ class RecordFile:
         self._known[record_key(record)] = record
         if self._fd is None:
             return
-        line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        line = json.dumps(record).encode() + b"\n"  # ASCII: a name may be no Unicode
         try:
             # One write call: a reader, or a run that is killed here, never leaves two lines mixed.
             written = os.write(self._fd, line)

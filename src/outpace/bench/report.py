@@ -9,6 +9,7 @@ from outpace.bench.method import Method
 from outpace.bench.records import Record
 from outpace.bench.run import PLAIN
 from outpace.core.contracts import Exactness, weakest
+from outpace.core.errors import one_line
 
 OVERALL = "overall"
 COLUMNS = (
@@ -87,7 +88,11 @@ def format_summary(rows: Sequence[Row]) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, num_text_columns: int) -> str:
-    """A Markdown table that also reads well as text: numbers right-aligned, text columns left-aligned."""
+    """A Markdown table that also reads well as text: numbers right-aligned, text columns left-aligned.
+
+    A cell is one printable line, whatever file it comes from.
+    """
+    rows = [list(map(one_line, row)) for row in rows]
     widths = [max(3, *(len(line[i]) for line in [header, *rows])) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:

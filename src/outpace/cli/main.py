@@ -64,6 +64,8 @@ def _answer(error: BaseException) -> tuple[int, str | None] | None:
         return UNREAD, None
     if isinstance(error, OutpaceError):
         return WRONG, str(error)
+    if isinstance(error, MemoryError):
+        return WRONG, one_line(f"there is not enough memory {error}".rstrip())
     if isinstance(error, OSError):
         reason = error.strerror or str(error)
         return WRONG, one_line(reason if error.filename is None else f"{error.filename}: {reason}")
