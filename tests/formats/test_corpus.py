@@ -35,6 +35,27 @@ def test_objects_of_every_kind(tmp_path: Path) -> None:
     assert read(path) == [letters("ab"), [1, 2, 3], *map(letters, "cdef")]
 
 
+@pytest.mark.parametrize("text", ["one two three four five", "x" * 50, "ab " * 9, "        "])
+@pytest.mark.parametrize("suffix", ["txt", "jsonl"])
+def test_long_texts_are_encoded_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, suffix: str
+) -> None:
+    """What the library needs for a text is hundreds of times the text, so it never gets a long one."""
+    monkeypatch.setattr(corpus, "MOST_LETTERS", 8)
+    path = tmp_path / f"x.{suffix}"
+    path.write_text(text if suffix == "txt" else json.dumps({"text": text}))
+    seen: list[str] = []
+
+    def encode(part: str) -> list[int]:
+        seen.append(part)
+        return letters(part)
+
+    assert list(read_corpus([path], encode, vocab_size=256)) == [letters(text)]
+    assert max(map(len, seen)) <= 8 and "".join(seen) == text
+    if "one" in text:
+        assert seen[:2] == ["one two", " three"]
+
+
 def test_plain_text_comes_in_pieces_of_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "PIECE_BYTES", 8)
     path = tmp_path / "x.txt"

@@ -13,6 +13,9 @@ from outpace.formats.regular import open_regular
 PIECE_BYTES = 1 << 16
 """A plain text is cut at the first line's end behind so many bytes: nothing reads a whole file at once."""
 
+MOST_LETTERS = 1 << 18
+"""Of a text that is encoded at once, which takes some 300 times its size in memory: a longer one in parts."""
+
 _EXPECTED = (
     "an object with text (a text), token_ids (a list of ids), turns (a list of texts) or messages "
     "(a list of objects with content)"
@@ -41,7 +44,10 @@ def read_corpus(
         try:
             for number, num_bytes, found in read(path):
                 for text in found:
-                    yield encode(text) if isinstance(text, str) else _checked(text, path, number, vocab_size)
+                    if isinstance(text, str):
+                        yield _ids(text, encode)
+                    else:
+                        yield _checked(text, path, number, vocab_size)
                 done += num_bytes
                 if progress is not None:
                     progress(done, total, f"reading {path.name}")
@@ -53,6 +59,18 @@ def read_corpus(
 
 Found = tuple[int, int, Sequence[str | list[int]]]
 """Number of the line, bytes read, texts."""
+
+
+def _ids(text: str, encode: Callable[[str], list[int]]) -> list[int]:
+    """Token ids, those of each part in turn; parts end before a space where there is one."""
+    ids: list[int] = []
+    at = 0
+    while len(text) - at > MOST_LETTERS:
+        space = text.rfind(" ", at + MOST_LETTERS // 2, at + MOST_LETTERS)
+        end = at + MOST_LETTERS if space < 0 else space
+        ids += encode(text[at:end])
+        at = end
+    return ids + encode(text[at:])
 
 
 def _pieces(path: Path) -> Iterator[Found]:
