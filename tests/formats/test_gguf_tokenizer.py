@@ -272,6 +272,15 @@ def test_user_defined_pieces_are_never_split(pieces: sentencepiece.SentencePiece
     assert ours.decode(ids) == "the\n\n    sea"
 
 
+def test_more_added_tokens_than_any_model_are_refused(trained: Any) -> None:
+    metadata = byte_level_metadata(*trained, "gpt-2")
+    count = (1 << 16) + 1
+    for name, value in (("tokens", [f"<{i}>" for i in range(count)]), ("token_type", [4] * count)):
+        metadata[f"tokenizer.ggml.{name}"] = [*metadata[f"tokenizer.ggml.{name}"], *value]
+    with pytest.raises(FormatError, match="marks 65537 tokens as special or added; accepted: 65536"):
+        Tokenizer.from_gguf(metadata)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -20,6 +20,7 @@ from outpace.formats.sentence_piece import Pieces
 from outpace.formats.tokenizer_json import library_error
 from outpace.formats.turn_ends import turn_ends
 
+_MOST_ADDED = 1 << 16  # ten times what models have; the library's search for them takes 2 kB for each
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 
 _GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -210,7 +211,13 @@ def _vocabulary(tokens: Sequence[str], keep: np.ndarray) -> dict[str, int]:
 def _added(
     tokens: Sequence[str], types: np.ndarray, kinds: tuple[int, ...], *, special: bool
 ) -> list[AddedToken]:
-    texts = (tokens[i] for i in np.flatnonzero(np.isin(types, kinds)).tolist())
+    found = np.flatnonzero(np.isin(types, kinds)).tolist()
+    if len(found) > _MOST_ADDED:
+        raise FormatError(
+            f"tokenizer.ggml.token_type marks {len(found)} tokens as special or added; accepted: "
+            f"{_MOST_ADDED}"
+        )
+    texts = (tokens[i] for i in found)
     return [AddedToken(text, special=special, normalized=False) for text in texts if text]
 
 
