@@ -1,5 +1,5 @@
-// The Python module: checks what comes from outside and hands it to the decoder. The GIL is released in every call
-// that computes.
+// The Python module: checks what comes from outside (models: model_reader.cpp) and hands it to the decoder. The GIL is
+// released in every call that computes.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>
@@ -19,6 +19,7 @@
 #include <string>
 
 #include "decoder.hpp"
+#include "model_reader.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -26,149 +27,26 @@ using namespace nb::literals;
 namespace outpace {
 namespace {
 
-using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
 using Ids = nb::ndarray<nb::numpy, int64_t, nb::ndim<2>>;
 
-[[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
+constexpr int kMostThreads = 1024;
 
-template <class T>
-T field(const nb::dict& config, const char* name) {
-  if (!config.contains(name)) refuse(std::string("the model's config lacks ") + name);
-  return nb::cast<T>(config[name]);
+void check_threads(int num_threads) {
+  if (num_threads < 1 || num_threads > kMostThreads)
+    refuse("num_threads has to be 1 to " + std::to_string(kMostThreads) + ", not " + std::to_string(num_threads));
 }
 
-Config read_config(const nb::dict& d) {
-  const auto activation = field<std::string>(d, "activation");
-  if (activation != "silu" && activation != "gelu_tanh")
-    refuse("unknown activation " + activation + "; accepted: silu, gelu_tanh");
-  Config c{.vocab_size = field<int>(d, "vocab_size"),
-           .hidden_size = field<int>(d, "hidden_size"),
-           .num_heads = field<int>(d, "num_heads"),
-           .num_kv_heads = field<int>(d, "num_kv_heads"),
-           .head_dim = field<int>(d, "head_dim"),
-           .intermediate_size = field<int>(d, "intermediate_size"),
-           .context_length = field<int>(d, "context_length"),
-           .rms_eps = field<float>(d, "rms_eps"),
-           .attention_scale = field<float>(d, "attention_scale"),
-           .embedding_scale = field<float>(d, "embedding_scale"),
-           .activation = activation == "silu" ? Activation::silu : Activation::gelu_tanh,
-           .rope_inv_freq = field<std::vector<std::vector<float>>>(d, "rope_inv_freq"),
-           .rope_scale = field<std::vector<float>>(d, "rope_scale"),
-           .layer_rope = field<std::vector<int>>(d, "layer_rope"),
-           .layer_window = field<std::vector<int>>(d, "layer_window")};
-  constexpr int most = 1 << 24;
-  for (int n :
-       {c.vocab_size, c.hidden_size, c.num_heads, c.num_kv_heads, c.head_dim, c.intermediate_size, c.context_length})
-    if (n < 1 || n > most) refuse("a size of the model's config is outside 1 ... " + std::to_string(most));
-  if (c.head_dim % 16 || c.head_dim > 512)
-    refuse("head_dim has to be a multiple of 16 up to 512, not " + std::to_string(c.head_dim));
-  if (c.num_heads % c.num_kv_heads) refuse("num_heads has to be a multiple of num_kv_heads");
-  if (c.rope_scale.size() != c.rope_inv_freq.size() || c.layer_rope.empty() ||
-      c.layer_rope.size() != c.layer_window.size())
-    refuse("the rope tables or the layers of the model's config do not fit together");
-  for (const auto& table : c.rope_inv_freq)
-    if ((int)table.size() != c.head_dim / 2) refuse("a rope table has to have head_dim / 2 entries");
-  for (int t : c.layer_rope)
-    if (t < 0 || t >= (int)c.rope_inv_freq.size()) refuse("a layer names a rope table that does not exist");
-  for (int w : c.layer_window)
-    if (w < 0) refuse("a window is negative");
-  return c;
-}
-
-Matrix packed_matrix(const std::string& kind, int rows, int cols, const uint8_t* data) {
-  int k = 0;
-  while (k < kKinds && kind != kFormats[k].name) k++;
-  if (k == kKinds) refuse("unknown kind of packed matrix: " + kind);
-  const int groups = padded(cols) / kGroup;
-  return {.kind = (Kind)k,
-          .rows = rows,
-          .cols = cols,
-          .tiles = (rows + kTile - 1) / kTile,
-          .groups = groups,
-          .tile_bytes = packed_tile_bytes((Kind)k, groups),
-          .scale_offset = ((size_t)groups * kFormats[k].quant_bytes + 63) / 64 * 64,
-          .data = data};
-}
-
-// Reads tensors (name -> kind, rows, cols, offset, num_bytes) from the packed file; nothing outside it is ever touched.
-class Reader {
- public:
-  Reader(const nb::dict& tensors, const Bytes& buffer)
-      : tensors_(tensors), data_(buffer.data()), size_(buffer.size()) {}
-
-  Matrix matrix(const std::string& name, int rows, int cols, bool required = true) const {
-    if (!has(name, required)) return {};
-    const auto [kind, r, c, offset, bytes] = entry(name);
-    const Matrix m = packed_matrix(kind, rows, cols, data_ + offset);
-    if (r != rows || c != cols) refuse(name + " is " + shape(r, c) + " and should be " + shape(rows, cols));
-    if (bytes != m.tile_bytes * m.tiles || offset % 64) refuse(name + " has a wrong size or place in the packed file");
-    return m;
-  }
-
-  std::vector<float> vector(const std::string& name, int count, bool required) const {
-    if (!has(name, required)) return {};
-    const auto [kind, r, c, offset, bytes] = entry(name);
-    if (kind != "f32" || (int64_t)r * c != count || bytes != (size_t)count * 4)
-      refuse(name + " should be " + std::to_string(count) + " floats");
-    std::vector<float> v(padded(count), 0.0f);
-    std::memcpy(v.data(), data_ + offset, bytes);
-    return v;
-  }
-
- private:
-  using Entry = std::tuple<std::string, int, int, size_t, size_t>;
-  static std::string shape(int r, int c) { return std::to_string(r) + " x " + std::to_string(c); }
-  bool has(const std::string& name, bool required) const {
-    const bool there = tensors_.contains(name.c_str());
-    if (required && !there) refuse("the model lacks the tensor " + name);
-    return there;
-  }
-  Entry entry(const std::string& name) const {
-    Entry e = nb::cast<Entry>(tensors_[name.c_str()]);
-    const auto [kind, r, c, offset, bytes] = e;
-    if (offset > size_ || bytes > size_ - offset) refuse(name + " lies outside the packed file");
-    return e;
-  }
-
-  const nb::dict& tensors_;
-  const uint8_t* data_;
-  size_t size_;
-};
-
-Weights read_weights(const Config& c, const Reader& r) {
-  Weights w;
-  const int q = c.num_heads * c.head_dim, kv = c.num_kv_heads * c.head_dim;
-  w.embed = r.matrix("embed", c.vocab_size, c.hidden_size);
-  w.output = r.matrix("output", c.vocab_size, c.hidden_size, false);
-  if (!w.output) w.output = w.embed;
-  w.final_norm = r.vector("final_norm", c.hidden_size, true);
-  for (size_t i = 0; i < c.layer_rope.size(); i++) {
-    const std::string p = "layers." + std::to_string(i) + ".";
-    w.layers.push_back({.q = r.matrix(p + "q", q, c.hidden_size),
-                        .k = r.matrix(p + "k", kv, c.hidden_size),
-                        .v = r.matrix(p + "v", kv, c.hidden_size),
-                        .o = r.matrix(p + "o", c.hidden_size, q),
-                        .gate = r.matrix(p + "gate", c.intermediate_size, c.hidden_size),
-                        .up = r.matrix(p + "up", c.intermediate_size, c.hidden_size),
-                        .down = r.matrix(p + "down", c.hidden_size, c.intermediate_size),
-                        .attn_norm = r.vector(p + "attn_norm", c.hidden_size, true),
-                        .q_bias = r.vector(p + "q_bias", q, false),
-                        .k_bias = r.vector(p + "k_bias", kv, false),
-                        .v_bias = r.vector(p + "v_bias", kv, false),
-                        .q_norm = r.vector(p + "q_norm", c.head_dim, false),
-                        .k_norm = r.vector(p + "k_norm", c.head_dim, false),
-                        .post_attn_norm = r.vector(p + "post_attn_norm", c.hidden_size, false),
-                        .ffn_norm = r.vector(p + "ffn_norm", c.hidden_size, true),
-                        .post_ffn_norm = r.vector(p + "post_ffn_norm", c.hidden_size, false)});
-  }
-  return w;
+// Before room is made for what would be found.
+void check_top(int k, int most, const char* what) {
+  most = std::min(most, kMaxTop);
+  if (k < 1 || k > most) refuse("top finds 1 to " + std::to_string(most) + " " + what + ", not " + std::to_string(k));
 }
 
 // A matrix of the caller's, with the x [n, cols] that it is to be multiplied with.
 Matrix read_matrix(const std::string& kind, int rows, int cols, const Bytes& data, const Rows& x) {
-  if (rows < 1 || cols < 1 || (int64_t)x.shape(1) != cols) refuse("x has to be [tokens, cols]");
+  if ((int64_t)x.shape(1) != cols || x.shape(0) > kMostSize) refuse("x has to be [tokens, cols]");
   const Matrix w = packed_matrix(kind, rows, cols, data.data());
   if (data.size() != w.tile_bytes * w.tiles || (uintptr_t)data.data() % 64)
     refuse("the packed matrix has a wrong size or alignment");
@@ -198,12 +76,12 @@ class PyDecoder {
   PyDecoder(const nb::dict& config, const nb::dict& tensors, Bytes buffer, int num_threads, bool half_cache,
             int64_t cache_positions)
       : buffer_(std::move(buffer)) {
-    if (num_threads < 1 || num_threads > 1024)
-      refuse("num_threads has to be 1 to 1024, not " + std::to_string(num_threads));
+    check_threads(num_threads);
     if ((uintptr_t)buffer_.data() % 64) refuse("the packed weights have to begin at a multiple of 64 bytes");
-    if (cache_positions < 16) refuse("the cache has to hold at least 16 positions");
+    if (cache_positions < 16 || cache_positions > INT32_MAX)
+      refuse("the cache has to hold 16 to " + std::to_string(INT32_MAX) + " positions");
     Config c = read_config(config);
-    Weights w = read_weights(c, Reader(tensors, buffer_));
+    Weights w = read_weights(c, tensors, buffer_);
     decoder_ = std::make_unique<Decoder>(std::move(c), std::move(w), num_threads, half_cache, cache_positions);
 #ifdef __GLIBC__
     malloc_trim(0);  // what loading the tokenizer and the header has freed: some 30 MB of a small model's memory
@@ -272,8 +150,9 @@ class PyDecoder {
   }
 
   std::pair<Ids, Floats> top(const std::vector<int>& nodes, int k) {
-    Ids ids = matrix<int64_t>(nodes.size(), std::max(k, 0));
-    Floats values = matrix<float>(nodes.size(), std::max(k, 0));
+    check_top(k, decoder_->config().vocab_size, "tokens");
+    Ids ids = matrix<int64_t>(nodes.size(), k);
+    Floats values = matrix<float>(nodes.size(), k);
     nb::gil_scoped_release release;
     decoder_->top(nodes, k, ids.data(), values.data());
     return {std::move(ids), std::move(values)};
@@ -299,8 +178,9 @@ class PyDecoder {
   std::pair<Ids, Floats> product_top(const std::string& kind, int rows, int cols, const Bytes& data, const Rows& x,
                                      int k) {
     const Matrix w = read_matrix(kind, rows, cols, data, x);
-    Ids ids = matrix<int64_t>(x.shape(0), std::max(k, 0));
-    Floats values = matrix<float>(x.shape(0), std::max(k, 0));
+    check_top(k, rows, "rows");
+    Ids ids = matrix<int64_t>(x.shape(0), k);
+    Floats values = matrix<float>(x.shape(0), k);
     nb::gil_scoped_release release;
     decoder_->product_top(w, x.data(), (int)x.shape(0), k, ids.data(), values.data());
     return {std::move(ids), std::move(values)};
@@ -318,13 +198,15 @@ Floats multiply(const std::string& kind, int rows, int cols, const Bytes& data, 
   const Matrix w = read_matrix(kind, rows, cols, data, x);
   Threads alone(1);
   Floats out = matrix<float>(x.shape(0), rows);
-  Multiplier(select_kernels(), alone).product(w, x.data(), (int)x.shape(0), out.data());
+  const Kernels& kernels = select_kernels();  // reads the environment, which Python changes with the GIL held
+  nb::gil_scoped_release release;
+  Multiplier(kernels, alone).product(w, x.data(), (int)x.shape(0), out.data());
   return out;
 }
 
 Floats unpack(const std::string& kind, int rows, int cols, Bytes data) {
   const Matrix w = packed_matrix(kind, rows, cols, data.data());
-  if (rows < 1 || cols < 1 || data.size() != w.tile_bytes * w.tiles) refuse("the packed matrix has a wrong size");
+  if (data.size() != w.tile_bytes * w.tiles) refuse("the packed matrix has a wrong size");
   std::vector<float> row(padded(cols));
   Floats result = matrix<float>(rows, cols);
   for (int i = 0; i < rows; i++) {
@@ -341,8 +223,13 @@ NB_MODULE(_native, m) {
   using namespace outpace;
   using unlocked = nb::call_guard<nb::gil_scoped_release>;  // of the GIL
   m.doc() = "The block engine: transformers on the CPU whose price for a block of tokens is nearly that of one.";
-  m.def("read_bandwidth", &read_bandwidth, "num_threads"_a, "num_bytes"_a, unlocked(),
-        "Bytes per second of a plain read of memory.");
+  m.def(
+      "read_bandwidth",
+      [](int num_threads, size_t num_bytes) {
+        check_threads(num_threads);
+        return read_bandwidth(num_threads, num_bytes);
+      },
+      "num_threads"_a, "num_bytes"_a, unlocked(), "Bytes per second of a plain read of memory.");
   m.def(
       "instruction_sets",
       [] {

@@ -13,9 +13,13 @@ Cache::Cache(int layers, int kv_heads, int head_dim, bool half, int64_t capacity
   const size_t num_pages = (size_t)((capacity + 15) / 16);
   head_bytes_ = (size_t)32 * head_dim * (half ? 2 : 4);
   page_bytes_ = head_bytes_ * kv_heads;
-  layer_bytes_ = (page_bytes_ * num_pages + 4095) / 4096 * 4096;
-  mapped_ = layer_bytes_ * layers;
-  void* p = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* p = MAP_FAILED;
+  // As a floating-point number first: the product of all sizes may not fit into any other.
+  if ((double)page_bytes_ * (double)num_pages * layers < 0x1p60) {
+    layer_bytes_ = (page_bytes_ * num_pages + 4095) / 4096 * 4096;
+    mapped_ = layer_bytes_ * layers;
+    p = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  }
   if (p == MAP_FAILED)
     throw std::runtime_error("no address space for a cache of " + std::to_string(capacity) + " positions");
   base_ = static_cast<uint8_t*>(p);

@@ -87,7 +87,8 @@ class Decoder {
              const int32_t* parents, const std::vector<int>& taps, int layers = -1, const std::vector<int>& skip = {});
   // out: tokens, or kNoToken. top > 0: the so many likeliest tokens after these nodes are found on the way, for top().
   void choose(const std::vector<Pick>& picks, int32_t* out, int top = 0);
-  // The k <= kMaxTop largest raw logits after nodes, best first, of equal ones the lower token. [nodes][k]
+  // The k <= min(kMaxTop, vocabulary) largest raw logits after nodes, best first, of equal ones the lower token.
+  // [nodes][k]
   void top(const std::vector<int>& nodes, int k, int64_t* tokens, float* values);
   void logits(const std::vector<int>& nodes, float* out);
   // After score(): the residual stream behind a tapped layer, or behind the final norm (tap = -1). [nodes][hidden]

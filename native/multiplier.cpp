@@ -1,8 +1,6 @@
 #include "multiplier.hpp"
 
 #include <algorithm>
-#include <stdexcept>
-#include <string>
 
 namespace outpace {
 namespace {
@@ -66,9 +64,7 @@ void Multiplier::product(const Matrix& w, const float* x, int n, float* out) {
 }
 
 void Multiplier::top(const Matrix& w, const float* x, int n, int k, int64_t* rows, float* values) {
-  const int most = std::min(kMaxTop, w.rows), threads = threads_.count();
-  if (k < 1 || k > most)
-    throw std::invalid_argument("top finds 1 to " + std::to_string(most) + " rows, not " + std::to_string(k));
+  const int threads = threads_.count();
   tops_.resize(std::max(tops_.size(), (size_t)n * threads));
   for (size_t i = 0; i < (size_t)n * threads; i++) tops_[i].k = k, tops_[i].count = 0;
   strips(w, x, n, [&](int t, int i, int first, int count, const float* outputs) {

@@ -16,7 +16,7 @@ class Multiplier {
 
   // x [n][cols] times w: out [n][rows].
   void product(const Matrix& w, const float* x, int n, float* out);
-  // The k <= kMaxTop largest of each of these products, best first, of equal ones the lower row. [n][k]
+  // The k <= min(kMaxTop, rows of w) largest of each of these products, best first, of equal ones the lower row. [n][k]
   void top(const Matrix& w, const float* x, int n, int k, int64_t* rows, float* values);
 
  private:

@@ -147,9 +147,6 @@ void Decoder::choose_some(const Pick* picks, int n, int32_t* out, int top) {
 
 void Decoder::top(const std::vector<int>& nodes, int k, int64_t* tokens, float* values) {
   std::lock_guard guard(lock_);
-  if (k < 1 || k > std::min(kMaxTop, config_.vocab_size))
-    throw std::invalid_argument("top finds 1 to " + std::to_string(std::min(kMaxTop, config_.vocab_size)) +
-                                " tokens, not " + std::to_string(k));
   const Sampling greedy{};
   std::vector<Pick> missing;
   for (int node : nodes) {

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from outpace.core.sampling import Sampling
 from outpace.core.tree import TokenTree
@@ -98,6 +100,8 @@ def test_what_is_announced_is_not_computed_again(tmp_path: Path, monkeypatch: py
 
 def test_more_than_the_vocabulary_is_the_vocabulary(tmp_path: Path) -> None:
     write_hf(tmp_path / "hf", "llama", vocab_size=40, pad_token_id=None, bos_token_id=1, eos_token_id=2)
+    Tokenizer(BPE({f"t{token}": token for token in range(40)}, [])).save(str(tmp_path / "hf/tokenizer.json"))
+    (tmp_path / "hf/tokenizer_config.json").unlink()
     target = open_target(tmp_path / "hf", tmp_path / "cache")
     _, scores = target.prefill([[1, 2, 3]])
     scores.choose([Sampling()], [3], None, 64)

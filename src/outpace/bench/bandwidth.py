@@ -11,17 +11,22 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from outpace.core.options import whole
+
 if TYPE_CHECKING:
     from outpace.api import Model
 
 # Far beyond any cache that a processor of today has, yet small enough for a machine with little memory.
 READ_BYTES = 512 * 2**20
+MOST_BYTES = 2**40
 
 
 def read_bandwidth(threads: int, *, num_bytes: int = READ_BYTES, repeats: int = 5) -> float:
     """Bytes per second that `threads` threads reach in reading memory; the median of `repeats`."""
     import outpace._native as native
 
+    threads = whole("threads", threads, 1, 1024)
+    num_bytes, repeats = whole("num_bytes", num_bytes, 1, MOST_BYTES), whole("repeats", repeats, 1, 1000)
     return statistics.median(native.read_bandwidth(threads, num_bytes) for _ in range(repeats))
 
 
