@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -357,6 +358,7 @@ def test_configs_that_cannot_be(folder: Path, name: str, values: dict[str, Any],
         {"clip_sample_range": "wide"},
         {"prediction_type": {}},
         {"thresholding": 5},
+        {"unknown": functools.reduce(lambda inner, _: [inner], range(480), [])},
     ],
 )
 def test_schedulers_that_cannot_be(folder: Path, values: dict[str, Any]) -> None:

@@ -92,7 +92,11 @@ def test_a_state_is_data_and_not_code(tmp_path: Path) -> None:
     [
         *("", "{", "[]", "{}", '{"settings": 3}', '{"settings": null}', "\ufeff", "7", "[" * 100_000),
         *(json.dumps(FIELDS | {"losses": losses}) for losses in (None, 3, {}, "ab", [1], [[1]], [[1, None]])),
-        *(json.dumps(FIELDS | {"seconds": seconds}) for seconds in (None, "1", [], True, float("nan"))),
+        *(
+            json.dumps(FIELDS | {"seconds": seconds})
+            for seconds in (None, "1", [], True, float("nan"), 10**400)
+        ),
+        json.dumps(FIELDS | {"losses": [[10**400, 0.5]]}),
         *(json.dumps({k: v for k, v in FIELDS.items() if k != name}) for name in ("losses", "seconds")),
     ],
 )

@@ -35,8 +35,8 @@ def with_timesteps(scheduler: Any, num_steps: int) -> Any:
     """A copy of an accepted scheduler that is set to so many steps."""
     check_accepted(scheduler)
     num_steps = checked_steps(num_steps)
-    timed = copy.deepcopy(scheduler)
     with one_line(f"{_name(scheduler)} does not take {num_steps} steps"):
+        timed = copy.deepcopy(scheduler)  # a configuration may be nested too deeply for that
         timed.set_timesteps(num_steps)
     return timed
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 import platform
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from outpace.train.origin import unlike
 
 STATE, RUN = "checkpoint.pt", "run.json"
 KEPT = "; what was written last is still there, and the same command goes on from it"
+_MOST = 1e300  # a whole number of 400 digits is no float, and cannot be counted on from
 VERSIONS = ("outpace", "torch", "transformers", "numpy")
 
 
@@ -106,5 +106,5 @@ def _check_progress(run: Mapping[str, Any]) -> None:
     """ValueError, TypeError or KeyError where a training could not count on from these."""
     numbers = [run["seconds"], *(number for point in run["losses"] for number in point)]
     pairs = isinstance(run["losses"], list) and all(len(point) == 2 for point in run["losses"])
-    if not pairs or not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+    if not pairs or not all(type(number) in (int, float) and abs(number) < _MOST for number in numbers):
         raise ValueError("seconds and losses are not what a training notes")
