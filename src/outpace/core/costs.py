@@ -25,6 +25,8 @@ ROUNDS = 5
 LARGE = 8  # nodes of a call that is large
 RATE = 0.05  # so that some twenty calls make a change
 OUTLIER = 1.0
+MOST_TOKENS = 2**31
+LONGEST_S = 1e6  # no call takes so long
 NEAR = 64  # tokens of context between which costs hardly differ
 
 
@@ -124,11 +126,11 @@ def are_costs(arrays: Mapping[str, NDArray[Any]]) -> bool:
     sizes, contexts, seconds = arrays["sizes"], arrays["contexts"], arrays["seconds"]
     for numbers in (sizes, contexts):
         ascending = numbers.ndim == 1 and numbers.dtype == np.int64 and (np.diff(numbers) > 0).all()
-        if not ascending or not len(numbers) or numbers[0] < 1:
+        if not ascending or not len(numbers) or numbers[0] < 1 or numbers[-1] > MOST_TOKENS:
             return False
     if seconds.dtype != np.float64 or seconds.shape != (len(contexts), len(sizes)):
         return False
-    return bool(np.isfinite(seconds).all() and (seconds > 0).all())
+    return bool(((seconds > 0) & (seconds < LONGEST_S)).all())  # which NaN is not
 
 
 def straight(per_node: float, *, sizes: Sequence[int] = (1, 64)) -> CallCosts:
