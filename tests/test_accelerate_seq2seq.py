@@ -16,7 +16,7 @@ from outpace.targets.hf_seq2seq import SourcePrompt  # noqa: E402
 from tests.fake_models import EOS_ID, write_tokenizer  # noqa: E402
 from tests.fakes import hostile  # noqa: E402
 from tests.hf_families import tiny_model  # noqa: E402
-from tests.hf_seq2seq_families import START_ID, sources, tiny_seq2seq  # noqa: E402
+from tests.hf_seq2seq_families import PAD_ID, START_ID, sources, tiny_seq2seq  # noqa: E402
 
 MODEL_TYPES = ["t5", "bart", "marian", "whisper", "mbart", "m2m_100"]
 LENGTHS = [[7, 3, 12, 5], [4, 9, 2, 6]]
@@ -70,6 +70,18 @@ def test_greedy_is_that_of_transformers(model: Any, draft: str) -> None:
         assert torch.equal(ours.generate(**inputs, max_new_tokens=40), expected)
     assert len(ends) > 1, "texts end at different places"
     assert (ours.target.num_rows, ours.target.num_sources) == (0, 0)
+
+
+@pytest.mark.parametrize("ends", [[EOS_ID], [EOS_ID, PAD_ID, 1], []])
+@pytest.mark.parametrize("model_type", ["t5", "bart", "m2m_100"])
+def test_sources_without_a_mask_are_those_of_transformers(model_type: str, ends: list[int]) -> None:
+    model = tiny_seq2seq(model_type)
+    options = {"max_new_tokens": 12, "eos_token_id": ends}
+    for lengths in ([12, 2], [1, 9, 4]):
+        inputs = sources(model, lengths)
+        del inputs["attention_mask"]
+        got = outpace.accelerate(model).generate(**inputs, **options)
+        assert torch.equal(got, theirs(model, inputs, **options))
 
 
 @pytest.mark.parametrize("name", hostile(8))
@@ -148,8 +160,6 @@ def test_lengths_and_given_beginnings() -> None:
     ]
     for case in cases:
         assert torch.equal(ours.generate(**inputs, **case), theirs(model, inputs, **case))
-    # Without a mask, what equals the pad token is padding.
-    assert torch.equal(ours.generate(inputs["input_ids"]), theirs(model, inputs))
     with pytest.raises(OutpaceError, match=r"of shape \(3,\), accepted are input_ids \[B, S\]"):
         ours.generate(torch.ones(3, dtype=torch.long))
     with pytest.raises(OutpaceError, match="the sources are missing"):

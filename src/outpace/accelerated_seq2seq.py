@@ -25,7 +25,7 @@ from outpace.engine.generation_config import Options, Wanted, read_options
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.formats.tokenizer import Tokenizer
-from outpace.targets.hf_inputs import check_ids, check_mask, draw_seed
+from outpace.targets.hf_inputs import SOURCES_ARE_GUESSED, check_ids, check_mask, draw_seed
 from outpace.targets.hf_seq2seq import HfSeq2SeqTarget, SourcePrompt
 from outpace.targets.hf_seq2seq_models import begin_ids
 from outpace.targets.hf_whisper import SPEECH, check_speech, longest_speech
@@ -66,7 +66,8 @@ class AcceleratedSeq2Seq:
         """i64[B, T]: what the decoder begins with and what comes after it, as `model.generate` returns it.
 
         input_ids          i64[B, S], the sources.
-        attention_mask     [B, S], 0 for padding; None: what equals the pad token is padding.
+        attention_mask     [B, S], 0 for padding; None: as the installed transformers takes it. That is no
+                           padding, and before 5.2 what equals the pad token.
         input_features     [B, mel, frames], Whisper's sources, instead.
         decoder_input_ids  i64[B, P], what the decoder begins with; None: what generation_config says.
 
@@ -147,8 +148,8 @@ class AcceleratedSeq2Seq:
             attention_mask = None  # they have one length
         elif attention_mask is not None:
             attention_mask = check_mask(attention_mask, inputs)
-        elif pad_id is not None and pad_id not in asked.wanted.eos_ids:
-            # As transformers does: a pad token that also ends texts says nothing.
+        elif SOURCES_ARE_GUESSED and pad_id is not None and pad_id not in asked.wanted.eos_ids:
+            # As transformers did: a pad token that also ends texts says nothing.
             attention_mask = inputs.ne(pad_id)
         sources = self.target.encode(inputs, attention_mask)
         begins = asked.begins * len(sources) if len(asked.begins) == 1 else asked.begins

@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 
 from outpace.core.errors import OutpaceError
+
+SOURCES_ARE_GUESSED = tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 2)
+"""Whether transformers takes pad tokens of an encoder's inputs without a mask for padding."""
 
 
 def draw_seed() -> int:
