@@ -88,6 +88,7 @@ def test_arrays_from_a_file_are_costs_or_are_told_apart() -> None:
         {"more": seconds},
         {"sizes": measured.sizes[::-1]},
         {"sizes": measured.sizes[:-1]},
+        {"sizes": np.append(measured.sizes[:-1], np.int64(-(2**63)))},  # the difference wraps around
         {"sizes": measured.sizes - 1},
         {"sizes": measured.sizes.astype(float)},
         {"sizes": measured.sizes[0]},

@@ -21,7 +21,7 @@ def _run_seeds() -> list[Files]:
     settings = {
         "settings": {"seed": 0, "rate": 0.1},
         "steps_done": 3,
-        "losses": [1.0],
+        "losses": [[1, 2.5], [3, 1.0]],
         "versions": {},
         "seconds": 1.0,
     }

@@ -17,7 +17,7 @@ from tests.fuzz.reader import Reader
 from tests.fuzz.readers import READERS
 
 NUM_CASES = 40
-SLOW = {"diffusion": 0, "run": 5}  # number of cases; a sound pipeline alone takes seconds
+SLOW = {"diffusion": 0}  # number of cases; a sound pipeline alone takes seconds
 
 
 @pytest.fixture(scope="module", autouse=True)

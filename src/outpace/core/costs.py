@@ -125,7 +125,7 @@ def are_costs(arrays: Mapping[str, NDArray[Any]]) -> bool:
         return False
     sizes, contexts, seconds = arrays["sizes"], arrays["contexts"], arrays["seconds"]
     for numbers in (sizes, contexts):
-        ascending = numbers.ndim == 1 and numbers.dtype == np.int64 and (np.diff(numbers) > 0).all()
+        ascending = numbers.ndim == 1 and numbers.dtype == np.int64 and (numbers[1:] > numbers[:-1]).all()
         if not ascending or not len(numbers) or numbers[0] < 1 or numbers[-1] > MOST_TOKENS:
             return False
     if seconds.dtype != np.float64 or seconds.shape != (len(contexts), len(sizes)):

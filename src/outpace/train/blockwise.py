@@ -178,7 +178,7 @@ def _check_start(start: HeadsConfig, base: Base, num_heads: int, width: int, fir
 
 def _checked_ids(token_ids: NDArray[np.integer], vocab_size: int) -> NDArray[np.int32]:
     ids = np.asarray(token_ids)
-    if not len(ids) or ids[0] < 0 or ids[-1] >= vocab_size or (np.diff(ids) <= 0).any():
+    if not len(ids) or ids[0] < 0 or ids[-1] >= vocab_size or (ids[1:] <= ids[:-1]).any():
         raise OutpaceError(f"token_ids are not one or more ascending ids of 0 to {vocab_size - 1}")
     return ids.astype(np.int32)
 
