@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,14 @@ def test_text_files_hold_one_prompt_a_line(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("first\n\n  second \n", encoding="utf-8")
     assert read_prompts(path) == [Prompt("1", "text", "first"), Prompt("3", "text", "second")]
+
+
+@pytest.mark.parametrize("name", [b"\xff.gguf", b"caf\xe9/m.gguf", "\u65e5\u672c.gguf".encode()])
+def test_records_of_a_model_of_any_name_are_read_again(tmp_path: Path, name: bytes) -> None:
+    model = os.fsdecode(name)
+    with RecordFile(tmp_path / "out.jsonl") as file:
+        file.append(record(model=model))
+    assert [one["model"] for one in read_records(tmp_path / "out.jsonl")] == [model]
 
 
 @pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0b"])

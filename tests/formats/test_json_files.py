@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from outpace.core.errors import FormatError
-from outpace.formats.json_files import MAX_BYTES, json_file, json_object
+from outpace.formats.json_files import MAX_BYTES, json_file, json_object, json_value
 from tests.special_files import SPECIAL
 
 GOOD = {"a": [1, 2.5, None, True], "ž": {"😀": "\n"}}
@@ -71,3 +72,11 @@ def test_special_files_are_one_clear_error(tmp_path: Path, kind: str) -> None:
 def test_what_is_no_file_is_one_clear_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(FormatError, match="cannot read"):
         json_file(tmp_path / name)
+
+
+def test_names_of_files_may_hold_any_bytes_but_no_other_halves() -> None:
+    text = json.dumps({"a": os.fsdecode(b"caf\xe9"), "\u65e5": "\U0001f30a"})
+    assert json_value(text, file_names=True) == json.loads(text)
+    for value, file_names in ((text, False), ('"\\ud800"', True), ('"\\udc7f"', True)):
+        with pytest.raises(ValueError, match="no Unicode"):
+            json_value(value, file_names=file_names)

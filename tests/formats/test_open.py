@@ -20,6 +20,7 @@ from gguf import GGMLQuantizationType, quants
 from outpace.core.errors import FormatError, OutpaceError
 from outpace.formats import LoadedModel, catalog, open_model, unpack
 from outpace.formats.open import cache_folder, packed_path
+from outpace.formats.packed_copies import matching, packed_copies
 from tests.fake_models import CHAT_TEMPLATE, EOS_ID, FAMILIES, TENSOR_TYPES, write_gguf, write_hf
 from tests.special_files import SPECIAL
 
@@ -254,6 +255,62 @@ def test_what_is_no_file_in_the_cache_is_replaced(tmp_path: Path, kind: str) -> 
     else:
         open_model(path).close()
         assert cached.is_file() and not cached.is_symlink()
+
+
+@pytest.mark.parametrize("other", ["file", "bits", "folder"])
+def test_a_packed_file_of_another_source_is_packed_anew(
+    tmp_path: Path, other: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = write_hf(tmp_path / "mine", "qwen2")
+    if other == "file":
+        write_gguf(tmp_path / "other.gguf", "qwen2", seed=1)
+        swapped = open_model(tmp_path / "other.gguf")
+    elif other == "bits":
+        swapped = open_model(tmp_path / "mine", quantize="q8")
+    else:
+        write_hf(tmp_path / "other", "qwen2", seed=1)
+        swapped = open_model(tmp_path / "other")
+    cached = packed_path(tmp_path / "mine")
+    shutil.copy(swapped.weights.path, cached)
+    swapped.close()
+    check_weights(open_model(tmp_path / "mine"), expected_weights(model, "qwen2"))
+    assert caplog.messages == [f"packing {tmp_path / 'mine'} anew: {cached} was packed from another source"]
+
+
+@pytest.mark.parametrize(
+    "name", [b"caf\xe9", b"\xff\xfe", "\u65e5\u672c \U0001f30a".encode(), b"a\nb|\x1b[31m"]
+)
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_any_name_of_a_source(
+    tmp_path: Path, name: bytes, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name + b".gguf" * (kind == "file")))
+    (write_gguf if kind == "file" else write_hf)(tmp_path / "plain", "qwen2")
+    (tmp_path / "plain").rename(path)
+    open_model(path).close()
+    open_model(path).close()
+    assert not caplog.messages
+    (copy,) = packed_copies()
+    assert (copy.source, copy.state) == (str(path), "source present")
+    assert matching(str(path)) == [copy]
+
+
+def test_links_in_a_circle_are_one_line(tmp_path: Path, cache: Path) -> None:
+    write_gguf(tmp_path / "model.gguf", "qwen2")
+    for name in ("cache", "circle.gguf"):
+        (tmp_path / name).symlink_to(name)
+    with pytest.raises(OutpaceError, match=f"cannot write the packed model {cache}"):
+        open_model(tmp_path / "model.gguf")
+    with pytest.raises(OutpaceError, match="there is no file or folder"):
+        open_model(tmp_path / "circle.gguf")
+    with pytest.raises(OutpaceError, match=r"cannot read .*circle\.gguf: "):
+        packed_path(tmp_path / "circle.gguf")
+    cache.unlink()
+    (cache / "models").mkdir(parents=True)
+    installed = cache / "models" / f"{next(iter(catalog.CATALOG))}.gguf"
+    installed.symlink_to(installed.name)
+    open_model(tmp_path / "model.gguf").close()
+    assert catalog.remove(installed.stem) == [installed]
 
 
 def test_a_start_removes_what_killed_ones_have_left(tmp_path: Path, cache: Path) -> None:

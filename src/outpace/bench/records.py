@@ -99,7 +99,7 @@ def read_records(path: Path) -> Iterator[Record]:
     whole, _, _ = text.rpartition("\n")
     for number, line in enumerate(whole.split("\n") if whole else [], start=1):
         try:
-            record = json_value(line)
+            record = json_value(line, file_names=True)  # of models
         except ValueError as error:
             raise OutpaceError(f"{path}, line {number}: not a JSON record") from error
         if not isinstance(record, dict):

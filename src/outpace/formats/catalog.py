@@ -162,7 +162,8 @@ def renew(path: Path, *, progress: Progress | None = None) -> bool:
 
     Any other path is left alone. OutpaceError where it cannot be read or fetched.
     """
-    name = next((name for name in CATALOG if path.resolve() == _path(name).resolve()), None)
+    real = os.path.realpath(path)
+    name = next((name for name in CATALOG if os.path.realpath(_path(name)) == real), None)
     if name is None or (found := sha256_of(path)) == CATALOG[name].sha256:
         return False
     note(f"fetching {name} anew: the SHA-256 of {path} is {found}, not {CATALOG[name].sha256}")

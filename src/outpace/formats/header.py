@@ -40,7 +40,7 @@ def read_header(
     if struct.pack("<I", zlib.crc32(text)) != buffer[16 + length : end].tobytes():
         raise FormatError(f"{path}: damaged header")
     try:
-        fields = json_value(text)
+        fields = json_value(text, file_names=True)  # where it was packed from
         found = fields["version"]
     except (ValueError, KeyError, TypeError):
         raise FormatError(f"{path}: damaged header") from None

@@ -61,13 +61,17 @@ def _value(text: bytes, what: str, *, unique: bool = False) -> Any:
         raise FormatError(f"{what} is not valid JSON: {error}") from None
 
 
-def json_value(text: bytes | str, *, unique: bool = False) -> Any:
-    """What a JSON text says, in UTF-8 where it is bytes; ValueError for anything that is none."""
+def json_value(text: bytes | str, *, unique: bool = False, file_names: bool = False) -> Any:
+    """What a JSON text says, in UTF-8 where it is bytes; ValueError for anything that is none.
+
+    `file_names`: strings may be names whose bytes are not UTF-8, as Python writes them.
+    """
     try:
         letters = text if isinstance(text, str) else text.decode("utf-8-sig")
         value = json.loads(letters, object_pairs_hook=_unique if unique else None)
         if "\\u" in letters:  # the only way in for half of a surrogate pair
-            json.dumps(value, ensure_ascii=False).encode()
+            errors = "surrogateescape" if file_names else "strict"
+            json.dumps(value, ensure_ascii=False).encode(errors=errors)
     except UnicodeError:
         raise ValueError("it holds text that is no Unicode") from None
     except RecursionError:

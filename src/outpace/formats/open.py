@@ -55,7 +55,7 @@ def open_model(
     path = _locate(source, progress)
     cached = packed_path(path, quantize=quantize)
     try:
-        return _open_packed(cached, path)
+        return _open_packed(cached, path, quantize)
     except FormatError as error:
         if os.path.lexists(cached):  # else this is the first start
             note(f"packing {path} anew: {error}")
@@ -69,7 +69,7 @@ def open_model(
         if str(path) in str(error):
             raise
         raise FormatError(f"{path}: {error}") from error
-    return _open_packed(cached, path)
+    return _open_packed(cached, path, quantize)
 
 
 def packed_path(source: Path, *, quantize: str | None = None) -> Path:
@@ -77,7 +77,7 @@ def packed_path(source: Path, *, quantize: str | None = None) -> Path:
 
     It stays the same from version to version: a file that an older one has packed is replaced.
     """
-    resolved = source.resolve()
+    resolved = Path(os.path.realpath(source))  # as `resolve`, but for links in a circle
     files = [resolved]
     if resolved.is_dir():
         files = sorted(f for pattern in _FOLDER_PATTERNS for f in resolved.glob(pattern))
@@ -124,8 +124,14 @@ def _locate(source: str | Path, progress: Progress | None) -> Path:
     return path
 
 
-def _open_packed(cached: Path, source: Path) -> LoadedModel:
+def _origin(source: Path, quantize: str | None) -> dict[str, Any]:
+    return {"path": os.path.realpath(source), "quantize": quantize}
+
+
+def _open_packed(cached: Path, source: Path, quantize: str | None) -> LoadedModel:
     weights = PackedFile(cached)
+    if weights.source != _origin(source, quantize):  # a copy or a backup put in its place
+        raise FormatError(f"{cached} was packed from another source")
     text, chat = weights.section("tokenizer"), weights.section("chat")
     if text is None:
         raise FormatError(f"{cached} holds no tokenizer")
@@ -169,6 +175,6 @@ def _pack(path: Path, cached: Path, quantize: str | None, progress: Progress | N
         config=config,
         tensors=tensors,
         sections=sections,
-        source={"path": str(path.resolve()), "quantize": quantize},
+        source=_origin(path, quantize),
         progress=progress,
     )

@@ -61,9 +61,10 @@ class TensorPlan:
 class PackedFile:
     """An open packed file.
 
-    `.config`, `.tensors` (canonical name -> PackedTensor), `.buffer` (u8, the whole file, read-only and
-    mapped) and `.section(name)`. Raises FormatError where the file is not a whole, consistent and undamaged
-    packed file. All of it is read once to see that: some 20 ms for 100 MB that the system has in memory.
+    `.config`, `.tensors` (canonical name -> PackedTensor), `.source` (as it was given to `write_packed`),
+    `.buffer` (u8, the whole file, read-only and mapped) and `.section(name)`. Raises FormatError where the
+    file is not a whole, consistent and undamaged packed file. All of it is read once to see that: some 20 ms
+    for 100 MB that the system has in memory.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -84,6 +85,7 @@ class PackedFile:
             if header["total_bytes"] != size:
                 raise ValueError(f"{size} bytes, not the {header['total_bytes']} of its header")
             self.config = ModelConfig.from_json(header["config"])
+            self.source: dict[str, Any] = header["source"]
             self.tensors = {name: PackedTensor(**place) for name, place in header["tensors"].items()}
             self._sections = {name: (int(at), int(size)) for name, (at, size) in header["sections"].items()}
             checksums = header["checksums"]

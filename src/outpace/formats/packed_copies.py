@@ -74,7 +74,7 @@ def matching(model: str) -> list[PackedCopy]:
     path = Path(os.path.realpath(given))
     sources = [path]
     if os.path.isdir(path) and not (path / "config.json").exists():  # a name for the only file in it
-        sources += [file.resolve() for file in path.glob("*.gguf")]
+        sources += [Path(os.path.realpath(file)) for file in path.glob("*.gguf")]
     names = {str(source) for source in sources}
     keys = {
         packed_path(source, quantize=quantize)
