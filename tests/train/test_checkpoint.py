@@ -97,6 +97,7 @@ def test_a_state_is_data_and_not_code(tmp_path: Path) -> None:
             for seconds in (None, "1", [], True, float("nan"), 10**400)
         ),
         json.dumps(FIELDS | {"losses": [[10**400, 0.5]]}),
+        *(json.dumps(FIELDS | {"settings": [pair, ["seed", 0]]}) for pair in (["rate", 0.1], [1, 2], "ab")),
         *(json.dumps({k: v for k, v in FIELDS.items() if k != name}) for name in ("losses", "seconds")),
     ],
 )

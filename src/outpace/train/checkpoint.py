@@ -90,7 +90,7 @@ class Checkpoint:
             return None
         try:
             run = json_file(path)
-            before: dict[str, Any] = dict(run["settings"])
+            before = _checked_settings(run)
             _check_progress(run)
         except (ValueError, KeyError, TypeError) as error:
             raise OutpaceError(f"{path} cannot be read ({error}); remove the folder to begin anew") from None
@@ -100,6 +100,13 @@ class Checkpoint:
                 f"{self.folder} holds a run with {listed}; accepted are the same settings or a new folder"
             )
         return run
+
+
+def _checked_settings(run: Mapping[str, Any]) -> dict[str, Any]:
+    """KeyError or TypeError where there are none."""
+    if not isinstance(settings := run["settings"], dict):  # `dict` also takes a list of pairs
+        raise TypeError("settings are not named values")
+    return settings
 
 
 def _check_progress(run: Mapping[str, Any]) -> None:
