@@ -155,20 +155,82 @@ def test_an_interrupted_wait_leaves_the_queue() -> None:
     class Interrupted:
         """A lock whose acquisition by a waiting thread is interrupted, as Ctrl-C does it."""
 
-        def acquire(self) -> bool:
+        def acquire(self, timeout: float) -> bool:
             raise KeyboardInterrupt
 
         def release(self) -> None:
             raise AssertionError("nobody waits")
 
     with turns:
-        entry = (threading.get_ident() + 1, Interrupted())
+        entry = (threading.get_ident() + 1, Interrupted(), 0)
         turns._queue.append(entry)  # type: ignore[arg-type]
         with pytest.raises(KeyboardInterrupt):
-            turns._wait(*entry)  # type: ignore[arg-type]
+            turns._wait(entry)  # type: ignore[arg-type]
         assert not turns._queue
     with turns:
         pass
+
+
+def take_and_lose(turns: Turns) -> None:
+    """What an exception leaves that strikes while a turn is taken, or given back."""
+    turns.__enter__()
+
+
+def test_a_turn_that_an_exception_has_cut_off_is_found_by_those_who_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("outpace.core.turns.PATIENCE_S", 0.01)
+    turns, entered = Turns(), threading.Semaphore(0)
+
+    def work() -> None:
+        with turns:
+            entered.release()
+
+    take_and_lose(turns)  # this thread lives on, the next one does not
+    for _ in range(2):
+        threads = [in_thread(work) for _ in range(3)]
+        assert all(entered.acquire(timeout=20) for _ in threads)
+        for thread in threads:
+            thread.join(20)
+        assert not turns._owner and not turns._queue
+        in_thread(lambda: take_and_lose(turns)).join()
+
+
+def test_a_thread_that_has_lost_its_turn_may_take_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("outpace.core.turns.PATIENCE_S", 0.01)
+    turns, entered = Turns(), threading.Event()
+
+    def work() -> None:
+        with turns:
+            entered.set()
+
+    take_and_lose(turns)
+    with turns, turns:
+        thread = in_thread(work)
+        assert not entered.wait(0.3)  # it looks, and finds this turn
+    assert entered.wait(20)
+    thread.join()
+
+
+def test_a_turn_that_is_handed_on_without_a_call_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("outpace.core.turns.PATIENCE_S", 0.01)
+    turns, entered = Turns(), threading.Event()
+
+    def work() -> None:
+        with turns:
+            entered.set()
+
+    turns.__enter__()
+    threads = [in_thread(work)]
+    waiting(turns, 1)
+    entry = turns._queue.popleft()
+    threads.append(in_thread(work))
+    waiting(turns, 1)
+    turns._begin(entry[0], entry[2])
+    assert entered.wait(20)
+    for thread in threads:
+        thread.join(20)
+    assert not turns._owner and not turns._queue
 
 
 def test_an_object_has_its_own_turns_as_long_as_it_lives() -> None:
