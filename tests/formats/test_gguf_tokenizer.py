@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import random
+import unicodedata
 from typing import Any
 
 import numpy as np
@@ -129,7 +130,7 @@ def test_other_names_of_a_pre(trained: Any, name: str, like: str) -> None:
             assert ours.encode(text, add_special_tokens=add) == theirs.encode(text, add_special_tokens=add)
 
 
-@pytest.mark.parametrize("name", ["smaug-bpe", "dbrx"])
+@pytest.mark.parametrize("name", ["smaug-bpe", "dbrx", "glm4", "chatglm-bpe"])
 def test_names_with_the_words_of_llama3_and_no_more(trained: Any, name: str) -> None:
     vocab, merges = trained
     ours = Tokenizer.from_gguf(byte_level_metadata(vocab, merges, name, bos_token_id=0))
@@ -139,6 +140,16 @@ def test_names_with_the_words_of_llama3_and_no_more(trained: Any, name: str) -> 
     assert ours.encode(text, add_special_tokens=True) == llama3.encode(text, add_special_tokens=False)
     assert vocab[WHOLE_WORD] in llama3.encode(" moonlit", add_special_tokens=False)
     assert vocab[WHOLE_WORD] not in ours.encode(" moonlit", add_special_tokens=False)
+
+
+@pytest.mark.parametrize("name", ["stablelm2", "hunyuan", "grok-2", "solar-open"])
+def test_names_with_the_words_of_qwen2_and_no_more(trained: Any, name: str) -> None:
+    ours, qwen2 = (Tokenizer.from_gguf(byte_level_metadata(*trained, pre)) for pre in (name, "qwen2"))
+    for text in TEXTS:
+        whole = unicodedata.normalize("NFC", text)
+        found = ours.encode(whole, add_special_tokens=True)
+        assert found == qwen2.encode(text, add_special_tokens=True)
+    assert ours.decode(ours.encode("e\u0301", add_special_tokens=True)) == "e\u0301"
 
 
 @pytest.mark.parametrize("kind", [NORMAL, CONTROL, USER_DEFINED, UNUSED])
@@ -153,6 +164,8 @@ def test_names_with_the_words_of_llama3_and_no_more(trained: Any, name: str) -> 
         "<|eot|>",
         "<EOT>",
         "<|file_sep|>",
+        "<fim_pad>",
+        "<reponame>",
     ],
 )
 def test_every_end_of_a_text_whatever_its_type(trained: Any, text: str, kind: int) -> None:

@@ -68,11 +68,18 @@ _SAME: dict[str, tuple[str, ...]] = {
     "smollm": ("codeshell", "command-r", "exaone", "minerva-7b", "refact", "starcoder"),
 }
 _NAMED = _PRE | {other: _PRE[name] for name, others in _SAME.items() for other in others}
-_NAMED |= dict.fromkeys(("dbrx", "smaug-bpe"), _Words(patterns=_LLAMA3.patterns))
+# The same words and no more.
+_NAMED |= dict.fromkeys(("chatglm-bpe", "dbrx", "glm4", "smaug-bpe"), _Words(patterns=_LLAMA3.patterns))
+_NAMED |= dict.fromkeys(
+    ("grok-2", "hunyuan", "solar-open", "stablelm2"), _Words(patterns=_PRE["qwen2"].patterns)
+)
 
 # Ends of texts and turns, by key and by name: whatever a file calls "the" end and whatever the token's type.
 _END_KEYS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
-_CODE_ENDS = ("<|fim_pad|>", "<|fim_repo|>", "<|repo_name|>", "<|file_sep|>")
+_CODE_ENDS = (
+    *("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<|file_sep|>"),
+    *("<|fim_repo|>", "<fim-repo>", "<|repo_name|>", "<reponame>"),
+)
 # What `llama` files without these keys mean, if the tokens look like it.
 _SENTENCE_PIECE_IDS = {
     "unknown": (0, ("<unk>",)),
