@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from outpace.api import Model, load
+from outpace.api import MOST_DRAFTERS, Model, load
 from outpace.core.errors import OutpaceError, PromptTooLong
 from outpace.drafters import DRAFTERS
 from outpace.drafters.ngram import NGram
@@ -263,6 +265,16 @@ def test_drafters_are_made_once_per_spec(monkeypatch: pytest.MonkeyPatch) -> Non
     assert specs == ["ngram", "ngram:length=4"]
     assert made.new_drafter("ngram") is not made.drafter("ngram")
     assert specs == ["ngram", "ngram:length=4", "ngram"]
+
+
+def test_a_model_keeps_so_many_drafters_and_no_more() -> None:
+    made = model()
+    kept = [weakref.ref(made.drafter(f"ngram:length={length}")) for length in range(1, MOST_DRAFTERS + 11)]
+    gc.collect()
+    assert [drafter() is None for drafter in kept] == [True] * 10 + [False] * MOST_DRAFTERS
+    with pytest.raises(OutpaceError):
+        made.drafter("ngram:length=no")
+    assert made.drafter("ngram:length=11") is kept[10](), "a spec that is refused costs nobody a place"
 
 
 def test_prepare_refuses_what_does_not_go_together() -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Generation", "Model", "Stream", "load"]
 
 MOST_THREADS = 1024
+MOST_DRAFTERS = 64  # that a model keeps by name, each with what it has learnt
 
 
 @checked
@@ -219,6 +220,8 @@ class Model:
         with turns_of(self.target):  # it may measure, and two threads that name one drafter share it
             if (draft, tree) not in self._drafters:
                 self._drafters[draft, tree] = self.new_drafter(draft, tree=tree)
+                if len(self._drafters) > MOST_DRAFTERS:  # the oldest goes when its requests have ended
+                    del self._drafters[next(iter(self._drafters))]
             return self._drafters[draft, tree]
 
     def new_drafter(self, draft: str, *, tree: str | TreePolicy | None = None) -> Drafter:
