@@ -8,6 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
+from torch.nn.utils import prune  # noqa: E402
+
 import outpace  # noqa: E402
 from outpace import _native  # noqa: E402
 from outpace.core.errors import OutpaceError  # noqa: E402
@@ -196,6 +198,55 @@ def test_weights_that_change_are_followed(change: Any) -> None:
     change(model)
     assert not torch.equal(theirs(), before)
     assert torch.equal(fast.generate(ids, max_new_tokens=24, eos_token_id=None), theirs())
+
+
+def normed(layer: Any) -> None:
+    torch.nn.utils.parametrizations.weight_norm(layer)
+    with torch.no_grad():
+        layer.parametrizations.weight.original0.mul_(-2)
+
+
+def pruned(layer: Any) -> None:
+    prune.random_unstructured(layer, "weight", 0.6)
+
+
+def patched(layer: Any) -> None:
+    own = layer.forward
+    layer.forward = lambda x: -own(x)
+
+
+@pytest.mark.parametrize("change", [normed, pruned, patched])
+def test_layers_that_become_others_are_left_to_torch(change: Any) -> None:
+    layer = linear()
+    one, x = Model(layer), torch.randn(3, 40)
+    linears = BlockLinears(one)
+
+    def both() -> tuple[Any, Any]:
+        linears.look()
+        with torch.no_grad(), linears():
+            found = one(x)
+        return found, one(x).detach()
+
+    before, _ = both()
+    change(layer)
+    found, theirs = both()
+    assert torch.equal(found, theirs) and not torch.allclose(found, before)
+    linears.refresh()
+    assert torch.equal(*both())
+
+
+def test_a_pruned_layer_is_followed_once_its_weights_are_its_own() -> None:
+    layer = linear()
+    pruned(layer)
+    one, x = Model(layer), torch.randn(3, 40)
+    linears = BlockLinears(one)
+    for _ in range(2):
+        linears.look()
+        with torch.no_grad(), linears():
+            found = one(x)
+        torch.testing.assert_close(found, layer(x), rtol=1e-5, atol=1e-5)
+        if prune.is_pruned(layer):
+            prune.remove(layer, "weight")
 
 
 def test_what_nobody_notices_is_refreshed() -> None:

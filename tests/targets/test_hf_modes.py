@@ -109,7 +109,7 @@ def test_a_cache_takes_the_type_of_what_is_written() -> None:
 def test_a_model_that_is_converted_or_trained_meanwhile(model_type: str) -> None:
     model, inputs = made(model_type)
     fast = outpace.accelerate(model)
-    for dtype in (torch.float32, torch.bfloat16, torch.float32):
+    for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.float32):
         model.to(dtype)
         ours = fast.generate(**inputs, max_new_tokens=20, eos_token_id=None)
         assert torch.equal(ours, theirs(model, inputs, 20))

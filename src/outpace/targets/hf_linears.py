@@ -115,10 +115,13 @@ class _Layer:
         self.detour = detour_of(layer)
         self._cols = layer.in_features
         self._held = layer._parameters  # the layer's own, whatever it holds later
+        self._seen = (0, -1)
         self.copy()
 
     def copy(self) -> None:
         """Copy the weights as they are now."""
+        if not self._is_held():
+            return
         weight = self._held["weight"]
         _check_weight(weight)
         floats = weight.detach().numpy()
@@ -130,11 +133,19 @@ class _Layer:
 
     def is_stale(self) -> bool:
         """Whether the weights have changed, as far as torch or a few of them tell."""
+        if not self._is_held():
+            return False
         weight = self._held["weight"]
         return _stamp(weight) != self._seen or self._sample.tobytes() != self._sampled
 
+    def _is_held(self) -> bool:
+        """Whether the weights are parameters, not made of others as by a parametrization or pruning."""
+        return self._held.keys() >= {"weight", "bias"}
+
     def by_blocks(self, x: Tensor) -> Tensor:
         """The layer's `forward` by its copy. Bias and shapes as torch has them."""
+        if self.detour.own is not None or not self._is_held():
+            return self.detour.plain(x)
         bias = self._held["bias"]
         if x.numel() > MOST_NODES * self._cols:
             return torch.nn.functional.linear(x, self._held["weight"], bias)

@@ -52,7 +52,8 @@ def tree_masks(
 def _alone(shape: Shape, in_sight: int, dtype: torch.dtype) -> Tensor:
     """The mask of one row, without windows: many small operations of torch would take longer."""
     mask = np.zeros((shape.num_nodes, in_sight), np.float32)
-    mask[:, in_sight - shape.num_nodes :][~shape.mask()] = torch.finfo(dtype).min
+    lowest = max(torch.finfo(dtype).min, torch.finfo(torch.float32).min)  # float64 has lower ones
+    mask[:, in_sight - shape.num_nodes :][~shape.mask()] = lowest
     return torch.from_numpy(mask).to(dtype)[None, None]
 
 
