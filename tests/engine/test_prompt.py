@@ -199,3 +199,14 @@ def test_a_raw_prompt_has_no_template() -> None:
         for options in ({"raw": True}, {}):
             with pytest.raises(OutpaceError, match=r"takes no (system message|tools|variables)"):
                 prompt_ids(tokenizer(), None, "a", **{**options, name: given})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("parse_special", [True, False])
+@pytest.mark.parametrize("where", ["messages", "tools", "chat_template_kwargs"])
+def test_what_holds_itself_is_one_line(where: str, parse_special: bool) -> None:
+    own: dict[str, Any] = {"role": "user", "content": "x"}
+    own["more"] = [own]
+    given: dict[str, Any] = {"tools": [own]} if where == "tools" else {where: own}
+    prompt = [given.pop("messages")] if where == "messages" else "x"
+    with pytest.raises(OutpaceError, match="must not be nested so deeply"):
+        prompt_ids(tokenizer(), ChatTemplate(SMOLLM2), prompt, parse_special=parse_special, **given)

@@ -299,6 +299,11 @@ def test_a_template_without_end_is_stopped(template: str) -> None:
             "fails with ValueError: an indent of more than 32",
         ),
         ("{{ [[1]] | sum(start=[]) }}", "fails with ValueError: sum adds numbers"),
+        *(
+            (f"{{{{ '%900000000d' {test} }}}}", "fails with ValueError: only numbers are even")
+            for test in ("is odd", "is even", "is divisibleby(1)")
+        ),
+        ("{{ ['%900000000d'] | reject('odd') | list }}", "fails with ValueError: only numbers are even"),
         ("{% include 'x' %}", "fails with TypeError"),
         ("{{ raise_exception('\x1b[31m\x9b2J\n' * 9) }}", r"refuses the messages: \\x1b\[31m\\x9b2J "),
     ],
@@ -322,6 +327,27 @@ def test_long_conversations_are_within_the_budget(template: str) -> None:
     assert len(ChatTemplate(everyone).render(many[:150])) == 150**2
 
 
+@pytest.mark.parametrize(
+    "look",
+    [
+        "messages | length - loop.index0",
+        "messages | count",
+        "messages | last == m",
+        "messages is iterable and tools is sequence",
+        "tools is defined and tools is not none",
+        "tools != none and tools != 'x' and [] != 1",
+        "loop.index is even and loop.index is divisibleby(3)",
+    ],
+)
+def test_what_takes_one_step_is_no_more_in_a_long_conversation(look: str) -> None:
+    """Templates ask such things anew for every message."""
+    messages = [{"role": "user", "content": "Yes."}] * 3000
+    template = ChatTemplate(
+        "{% for m in messages[::-1] %}{% if " + look + " %}x{% else %}y{% endif %}{% endfor %}"
+    )
+    assert len(template.render(messages, tools=[TOOL] * 500)) == 3000
+
+
 def test_budgets_of_threads_are_their_own() -> None:
     """One that is stopped takes nothing from another, which uses the same program."""
     template = ChatTemplate("{% for i in range(count) %}{% for j in range(100) %}x{% endfor %}{% endfor %}")
@@ -334,6 +360,14 @@ def test_budgets_of_threads_are_their_own() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(render, [1000, 100000] * 8)) == [100000, -1] * 8
+
+
+@pytest.mark.parametrize("name", ["self", "context", "template", "cls"])
+def test_variables_of_any_name(name: str) -> None:
+    """Jinja's own `self` stays what it is."""
+    template = ChatTemplate("{{ x }}" + (" {{ " + name + " }}") * (name != "self"))
+    shown = template.render([{"role": "user"}], **{"x": "-", name: "y"}).split()
+    assert shown == (["-"] if name == "self" else ["-", "y"])
 
 
 @pytest.mark.parametrize("messages", [["hi"], [{"content": "hi"}], [{"role": 3, "content": "hi"}]])

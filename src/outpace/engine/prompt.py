@@ -27,7 +27,7 @@ ROLES = ("system", "user", "assistant", "tool")
 class Chat(Protocol):
     """What renders messages."""
 
-    def render(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> str:
+    def render(self, messages: Sequence[Mapping[str, Any]], /, **variables: Any) -> str:
         """The prompt's text."""
 
 
@@ -58,7 +58,11 @@ def prompt_ids(
                 raise OutpaceError(f"{what} takes no {name}; write it into the prompt")
         return _raw_ids(tokenizer, prompt, specials, parse_special=parse_special)
     variables = _variables(tools, chat_template_kwargs)
-    text = chat.render(specials.marked(_messages(prompt, system)), **specials.marked(variables))
+    try:
+        messages, variables = specials.marked(_messages(prompt, system)), specials.marked(variables)
+    except RecursionError:  # such as a list that holds itself
+        raise OutpaceError("messages, tools and chat_template_kwargs must not be nested so deeply") from None
+    text = chat.render(messages, **variables)
     spans = specials.spans(text)
     if len(spans) == 1:
         return tokenizer.encode(text, add_special_tokens=False)
@@ -122,10 +126,8 @@ class _Specials:
 
     def marked(self, value: Any) -> Any:
         """A value with the mark behind the first letter of each, in all the texts that it is made of."""
-        if self._pattern is None:
-            return value
         if isinstance(value, str):
-            return self._pattern.sub(r"\g<0>" + self._mark, value)
+            return value if self._pattern is None else self._pattern.sub(r"\g<0>" + self._mark, value)
         if isinstance(value, Mapping):
             return {self.marked(key): self.marked(inner) for key, inner in value.items()}
         if isinstance(value, list | tuple):

@@ -66,7 +66,7 @@ class ChatTemplate:
         return cls(source, special_text(config, "bos_token") or "", special_text(config, "eos_token") or "")
 
     def render(
-        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, **extra: Any
+        self, messages: Sequence[Mapping[str, Any]], /, *, add_generation_prompt: bool = True, **extra: Any
     ) -> str:
         """The prompt text of `messages`, each a mapping with a `role` and (mostly) a `content`.
 

@@ -31,8 +31,14 @@ STEP, CALL = 10, 50  # what an iteration or a look-up costs, and a call; a lette
 
 # Filters that look at the list, not at what is in it.
 _SHALLOW = {
-    "attr", "batch", "count", "d", "default", "first", "items", "last", "length", "list", "map", "random",
-    "reject", "rejectattr", "reverse", "select", "selectattr", "slice",
+    "batch", "d", "default", "items", "list", "map", "reject", "rejectattr", "reverse", "select",
+    "selectattr", "slice",
+}  # fmt: skip
+# Filters and tests that take one step, however long what they are given is.
+_SWIFT = {
+    "attr", "boolean", "callable", "count", "defined", "divisibleby", "even", "false", "first", "float",
+    "integer", "iterable", "last", "length", "mapping", "none", "number", "odd", "random", "sameas",
+    "sequence", "string", "true", "undefined",
 }  # fmt: skip
 # No prompt needs these, and each has its own ways to blow up.
 _LEFT_OUT = ("filesizeformat", "pprint", "striptags", "urlize", "wordwrap", "xmlattr")
@@ -96,7 +102,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         for name, filtered in [*self.filters.items(), *filters.items()]:
             self.filters[name] = _paid(filtered, name)
         tests: dict[str, Any] = self.tests
-        self.tests = {name: _paid(test, "test") for name, test in tests.items()}
+        self.tests = {name: _paid(test, name, is_test=True) for name, test in tests.items()}
         self.filters |= {"_step": _step, "_shallow": _shallow, "_deep": _deep}
 
     def program(self, source: str) -> Template:
@@ -204,6 +210,11 @@ class _Paying(NodeTransformer):
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Compare:
         self.generic_visit(node)
+        sides = [node.expr, *(operand.expr for operand in node.ops)]
+        if {operand.op for operand in node.ops} <= {"eq", "ne"} and (
+            sum(isinstance(side, nodes.Const) for side in sides) >= len(sides) - 1
+        ):
+            return node  # what is written in a template is short, and no more of the other side is looked at
         node.expr = _filter(node.expr, "_deep")
         for operand in node.ops:
             operand.expr = _filter(operand.expr, "_deep")
@@ -259,17 +270,19 @@ def _pay(value: Any, *, deep: bool = True) -> None:
             budget.spend(1)
 
 
-def _paid(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+def _paid(function: Callable[..., Any], name: str, *, is_test: bool = False) -> Callable[..., Any]:
     """A filter or a test that pays for what it is given, and for its result."""
     passed = getattr(function, "jinja_pass_arg", None)
     skipped = 0 if passed is None else 1
-    deep, limited = name not in _SHALLOW, name not in ("d", "default", "test")
+    deep, limited = is_test or name not in _SHALLOW, not is_test and name not in ("d", "default")
+    swift = name in _SWIFT
 
     def paid(*args: Any, **kwargs: Any) -> Any:
         given = [*map(_listed, args[skipped:])]
         _spend(STEP)
         for place, value in enumerate((*given, *kwargs.values())):
-            _pay(value, deep=deep or place > 0)
+            if place or not swift:
+                _pay(value, deep=deep or place > 0)
             if place and limited:
                 _limited(value, MOST_NUMBER)
         if name in _FORESEEN:
@@ -363,10 +376,18 @@ def _sum(values: Any, attribute: Any = None, start: Any = 0) -> None:
         raise ValueError("sum adds numbers alone")
 
 
+def _remainder(value: Any, *_: Any) -> None:
+    if not isinstance(value, int | float):  # of a text, % makes another
+        raise ValueError("only numbers are even, odd or divisible")
+
+
 _FORESEEN: dict[str, Callable[..., None]] = {
+    "divisibleby": _remainder,
+    "even": _remainder,
     "format": _percent,
     "indent": _indent,
     "join": _join,
+    "odd": _remainder,
     "replace": _replace,
     "rfind": _search_backwards,
     "rindex": _search_backwards,
