@@ -134,7 +134,7 @@ class Letters:
     """A tokenizer whose token i is the i-th of the letters given; with spaces, a prompt is words of them."""
 
     strips_space = False
-    add_bos = False
+    add_bos = bos_in_chats = False
 
     def __init__(self, letters: str) -> None:
         self.letters = letters

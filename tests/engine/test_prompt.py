@@ -194,6 +194,24 @@ def test_one_bos_is_in_front_and_said(prompt: str, caplog: pytest.LogCaptureFixt
     assert specials(made, plain) == [bos]
 
 
+@pytest.mark.parametrize("add_bos", [False, True])
+@pytest.mark.parametrize("source", ["gguf", "folder"])
+@pytest.mark.parametrize("content", ["hi", "<|endoftext|> hi"])
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_chat_has_one_bos_where_its_file_wants_one(
+    source: str, writes: bool, content: str, add_bos: bool
+) -> None:
+    """A GGUF file means its flag for chats too; of a folder, transformers reads what the template writes."""
+    made, bos = tokenizer(), SPECIALS[0]
+    options = {"bos_id": made.token_id(bos), "add_bos": add_bos, "bos_in_chats": source == "gguf"}
+    made = Tokenizer.from_json(Tokenizer(made._backend, **options).to_json())
+    template = ChatTemplate("{{ bos_token }}" * writes + "{{ messages[0].content }}", bos_token=bos)
+    read = prompt_ids(made, template, content)
+    wanted = bos if writes or (add_bos and source == "gguf") else ""
+    assert made.decode(read, skip_special_tokens=False) == wanted + content
+    assert specials(made, read) == [bos] * bool(wanted)
+
+
 def test_a_raw_prompt_has_no_template() -> None:
     for name, given in (("system", "a"), ("tools", [TOOL]), ("chat_template_kwargs", {"a": 1})):
         for options in ({"raw": True}, {}):

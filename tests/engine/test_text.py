@@ -10,6 +10,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from outpace.core.errors import OutpaceError
 from outpace.engine.text import TextStream
+from outpace.formats.token_text import StagedText
 from outpace.formats.tokenizer import Tokenizer
 
 MERGES = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("a", "b"), ("ab", "ab"), ("ð", "Ł"), ("æ", "Ĺ"), ("Ċ", "Ċ")]
@@ -182,3 +183,30 @@ def test_empty_stop_strings_are_refused(stop: list[str]) -> None:
 def test_one_string_is_one_stop() -> None:
     stream = TextStream(BYTES, stop="he")
     assert stream.push(BYTES.encode("eh the", add_special_tokens=False)) == "eh t" and stream.stopped
+
+
+def test_bytes_that_are_no_character_yet_are_not_decoded_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With stop strings, a run of bytes is looked at once a character, and one that is broken comes out."""
+    tokenizer = TOKENIZERS["sentence_piece"]
+    looks = 0
+    finish = StagedText.finish
+
+    def counted(self: StagedText) -> str:
+        nonlocal looks
+        looks += 1
+        return finish(self)
+
+    monkeypatch.setattr(StagedText, "finish", counted)
+    text = "สวัสดี" * 20
+    ids = [token for byte in text.encode() for token in [tokenizer.token_id(f"<0x{byte:02X}>")] if token]
+    stream = TextStream(tokenizer, stop="never")
+    pieces = [stream.push([token]) for token in ids]
+    assert pieces == [""] * len(ids) and looks == len(text)
+    assert stream.push(ids[:2]) == "" and looks == len(text)
+    assert stream.push([ids[0]]) == "\ufffd" * (len(ids) + 3), "no later byte can mend the run"
+    assert [stream.push([token]) for token in ids[:4]] == ["\ufffd"] * 4
+    assert stream.finish() == ""
+    everything = [*ids, *ids[:2], ids[0], *ids[:4]]
+    assert tokenizer.decode(everything) == "\ufffd" * len(everything)

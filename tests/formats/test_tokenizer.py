@@ -198,7 +198,8 @@ def test_stored_tokenizers_are_json_and_keep_everything(trained: Any) -> None:
     ours = Tokenizer.from_gguf(byte_level_metadata(*trained, "llama3", **more))
     json.loads(ours.to_json())
     stored = Tokenizer.from_json(ours.to_json())
-    for name in ("vocab_size", "bos_id", "add_bos", "eos_ids", "special_ids", "strips_space"):
+    names = ("vocab_size", "bos_id", "add_bos", "bos_in_chats", "eos_ids", "special_ids", "strips_space")
+    for name in names:
         assert getattr(stored, name) == getattr(ours, name)
     assert 9 in ours.eos_ids and stored.to_json() == ours.to_json()
     with pytest.raises(FormatError):

@@ -65,8 +65,8 @@ def prompt_ids(
     text = chat.render(messages, **variables)
     spans = specials.spans(text)
     if len(spans) == 1:
-        return tokenizer.encode(text, add_special_tokens=False)
-    return tokenizer.encode_spans(spans, add_special_tokens=False)
+        return tokenizer.encode(text, add_special_tokens=tokenizer.bos_in_chats)
+    return tokenizer.encode_spans(spans, add_special_tokens=tokenizer.bos_in_chats)
 
 
 def special_texts(tokenizer: Tokenizer) -> tuple[str, ...]:

@@ -73,9 +73,8 @@ class TextStream:
                 break
             self.tokens_used += 1
             pieces.append(self._until_stop(self._decoder.push(token_id)))
-            rest = self._decoder.finish()
-            if not self.stopped and rest.strip("\ufffd"):  # more than characters that are not complete yet
-                pieces.append(self._if_it_stops(rest))
+            if not self.stopped and not self._decoder.waits:
+                pieces.append(self._if_it_stops(self._decoder.finish()))
         return "".join(pieces)
 
     def finish(self) -> str:
@@ -101,6 +100,8 @@ class TextStream:
 
     def _if_it_stops(self, rest: str) -> str:
         """The text before a stop string, were `rest` the rest; "" where there is no stop string in it."""
+        if not rest:
+            return ""
         if not (self._tried and rest.startswith(self._tried)):
             self._tried, self._trial = "", list(map(copy, self._matchers))
         before = len(self._tried)

@@ -234,28 +234,45 @@ class _ByteFallback(Step):
         return text if byte is None else bytes([int(byte[1], 16)])
 
     def stage(self, *, continues: bool) -> Stage:
-        return _ByteRuns()
+        return ByteRuns()
 
 
-class _ByteRuns:
-    """Neighbouring bytes are one text where they are UTF-8, else one U+FFFD each."""
+class ByteRuns:
+    """Neighbouring bytes are one text where they are UTF-8, else one U+FFFD each.
+
+    `waits`: a character lacks bytes, so that all of its run would be U+FFFD, were this the end.
+    """
 
     def __init__(self) -> None:
-        self._run = b""
+        self._run = self._tail = b""  # all that is held, and what has come of the last character
+        self._broken = False
+
+    @property
+    def waits(self) -> bool:
+        return bool(self._tail)
 
     def push(self, text: str) -> list[str]:
-        if len(text) == 6 and (byte := _BYTE.fullmatch(text)):
-            self._run += bytes([int(byte[1], 16)])
-            return []
-        before = self.finish()
-        self._run = b""
-        return [*before, text]
+        if len(text) != 6 or not (found := _BYTE.fullmatch(text)):
+            before = self.finish()
+            self._run, self._tail, self._broken = b"", b"", False
+            return [*before, text]
+        byte = bytes([int(found[1], 16)])
+        if self._broken:  # no later byte can mend the run
+            return ["\ufffd"]
+        self._run += byte
+        tail = self._tail + byte
+        try:
+            self._tail = tail[codecs.utf_8_decode(tail, "strict", False)[1] :]
+        except UnicodeDecodeError:
+            held = len(self._run)
+            self._run, self._tail, self._broken = b"", b"", True
+            return ["\ufffd"] * held
+        return []
 
     def finish(self) -> list[str]:
-        try:
-            return [self._run.decode()] if self._run else []
-        except UnicodeDecodeError:
+        if self._tail:
             return ["\ufffd"] * len(self._run)
+        return [self._run.decode()] if self._run else []
 
 
 class _ByteLevel(Step):

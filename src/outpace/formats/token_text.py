@@ -15,11 +15,15 @@ from copy import copy
 from typing import Any, Protocol
 
 from outpace.core.errors import FormatError
-from outpace.formats.decoder_steps import STEPS, Stage, Whole, finished, through
+from outpace.formats.decoder_steps import STEPS, ByteRuns, Stage, Whole, finished, through
 
 
 class TextDecoder(Protocol):
     """The text of one growing sequence."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether a character lacks bytes: what `finish` would say of it says nothing."""
 
     def push(self, token_id: int) -> str:
         """Takes the next token; the text that has become certain."""
@@ -36,6 +40,11 @@ class BytesText:
         self._table = table
         self._drop_space = drop_space
         self._rest = b""  # of a character
+
+    @property
+    def waits(self) -> bool:
+        """See TextDecoder."""
+        return bool(self._rest)
 
     def push(self, token_id: int) -> str:
         """See TextDecoder."""
@@ -58,6 +67,12 @@ class StagedText:
     def __init__(self, texts: Mapping[int, str | None], stages: Sequence[Stage]) -> None:
         self._texts = texts
         self._stages = list(stages)
+        self._runs = [stage for stage in stages if isinstance(stage, ByteRuns)]
+
+    @property
+    def waits(self) -> bool:
+        """See TextDecoder."""
+        return any(run.waits for run in self._runs)
 
     def push(self, token_id: int) -> str:
         """See TextDecoder."""

@@ -34,6 +34,8 @@ class Tokenizer:
 
     - `vocab_size`: one more than the highest token id (a model may have more rows than that).
     - `bos_id`: the token before every text, or None; `add_bos` says whether `encode` puts it there.
+    - `bos_in_chats`: whether it also goes before a chat whose template writes none. GGUF files are meant so
+      (llama.cpp does it); with folders, transformers reads what the template writes and no more.
     - `eos_ids`: every token that ends a generation.
     - `special_ids`: the tokens that `decode` leaves out.
     - `strips_space`: decoding drops one space at the very beginning (SentencePiece puts one there).
@@ -49,6 +51,7 @@ class Tokenizer:
         eos_ids: Iterable[int] = (),
         vocab_size: int | None = None,
         pieces: Pieces | None = None,
+        bos_in_chats: bool = False,
     ) -> None:
         """`pieces`: SentencePiece encodes, and the backend has no part in it but its vocabulary."""
         added = backend.get_added_tokens_decoder()
@@ -56,6 +59,7 @@ class Tokenizer:
         self.vocab_size = vocab_size or 1 + max(backend.get_vocab().values(), default=-1)
         self.bos_id = bos_id
         self.add_bos = add_bos and bos_id is not None
+        self.bos_in_chats = bos_in_chats and self.add_bos
         self.eos_ids = frozenset(eos_ids)
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
         ids = sorted({*self.eos_ids, *([] if bos_id is None else [bos_id])})
@@ -91,6 +95,7 @@ class Tokenizer:
             eos_ids=read.eos_ids,
             vocab_size=read.num_tokens,
             pieces=read.pieces,
+            bos_in_chats=read.add_bos,
         )
 
     @classmethod
@@ -138,6 +143,7 @@ class Tokenizer:
             "add_bos": self.add_bos,
             "eos_ids": sorted(self.eos_ids),
             "vocab_size": self.vocab_size,
+            "bos_in_chats": self.bos_in_chats,
         }
         if self._pieces is not None:
             fields["pieces"] = self._pieces.to_fields()
