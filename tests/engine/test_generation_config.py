@@ -360,6 +360,11 @@ def test_whispers_lengths_count_behind_what_begins() -> None:
         {"streamer": object()},
         {"cache_implementation": "paged"},
         {"generator": torch.Generator()},
+        {"inputs_embeds": torch.zeros(1, 40, 9)},
+        {"forced_eos_token_id": 300},
+        {"forced_eos_token_id": -1},
+        {"forced_bos_token_id": 10**9},
+        {"sequence_bias": {(5,): float("nan")}},
     ],
 )
 def test_wrong_options_are_refused_by_name(option: dict[str, Any]) -> None:

@@ -120,6 +120,13 @@ def test_where_nothing_holds_there_is_no_edit() -> None:
 
 
 def test_ids_that_nobody_can_choose_are_left_out() -> None:
-    processors = Processors(Rules(banned=frozenset({3, VOCAB, VOCAB + 5})), Place(VOCAB, 1, 0, 9))
+    processors = Processors(Rules(banned=frozenset({3, VOCAB, VOCAB + 5, -1})), Place(VOCAB, 1, 0, 9))
     ((tokens, values),) = processors([1], TokenTree.root(1))  # type: ignore[misc]
     assert (tokens.tolist(), values.tolist()) == ([3], [NEVER])
+
+
+@pytest.mark.parametrize("width", [4, 10**5, 10**12])
+def test_runs_that_are_longer_than_the_text_take_no_time(width: int) -> None:
+    place = Place(VOCAB, 3, 0, 9, source=(5, 6, 7))
+    for rules in (Rules(no_repeat=width), Rules(no_repeat_source=width)):
+        assert Processors(rules, place)([5, 6, 7], TokenTree.root(7)) == [None]

@@ -7,6 +7,7 @@ later transformers, which is in none, is refused by name once it is set.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -14,6 +15,7 @@ from numbers import Real
 from typing import Any, SupportsIndex
 
 from outpace.core.errors import OutpaceError
+from outpace.core.options import shown
 from outpace.core.sampling import Sampling, fresh_seed
 from outpace.engine.processors import NEVER, Place, Processors, Rules
 from outpace.engine.request import Request
@@ -199,6 +201,12 @@ class Wanted:
             rules = replace(rules, ends=frozenset())
         edits = None
         if rules != Rules():
+            forced = {"forced_bos_token_id": rules.forced_first, "forced_eos_token_id": rules.forced_last}
+            for name, token in forced.items():
+                if token is not None and not 0 <= token < vocab_size:
+                    raise OutpaceError(
+                        f"{name} is {token}, accepted are token ids from 0 to {vocab_size - 1}"
+                    )
             # As in transformers: the first token after a forced one is not the first.
             first = width + (width == 1 and rules.forced_first is not None)
             edits = Processors(rules, Place(vocab_size, first, least, longest, tuple(padding), tuple(source)))
@@ -252,7 +260,7 @@ def _rules(options: Options, eos_ids: list[int], *, greedy: bool) -> Rules:
     biases = [(ids, float(bias)) for ids, bias in _biases(options["sequence_bias"])]
     words = options["bad_words_ids"] or []
     if not isinstance(words, list | tuple):
-        raise OutpaceError(f"bad_words_ids is {words!r}, accepted is a list of lists of token ids")
+        raise OutpaceError(f"bad_words_ids is {shown(words)}, accepted is a list of lists of token ids")
     for word in map(partial(ids_of, "bad_words_ids"), words):
         biases += [(tuple(word), NEVER)] if word and not (len(word) == 1 and word[0] in eos_ids) else []
     forced = [ids_of(name, options[name]) for name in ("forced_bos_token_id", "forced_eos_token_id")]
@@ -276,11 +284,14 @@ def _biases(given: Any) -> list[tuple[tuple[int, ...], float]]:
     """A sequence_bias: token ids to what is added, as a mapping or a list of pairs."""
     pairs = list(given.items()) if isinstance(given, Mapping) else given or []
     try:
-        return [(tuple(ids_of("sequence_bias", list(ids))), float(bias)) for ids, bias in pairs if ids]
+        biases = [(tuple(ids_of("sequence_bias", list(ids))), float(bias)) for ids, bias in pairs if ids]
+        if any(math.isnan(bias) for _, bias in biases):
+            raise ValueError("nan is no number to add")
+        return biases
     except (TypeError, ValueError) as error:
         raise OutpaceError(
-            f"sequence_bias is {given!r}, accepted are a mapping from tuples of token ids to numbers and a "
-            "list of such pairs"
+            f"sequence_bias is {shown(given)}, accepted are a mapping from tuples of token ids to numbers "
+            "and a list of such pairs"
         ) from error
 
 
@@ -292,7 +303,7 @@ def _refuse_others(options: Options, others: Collection[str]) -> None:
             continue
         accepted = f"{name}={refused[name][0]!r} and " if refused.get(name) else ""
         raise OutpaceError(
-            f"generate has no option {name}={value!r}, accepted are {accepted}{', '.join(OPTIONS)}"
+            f"generate has no option {name}={shown(value)}, accepted are {accepted}{', '.join(OPTIONS)}"
         )
     for name in dict.fromkeys([*refused, *options.names()]):
         value = options.set(name)
@@ -300,8 +311,8 @@ def _refuse_others(options: Options, others: Collection[str]) -> None:
             continue
         instead = repr(refused[name][0]) if refused.get(name) else None
         raise OutpaceError(
-            f"the model's generation_config has {name}={value!r}, which is not available here, accepted is "
-            f"{instead}: pass {name}={instead} to go without"
+            f"the model's generation_config has {name}={shown(value)}, which is not available here, accepted "
+            f"is {instead}: pass {name}={instead} to go without"
         )
 
 
@@ -320,7 +331,7 @@ def _number(name: str, value: Any, off: float) -> Any:
     if value is None:
         return off
     if not isinstance(value, Real):
-        raise OutpaceError(f"{name} is {value!r}, accepted are numbers and None")
+        raise OutpaceError(f"{name} is {shown(value)}, accepted are numbers and None")
     return value
 
 
@@ -328,7 +339,7 @@ def _length(name: str, value: Any) -> int | None:
     if value is None:
         return None
     if not isinstance(value, SupportsIndex) or isinstance(value, bool) or value.__index__() < 0:
-        raise OutpaceError(f"{name} is {value!r}, accepted are whole numbers >= 0 and None")
+        raise OutpaceError(f"{name} is {shown(value)}, accepted are whole numbers >= 0 and None")
     return value.__index__()
 
 
@@ -340,5 +351,5 @@ def ids_of(name: str, listed: Any) -> list[int]:
         listed = listed.tolist()
     ids = list(listed) if isinstance(listed, list | tuple | set | frozenset) else [listed]
     if not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
-        raise OutpaceError(f"{name} is {listed!r}, accepted are a token id, a list of them, and None")
+        raise OutpaceError(f"{name} is {shown(listed)}, accepted are a token id, a list of them, and None")
     return ids

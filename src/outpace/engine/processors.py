@@ -128,7 +128,7 @@ class Processors:
         sums |= dict.fromkeys(rules.banned, NEVER)
         if is_first:
             sums |= dict.fromkeys(rules.banned_first, NEVER)
-        listed = [token for token in sums if token < place.vocab_size]
+        listed = [token for token in sums if 0 <= token < place.vocab_size]
         edit = None
         if listed:
             edit = np.array(listed, np.int32), np.array([sums[token] for token in listed], np.float32)
@@ -140,6 +140,6 @@ class Processors:
 def _grams(tokens: Sequence[int], width: int) -> _Grams:
     """What follows every run of `width - 1` tokens; nothing for width 0."""
     grams: _Grams = {}
-    for *before, token in zip(*(tokens[start:] for start in range(width)), strict=False):
-        grams.setdefault(tuple(before), set()).add(token)
+    for end in range(width - 1, len(tokens)) if width else ():
+        grams.setdefault(tuple(tokens[end - width + 1 : end]), set()).add(tokens[end])
     return grams
