@@ -64,6 +64,31 @@ def test_ids_with_gaps_are_fine(tmp_path: Path) -> None:
     assert ours.vocab_size == 60_001 and ours.token(60_000) == "far"
 
 
+@pytest.mark.parametrize("other", [1, 2.5, True, [], {}, [[]], "x"])
+def test_other_types_than_the_library_reads_are_one_line(tmp_path: Path, other: Any) -> None:
+    """Nodes of the file are looked at before the library has checked them."""
+    step = {"type": "Replace", "pattern": {"String": other}, "content": "ab"}
+    for parts in (
+        {"normalizer": step},
+        {"decoder": {"type": "Sequence", "decoders": [step, other]}},
+        {"normalizer": {"type": "Sequence", "normalizers": other}},
+        {"normalizer": {"type": "Prepend", "prepend": other}},
+        {"model": BPE | {"vocab": other}},
+        {"added_tokens": other},
+        {"added_tokens": [other]},
+        {"added_tokens": [added(3) | {"id": other}]},
+        {"added_tokens": [added(3) | {"content": other}]},
+        {"model": other},
+        {"model": BPE | {"merges": other}},
+        {"pre_tokenizer": {"type": "Split", "pattern": other}},
+    ):
+        try:
+            made = Tokenizer.from_folder(write(tmp_path, **parts))
+        except FormatError:
+            continue
+        assert made.vocab_size >= 1
+
+
 @pytest.mark.parametrize("name", ["normalizer", "decoder"])
 @pytest.mark.parametrize("step", [replace("a", "aa", 30), replace("a", "b" * 10_000), replace("", "b" * 300)])
 def test_a_text_that_would_grow_without_end_is_refused(tmp_path: Path, name: str, step: Any) -> None:

@@ -82,7 +82,8 @@ def _check_ids(value: dict[str, Any]) -> None:
     added = [token for token in listed if isinstance(token, dict)] if isinstance(listed, list) else []
     named = [("model.vocab", text, i) for text, i in vocab.items()] if isinstance(vocab, dict) else []
     named += [("added_tokens", token.get("content"), token.get("id")) for token in added]
-    most = 2 * (len(named) if isinstance(vocab, dict) else len(named) + len(vocab or ())) + _MAX_GAP
+    unnamed = len(vocab) if isinstance(vocab, list) else 0
+    most = 2 * (len(named) + unnamed) + _MAX_GAP
     for field, text, token in named:
         if isinstance(token, int) and not 0 <= token < most:
             raise FormatError(f"{field} gives {text!r} the id {token}; accepted: 0 to {most - 1}")
@@ -99,7 +100,8 @@ def _growth(step: Any) -> float:
     content, pattern = step.get("content"), step.get("pattern")
     if step.get("type") == "Replace" and isinstance(content, str):
         literal = pattern.get("String") if isinstance(pattern, dict) else None
-        growth *= max(1, len(content) / len(literal)) if literal else 1 + len(content)
+        known = isinstance(literal, str) and literal
+        growth *= max(1, len(content) / len(known)) if known else 1 + len(content)
     if step.get("type") == "Prepend" and isinstance(step.get("prepend"), str):
         growth *= 1 + len(step["prepend"])
     return growth
