@@ -6,6 +6,7 @@ import gc
 import inspect
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -70,6 +71,8 @@ def test_prompts_become_token_ids() -> None:
         (["hi"], {}, "a message is 'hi', accepted are mappings with role and content"),
         ([1, 2, 3], {}, "a message is 1, accepted are mappings with role and content"),
         (np.array([1, 2]), {}, "a message is "),
+        (np.array(1), {}, "the prompt is array(1), accepted are a text and messages"),
+        ([{"role": np.zeros(0), "content": "a"}], {}, "unknown role array("),
         (b"hi", {}, "the prompt is b'hi', accepted are a text and messages"),
         ({"role": "user", "content": "a"}, {}, "accepted are a text and messages"),
         (3, {}, "the prompt is 3, accepted are a text and messages"),
@@ -265,6 +268,7 @@ def test_drafters_are_made_once_per_spec(monkeypatch: pytest.MonkeyPatch) -> Non
     assert specs == ["ngram", "ngram:length=4"]
     assert made.new_drafter("ngram") is not made.drafter("ngram")
     assert specs == ["ngram", "ngram:length=4", "ngram"]
+    assert isinstance(made.new_drafter(cast("str", Path("ngram"))), NGram)  # as every option that is a text
 
 
 def test_a_model_keeps_so_many_drafters_and_no_more() -> None:

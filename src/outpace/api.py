@@ -226,7 +226,7 @@ class Model:
 
     def new_drafter(self, draft: str, *, tree: str | TreePolicy | None = None) -> Drafter:
         """A drafter of one's own, which shares with no other what it learns."""
-        accept("draft", draft, str)
+        draft = accept("draft", draft, str)
         _check_tree(tree)
         with turns_of(self.target):
             policy = TREES.create(tree, costs=self.costs) if isinstance(tree, str) else tree

@@ -14,6 +14,7 @@ from outpace.bench.prompts import BUILTIN, Prompt, read_prompts
 from outpace.bench.records import RecordFile, read_records
 from outpace.bench.report import format_report, format_summary, markdown_table, summarise
 from outpace.core.errors import OutpaceError
+from tests.special_files import SPECIAL
 
 
 def record(**changed: Any) -> dict[str, Any]:
@@ -222,3 +223,17 @@ def test_tables_and_records_hold_any_name(tmp_path: Path) -> None:
     with RecordFile(path) as file:
         file.append(record(model=name, text="é\u2028"))
     assert json.loads(path.read_bytes())["model"] == name
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_only_regular_files_are_read(tmp_path: Path, kind: str) -> None:
+    SPECIAL[kind](tmp_path / "x.jsonl")
+    with pytest.raises(OutpaceError, match="is not a regular file"):
+        read_prompts(tmp_path / "x.jsonl")
+    with pytest.raises(OutpaceError, match="is not a regular file"), RecordFile(tmp_path / "x.jsonl"):
+        pass
+
+
+def test_a_mark_of_the_byte_order_is_no_part_of_a_prompt(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
+    assert [prompt.text for prompt in read_prompts(tmp_path / "a.txt")] == ["one", "two"]

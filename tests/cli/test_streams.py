@@ -76,6 +76,8 @@ def run(
     [
         ("<&-", ("generate", "-"), b"standard input is closed"),
         ("<&-", ("chat",), b"standard input is closed"),
+        ("</dev/zero", ("generate", "-"), b"standard input is too long, accepted are texts of 64 MB"),
+        ("</dev/zero", ("chat",), b"standard input is too long, accepted are texts of 64 MB"),
         (">&-", ("generate", "x"), b"standard output is closed"),
         (">&-", ("--version",), b"standard output is closed"),
         (">&-", ("methods",), b"standard output is closed"),

@@ -15,6 +15,7 @@ from typing import Any
 
 from outpace.core.errors import OutpaceError
 from outpace.formats.json_files import json_value
+from outpace.formats.regular import read_text
 
 BUILTIN = Path(__file__).with_name("prompts.jsonl")
 
@@ -38,11 +39,7 @@ def read_prompts(path: Path, *, limit: int | None = None) -> list[Prompt]:
 
     Raises OutpaceError, with file and line, for a file that cannot be read or holds anything else.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise OutpaceError(f"cannot read the prompts in {path}: {reason}") from error
+    lines = read_text(path, "the prompts").split("\n")
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if path.suffix in (".jsonl", ".json"):
         prompts = [_from_json(line, number, path) for number, line in numbered]

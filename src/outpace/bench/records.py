@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from outpace.core.contracts import Exactness
 from outpace.core.errors import OutpaceError
 from outpace.formats.json_files import json_value
+from outpace.formats.regular import open_regular, read_text
 
 if TYPE_CHECKING:
     from outpace.api import Generation
@@ -91,12 +92,7 @@ def _wrong_field(record: Record) -> str | None:
 
 def read_records(path: Path) -> Iterator[Record]:
     """The records of a file. A last line that a killed run left half written is passed over."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise OutpaceError(f"cannot read the records in {path}: {reason}") from error
-    whole, _, _ = text.rpartition("\n")
+    whole, _, _ = read_text(path, "the records").rpartition("\n")
     for number, line in enumerate(whole.split("\n") if whole else [], start=1):
         try:
             record = json_value(line, file_names=True)  # of models
@@ -127,7 +123,8 @@ class RecordFile:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
             raise OutpaceError(f"cannot write records to {self._path}: {error.strerror}") from error
-        data = self._path.read_bytes()
+        with open_regular(self._path) as file:
+            data = file.read()
         if data and not data.endswith(b"\n"):
             os.ftruncate(self._fd, data.rfind(b"\n") + 1)
         return self

@@ -22,6 +22,8 @@ from outpace.core.errors import OutpaceError
 ERRORS = "outpace"  # how characters are written that an encoding lacks
 _CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f]")
 
+MOST = 64 << 20  # bytes of a prompt: those of ten million tokens
+
 _lost = 0  # characters that were written as escapes
 
 
@@ -76,13 +78,13 @@ def note(message: str) -> None:
 
 
 def read_all() -> str:
-    """All of standard input. Raises OutpaceError for what is not UTF-8."""
-    return _text(_input().read(), "the prompt on standard input")
+    """All of standard input. Raises OutpaceError for what is not UTF-8, or longer than any prompt."""
+    return _text(_bounded(_input().read), "the prompt on standard input")
 
 
 def read_line() -> str | None:
     """The next line of standard input without its end (\\n or \\r\\n); None behind the last."""
-    line = _text(_input().readline(), "the message on standard input")
+    line = _text(_bounded(_input().readline), "the message on standard input")
     return without_line_end(line) if line else None
 
 
@@ -104,6 +106,13 @@ def _text(data: bytes | str, name: str) -> str:
         return data if isinstance(data, str) else data.decode()
     except UnicodeDecodeError:
         raise OutpaceError(f"{name} is not UTF-8 text") from None
+
+
+def _bounded(read: Any) -> Any:
+    """What `read` gives, at most MOST of it: a device or a program may write without end."""
+    if len(data := read(MOST + 1)) > MOST:
+        raise OutpaceError(f"standard input is too long, accepted are texts of {MOST >> 20} MB")
+    return data
 
 
 def _input() -> Any:

@@ -89,14 +89,17 @@ def _messages(prompt: Prompt, system: str | None) -> list[Mapping[str, Any]]:
     """The messages of a prompt, each with a role that is known and a content that a template can read."""
     if isinstance(prompt, bytes | Mapping) or not isinstance(prompt, Iterable):
         raise OutpaceError(f"the prompt is {shown(prompt)}, accepted are a text and messages")
+    if getattr(prompt, "ndim", 1) != 1:  # an array without dimensions says that it can be gone through
+        raise OutpaceError(f"the prompt is {shown(prompt)}, accepted are a text and messages")
     messages: list[Any] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     if not messages:
         raise OutpaceError("the prompt has no messages, accepted are 1 message or more")
     for message in messages:
         if not isinstance(message, Mapping):
             raise OutpaceError(f"a message is {shown(message)}, accepted are mappings with role and content")
-        if message.get("role") not in ROLES:
-            raise OutpaceError(f"unknown role {shown(message.get('role'))}, accepted are {', '.join(ROLES)}")
+        role = message.get("role")
+        if not isinstance(role, str) or role not in ROLES:
+            raise OutpaceError(f"unknown role {shown(role)}, accepted are {', '.join(ROLES)}")
         content = message.get("content")
         if not (content is None or isinstance(content, str | list | tuple)):
             raise OutpaceError(f"the content of a message is {shown(content)}, accepted are texts")

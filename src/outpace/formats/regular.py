@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from io import BufferedReader
@@ -32,6 +33,21 @@ def open_regular(path: str | Path) -> BufferedReader:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def read_text(path: str | Path, what: str) -> str:
+    """All of a text file, a mark of the byte order left out. FormatError for what is none, or cannot be read.
+
+    `what` it holds, for the message.
+    """
+    try:
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig") as file:
+            return file.read()
+    except UnicodeDecodeError:
+        reason = "it is not UTF-8 text"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    raise FormatError(f"cannot read {what} in {path}: {reason}")
 
 
 def _not_regular(path: str | Path) -> FormatError:
