@@ -196,6 +196,18 @@ def test_wrong_types_of_drafters(call: str) -> None:
             getattr(model(), call)("ngram", **{**options, "tree": value})
 
 
+def test_a_path_is_a_drafters_name_as_it_is_every_text() -> None:
+    assert isinstance(model().new_drafter(cast("str", Path("ngram"))), NGram)
+
+
+@pytest.mark.parametrize("name", ["x" * 100_000, "a\0b", "x/" * 50_000 + "y", "a/" + "b" * 300, "~" * 5000])
+def test_names_that_no_file_can_have_are_one_line(name: str) -> None:
+    for source in (name, Path(name)):
+        with pytest.raises(OutpaceError) as caught:
+            load(source)
+        assert str(caught.value).isprintable()
+
+
 def test_a_model_without_a_template_takes_texts_only() -> None:
     cases: list[tuple[Any, dict[str, Any]]] = [
         ([{"role": "user", "content": "a"}], {}),
@@ -268,7 +280,6 @@ def test_drafters_are_made_once_per_spec(monkeypatch: pytest.MonkeyPatch) -> Non
     assert specs == ["ngram", "ngram:length=4"]
     assert made.new_drafter("ngram") is not made.drafter("ngram")
     assert specs == ["ngram", "ngram:length=4", "ngram"]
-    assert isinstance(made.new_drafter(cast("str", Path("ngram"))), NGram)  # as every option that is a text
 
 
 def test_a_model_keeps_so_many_drafters_and_no_more() -> None:

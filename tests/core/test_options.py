@@ -78,7 +78,10 @@ BEYOND = "whole numbers of 64 bits"
             (float, value, "numbers")
             for value in ("0.5", None, True, np.False_, float("nan"), np.nan, 1j, [0.5])
         ),
-        *((float, value, "numbers") for value in (np.zeros(1), np.zeros(2))),
+        *(
+            (float, value, "numbers")
+            for value in (np.zeros(1), np.zeros(2), np.complex64(1 + 2j), np.array(1j))
+        ),
         pytest.param(int, 10**5000, BEYOND, id="5001 digits"),
         (float, 10**400, "numbers of 64 bits"),
         *((bool, value, "True and False") for value in (1, 0, "true", None, np.zeros(2, bool))),

@@ -153,7 +153,8 @@ def _whole(value: Any) -> Any:
 
 def _number(value: Any) -> Any:
     many = getattr(value, "ndim", 0) != 0
-    if _is_bool(value) or many or not isinstance(value, SupportsFloat | SupportsIndex):
+    is_complex = getattr(getattr(value, "dtype", None), "kind", "") == "c"  # numpy's would lose a part
+    if _is_bool(value) or many or is_complex or not isinstance(value, SupportsFloat | SupportsIndex):
         return _REFUSED
     try:
         number = float(value)

@@ -108,15 +108,14 @@ def resolve(source: str | Path, *, progress: Progress | None = None) -> Path:
     An existing file or folder comes before a catalogued name, and that before a hub id. Raises OutpaceError.
     """
     path, text = Path(os.path.expanduser(source)), str(source)
-    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
+    there = os.path.exists(path)  # unlike Path's own, false for a name that no file can have
+    if there and (path.is_dir() or (path.is_file() and path.suffix == ".gguf")):
         return path
     if text in CATALOG:
         return pull(text, progress=progress)
-    if _HUB_ID.fullmatch(text) and not path.exists() and path.suffix != ".gguf":
+    if _HUB_ID.fullmatch(text) and not there and path.suffix != ".gguf":
         return _from_hub(text)
-    problem = (
-        "is not a .gguf file" if path.exists() else "is not the name of a model, nor is there such a file"
-    )
+    problem = "is not a .gguf file" if there else "is not the name of a model, nor is there such a file"
     raise OutpaceError(
         f"{text} {problem}; accepted: {', '.join(CATALOG)}, a .gguf file, a Hugging Face folder, "
         "or a hub id like org/name"
