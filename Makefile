@@ -7,6 +7,7 @@
 #   make compare  the same model file and prompts in llama.cpp and here, side by side
 #   make fidelity how near both stay to transformers on the dequantised weights
 #   make fuzz     damaged files for every reader, for SECONDS (300), in JOBS processes; ARGS= says more
+#   make sanitize native/ with checks of memory, of undefined behaviour and of threads, and the tests that run it
 #   make docs     write the help texts in README.md and docs/ anew
 #   make clean    forget builds and environments
 
@@ -36,7 +37,7 @@ ARGS ?=
 SECONDS ?= 300
 MEASURED := --model "$(MODEL)" --limit $(LIMIT) --max-tokens $(TOKENS) $(if $(PROMPTS),--prompts "$(PROMPTS)") $(ARGS)
 
-.PHONY: demo test check bench compare fidelity fuzz docs clean
+.PHONY: demo test check bench compare fidelity fuzz sanitize docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
@@ -66,6 +67,34 @@ fidelity: $(VENV)/.dev $(VENV)/.runtime benchmarks/.venv/.ready
 # Finds are kept below build/fuzz; the status is 1 where there are any.
 fuzz: $(VENV)/.dev $(VENV)/.runtime
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --jobs $(if $(filter auto,$(JOBS)),2,$(JOBS)) $(ARGS)
+
+# Two builds of native/ of their own. Any report is an error: the process ends there, or with another status. What
+# leaks is Python's own, and not looked for.
+sanitize: sanitize-address sanitize-thread
+
+RUNTIME_OF = $(shell $(CXX) -print-file-name=$(1))
+sanitize-address: CHECKS := address,undefined
+# A process that ends is a test that failed, so that they may run side by side.
+sanitize-address: CHECKED := --numprocesses $(JOBS) --dist worksteal tests/native tests/engine tests/contract \
+	$(wildcard tests/targets/test_native*.py)
+sanitize-address: RUN = LD_PRELOAD="$(foreach of,libasan.so libubsan.so libstdc++.so,$(call RUNTIME_OF,$(of)))" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
+
+# Checked for races, all takes many times as long: what has several threads, of the kernels or of Python, four on one
+# model too. Python and torch are not built for these checks, a fixed layout of memory is needed, and the child of a
+# fork may not start threads under them: forks are checked above.
+sanitize-thread: CHECKS := thread
+sanitize-thread: CHECKED := --capture=sys tests/native tests/engine/test_threads.py $(addprefix tests/targets/test_native_,\
+	threads.py parts.py products.py sampling.py top.py)
+sanitize-thread: RUN = LD_PRELOAD="$(call RUNTIME_OF,libtsan.so)" \
+	TSAN_OPTIONS=ignore_noninstrumented_modules=1 setarch -R
+
+sanitize-%: $(VENV)/.dev $(VENV)/.runtime
+	$(BIN)/cmake -S . -B build/$@ -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DOUTPACE_SANITIZE=$(CHECKS) \
+		-DCMAKE_CXX_COMPILER=$(CXX) -DPython_EXECUTABLE="$(abspath $(BIN)/python)"
+	$(BIN)/cmake --build build/$@
+	OUTPACE_NATIVE="$$(echo $(CURDIR)/build/$@/_native*.so)" $(RUN) \
+		$(BIN)/python -m pytest --quiet -p tests.sanitized $(CHECKED)
 
 docs: $(VENV)/.dev $(VENV)/.runtime
 	$(BIN)/python -m tests.test_docs
