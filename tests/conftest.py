@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # Processes side by side have a processor each: threads of one would only wait for those of another. What is
 # about several threads asks for them by number.
@@ -12,6 +12,12 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
     usable = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {usable[int(worker.removeprefix("gw")) % len(usable)]})
 
-# The same examples in every run: a failure on one machine is a failure on all of them.
-settings.register_profile("outpace", deadline=None, derandomize=True, database=None)
+# The same examples in every run: a failure on one machine is a failure on all of them, a slow one too.
+settings.register_profile(
+    "outpace",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("outpace")
