@@ -86,7 +86,7 @@ def test_a_thread_that_steps_in_a_loop_lets_others_in_between() -> None:
         thread.join(10)
     assert len(order) == 40
     changes = sum(left != right for left, right in pairwise(order))
-    assert changes > 30  # with threading.Lock it is 1
+    assert changes > 30  # with threading.Lock it is 1 or 2
 
 
 def test_a_turn_may_be_entered_again_and_ends_with_the_outer_one() -> None:
