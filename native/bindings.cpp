@@ -18,6 +18,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "bandwidth.hpp"
 #include "decoder.hpp"
 #include "model_reader.hpp"
 
@@ -225,11 +226,12 @@ NB_MODULE(_native, m) {
   m.doc() = "The block engine: transformers on the CPU whose price for a block of tokens is nearly that of one.";
   m.def(
       "read_bandwidth",
-      [](int num_threads, size_t num_bytes) {
+      [](int num_threads, size_t num_bytes, bool huge) {
         check_threads(num_threads);
-        return read_bandwidth(num_threads, num_bytes);
+        return read_bandwidth(num_threads, num_bytes, huge);
       },
-      "num_threads"_a, "num_bytes"_a, unlocked(), "Bytes per second of a plain read of memory.");
+      "num_threads"_a, "num_bytes"_a, "huge"_a = false, unlocked(),
+      "Bytes per second of a plain read of memory; huge: in huge pages, where the system grants them.");
   m.def(
       "instruction_sets",
       [] {

@@ -147,27 +147,37 @@ void Decoder::activate(const std::vector<int>& nodes) {
 // call they go through the final norm; what another call or pass may go on from stays in states_.
 void Decoder::run_layers(int begin, int end, const Part& part, bool last) {
   const auto skipped = part.skipped.begin();
-  work_ += std::count(skipped + 2 * begin, skipped + 2 * end, 0) * (int64_t)active_.size();
-  threads_.run([&](int t) {
-    const Range mine = share((int)active_.size(), t);
-    const auto x = [&](int i) { return x_.floats(0) + (size_t)i * width_; };
-    const auto state = [&](int i) { return states_.floats(0) + (size_t)active_[i] * width_; };
-    if (begin == 0) embed(t);
-    else
-      for (int i = mine.begin; i < mine.end; i++) std::memcpy(x(i), state(i), sizeof(float) * width_);
-    threads_.barrier();
-    for (int l = begin; l < end; l++) {
-      if (!part.skipped[2 * l]) run_attention(t, l);
-      if (!part.skipped[2 * l + 1]) run_feed_forward(t, l);
-      keep_tap(t, l);
-    }
-    for (int i = mine.begin; i < mine.end; i++) {
-      if (!last || !complete_) std::memcpy(state(i), x(i), sizeof(float) * width_);
-      if (last)
-        kernels_.rms_norm(x(i), weights_.final_norm.data(), config_.hidden_size, width_, config_.rms_eps,
-                          hidden_.floats(0) + (size_t)active_[i] * width_);
-    }
-  });
+  const int n = (int)active_.size();
+  work_ += std::count(skipped + 2 * begin, skipped + 2 * end, 0) * (int64_t)n;
+  if (begin == 0) add_light<&Decoder::embed>(0, n);
+  else add_light<&Decoder::restore>(0, n);
+  for (int l = begin; l < end; l++) {
+    if (!part.skipped[2 * l]) add_attention(l);
+    if (!part.skipped[2 * l + 1]) add_feed_forward(l);
+    for (size_t tap = 0; tap < taps_.size(); tap++)
+      if (taps_[tap] == l) add_light<&Decoder::keep_tap>((int)tap, n);
+  }
+  if (!last || !complete_) add_light<&Decoder::save>(0, n);
+  if (last) add_light<&Decoder::finish>(0, n);
+  run_phases();
+}
+
+void Decoder::restore(int, const Chunk& nodes) {
+  for (int i = nodes.begin; i < nodes.end; i++)
+    std::memcpy(x_.floats(0) + (size_t)i * width_, states_.floats(0) + (size_t)active_[i] * width_,
+                sizeof(float) * width_);
+}
+
+void Decoder::save(int, const Chunk& nodes) {
+  for (int i = nodes.begin; i < nodes.end; i++)
+    std::memcpy(states_.floats(0) + (size_t)active_[i] * width_, x_.floats(0) + (size_t)i * width_,
+                sizeof(float) * width_);
+}
+
+void Decoder::finish(int, const Chunk& nodes) {
+  for (int i = nodes.begin; i < nodes.end; i++)
+    kernels_.rms_norm(x_.floats(0) + (size_t)i * width_, weights_.final_norm.data(), config_.hidden_size, width_,
+                      config_.rms_eps, hidden_.floats(0) + (size_t)active_[i] * width_);
 }
 
 int Decoder::open() {

@@ -6,8 +6,8 @@
 // One call of score() runs all layers, or a part of them, for all nodes; choose() and logits() then apply the output
 // matrix to the nodes asked for, so that logits exist only where somebody wants them.
 #pragma once
+#include <algorithm>
 #include <cstdint>
-#include <initializer_list>
 #include <memory>
 #include <string>
 #include <vector>
@@ -118,7 +118,13 @@ class Decoder {
   struct Range {
     int begin, end;
   };
-  // Activations of x [tokens][stride] in the forms that the matrices read, normalised first where norm is given.
+  // Vectors x [tokens][stride] for matrices that read them in these forms, normalised first where norm is given.
+  struct Source {
+    const float* x;
+    int tokens, stride, dim;
+    const std::vector<float>* norm;
+    bool quantised, floats;
+  };
   struct Input {
     uint8_t* quantised;  // null where no matrix reads this form
     uint8_t* floats;
@@ -130,36 +136,88 @@ class Decoder {
   void take_over(const RowPlan& row, const Progress& known, int layers);
   void remember(const Part& part);
   void activate(const std::vector<int>& nodes);
-  void run_layers(int begin, int end, const Part& part, bool last);
   void fill_rope(int positions);
-  void embed(int thread);
-  void run_attention(int thread, int layer);
-  void run_feed_forward(int thread, int layer);
-  void add(int thread, const Matrix& m, const Input& in, const std::vector<float>& post_norm);
-  void keep_tap(int thread, int layer);
-  void attend(int thread, int layer);
-  void attend_some(int thread, int layer, const RowPlan& row, int head, int first, int count);
-  void fetch_pages(int thread, int layer) const;
-  void rotate_and_store(int thread, int layer);
-  Range share(int total, int thread) const {
-    return {(int)((int64_t)total * thread / threads_.count()), (int)((int64_t)total * (thread + 1) / threads_.count())};
-  }
-
-  Input layout(Buffer& buffer, int groups, int tokens, std::initializer_list<const Matrix*> readers) const;
-  void write(const Input& in, int groups, int tokens, int i, const float* x, Range part) const;
-  Input prepare(int thread, const float* x, int stride, int dim, int tokens, const std::vector<float>* norm,
-                std::initializer_list<const Matrix*> readers);
-  Input collect(int thread, const std::vector<int>& nodes);
-  void choose_some(const Pick* picks, int count, int32_t* out, int top);
   void check_node(int node) const;
   void reserve_output(int nodes, int full);
+
+  // A call is a list of phases (see threads.hpp). These put it together, of the functions further down.
+  void run_layers(int begin, int end, const Part& part, bool last);
+  void add_attention(int layer);
+  void add_feed_forward(int layer);
+  void add_collection();
+  void choose_some(const Pick* picks, int count, int32_t* out, int top);
+  void run_phases() {
+    threads_.run(phases_);
+    phases_.clear();
+  }
+  template <void (Decoder::*Work)(int, const Chunk&)>
+  void add(int argument, int total, int grain) {
+    phases_.push_back(
+        {[](void* self, int argument, const Chunk& chunk) { (static_cast<Decoder*>(self)->*Work)(argument, chunk); },
+         this, argument, total, grain});
+  }
+  // Little work: a thread's share in one chunk.
+  template <void (Decoder::*Work)(int, const Chunk&)>
+  void add_light(int argument, int total) {
+    add<Work>(argument, total, total / threads_.count() + 1);
+  }
+  template <void (Decoder::*Work)(int, const Chunk&)>
+  void add_product(int argument, int total, size_t item_bytes, int tokens) {
+    add<Work>(argument, total, product_grain(item_bytes, tokens));
+  }
+  // What the products of a phase read. Up to a block of tokens every thread prepares it for itself, which is cheaper
+  // than fetching it from another core's cache; more of them are prepared in a phase before, in whole blocks, so that
+  // no two threads write to one cache line.
+  template <Source (Decoder::*Of)(int)>
+  void add_preparation(int argument, int tokens) {
+    if (tokens > kBlock) add<&Decoder::prepare_blocks<Of>>(argument, (tokens + kBlock - 1) / kBlock, 1);
+  }
+  template <Source (Decoder::*Of)(int)>
+  void prepare_blocks(int argument, const Chunk& blocks) {
+    const Source s = (this->*Of)(argument);
+    prepare(s, layout(*activations_[0], s), {blocks.begin * kBlock, std::min(blocks.end * kBlock, s.tokens)},
+            blocks.thread);
+  }
+  Input input(const Source& s, const Chunk& chunk);
+  void prepare(const Source& s, const Input& in, Range tokens, int thread);
+  Input layout(Buffer& buffer, const Source& s) const;
+  void write(const Input& in, int groups, int tokens, int i, const float* x, Range part) const;
   void multiply(const Matrix& w, const Input& in, int tokens, float* out, int stride, const std::vector<float>& bias,
                 bool accumulate, Range tiles) const;
+
+  Source attention_source(int layer);
+  Source attended_source(int layer);
+  Source feed_forward_source(int layer);
+  Source picked_source(int);
+
+  // Items: active nodes.
+  void embed(int, const Chunk& nodes);
+  void restore(int, const Chunk& nodes);
+  void save(int, const Chunk& nodes);
+  void finish(int, const Chunk& nodes);
+  void keep_tap(int tap, const Chunk& nodes);
+  void add_normed(int sublayer, const Chunk& nodes);
+  // Items: pairs of tiles.
+  void project(int layer, const Chunk& pairs);
+  void project_back(int layer, const Chunk& pairs);
+  void expand(int layer, const Chunk& pairs);
+  void contract(int layer, const Chunk& pairs);
+  // Items: heads of nodes.
+  void rotate_and_store(int layer, const Chunk& heads);
+  void attend(int layer, const Chunk& queries);
+  void attend_some(int thread, int layer, const RowPlan& row, int head, int first, int count);
+  void fetch_pages(int thread, int layer) const;
+  void multiply_back(const Matrix& w, const Input& in, bool normed, const Chunk& pairs);
+  // Items: picked nodes.
+  void collect(int, const Chunk& nodes);
+
+  static constexpr int kStrip = 8;  // tiles whose outputs are worked on while they are in the first-level cache
 
   const Config config_;
   const Weights weights_;
   const Kernels& kernels_;
   Threads threads_;
+  std::vector<Phase> phases_;
   Multiplier multiplier_;
   Cache cache_;
   ForkLock lock_;

@@ -14,7 +14,7 @@ Multiplier::Multiplier(const Kernels& kernels, Threads& threads)
     : kernels_(kernels), threads_(threads), desks_(threads.count()) {}
 
 // The activations of n vectors as the product reads them.
-const uint8_t* Multiplier::prepare(Desk& desk, const Matrix& w, const float* x, int n) const {
+void Multiplier::prepare(Desk& desk, const Matrix& w, const float* x, int n) const {
   const bool quantised = !is_float(w.kind), ragged = w.cols % kGroup != 0;
   uint8_t* out = desk.activations.bytes(0);
   float* row = desk.row.floats(0);
@@ -25,36 +25,36 @@ const uint8_t* Multiplier::prepare(Desk& desk, const Matrix& w, const float* x, 
     (quantised ? kernels_.quantise : kernels_.interleave)(
         ragged ? row : x, w.groups, out + kernels_.activation_bytes(quantised, w.groups, block), m, i - block);
   }
-  return out;
 }
 
-// visit(thread, i, first, count, outputs) sees all outputs of every vector i, some neighbouring rows of w at a time. A
-// thread's rows ascend, and those of the next thread go on from there.
+// visit(thread, i, first, count, outputs) sees all outputs of every vector i, some neighbouring rows of w at a time.
 template <class Visit>
 void Multiplier::strips(const Matrix& w, const float* x, int n, Visit visit) {
-  const int most = std::min(n, kRowsAtOnce), threads = threads_.count();
   for (Desk& desk : desks_) {
+    const int most = std::min(n, kRowsAtOnce);
     desk.row.floats((size_t)w.groups * kGroup);
     desk.activations.bytes(kernels_.activation_bytes(!is_float(w.kind), w.groups, most));
     desk.strip.floats((size_t)most * kStrip * kTile);
   }
-  threads_.run([&](int t) {
-    const int begin = (int)((int64_t)w.tiles * t / threads), end = (int)((int64_t)w.tiles * (t + 1) / threads);
-    float* strip = desks_[t].strip.floats(0);
-    for (int at = 0; at < n && begin < end; at += kRowsAtOnce) {
-      const int m = std::min(kRowsAtOnce, n - at);
-      // Every thread prepares all for itself: little next to the product, and nobody waits for anybody.
-      const uint8_t* activations = prepare(desks_[t], w, x + (size_t)at * w.cols, m);
-      for (int tile = begin; tile < end; tile += kStrip) {
+  for (int at = 0; at < n; at += kRowsAtOnce) {
+    const int m = std::min(kRowsAtOnce, n - at);
+    const auto multiply = [&](const Chunk& pairs) {
+      Desk& desk = desks_[pairs.thread];
+      // Every thread prepares all for itself: little next to the product.
+      if (pairs.first) prepare(desk, w, x + (size_t)at * w.cols, m);
+      float* strip = desk.strip.floats(0);
+      const int end = std::min(2 * pairs.end, w.tiles);
+      for (int tile = 2 * pairs.begin; tile < end; tile += kStrip) {
         const int tiles = std::min(kStrip, end - tile), first = tile * kTile,
                   count = std::min(tiles * kTile, w.rows - first);
         Matrix part = w;
         part.data += (size_t)tile * w.tile_bytes;
-        kernels_.product({&part, activations, m, strip, kStrip * kTile, nullptr, false}, 0, tiles);
-        for (int i = 0; i < m; i++) visit(t, at + i, first, count, strip + (size_t)i * kStrip * kTile);
+        kernels_.product({&part, desk.activations.bytes(0), m, strip, kStrip * kTile, nullptr, false}, 0, tiles);
+        for (int i = 0; i < m; i++) visit(pairs.thread, at + i, first, count, strip + (size_t)i * kStrip * kTile);
       }
-    }
-  });
+    };
+    threads_.run({phase_of(multiply, (w.tiles + 1) / 2, product_grain(2 * w.tile_bytes, m))});
+  }
 }
 
 void Multiplier::product(const Matrix& w, const float* x, int n, float* out) {
@@ -89,8 +89,7 @@ void join(const Top* parts, int num_parts, Best* out) {
     std::copy_n(out, count, known);
     const int total = std::min(other.k, count + other.count);
     for (int i = 0, a = 0, b = 0; i < total; i++) {
-      // Of equal values the earlier thread's goes first.
-      const bool theirs = a == count || (b < other.count && other.best[b].value > known[a].value);
+      const bool theirs = a == count || (b < other.count && is_better(other.best[b], known[a]));
       out[i] = theirs ? other.best[b++] : known[a++];
     }
     count = total;

@@ -25,7 +25,7 @@ class Multiplier {
   };
   template <class Visit>
   void strips(const Matrix& w, const float* x, int n, Visit visit);
-  const uint8_t* prepare(Desk& desk, const Matrix& w, const float* x, int n) const;
+  void prepare(Desk& desk, const Matrix& w, const float* x, int n) const;
 
   const Kernels& kernels_;
   Threads& threads_;
@@ -33,7 +33,7 @@ class Multiplier {
   std::vector<Top> tops_;    // [n][threads]
 };
 
-// The k best of what threads have found, each among larger tokens than the thread before it, into out [k].
+// The k best of what threads have found, each among tokens of its own, into out [k].
 void join(const Top* parts, int num_parts, Best* out);
 
 }  // namespace outpace

@@ -11,7 +11,6 @@
 namespace outpace {
 namespace {
 
-constexpr int kStrip = 8;  // tiles whose logits are looked at while they are in the first-level cache
 constexpr int kNodesAtOnce = 64;
 
 uint64_t splitmix64(uint64_t z) {
@@ -44,14 +43,21 @@ void Decoder::check_node(int node) const {
 }
 
 // The final hidden states of some nodes, one behind the other, as the output matrix reads them.
-Decoder::Input Decoder::collect(int thread, const std::vector<int>& nodes) {
-  const int n = (int)nodes.size();
-  const Range mine = share(n, thread);
-  for (int i = mine.begin; i < mine.end; i++)
-    std::memcpy(picked_.floats(0) + (size_t)i * width_, hidden_.floats(0) + (size_t)nodes[i] * width_,
+void Decoder::collect(int, const Chunk& nodes) {
+  for (int i = nodes.begin; i < nodes.end; i++)
+    std::memcpy(picked_.floats(0) + (size_t)i * width_, hidden_.floats(0) + (size_t)chosen_[i] * width_,
                 sizeof(float) * width_);
-  threads_.barrier();
-  return prepare(thread, picked_.floats(0), width_, config_.hidden_size, n, nullptr, {&weights_.output});
+}
+
+Decoder::Source Decoder::picked_source(int) {
+  const bool floats = is_float(weights_.output.kind);
+  return {picked_.floats(0), (int)chosen_.size(), width_, config_.hidden_size, nullptr, !floats, floats};
+}
+
+void Decoder::add_collection() {
+  const int n = (int)chosen_.size();
+  add_light<&Decoder::collect>(0, n);
+  add_preparation<&Decoder::picked_source>(0, n);
 }
 
 void Decoder::reserve_output(int nodes, int full) {
@@ -99,12 +105,12 @@ void Decoder::choose_some(const Pick* picks, int n, int32_t* out, int top) {
     tops_.resize(std::max(tops_.size(), (size_t)n * num_threads));
     for (int i = 0; i < n * num_threads; i++) tops_[i].k = top, tops_[i].count = 0;
   }
-  threads_.run([&](int t) {
-    const Input in = collect(t, chosen_);
+  const auto look = [&](const Chunk& pairs) {
+    const Input in = input(picked_source(0), pairs);
+    const int t = pairs.thread, end = std::min(2 * pairs.end, w.tiles);
     float* strip = scratch_[t]->floats(0);
-    const Range mine = share(w.tiles, t);
-    for (int tile = mine.begin; tile < mine.end; tile += kStrip) {
-      const int tiles = std::min(kStrip, mine.end - tile), first = tile * kTile,
+    for (int tile = 2 * pairs.begin; tile < end; tile += kStrip) {
+      const int tiles = std::min(kStrip, end - tile), first = tile * kTile,
                 count = std::min(tiles * kTile, vocab - first);
       Matrix part = w;
       part.data += (size_t)tile * w.tile_bytes;
@@ -118,22 +124,25 @@ void Decoder::choose_some(const Pick* picks, int n, int32_t* out, int top) {
           std::memcpy(full_.floats(0) + place_[i] * stride + first, logits, sizeof(float) * (size_t)tiles * kTile);
       }
     }
-    threads_.barrier();
-    for (int i = 0; top > 0 && i < n; i++) {
-      if (chosen_[i] % num_threads != t) continue;  // a node that is asked for twice has one writer
-      join(tops_.data() + (size_t)i * num_threads, num_threads, top_.data() + (size_t)chosen_[i] * kMaxTop);
-      num_top_[chosen_[i]] = top;
-    }
-    for (size_t f = (size_t)t; f < whole_.size(); f += num_threads) {
-      const int i = whole_[f];
-      const Pick& p = picks[i];
+  };
+  const auto filter = [&](const Chunk& whole) {
+    for (int f = whole.begin; f < whole.end; f++) {
+      const Pick& p = picks[whole_[f]];
       const Sampling& s = *p.sampling;
       float* logits = full_.floats(0) + f * stride;
       for (int e = 0; e < p.num_edits; e++) logits[p.edit_tokens[e]] += p.edit_values[e];
-      out[i] =
-          kernels_.choose_filtered(logits, vocab, noises_[i], s.top_k, s.top_p, s.min_p, spare_.floats(0) + t * stride);
+      out[whole_[f]] = kernels_.choose_filtered(logits, vocab, noises_[whole_[f]], s.top_k, s.top_p, s.min_p,
+                                                spare_.floats(0) + whole.thread * stride);
     }
-  });
+  };
+  add_collection();
+  phases_.push_back(phase_of(look, (w.tiles + 1) / 2, product_grain(2 * w.tile_bytes, n)));
+  phases_.push_back(phase_of(filter, (int)whole_.size(), 1));
+  run_phases();
+  for (int i = 0; top > 0 && i < n; i++) {
+    join(tops_.data() + (size_t)i * num_threads, num_threads, top_.data() + (size_t)chosen_[i] * kMaxTop);
+    num_top_[chosen_[i]] = top;
+  }
   for (int i = 0; i < n; i++) {
     Best b = best_[i];
     for (int t = 1; t < num_threads; t++) {
@@ -173,9 +182,13 @@ void Decoder::logits(const std::vector<int>& nodes, float* out) {
     chosen_.assign(nodes.begin() + begin, nodes.begin() + std::min(nodes.size(), begin + kNodesAtOnce));
     const int n = (int)chosen_.size();
     reserve_output(n, n);
-    threads_.run([&](int t) {
-      multiply(w, collect(t, chosen_), n, full_.floats(0), stride, kNoBias, false, share(w.tiles, t));
-    });
+    const auto write = [&](const Chunk& pairs) {
+      multiply(w, input(picked_source(0), pairs), n, full_.floats(0), stride, kNoBias, false,
+               {2 * pairs.begin, std::min(2 * pairs.end, w.tiles)});
+    };
+    add_collection();
+    phases_.push_back(phase_of(write, (w.tiles + 1) / 2, product_grain(2 * w.tile_bytes, n)));
+    run_phases();
     for (int i = 0; i < n; i++)
       std::memcpy(out + (begin + i) * config_.vocab_size, full_.floats(0) + (size_t)i * stride,
                   sizeof(float) * config_.vocab_size);

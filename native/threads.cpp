@@ -1,18 +1,17 @@
 #include "threads.hpp"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
-#include <memory>
 #include <stdexcept>
 #include <string>
 
 #include "fork.hpp"
+#include "kernels/kernels.hpp"
 
 namespace outpace {
 namespace {
+
+using Clock = std::chrono::steady_clock;
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -20,21 +19,33 @@ inline void pause() {
 #endif
 }
 
-// Spins while others are surely running, then lets them have the processor.
-template <class Done>
-void spin_until(Done done) {
-  for (int i = 0; !done(); i++) {
-    if (i < 2000) pause();
-    else sched_yield();
+// How long a thread spins before it sleeps. Within a run, for longer than threads that all have a processor differ; so
+// the processor goes soon to a thread of ours that has none. Between runs, for longer than the Python part of a step.
+constexpr auto kSpinWithin = std::chrono::microseconds(30), kSpinBetween = std::chrono::microseconds(300);
+
+// Waits until the word is no longer `seen`.
+void await(const std::atomic<uint32_t>& word, uint32_t seen, Clock::duration spin) {
+  const auto since = Clock::now();
+  for (int i = 1; word.load(std::memory_order_acquire) == seen; i++) {
+    pause();
+    if (i % 64 == 0 && Clock::now() - since > spin) return word.wait(seen, std::memory_order_acquire);
   }
 }
 
-// A worker sleeps when nothing has come for about this long: longer than the Python part of a step.
-constexpr auto kAwake = std::chrono::microseconds(300);
+// Shares that a thread looks into when its own is done: on machines with many threads not those of all.
+constexpr int kOthers = 7;
+
+constexpr size_t kChunkBytes = 64 * 1024;
+constexpr size_t kMostItems = 4;
 
 }  // namespace
 
-Threads::Threads(int count) : count_(count) { gather(); }
+int product_grain(size_t item_bytes, int tokens) {
+  const size_t blocks = (size_t)(tokens + kBlock - 1) / kBlock;
+  return (int)std::clamp<size_t>(kChunkBytes / (item_bytes * blocks), 1, kMostItems);
+}
+
+Threads::Threads(int count) : count_(count), shares_(new Share[count]) { gather(); }
 
 Threads::~Threads() { dismiss(); }
 
@@ -43,9 +54,8 @@ void Threads::gather() {
   stop_ = false;
   forks_ = fork_count();
   workers_ = std::make_unique<std::vector<std::thread>>();
-  const uint32_t seen = epoch_.load(std::memory_order_relaxed);
   try {
-    for (int t = 1; t < count_; t++) workers_->emplace_back([this, t, seen] { work(t, seen); });
+    for (int t = 1; t < count_; t++) workers_->emplace_back([this, t] { work(t); });
   } catch (...) {  // std::system_error: no more threads, or no memory for their stacks
     const size_t most = workers_->size() + 1;
     dismiss();
@@ -61,73 +71,81 @@ void Threads::dismiss() {
     return;
   }
   stop_ = true;
-  epoch_.fetch_add(1, std::memory_order_release);
-  epoch_.notify_all();
+  open(nullptr);
   for (auto& w : *workers_) w.join();
   workers_.reset();
 }
 
-void Threads::start(Call call, void* context) {
-  if (count_ == 1) return;
+void Threads::run(const std::vector<Phase>& phases) {
+  if (count_ == 1) {
+    for (const Phase& p : phases)
+      if (p.total > 0) p.work(p.context, p.argument, {0, 0, p.total, true});
+    return;
+  }
   if (!workers_ || forks_ != fork_count()) gather();
-  call_ = call;
-  context_ = context;
-  epoch_.fetch_add(1, std::memory_order_release);
-  epoch_.notify_all();
-}
-
-void Threads::work(int thread, uint32_t seen) {
+  running_.store(true, std::memory_order_relaxed);
+  end_ = phases.data() + phases.size();
+  open(phases.data());
   for (;;) {
-    const auto since = std::chrono::steady_clock::now();
-    for (int i = 1; epoch_.load(std::memory_order_acquire) == seen; i++) {
-      pause();
-      if (i % 256 == 0 && std::chrono::steady_clock::now() - since > kAwake)
-        epoch_.wait(seen, std::memory_order_acquire);
+    const uint32_t serial = serial_.load(std::memory_order_acquire);
+    if (!running_.load(std::memory_order_relaxed)) return;
+    take_part(0, serial);
+    await(serial_, serial, kSpinWithin);
+  }
+}
+
+void Threads::work(int thread) {
+  for (;;) {
+    const uint32_t serial = serial_.load(std::memory_order_acquire);
+    if (stop_.load(std::memory_order_relaxed)) return;
+    take_part(thread, serial);
+    await(serial_, serial, running_.load(std::memory_order_relaxed) ? kSpinWithin : kSpinBetween);
+  }
+}
+
+// By the caller of a run for its first phase, then by whoever has done the last chunk of one. Null: nothing to do.
+void Threads::open(const Phase* phase) {
+  while (phase && phase != end_ && phase->total == 0) phase++;
+  const bool over = !phase || phase == end_;
+  const uint32_t serial = serial_.load(std::memory_order_relaxed) + 1;
+  phase_ = phase;
+  left_.store(over ? 0 : phase->total, std::memory_order_relaxed);
+  sizes_[serial % 2].grain.store(over ? 1 : phase->grain, std::memory_order_relaxed);
+  sizes_[serial % 2].total.store(over ? 0 : phase->total, std::memory_order_release);
+  if (over) running_.store(false, std::memory_order_relaxed);
+  serial_.store(serial, std::memory_order_release);
+  serial_.notify_all();
+}
+
+void Threads::take_part(int thread, uint32_t serial) {
+  Chunk chunk{thread, 0, 0, true};
+  for (int i = 0; i <= std::min(kOthers, count_ - 1); i++)
+    while (claim((thread + i) % count_, serial, chunk)) {
+      const Phase& phase = *phase_;  // which cannot end while this chunk is not done
+      phase.work(phase.context, phase.argument, chunk);
+      chunk.first = false;
+      const int count = chunk.end - chunk.begin;
+      if (left_.fetch_sub(count, std::memory_order_acq_rel) == count) return open(&phase + 1);
     }
-    seen++;
-    if (stop_) return;
-    call_(context_, thread);
-    barrier();
-  }
 }
 
-void Threads::barrier() {
-  if (count_ == 1) return;
-  const uint32_t phase = phase_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == count_ - 1) {
-    arrived_.store(0, std::memory_order_relaxed);
-    phase_.store(phase + 1, std::memory_order_release);
-  } else {
-    spin_until([&] { return phase_.load(std::memory_order_acquire) != phase; });
-  }
-}
-
-double read_bandwidth(int num_threads, size_t num_bytes) {
-  const size_t words = std::max<size_t>(num_bytes / 8, 1) / 64 * 64 + 64;
-  std::unique_ptr<uint64_t[]> data(new uint64_t[words]);
-  Threads threads(num_threads);
-  std::vector<uint64_t> sums((size_t)num_threads * 8);
-  threads.run(
-      [&](int t) { std::fill(data.get() + words * t / num_threads, data.get() + words * (t + 1) / num_threads, 1); });
-  std::vector<double> passes;
-  for (int pass = 0; pass < 7; pass++) {
-    const auto begin = std::chrono::steady_clock::now();
-    threads.run([&](int t) {
-      uint64_t sum[8] = {};
-      const uint64_t* p = data.get() + words / 64 * t / num_threads * 64;
-      const uint64_t* end = data.get() + words / 64 * (t + 1) / num_threads * 64;
-      for (; p < end; p += 8)
-        for (int i = 0; i < 8; i++) sum[i] += p[i];
-      for (int i = 1; i < 8; i++) sum[0] += sum[i];
-      sums[(size_t)t * 8] = sum[0];
-    });
-    const std::chrono::duration<double> s = std::chrono::steady_clock::now() - begin;
-    passes.push_back((double)words * 8 / s.count());
-  }
-  volatile uint64_t sink = sums[0];  // keeps the reads
-  (void)sink;
-  std::nth_element(passes.begin(), passes.begin() + passes.size() / 2, passes.end());
-  return passes[passes.size() / 2];
+// Takes the next chunk of a share, if this is the open phase and there is one. Who comes late, when the phase is over,
+// may write to a share that had no items in it, which harms nobody: the last look at the serial number tells.
+bool Threads::claim(int share, uint32_t serial, Chunk& chunk) {
+  const Size& size = sizes_[serial % 2];
+  const int64_t total = size.total.load(std::memory_order_acquire);
+  const int grain = size.grain.load(std::memory_order_relaxed);
+  const int begin = (int)(total * share / count_), end = (int)(total * (share + 1) / count_);
+  std::atomic<uint64_t>& taken = shares_[share].taken;
+  uint64_t word = taken.load(std::memory_order_relaxed);
+  do {
+    const int32_t age = (int32_t)(serial - (uint32_t)(word >> 32));
+    chunk.begin = age > 0 ? begin : (int)(uint32_t)word;
+    if (age < 0 || chunk.begin >= end) return false;
+    chunk.end = std::min(chunk.begin + grain, end);
+  } while (!taken.compare_exchange_weak(word, (uint64_t)serial << 32 | (uint32_t)chunk.end, std::memory_order_acq_rel,
+                                        std::memory_order_relaxed));
+  return serial_.load(std::memory_order_acquire) == serial;
 }
 
 }  // namespace outpace

@@ -1,13 +1,42 @@
-// A persistent pool of threads that run one function together, with a barrier between its phases. In the child of a
-// fork, which has none of them, they are started anew by the first run.
+// A persistent pool of threads that run a list of phases together. Each phase is a number of items, which all have to
+// be done before the next phase begins.
+//
+// Items are taken in chunks: every thread has a share of its own, of neighbouring items, and takes it front to back;
+// who has none left takes from the shares of others. A phase ends when its work is done, whoever has done it: nobody
+// waits for a thread that has lost its processor, but for the chunk that it has in hand. Who waits for long, sleeps.
+//
+// In the child of a fork, which has none of the threads, they are started anew by the first run.
 #pragma once
 #include <atomic>
 #include <cstdint>
 #include <memory>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 namespace outpace {
+
+// Items begin ... end-1 of a phase, for a thread; `first`: it had none of this phase before.
+struct Chunk {
+  int thread, begin, end;
+  bool first;
+};
+
+struct Phase {
+  void (*work)(void* context, int argument, const Chunk& chunk);
+  void* context;
+  int argument, total, grain;  // grain: items of a chunk, at most
+};
+
+// fn(chunk) for all items. fn has to live until the phase has run.
+template <class Fn>
+Phase phase_of(Fn& fn, int total, int grain) {
+  return {[](void* context, int, const Chunk& chunk) { (*static_cast<Fn*>(context))(chunk); },
+          const_cast<std::remove_const_t<Fn>*>(&fn), 0, total, grain};
+}
+
+// Items of a product in chunks of a few microseconds, for so many bytes of weights to an item.
+int product_grain(size_t item_bytes, int tokens);
 
 class Threads {
  public:
@@ -19,36 +48,37 @@ class Threads {
 
   int count() const { return count_; }
 
-  // Calls fn(thread) on every thread, the caller being thread 0; returns when all have returned.
-  template <class Fn>
-  void run(Fn&& fn) {
-    start([](void* context, int thread) { (*static_cast<Fn*>(context))(thread); }, &fn);
-    fn(0);
-    barrier();
-  }
-
-  // Every thread of the running function has to come here before any goes on.
-  void barrier();
+  // The caller is thread 0. What one phase has written, every thread sees in the next.
+  void run(const std::vector<Phase>& phases);
 
  private:
-  using Call = void (*)(void* context, int thread);
-  void start(Call call, void* context);
   void gather();
   void dismiss();
-  void work(int thread, uint32_t seen);
+  void work(int thread);
+  void open(const Phase* phase);
+  void take_part(int thread, uint32_t serial);
+  bool claim(int share, uint32_t serial, Chunk& chunk);
 
   const int count_;
   std::unique_ptr<std::vector<std::thread>> workers_;
   uint32_t forks_ = 0;  // fork_count() when they were started
-  Call call_ = nullptr;
-  void* context_ = nullptr;
-  bool stop_ = false;
-  alignas(64) std::atomic<uint32_t> epoch_{0};
-  alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<uint32_t> phase_{0};
-};
+  std::atomic<bool> stop_{false}, running_{false};
 
-// Bytes per second of a plain read of num_bytes of memory by num_threads threads, the median of a few passes.
-double read_bandwidth(int num_threads, size_t num_bytes);
+  // The open phase. Its end opens the next one, under a new serial number; behind the last one nothing is left to take.
+  const Phase* phase_ = nullptr;  // read only by who has a chunk of it in hand
+  const Phase* end_ = nullptr;
+  alignas(64) std::atomic<uint32_t> serial_{0};
+  alignas(64) std::atomic<int> left_{0};  // items not yet done
+  // By the parity of the serial number, so that who comes late from the phase before reads no mixture of two.
+  struct Size {
+    std::atomic<int> total{0}, grain{1};
+  };
+  alignas(64) Size sizes_[2];
+  // The serial number of the phase in which the share was last taken from (high half), and its next item.
+  struct alignas(64) Share {
+    std::atomic<uint64_t> taken{0};
+  };
+  std::unique_ptr<Share[]> shares_;
+};
 
 }  // namespace outpace

@@ -88,6 +88,9 @@ struct Best {
   float value;
   int32_t token;
 };
+constexpr bool is_better(const Best& a, const Best& b) {
+  return a.value > b.value || (a.value == b.value && a.token < b.token);
+}
 // In place of a choice: a logit is no number, or none is above minus infinity. Below every token.
 constexpr int32_t kNoToken = -0x7fffffff - 1;
 // The k likeliest tokens seen so far, best first; on cache lines of its own.

@@ -52,6 +52,7 @@ def test_threads(target: NativeTarget, threads: int) -> None:
 def test_bytes_that_are_read(target: NativeTarget) -> None:
     for num_bytes in (0, 1, 63, 64, 4097):
         assert _native.read_bandwidth(3, num_bytes) > 0
+        assert _native.read_bandwidth(3, num_bytes, huge=True) > 0
     with pytest.raises(MemoryError):
         _native.read_bandwidth(1, 2**64 - 1)
     for options in ({"num_bytes": 0}, {"num_bytes": 1.5}, {"repeats": 0}):
