@@ -5,6 +5,7 @@
 #   make check    ruff, mypy, clang-format
 #   make bench    our drafts against our plain decoding (MODEL= PROMPTS= LIMIT= TOKENS= ARGS= say otherwise)
 #   make compare  the same model file and prompts in llama.cpp and here, side by side
+#   make peers    the same with all engines that read the file, and what calls of 1 to 16 tokens take (ENGINES=)
 #   make fidelity how near both stay to transformers on the dequantised weights
 #   make fuzz     damaged files for every reader, for SECONDS (300), in JOBS processes; ARGS= says more
 #   make sanitize native/ with checks of memory, of undefined behaviour and of threads, and the tests that run it
@@ -35,9 +36,10 @@ LIMIT ?= 10
 TOKENS ?= 128
 ARGS ?=
 SECONDS ?= 300
+ENGINES ?= ik_llama_cpp llama_cpp xllamacpp openvino_genai
 MEASURED := --model "$(MODEL)" --limit $(LIMIT) --max-tokens $(TOKENS) $(if $(PROMPTS),--prompts "$(PROMPTS)") $(ARGS)
 
-.PHONY: demo test check bench compare fidelity fuzz sanitize docs clean
+.PHONY: demo test check bench compare peers fidelity fuzz sanitize docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
@@ -57,12 +59,16 @@ check: $(VENV)/.dev $(VENV)/.runtime
 bench: $(VENV)/.runtime
 	$(BIN)/outpace bench --draft ngram $(MEASURED)
 
-compare: $(VENV)/.runtime benchmarks/.venv/.ready
-	$(BIN)/python benchmarks/side_by_side.py $(MEASURED)
+compare: $(VENV)/.runtime benchmarks/.venvs/llama_cpp/.ready
+	$(BIN)/python -m benchmarks.side_by_side $(MEASURED)
 
-fidelity: $(VENV)/.dev $(VENV)/.runtime benchmarks/.venv/.ready
+peers: $(VENV)/.runtime $(ENGINES:%=benchmarks/.venvs/%/.ready)
+	$(BIN)/python -m benchmarks.side_by_side $(ENGINES:%=--engine %) --draft ngram --draft mix --draft suffix \
+		$(MEASURED)
+
+fidelity: $(VENV)/.dev $(VENV)/.runtime benchmarks/.venvs/llama_cpp/.ready
 	$(PIP) accelerate  # transformers needs it to read GGUF files
-	$(BIN)/python benchmarks/fidelity.py --model "$(MODEL)" $(if $(PROMPTS),--prompts "$(PROMPTS)") $(ARGS)
+	$(BIN)/python -m benchmarks.fidelity --model "$(MODEL)" $(if $(PROMPTS),--prompts "$(PROMPTS)") $(ARGS)
 
 # Finds are kept below build/fuzz; the status is 1 where there are any.
 fuzz: $(VENV)/.dev $(VENV)/.runtime
@@ -100,7 +106,7 @@ docs: $(VENV)/.dev $(VENV)/.runtime
 	$(BIN)/python -m tests.test_docs
 
 clean:
-	rm -rf $(VENV) benchmarks/.venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) benchmarks/.venvs build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # --- environments: a stamp is newer than all that went into it ---------------------------------------------
 
@@ -122,9 +128,19 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.runtime
 	$(PIP) --no-build-isolation $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable ".[dev]"
 	@touch $@
 
-# llama.cpp lives in its own environment: the comparison must not change what we depend on.
-benchmarks/.venv/.ready: benchmarks/requirements.txt
-	$(PYTHON) -m venv benchmarks/.venv
-	benchmarks/.venv/bin/python -m pip --disable-pip-version-check install --quiet \
-		--requirement benchmarks/requirements.txt
+# Each engine lives in an environment of its own: the comparison must not change what we depend on. Those that are
+# built are built for this machine.
+benchmarks/.venvs/llama_cpp/.ready benchmarks/.venvs/xllamacpp/.ready: export CXXFLAGS := \
+	-include $(CURDIR)/benchmarks/engines/tile_config.h
+benchmarks/.venvs/%/.ready: benchmarks/engines/%.txt
+	$(PYTHON) -m venv benchmarks/.venvs/$*
+	benchmarks/.venvs/$*/bin/python -m pip --disable-pip-version-check install --quiet --requirement $<
 	@touch $@
+
+# The archive lacks a file, and our caches are float16 alone.
+benchmarks/.venvs/ik_llama_cpp/.ready: export CMAKE_ARGS := -DGGML_IQK_FA_ALL_QUANTS=OFF \
+	-DCMAKE_PROJECT_ik_llama_cpp_python_INCLUDE=$(CURDIR)/benchmarks/engines/ik_llama_cpp.cmake
+
+# Its web page, TLS and grammars would be fetched from elsewhere, and nothing here uses them.
+benchmarks/.venvs/xllamacpp/.ready: export CMAKE_ARGS := -DLLAMA_LLGUIDANCE=OFF -DLLAMA_BUILD_BORINGSSL=OFF \
+	-DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF

@@ -3,7 +3,7 @@
 Every round decodes one prompt beside each number of busy processes in turn, so that a machine that slows down
 slows all of them; a busy process does nothing but count. The tokens must be the same every time.
 
-    python -m benchmarks.busy --model smollm2-135m-instruct --threads 2
+    python -m benchmarks.busy --model smollm2-135m-instruct --threads 2 --engine ik_llama_cpp
 """
 
 from __future__ import annotations
@@ -16,13 +16,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import date
 from pathlib import Path
 
 import outpace
+from benchmarks.engines.ours import NAME as OURS
+from benchmarks.engines.ours import Ours
+from benchmarks.engines.peer import NAMES, open_peer
+from benchmarks.side_by_side import model_file, processor
+from benchmarks.turns import Engine
 from outpace.bench.report import markdown_table
 from outpace.core.errors import OutpaceError
+from outpace.formats import catalog
 
 PROMPT = "Tell the story of a lighthouse, from the day on which it was built."
 SETTLE_S = 0.3  # a busy process has started by then, and the last ones have gone
@@ -94,14 +100,12 @@ def table(speeds: Mapping[str, Mapping[int, Sequence[float]]], threads: int, pro
     return markdown_table(header, rows, num_text_columns=1)
 
 
-def ours(model: outpace.Model, max_tokens: int) -> Decode:
+def plainly(engine: Engine, prompt_ids: Sequence[int], max_tokens: int) -> Decode:
     """Decodes one prompt plainly; the first token comes from the prompt's call and is not counted."""
 
     def decode() -> tuple[Sequence[int], float]:
-        generation = model.generate(PROMPT, draft="none", max_tokens=max_tokens)
-        stats = generation.stats
-        seconds = stats.wall_s - stats.time_to_first_token_s
-        return generation.token_ids, (len(generation.token_ids) - 1) / seconds
+        answer = engine.decode(PROMPT, prompt_ids, max_tokens, "plain")
+        return answer["token_ids"], (len(answer["token_ids"]) - 1) / answer["decode_s"]
 
     return decode
 
@@ -110,10 +114,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="smollm2-135m-instruct", help="a model file or a short name")
+    parser.add_argument("--model", default=catalog.DEFAULT, help="a .gguf file or a short name of one")
     parser.add_argument(
-        "--threads", type=int, help="threads of the engine; what it takes by itself if left out"
+        "--threads", type=int, help="threads of every engine; as many as ours takes by itself"
     )
+    parser.add_argument("--engine", action="append", help=f"a peer beside {OURS}: {', '.join(NAMES)}")
     parser.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2, 4], help="numbers of busy processes")
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
@@ -128,15 +133,25 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    model = outpace.load(args.model, threads=args.threads)
-    decode = ours(model, args.max_tokens)
-    decode()  # weights into memory
+    path = model_file(args.model)
+    model = outpace.load(path, threads=args.threads)
+    tokens = model.prompt_ids(PROMPT)
     levels = sorted(set(args.busy))
     processors = usable_processors()
-    speeds = measure({"outpace": decode}, levels, args.rounds)
+    context = len(tokens) + args.max_tokens + 64
+    with ExitStack() as stack:
+        engines: list[Engine] = [Ours(model, [])]
+        for name in args.engine or []:
+            peer = open_peer(name, path, threads=model.num_threads, context=context)
+            engines.append(stack.enter_context(peer))
+        decodes = {engine.name: plainly(engine, tokens, args.max_tokens) for engine in engines}
+        for decode in decodes.values():
+            decode()  # weights into memory
+        speeds = measure(decodes, levels, args.rounds)
     about = {
-        "model": args.model,
+        "file": path.name,
         "date": date.today().isoformat(),
+        "processor": processor(),
         "threads": model.num_threads,
         "processors": processors,
         "max_tokens": args.max_tokens,

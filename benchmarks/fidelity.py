@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from llama_cpp_process import PYTHON, llama_cpp
 from transformers import AutoModelForCausalLM
 
 import outpace
+from benchmarks.engines.peer import open_peer
 from outpace.bench.prompts import BUILTIN, read_prompts
 from outpace.bench.report import markdown_table
 from outpace.core.errors import OutpaceError
@@ -104,7 +104,6 @@ def main() -> None:
     parser.add_argument("--text", type=Path, help="text for the perplexity; the prompts joined if left out")
     parser.add_argument("--text-tokens", type=int, default=4000)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--python", default=str(PYTHON), help="the interpreter with llama.cpp")
     args = parser.parse_args()
     try:
         run(args)
@@ -124,7 +123,7 @@ def run(args: argparse.Namespace) -> None:
     reference.eval()
     texts = [(prompt, continuation(reference, prompt, args.tokens)) for prompt in prompts]
     longest = max(len(text_ids), *(len(prompt) + args.tokens for prompt in prompts))
-    with llama_cpp(args.python, path, threads=model.num_threads, context=longest + 8) as llama:
+    with open_peer("llama_cpp", path, threads=model.num_threads, context=longest + 8) as llama:
 
         def follow_llama(tokens: Sequence[int]) -> Followed:
             answer = llama.ask(do="follow", tokens=list(tokens))
