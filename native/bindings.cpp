@@ -20,6 +20,7 @@
 
 #include "bandwidth.hpp"
 #include "decoder.hpp"
+#include "kernels/dispatch.hpp"
 #include "model_reader.hpp"
 
 namespace nb = nanobind;
@@ -232,15 +233,8 @@ NB_MODULE(_native, m) {
       },
       "num_threads"_a, "num_bytes"_a, "huge"_a = false, unlocked(),
       "Bytes per second of a plain read of memory; huge: in huge pages, where the system grants them.");
-  m.def(
-      "instruction_sets",
-      [] {
-        std::vector<std::string> names;
-        for (const char* n : {"avx512", "avx2", "portable"})
-          if (supported(n)) names.push_back(n);
-        return names;
-      },
-      "The instruction sets that this processor has, best first; OUTPACE_ISA forces one.");
+  m.def("instruction_sets", &instruction_sets,
+        "The instruction sets that this processor has, best first; OUTPACE_ISA forces one.");
 
   m.def("multiply", &multiply, "kind"_a, "rows"_a, "cols"_a, "data"_a, "x"_a,
         "x [tokens, cols] times a packed matrix: [tokens, rows].");

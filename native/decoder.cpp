@@ -9,6 +9,8 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "kernels/dispatch.hpp"
+
 namespace outpace {
 
 Decoder::Decoder(Config config, Weights weights, int num_threads, bool half_cache, int64_t cache_positions)

@@ -1,42 +1,68 @@
 // Chooses the instruction set at run time.
+#include "dispatch.hpp"
+
 #include <cstdlib>
 #include <stdexcept>
-#include <string>
 
-#include "kernels.hpp"
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 namespace outpace {
+namespace {
 
-bool supported(const char* name) {
-  const std::string n = name;
+struct InstructionSet {
+  bool (*supported)();
+  const Kernels* (*kernels)();
+};
+
 #if defined(__x86_64__)
-  if (n == "avx512")
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vnni");
-  if (n == "avx2")
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vnni");
+}
+
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+
+// Not every compiler that has the instructions has a name to ask for them by.
+[[maybe_unused]] bool has_avxvnni() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
 #endif
-  return n == "portable";
+
+// Best first.
+constexpr InstructionSet kSets[] = {
+#if defined(__x86_64__)
+    {has_avx512, kernels_avx512},
+#if defined(OUTPACE_AVXVNNI)
+    {has_avxvnni, kernels_avxvnni},
+#endif
+    {has_avx2, kernels_avx2},
+#endif
+    {[] { return true; }, kernels_portable},
+};
+
+}  // namespace
+
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names;
+  for (const InstructionSet& set : kSets)
+    if (set.supported()) names.push_back(set.kernels()->name);
+  return names;
 }
 
 const Kernels& select_kernels() {
   const char* wanted = std::getenv("OUTPACE_ISA");
-  const std::string name = wanted && *wanted     ? wanted
-                           : supported("avx512") ? "avx512"
-                           : supported("avx2")   ? "avx2"
-                                                 : "portable";
-  if (!supported(name.c_str())) {
-    std::string have;
-    for (const char* n : {"avx512", "avx2", "portable"})
-      if (supported(n)) have += (have.empty() ? "" : ", ") + std::string(n);
-    throw std::invalid_argument("OUTPACE_ISA=" + name + " is not available here; accepted: " + have);
-  }
-#if defined(__x86_64__)
-  if (name == "avx512") return *kernels_avx512();
-  if (name == "avx2") return *kernels_avx2();
-#endif
-  return *kernels_portable();
+  const std::string name = wanted ? wanted : "";
+  for (const InstructionSet& set : kSets)
+    if (set.supported() && (name.empty() || name == set.kernels()->name)) return *set.kernels();
+  std::string have;
+  for (const std::string& known : instruction_sets()) have += (have.empty() ? "" : ", ") + known;
+  throw std::invalid_argument("OUTPACE_ISA=" + name + " is not available here; accepted: " + have);
 }
 
 }  // namespace outpace

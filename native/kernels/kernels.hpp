@@ -122,12 +122,8 @@ struct Kernels {
 };
 
 const Kernels* kernels_avx512();
+const Kernels* kernels_avxvnni();
 const Kernels* kernels_avx2();
 const Kernels* kernels_portable();
-
-// The instruction set named in OUTPACE_ISA, or the best that this processor has; throws std::invalid_argument
-// with the accepted names otherwise.
-const Kernels& select_kernels();
-bool supported(const char* name);
 
 }  // namespace outpace

@@ -54,12 +54,6 @@ inline F load_bf16(const uint16_t* p) {
   const __m256i y = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(p + 8)));
   return {_mm256_castsi256_ps(_mm256_slli_epi32(x, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(y, 16))};
 }
-inline void store_i8(int8_t* p, I x) {
-  alignas(32) int32_t t[16];
-  _mm256_store_si256((__m256i*)t, x.a);
-  _mm256_store_si256((__m256i*)(t + 8), x.b);
-  for (int i = 0; i < 16; i++) p[i] = (int8_t)t[i];
-}
 
 inline I iset1(uint32_t x) { return {_mm256_set1_epi32((int)x), _mm256_set1_epi32((int)x)}; }
 inline I iota() { return {_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15)}; }
@@ -116,8 +110,11 @@ inline float hmax(F v) {
   return _mm_cvtss_f32(_mm_max_ss(y, _mm_shuffle_ps(y, y, 1)));
 }
 inline void store_bytes(int8_t* p, F low, F high, float& sum_low, float& sum_high) {
-  store_i8(p, to_int(low));
-  store_i8(p + 16, to_int(high));
+  const I x = to_int(low), y = to_int(high);
+  // Packing goes by halves of registers, so that the fours come out as 0 2 4 6 1 3 5 7.
+  const __m256i fours = _mm256_packs_epi16(_mm256_packs_epi32(x.a, x.b), _mm256_packs_epi32(y.a, y.b));
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  _mm256_storeu_si256((__m256i*)p, _mm256_permutevar8x32_epi32(fours, order));
   sum_low = hsum(low);
   sum_high = hsum(high);
 }

@@ -1,12 +1,32 @@
-// AVX2: 32 weights against four broadcast activations in two steps (8 to 16 to 32 bit). Up to 6 bits the 16-bit
-// sums cannot overflow (2 * 63 * 127); 8-bit weights go as |w| times sign(w) * a, at most 2 * 128 * 127.
+// AVX2, and AVX-VNNI where OUTPACE_VNNI is defined: 32 weights against four broadcast activations of one token.
+//
+// VNNI multiplies and adds to 32 bits in one instruction. Without it, products of pairs are summed in 16 bits, as many
+// as cannot overflow, and widened once; 8-bit weights go as two nibbles.
 #pragma once
 
 namespace outpace::OUTPACE_ISA {
 namespace {
 
-constexpr int kMostTokens = 4;
+constexpr int kMostTokens = 16;
 constexpr int kMostTiles = 1;
+constexpr int kAtOnce = 4;         // tokens whose sums stay in registers
+constexpr int kAheadBytes = 8192;  // of weights on their way from memory
+
+#ifdef OUTPACE_VNNI
+constexpr bool kVnni = true;
+#else
+constexpr bool kVnni = false;
+#endif
+
+template <Kind K>
+constexpr int kParts = K == Kind::q8s && !kVnni ? 2 : 1;  // of a weight, the low one first
+
+// Pairs of products that fit 16 bits together.
+template <Kind K>
+constexpr int kSafe = 32767 / (2 * 127 * ((16 << Traits<K>::planes) - 1));
+
+// The compiler would do all products first and all sums then, through memory; this keeps the order as written.
+inline void in_order(I& x) { asm volatile("" : "+x"(x.a), "+x"(x.b)); }
 
 inline __m256i quad(const int8_t* a) {
   int32_t x;
@@ -22,16 +42,18 @@ inline __m256i spread(uint32_t word, __m256i bit) {
   return _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(bytes, one), one), bit);
 }
 
-// Inputs 4i ... 4i+3 of the group for the outputs 8 half ... 8 half + 7, unsigned (q8s: signed).
+// Inputs 4i ... 4i+3 of the group for the outputs 8 half ... 8 half + 7, unsigned.
 template <Kind K>
-inline __m256i weights(const uint8_t* quants, int i, int half) {
+inline __m256i weights(const uint8_t* quants, int part, int i, int half) {
+  const __m256i low = _mm256_set1_epi8(15);
   if constexpr (K == Kind::q8s) {
     const __m256i w = _mm256_load_si256((const __m256i*)(quants + 64 * i + 32 * half));
-    return _mm256_xor_si256(w, _mm256_set1_epi8((char)0x80));
+    if constexpr (kVnni) return w;
+    return _mm256_and_si256(part ? _mm256_srli_epi16(w, 4) : w, low);
   } else {
-    __m256i w = _mm256_load_si256((const __m256i*)(quants + 64 * (i / 2) + 32 * half));
-    if (i % 2) w = _mm256_srli_epi16(w, 4);
-    w = _mm256_and_si256(w, _mm256_set1_epi8(15));
+    const __m256i two = _mm256_load_si256((const __m256i*)(quants + 64 * (i / 2) + 32 * half));
+    __m256i w = _mm256_and_si256(i % 2 ? _mm256_srli_epi16(two, 4) : two, low);
+#pragma GCC unroll 2
     for (int plane = 0; plane < Traits<K>::planes; plane++) {
       const uint32_t* words = (const uint32_t*)(quants + 256 + 64 * plane);
       w = _mm256_or_si256(w, spread(words[2 * i + half], _mm256_set1_epi8((char)(16 << plane))));
@@ -40,56 +62,145 @@ inline __m256i weights(const uint8_t* quants, int i, int half) {
   }
 }
 
+// The weights of one group, unpacked on the way (few tokens) or beforehand (in the first-level cache).
 template <Kind K>
-inline __m256i dot(__m256i sum, __m256i w, __m256i a) {
-  __m256i pairs;
-  if constexpr (K == Kind::q8s) pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
-  else pairs = _mm256_maddubs_epi16(w, a);
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-}
+struct Packed {
+  const uint8_t* quants;
+  I operator()(int part, int i) const { return {weights<K>(quants, part, i, 0), weights<K>(quants, part, i, 1)}; }
+};
+struct Unpacked {
+  const __m256i* w;
+  I operator()(int part, int i) const { return {w[16 * part + 2 * i], w[16 * part + 2 * i + 1]}; }
+};
 
 template <Kind K>
-inline F centred(I dot, const Tokens& t, int g, Number sum, int m) {
-  if constexpr (Traits<K>::has_min || K == Kind::q8s) return to_float(dot);
-  else return to_float(dot) - set1(t.number(g, m, sum));
+inline void unpack(const uint8_t* quants, __m256i (&w)[16 * kParts<K>]) {
+#pragma GCC unroll 32
+  for (int i = 0; i < 16 * kParts<K>; i++) w[i] = weights<K>(quants, i / 16, i / 2 % 8, i % 2);
+}
+
+#ifdef OUTPACE_VNNI
+// Integer sums start at the bits of 1.5 * 2^23: read as a float, the result is that number plus the sum, exactly.
+constexpr float kMagic = 12582912.0f;
+
+inline F number_of(I sum) { return as_float(sum); }
+
+// sums[m] = products of the inputs 4 Begin ... 4 End - 1 for T tokens, the first of them at a.
+template <Kind K, int T, int Begin, int End, class W>
+__attribute__((always_inline)) inline void dots(const W& w, const int8_t* a, I (&sums)[T]) {
+  const I start = as_int(set1(kMagic));
+#pragma GCC unroll 8
+  for (int i = Begin; i < End; i++) {
+    const I four_of = w(0, i);
+#pragma GCC unroll 4
+    for (int m = 0; m < T; m++) {
+      const __m256i x = quad(a + kQuantGroupBytes * m + 4 * i);
+      const I sum = i > Begin ? sums[m] : start;
+      sums[m] = {_mm256_dpbusd_avx_epi32(sum.a, four_of.a, x), _mm256_dpbusd_avx_epi32(sum.b, four_of.b, x)};
+      in_order(sums[m]);
+    }
+  }
+}
+#else
+constexpr float kMagic = 0.0f;
+
+inline F number_of(I sum) { return to_float(sum); }
+
+template <Kind K, int T, int Begin, int End, class W>
+__attribute__((always_inline)) inline void dots(const W& w, const int8_t* a, I (&sums)[T]) {
+  constexpr int lot = kSafe<K> < End - Begin ? kSafe<K> : End - Begin;
+#pragma GCC unroll 2
+  for (int part = 0; part < kParts<K>; part++) {
+    const __m256i unit = _mm256_set1_epi16(part ? 16 : 1);
+#pragma GCC unroll 4
+    for (int from = Begin; from < End; from += lot) {
+      I pairs[T];
+#pragma GCC unroll 8
+      for (int j = 0; j < lot; j++) {
+        const I four_of = w(part, from + j);
+#pragma GCC unroll 4
+        for (int m = 0; m < T; m++) {
+          const __m256i x = quad(a + kQuantGroupBytes * m + 4 * (from + j));
+          const I two = {_mm256_maddubs_epi16(four_of.a, x), _mm256_maddubs_epi16(four_of.b, x)};
+          pairs[m] = j ? I{_mm256_add_epi16(pairs[m].a, two.a), _mm256_add_epi16(pairs[m].b, two.b)} : two;
+          in_order(pairs[m]);
+        }
+      }
+#pragma GCC unroll 4
+      for (int m = 0; m < T; m++) {
+        const I wide = {_mm256_madd_epi16(pairs[m].a, unit), _mm256_madd_epi16(pairs[m].b, unit)};
+        sums[m] = part || from > Begin ? sums[m] + wide : wide;
+      }
+    }
+  }
+}
+#endif
+
+// One group for the tokens first ... first + T - 1; which: what the sum of the activations is multiplied by.
+template <Kind K, int T, int Begin, int End, class W>
+__attribute__((always_inline)) inline void add_tokens(const W& w, F d, F low, const Tokens& tokens, int g, int first,
+                                                      Number which, F (*acc)[1]) {
+  I sums[T];
+  dots<K, T, Begin, End>(w, tokens.quants(g, first), sums);
+#pragma GCC unroll 4
+  for (int m = 0; m < T; m++) {
+    F x = number_of(sums[m]);
+    if constexpr (!Traits<K>::has_min) x = x - (set1(tokens.number(g, first + m, which)) + set1(kMagic));
+    else if constexpr (kVnni) x = x - set1(kMagic);
+    acc[m][0] = scaled<K>(acc[m][0], x, d, low, tokens, g, first + m);
+  }
+}
+
+template <Kind K, int T, class W>
+__attribute__((always_inline)) inline void add_group(const W& w, F d, F second, const Tokens& tokens, int g, int first,
+                                                     F (*acc)[1]) {
+  if constexpr (Traits<K>::halves) {
+    add_tokens<K, T, 0, 4>(w, d, d, tokens, g, first, kLow32, acc);
+    add_tokens<K, T, 4, 8>(w, second, d, tokens, g, first, kHigh32, acc);
+  } else {
+    add_tokens<K, T, 0, 8>(w, d, second, tokens, g, first, Traits<K>::offset_sum, acc);
+  }
+}
+
+template <class T>
+inline void fetch_group(const uint8_t* quants, const uint8_t* scales) {
+#pragma GCC unroll 8
+  for (int line = 0; line < T::quant_bytes / 64; line++) prefetch(quants + 64 * line);
+  prefetch(scales);
 }
 
 template <Kind K, int N, int M>
-inline void tile_groups(const uint8_t* quants, size_t, size_t scale_offset, int groups, const Tokens& tokens,
+inline void tile_groups(const uint8_t* tile, size_t tile_bytes, size_t scale_offset, int groups, const Tokens& tokens,
                         F (&acc)[M][N]) {
   static_assert(N == 1);
   using T = Traits<K>;
-  const uint8_t* scales = quants + scale_offset;
-  for (int g = 0; g < groups; g++, quants += T::quant_bytes, scales += T::scale_bytes) {
-    prefetch(quants + 2048);
-    I sums[M], high[M];
-    for (int half = 0; half < 2; half++) {
-      __m256i x[M], y[M];
-      for (int m = 0; m < M; m++) x[m] = y[m] = _mm256_setzero_si256();
-#pragma GCC unroll 8
-      for (int i = 0; i < 8; i++) {
-        const __m256i w = weights<K>(quants, i, half);
-#pragma GCC unroll 4
-        for (int m = 0; m < M; m++) {
-          __m256i& s = T::halves && i >= 4 ? y[m] : x[m];
-          s = dot<K>(s, w, quad(tokens.quants(g, m) + 4 * i));
-        }
-      }
-      for (int m = 0; m < M; m++) {
-        (half ? sums[m].b : sums[m].a) = x[m];
-        if constexpr (T::halves) (half ? high[m].b : high[m].a) = y[m];
-      }
+  // The group that is fetched now, of this tile or a later one.
+  int ahead = kAheadBytes / T::quant_bytes;
+  const uint8_t* coming = tile + (size_t)(ahead / groups) * tile_bytes;
+  ahead %= groups;
+  for (int g = 0; g < groups; g++, ahead++) {
+    if (ahead == groups) {
+      ahead = 0;
+      coming += tile_bytes;
     }
+    fetch_group<T>(coming + (size_t)ahead * T::quant_bytes, coming + scale_offset + (size_t)ahead * T::scale_bytes);
+    const uint8_t* quants = tile + (size_t)g * T::quant_bytes;
+    const uint8_t* scales = tile + scale_offset + (size_t)g * T::scale_bytes;
     const F d = load_f16((const uint16_t*)scales);
     const F second = T::scale_bytes == 64 ? load_f16((const uint16_t*)scales + 16) : d;
-    for (int m = 0; m < M; m++) {
-      if constexpr (T::halves) {
-        acc[m][0] = scaled<K>(acc[m][0], centred<K>(sums[m], tokens, g, kLow32, m), d, d, tokens, g, m);
-        acc[m][0] = scaled<K>(acc[m][0], centred<K>(high[m], tokens, g, kHigh32, m), second, d, tokens, g, m);
-      } else {
-        acc[m][0] =
-            scaled<K>(acc[m][0], centred<K>(sums[m], tokens, g, Traits<K>::offset_sum, m), d, second, tokens, g, m);
+    if constexpr (M <= kAtOnce) {
+      add_group<K, M>(Packed<K>{quants}, d, second, tokens, g, 0, acc);
+    } else {
+      alignas(64) __m256i unpacked[16 * kParts<K>];
+      unpack<K>(quants, unpacked);
+      constexpr int rest = M % kAtOnce, whole = M - rest;
+#pragma GCC unroll 1
+      for (int m = 0; m < whole; m += kAtOnce) {
+        Unpacked w{unpacked};
+        asm volatile("" : "+r"(w.w));  // else the compiler would take as many of them as it can out of the loop
+        add_group<K, kAtOnce>(w, d, second, tokens, g, m, acc + m);
       }
+      if constexpr (rest > 0) add_group<K, rest>(Unpacked{unpacked}, d, second, tokens, g, whole, acc + whole);
     }
   }
 }

@@ -29,17 +29,19 @@ def test_equals_numpy(isa: str, kind: str, shape: tuple[int, int]) -> None:
     assert (np.abs(out - exact) <= 1e-6 * size).all()
 
 
+@pytest.mark.parametrize("shape", [(40, 160), (21, 50)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_same_bits_on_every_instruction_set(kind: str) -> None:
+def test_same_bits_on_every_instruction_set(kind: str, shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(1)
-    data, _ = packed(kind, 40, 160, rng)
-    x = rng.standard_normal((21, 160)).astype(np.float32)
-    outs = []
+    data, _ = packed(kind, *shape, rng)
+    x = rng.standard_normal((40, shape[1])).astype(np.float32)
+    with instruction_set("portable"):
+        expected = _native.multiply(kind, *shape, data, x)
     for isa in INSTRUCTION_SETS:
         with instruction_set(isa):
-            outs.append(_native.multiply(kind, 40, 160, data, x))
-    for out in outs[1:]:
-        np.testing.assert_array_equal(outs[0], out)
+            for count in range(1, 41):
+                out = _native.multiply(kind, *shape, data, x[:count])
+                np.testing.assert_array_equal(out, expected[:count], f"{isa}, {count} tokens")
 
 
 @pytest.mark.parametrize("isa", INSTRUCTION_SETS)
@@ -54,19 +56,25 @@ def test_a_token_does_not_see_its_companions(isa: str, kind: str) -> None:
             np.testing.assert_array_equal(_native.multiply(kind, 33, 96, data, x[:count]), alone[:count])
 
 
-def test_extreme_values_are_exact() -> None:
+@pytest.mark.parametrize("isa", INSTRUCTION_SETS)
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_extreme_values_are_exact(kind: str, isa: str) -> None:
     """Largest weights against largest activations: no step of the integer arithmetic may saturate."""
-    for kind, layout in LAYOUTS.items():
-        q = np.full((16, 32), 2**layout.bits - 1, np.uint8)
-        q[8:] = 0
-        scale = np.ones((16, 32 // layout.group), np.float16)
-        low = np.zeros_like(scale) if layout.has_minimum else None
-        data = aligned(pack_blocks(kind, Blocks(q, scale, low, layout.offset, layout.group)).reshape(-1))
-        x = np.stack([np.full(32, 127.0), np.full(32, -127.0)]).astype(np.float32)
-        exact = (x.astype(np.float64) @ (q.astype(np.float64) - layout.offset).T).astype(np.float32)
-        for isa in INSTRUCTION_SETS:
-            with instruction_set(isa):
-                np.testing.assert_array_equal(_native.multiply(kind, 16, 32, data, x), exact)
+    layout = LAYOUTS[kind]
+    q = np.full((16, 64), 2**layout.bits - 1, np.uint8)
+    q[8:] = 0
+    q[4:8, 1::2] = 0
+    scale = np.ones((16, 64 // layout.group), np.float16)
+    low = np.zeros_like(scale) if layout.has_minimum else None
+    data = aligned(pack_blocks(kind, Blocks(q, scale, low, layout.offset, layout.group)).reshape(-1))
+    signs = np.ones((40, 64), np.float32)
+    signs[1::3] = -1  # tokens of one sign, of the other and of both
+    signs[2::3, ::2] = -1
+    x = 127 * signs
+    exact = (x.astype(np.float64) @ (q.astype(np.float64) - layout.offset).T).astype(np.float32)
+    with instruction_set(isa):
+        for count in range(1, 41):
+            np.testing.assert_array_equal(_native.multiply(kind, 16, 64, data, x[:count]), exact[:count])
 
 
 @pytest.mark.parametrize("kind", KINDS)

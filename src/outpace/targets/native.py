@@ -113,7 +113,7 @@ class NativeTarget:
 
     @property
     def isa(self) -> str:
-        """The instruction set in use: "avx512", "avx2" or "portable"."""
+        """The instruction set in use: "avx512", "avxvnni", "avx2" or "portable"."""
         return self._decoder.isa
 
     @property
