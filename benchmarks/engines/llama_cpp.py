@@ -15,10 +15,6 @@ class LlamaCpp(Decoding):
 
     def __init__(self, options: Options) -> None:
         self._source = options.model
-        self._log = llama_cpp.llama_log_callback(
-            lambda *message: None
-        )  # kept: the library holds no reference
-        llama_cpp.llama_log_set(self._log, None)
         decoder = Decoder(
             llama_cpp,
             options.model,
