@@ -1,4 +1,4 @@
-"""ik_llama.cpp, through the C layer of ik-llama-cpp-python: weights repacked, flash attention on.
+"""ik_llama.cpp, through the C layer of ik-llama-cpp-python: repacked weights, flash attention.
 
 The package's own class would turn flash attention off on processors that have AVX-512 VNNI but not AVX-VNNI.
 Its drafting is in programs that the package does not build, so the loop with prompt lookup is ours.
@@ -24,7 +24,12 @@ def open_engine(options: Options) -> Decoding:
         context=options.context,
         threads=options.threads,
         cut=lambda context, length: remove(context, 0, length, -1),
-        model_options={"repack_tensors": True, "use_mmap": False, "flash_attn": True},
+        model_options={
+            "repack_tensors": True,
+            "merge_qkv": True,
+            "use_mmap": False,
+            "flash_attn": True,
+        },
         context_options={"flash_attn": True},
     )
     return Decoding(decoder, version("ik-llama-cpp-python"))
