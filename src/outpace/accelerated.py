@@ -17,6 +17,7 @@ from outpace.accelerated_seq2seq import AcceleratedSeq2Seq
 from outpace.api import Model, Stream
 from outpace.core.contracts import Drafter, Rule, Target, TreePolicy
 from outpace.core.errors import OutpaceError
+from outpace.core.machine import default_threads
 from outpace.core.options import checked, shown
 from outpace.core.turns import turns_of
 from outpace.decode.pairing import check_pairing
@@ -34,7 +35,6 @@ from outpace.targets.hf_causal import HfCausalTarget
 from outpace.targets.hf_inputs import check_ids, draw_seed, paddings
 from outpace.targets.hf_seq2seq import HfSeq2SeqTarget
 from outpace.targets.hf_wrapped import generation_config_of, plain_model
-from outpace.targets.native import physical_cores
 from outpace.trees import TREES
 from outpace.trees.chain import OpenChain
 
@@ -83,7 +83,7 @@ def accelerate(
     chat = _Chat(tokenizer) if getattr(tokenizer, "chat_template", None) else None
     loaded = SimpleNamespace(config=inner.config, weights=None, tokenizer=ours, chat=chat)
     name = getattr(inner.config, "_name_or_path", "") or inner.config.model_type
-    text_model = Model(cast(LoadedModel, loaded), target, name=name, num_threads=physical_cores())
+    text_model = Model(cast(LoadedModel, loaded), target, name=name, num_threads=default_threads())
     if hasattr(draft, "state_dict"):  # a model of torch
         policy = TREES.create(tree, costs=text_model.costs) if isinstance(tree, str) else tree
         paced = OpenChain(length=DRAFT_LENGTH)
