@@ -9,6 +9,25 @@
 #include "threads.hpp"
 
 namespace outpace {
+namespace {
+
+constexpr int kPasses = 7;
+
+// The median of the passes: what one has done by the seconds that it took.
+template <class Pass>
+double median_rate(Pass pass) {
+  double rates[kPasses];
+  for (double& rate : rates) {
+    const auto begin = std::chrono::steady_clock::now();
+    const double done = pass();
+    const std::chrono::duration<double> s = std::chrono::steady_clock::now() - begin;
+    rate = done / s.count();
+  }
+  std::nth_element(rates, rates + kPasses / 2, rates + kPasses);
+  return rates[kPasses / 2];
+}
+
+}  // namespace
 
 double read_bandwidth(int num_threads, size_t num_bytes, bool huge) {
   constexpr size_t kLine = 8;  // words
@@ -33,17 +52,27 @@ double read_bandwidth(int num_threads, size_t num_bytes, bool huge) {
     }
   };
   threads.run({phase_of(fill, num_threads, 1)});
-  std::vector<double> passes;
-  for (int pass = 0; pass < 7; pass++) {
-    const auto begin = std::chrono::steady_clock::now();
+  const double rate = median_rate([&] {
     threads.run({phase_of(read, num_threads, 1)});
-    const std::chrono::duration<double> s = std::chrono::steady_clock::now() - begin;
-    passes.push_back((double)lines * 64 / s.count());
-  }
+    return (double)lines * 64;
+  });
   volatile uint64_t sink = sums[0];  // keeps the reads
   (void)sink;
-  std::nth_element(passes.begin(), passes.begin() + passes.size() / 2, passes.end());
-  return passes[passes.size() / 2];
+  return rate;
+}
+
+double multiply_add_rate(const Kernels& kernels, int num_threads, bool quantised) {
+  constexpr int kRounds = 100000;
+  Threads threads(num_threads);
+  std::vector<int64_t> done((size_t)num_threads * 8);
+  const auto spin = [&](const Chunk& c) { done[(size_t)c.thread * 8] += kernels.saturate(quantised, kRounds); };
+  return median_rate([&] {
+    std::fill(done.begin(), done.end(), 0);
+    threads.run({phase_of(spin, 8 * num_threads, 1)});
+    int64_t all = 0;
+    for (int64_t one : done) all += one;
+    return (double)all;
+  });
 }
 
 }  // namespace outpace

@@ -143,6 +143,24 @@ class PyDecoder {
     return out;
   }
 
+  void set_fetch(int tokens, int level, int bytes, int tiles) {
+    if (tokens < 1 || level < 0 || level > 2 || bytes < 0 || bytes > (1 << 20) ||
+        (tiles != 1 && tiles != 2 && tiles != 4))
+      refuse("accepted are tokens from 1, levels 0, 1 and 2, 0 to 2**20 bytes ahead, and 1, 2 or 4 tiles");
+    nb::gil_scoped_release release;
+    decoder_->set_fetch(tokens, {level, bytes, tiles});
+  }
+
+  void set_weights(Bytes buffer) {
+    if (buffer.size() != buffer_.size() || (uintptr_t)buffer.data() % 64)
+      refuse("other weights have to be a copy of the first ones, at a multiple of 64 bytes");
+    {
+      nb::gil_scoped_release release;
+      decoder_->move_weights((ptrdiff_t)((intptr_t)buffer.data() - (intptr_t)buffer_.data()));
+    }
+    buffer_ = std::move(buffer);
+  }
+
   Floats logits(const std::vector<int>& nodes) {
     const size_t vocab = decoder_->config().vocab_size;
     Floats out = matrix<float>(nodes.size(), vocab);
@@ -233,6 +251,15 @@ NB_MODULE(_native, m) {
       },
       "num_threads"_a, "num_bytes"_a, "huge"_a = false, unlocked(),
       "Bytes per second of a plain read of memory; huge: in huge pages, where the system grants them.");
+  m.def(
+      "multiply_add_rate",
+      [](int num_threads, bool quantised) {
+        check_threads(num_threads);
+        const Kernels& kernels = select_kernels();
+        nb::gil_scoped_release release;
+        return multiply_add_rate(kernels, num_threads, quantised);
+      },
+      "num_threads"_a, "quantised"_a, "Multiply-adds per second on registers alone, of 8 bit or of float numbers.");
   m.def("instruction_sets", &instruction_sets,
         "The instruction sets that this processor has, best first; OUTPACE_ISA forces one.");
 
@@ -256,6 +283,12 @@ NB_MODULE(_native, m) {
           "path"_a, unlocked())
       .def("score", &PyDecoder::score, "rows"_a, "starts"_a, "tokens"_a, "parents"_a, "taps"_a = std::vector<int>{},
            "layers"_a = -1, "skip"_a = std::vector<int>{})
+      .def(
+          "set_fetch", &PyDecoder::set_fetch, "tokens"_a, "level"_a, "bytes"_a, "tiles"_a,
+          "How products of `tokens` and more ask for their weights: into which level of cache (0: not at all), how far "
+          "ahead, and how many tiles side by side for one token. Bits stay.")
+      .def("set_weights", &PyDecoder::set_weights, "buffer"_a,
+           "Reads the weights from a copy of the buffer from now on.")
       .def("choose", &PyDecoder::choose, "rows"_a, "edits"_a = nb::none(), "top"_a = 0)
       .def("logits", &PyDecoder::logits, "nodes"_a)
       .def("top", &PyDecoder::top, "nodes"_a, "k"_a)

@@ -182,6 +182,20 @@ void Decoder::finish(int, const Chunk& nodes) {
                       config_.rms_eps, hidden_.floats(0) + (size_t)active_[i] * width_);
 }
 
+void Decoder::set_fetch(int tokens, const Fetch& fetch) {
+  std::lock_guard guard(lock_);
+  for (int m = std::max(tokens, 0); m <= kBlock; m++) fetch_[m] = fetch;
+}
+
+void Decoder::move_weights(ptrdiff_t bytes) {
+  std::lock_guard guard(lock_);
+  const auto move = [&](Matrix& m) { m.data += bytes; };
+  move(weights_.embed);
+  move(weights_.output);
+  for (Layer& l : weights_.layers)
+    for (Matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) move(*m);
+}
+
 int Decoder::open() {
   std::lock_guard guard(lock_);
   return cache_.open();

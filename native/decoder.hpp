@@ -7,6 +7,8 @@
 // matrix to the nodes asked for, so that logits exist only where somebody wants them.
 #pragma once
 #include <algorithm>
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -103,6 +105,10 @@ class Decoder {
   void close(int row);
   int length(int row);
   int64_t cache_bytes();
+  // How products of `tokens` and more, up to the next number that was told, ask for their weights. Bits stay.
+  void set_fetch(int tokens, const Fetch& fetch);
+  // The matrices lie so many bytes further on from now: in a copy of them.
+  void move_weights(ptrdiff_t bytes);
   const Config& config() const { return config_; }
   // How many sublayers the last call ran, each node counted.
   int64_t work();
@@ -214,10 +220,11 @@ class Decoder {
   static constexpr int kStrip = 8;  // tiles whose outputs are worked on while they are in the first-level cache
 
   const Config config_;
-  const Weights weights_;
+  Weights weights_;
   const Kernels& kernels_;
   Threads threads_;
   std::vector<Phase> phases_;
+  std::array<Fetch, kBlock + 1> fetch_;  // by number of tokens; more than a block: as a block
   Multiplier multiplier_;
   Cache cache_;
   ForkLock lock_;

@@ -60,8 +60,9 @@ Decoder::Input Decoder::input(const Source& s, const Chunk& chunk) {
 void Decoder::multiply(const Matrix& w, const Input& in, int tokens, float* out, int stride,
                        const std::vector<float>& bias, bool accumulate, Range tiles) const {
   if (tiles.begin >= tiles.end) return;
-  const Product product{&w,     is_float(w.kind) ? in.floats : in.quantised, tokens,    out,
-                        stride, bias.empty() ? nullptr : bias.data(),        accumulate};
+  const Product product{
+      &w,     is_float(w.kind) ? in.floats : in.quantised, tokens,     out,
+      stride, bias.empty() ? nullptr : bias.data(),        accumulate, fetch_[std::min(tokens, kBlock)]};
   kernels_.product(product, tiles.begin, tiles.end);
 }
 

@@ -23,11 +23,11 @@ void quantise(const float* x, int groups, uint8_t* block, int m, int index) {
     float* numbers = (float*)(line + kGroup);
     numbers[kScale] = scale;
     numbers[kScaleSum] = scale * sum;
-    numbers[kSum8] = 8 * sum;
-    numbers[kSum16] = 16 * sum;
-    numbers[kSum128] = 128 * sum;
-    numbers[kLow32] = 32 * sum_low;
-    numbers[kHigh32] = 32 * sum_high;
+    numbers[kSum8] = offset_number(8 * sum);
+    numbers[kSum16] = offset_number(16 * sum);
+    numbers[kSum128] = offset_number(128 * sum);
+    numbers[kLow32] = offset_number(32 * sum_low);
+    numbers[kHigh32] = offset_number(32 * sum_high);
   }
 }
 

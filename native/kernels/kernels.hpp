@@ -41,10 +41,18 @@ struct Matrix {
 //   quantised, one cache line a token and group: int8 q[32]; float numbers[8], of which a format reads two or three
 //   float: float x[32][m]
 // kScaleSum is for formats with a minimum. The others subtract their offset times the sum of the q: of 8, 16 or 128
-// times the sum of all 32, or of 32 times the sum of the first and of the last 16.
+// times the sum of all 32, or of 32 times the sum of the first and of the last 16. Products that begin with it instead
+// keep it as the number to begin with (offset_number of a simd_*.hpp).
 enum Number { kScale, kScaleSum, kSum8, kSum16, kSum128, kLow32, kHigh32 };
 constexpr size_t kQuantGroupBytes = 64;
 constexpr size_t kFloatGroupBytes = 128;
+
+// How a product asks for weights before it needs them, which is a matter of the processor (see targets/fetching.py).
+struct Fetch {
+  int level = 1;     // of the cache that they go to; 0: none are asked for
+  int bytes = 8192;  // how far ahead, of the weights of one tile
+  int tiles = 1;     // read side by side for one token: 1, 2 or 4
+};
 
 struct Product {
   const Matrix* matrix;
@@ -54,6 +62,7 @@ struct Product {
   int stride;
   const float* bias;  // [padded rows] or null
   bool accumulate;    // add to out instead of overwriting it
+  Fetch fetch = {};
 };
 
 enum class Activation : int { silu, gelu_tanh };
@@ -118,6 +127,9 @@ struct Kernels {
   void (*best_of)(float* logits,  // overwritten; room up to a multiple of 16
                   int begin, int count, const Noise&, Best&);
   void (*rank)(const float* logits, int begin, int count, Top&);
+  // Multiply-adds of a kind's inner loop on registers alone, as many at once as there are: the most that arithmetic can
+  // do. Returns how many were done in so many rounds.
+  int64_t (*saturate)(bool quantised, int rounds);
   int (*choose_filtered)(float* logits, int vocab, const Noise&, int top_k, double top_p, double min_p, float* scratch);
 };
 

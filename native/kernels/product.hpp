@@ -40,6 +40,22 @@ inline F scaled(F acc, F centred, F d, F low, const Tokens& t, int g, int m) {
   return acc;
 }
 
+// Asks for one group of a tile. Hardware does so too, but stops at every page.
+template <class T>
+inline void fetch_group(int level, const uint8_t* quants, const uint8_t* scales) {
+  if (level == 1) {
+#pragma GCC unroll 8
+    for (int line = 0; line < T::quant_bytes / 64; line++) prefetch(quants + 64 * line);
+    prefetch(scales);
+  } else if (level == 2) {
+#pragma GCC unroll 8
+    for (int line = 0; line < T::quant_bytes / 64; line++) prefetch_second(quants + 64 * line);
+    prefetch_second(scales);
+  }
+}
+
+constexpr int kSums = kRegisters >= 32 ? 16 : 8;
+
 }  // namespace
 }  // namespace outpace::OUTPACE_ISA
 
@@ -80,11 +96,18 @@ void run(const Product& p, int begin, int end, Tokens tokens, int token) {
         }
       }
     } else {
-      tile_groups<K, N, M>(data, w.tile_bytes, w.scale_offset, w.groups, tokens, acc);
+      tile_groups<K, N, M>(data, w.tile_bytes, w.scale_offset, w.groups, tokens, p.fetch, acc);
     }
     for (int m = 0; m < M; m++)
       for (int n = 0; n < N; n++) finish(p, token + m, tile + n, acc[m][n]);
   }
+}
+
+template <Kind K, int M, int N>
+void run_side_by_side(const Product& p, int begin, int end, Tokens tokens, int token) {
+  const int even = begin + (end - begin) / N * N;
+  run<K, M, N>(p, begin, even, tokens, token);
+  if constexpr (N > 1) run<K, M, 1>(p, even, end, tokens, token);
 }
 
 // Runs M, M - 1, ... tokens at once, whichever fits the rest of the block.
@@ -93,9 +116,13 @@ void dispatch(const Product& p, int begin, int end, Tokens tokens, int token, in
   if (left >= M) {
     // Few tokens of float kinds: several tiles side by side hide the latency of fma.
     constexpr int N = is_float(K) ? (M <= 2 ? 4 : 1) : M > 1 ? kMostTiles : 1;
-    const int even = begin + (end - begin) / N * N;
-    run<K, M, N>(p, begin, even, tokens, token);
-    if constexpr (N > 1) run<K, M, 1>(p, even, end, tokens, token);
+    if constexpr (M == 1 && N == 1 && kMostTiles > 1) {
+      if (p.fetch.tiles == 4) run_side_by_side<K, M, 4>(p, begin, end, tokens, token);
+      else if (p.fetch.tiles == 2) run_side_by_side<K, M, 2>(p, begin, end, tokens, token);
+      else run<K, M, 1>(p, begin, end, tokens, token);
+    } else {
+      run_side_by_side<K, M, N>(p, begin, end, tokens, token);
+    }
     tokens.first += M;
     if (left > M) dispatch<K, M>(p, begin, end, tokens, token + M, left - M);
   } else if constexpr (M > 1) {
@@ -139,6 +166,20 @@ void product(const Product& p, int begin, int end) {
     case Kind::f16:
       return product_of<Kind::f16>(p, begin, end);
   }
+}
+
+int64_t saturate(bool quantised, int rounds) {
+  if (quantised) return saturate_dots(rounds);
+  F sums[kSums];
+  for (F& sum : sums) sum = zero();
+  F x = set1(1.0f);
+  for (int r = 0; r < rounds; r++) {
+    for (F& sum : sums) sum = fma(x, x, sum);
+    keep(x);
+  }
+  for (const F& sum : sums) x = x + sum;
+  keep(x);
+  return (int64_t)rounds * kSums * 16;
 }
 
 }  // namespace

@@ -118,7 +118,11 @@ inline void store_bytes(int8_t* p, F low, F high, float& sum_low, float& sum_hig
   sum_low = hsum(low);
   sum_high = hsum(high);
 }
+inline float offset_number(float offset) { return offset; }
+// A value that the compiler has to have at hand here, and knows nothing of behind this.
+inline void keep(F& x) { asm volatile("" : "+x"(x.a), "+x"(x.b)); }
 inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+inline void prefetch_second(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T1); }
 
 constexpr int kRegisters = 16;
 

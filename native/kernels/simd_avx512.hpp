@@ -94,7 +94,14 @@ inline void store_bytes(int8_t* p, F low, F high, float& sum_low, float& sum_hig
   sum_low = (float)_mm_cvtsi128_si32(_mm256_castsi256_si128(s));
   sum_high = (float)_mm_cvtsi128_si32(_mm256_extracti128_si256(s, 1));
 }
+// Integer sums start at the bits of 1.5 * 2^23 less the offset: read as a float, the result is that number plus the
+// sum, exactly, and one subtraction does what a conversion and another one would.
+constexpr float kMagic = 12582912.0f;
+inline float offset_number(float offset) { return kMagic - offset; }
+// A value that the compiler has to have at hand here, and knows nothing of behind this.
+inline void keep(F& x) { asm volatile("" : "+v"(x.v)); }
 inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+inline void prefetch_second(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T1); }
 
 constexpr int kRegisters = 32;
 

@@ -187,7 +187,11 @@ inline void store_bytes(int8_t* p, F low, F high, float& sum_low, float& sum_hig
   sum_low = hsum(low);
   sum_high = hsum(high);
 }
+inline float offset_number(float offset) { return offset; }
+// A value that the compiler has to have at hand here, and knows nothing of behind this.
+inline void keep(F& x) { asm volatile("" : : "r"(&x) : "memory"); }
 inline void prefetch(const void* p) { __builtin_prefetch(p); }
+inline void prefetch_second(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 constexpr int kRegisters = 16;
 

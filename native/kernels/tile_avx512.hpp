@@ -6,7 +6,6 @@ namespace {
 
 constexpr int kMostTokens = 16;
 constexpr int kMostTiles = 2;
-constexpr int kAheadBytes = 8192;  // of weights on their way from memory; hardware stops at every page, this does not
 
 inline __m512i quad(const int8_t* a) {
   int32_t x;
@@ -38,85 +37,116 @@ inline void unpack(const uint8_t* quants, __m512i (&w)[8]) {
   }
 }
 
-// Integer sums start at the bits of 1.5 * 2^23: read as a float, the result is that number plus the sum, exactly, and
-// an addition (which has units of its own) does what a conversion and a product would.
-constexpr float kMagic = 12582912.0f;
-
+// A token's sum before the first product, and what it is in the end.
 template <Kind K>
-inline F centred(__m512i dot, const Tokens& t, int g, Number sum, int m) {
-  const F x = as_float({dot});
-  if constexpr (Traits<K>::has_min) return x - set1(kMagic);
-  else return x - (set1(t.number(g, m, sum)) + set1(kMagic));
+inline __m512i begin_sum(const Tokens& t, int g, Number offset, int m) {
+  if constexpr (Traits<K>::has_min) return _mm512_setzero_si512();
+  else return as_int(set1(t.number(g, m, offset))).v;
+}
+template <Kind K>
+inline F centred(__m512i sum) {
+  if constexpr (Traits<K>::has_min) return to_float(I{sum});
+  else return as_float(I{sum}) - set1(kMagic);
 }
 
-// One group of N tiles for one token.
-template <Kind K, int N>
+// One group of N tiles for one token. Alone, a tile has two sums, so that they need not wait for one another.
+template <Kind K, int N, bool Alone>
 inline void add_token(const __m512i (&w)[N][8], const F (&d)[N], const F (&second)[N], const Tokens& tokens, int g,
                       int m, F (&acc)[N]) {
   using T = Traits<K>;
-  const __m512i start = _mm512_castps_si512(_mm512_set1_ps(kMagic));
+  constexpr bool two = T::halves || (Alone && N == 1);
   const int8_t* a = tokens.quants(g, m);
   __m512i x[N], y[N];
   for (int n = 0; n < N; n++) {
-    x[n] = start;
-    y[n] = T::halves ? start : _mm512_setzero_si512();
+    x[n] = begin_sum<K>(tokens, g, T::halves ? kLow32 : T::offset_sum, m);
+    y[n] = T::halves ? begin_sum<K>(tokens, g, kHigh32, m) : _mm512_setzero_si512();
   }
 #pragma GCC unroll 8
   for (int i = 0; i < 8; i++) {
     const __m512i four = quad(a + 4 * i);
     for (int n = 0; n < N; n++) {
-      __m512i& sum = i >= 4 ? y[n] : x[n];
+      __m512i& sum = two && i >= 4 ? y[n] : x[n];
       sum = _mm512_dpbusd_epi32(sum, w[n][i], four);
     }
   }
   for (int n = 0; n < N; n++) {
     if constexpr (T::halves) {
-      acc[n] = scaled<K>(acc[n], centred<K>(x[n], tokens, g, kLow32, m), d[n], d[n], tokens, g, m);
-      acc[n] = scaled<K>(acc[n], centred<K>(y[n], tokens, g, kHigh32, m), second[n], d[n], tokens, g, m);
+      acc[n] = scaled<K>(acc[n], centred<K>(x[n]), d[n], d[n], tokens, g, m);
+      acc[n] = scaled<K>(acc[n], centred<K>(y[n]), second[n], d[n], tokens, g, m);
     } else {
-      x[n] = _mm512_add_epi32(x[n], y[n]);
-      acc[n] = scaled<K>(acc[n], centred<K>(x[n], tokens, g, Traits<K>::offset_sum, m), d[n], second[n], tokens, g, m);
+      if constexpr (two) x[n] = _mm512_add_epi32(x[n], y[n]);
+      acc[n] = scaled<K>(acc[n], centred<K>(x[n]), d[n], second[n], tokens, g, m);
     }
   }
 }
+
+// The group that is fetched now: of this tile or, as tiles are read N by N, of the one N further on.
+template <class T, int N>
+class Ahead {
+ public:
+  Ahead(const uint8_t* tile, size_t tile_bytes, int groups, const Fetch& fetch)
+      : tile_bytes_(tile_bytes), level_(fetch.level), groups_(groups), group_(fetch.bytes / (N * T::quant_bytes)) {
+    tile_ = tile + (size_t)(group_ / groups * N) * tile_bytes;
+    group_ %= groups;
+  }
+  void fetch(int n, size_t scale_offset) const {
+    const uint8_t* tile = tile_ + n * tile_bytes_;
+    fetch_group<T>(level_, tile + (size_t)group_ * T::quant_bytes,
+                   tile + scale_offset + (size_t)group_ * T::scale_bytes);
+  }
+  void step() {
+    if (++group_ < groups_) return;
+    group_ = 0;
+    tile_ += N * tile_bytes_;
+  }
+
+ private:
+  const size_t tile_bytes_;
+  const int level_, groups_;
+  int group_;
+  const uint8_t* tile_;
+};
 
 // acc[m] += all groups of N neighbouring tiles for the tokens 0 ... M - 1. With two tiles a broadcast serves twice; few
 // tokens keep their sums in registers, many in the first-level cache.
 template <Kind K, int N, int M>
 inline void tile_groups(const uint8_t* tile, size_t tile_bytes, size_t scale_offset, int groups, const Tokens& tokens,
-                        F (&acc)[M][N]) {
+                        const Fetch& fetch, F (&acc)[M][N]) {
   using T = Traits<K>;
-  // The group that is fetched now: of this tile or, as tiles are read N by N, of the one N further on.
-  int ahead = kAheadBytes / (N * T::quant_bytes);
-  const uint8_t* coming = tile + (size_t)(ahead / groups * N) * tile_bytes;
-  ahead %= groups;
-  for (int g = 0; g < groups; g++, ahead++) {
-    if (ahead == groups) {
-      ahead = 0;
-      coming += N * tile_bytes;
-    }
+  Ahead<T, N> ahead(tile, tile_bytes, groups, fetch);
+  for (int g = 0; g < groups; g++, ahead.step()) {
     __m512i w[N][8];
     F d[N], second[N];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int n = 0; n < N; n++) {
       const uint8_t* quants = tile + n * tile_bytes + (size_t)g * T::quant_bytes;
       const uint8_t* scales = tile + n * tile_bytes + scale_offset + (size_t)g * T::scale_bytes;
-#pragma GCC unroll 8
-      for (int line = 0; line < T::quant_bytes / 64; line++)
-        prefetch(coming + n * tile_bytes + (size_t)ahead * T::quant_bytes + 64 * line);
-      prefetch(coming + n * tile_bytes + scale_offset + (size_t)ahead * T::scale_bytes);
+      ahead.fetch(n, scale_offset);
       unpack<K>(quants, w[n]);
       d[n] = load_f16((const uint16_t*)scales);
       second[n] = T::scale_bytes == 64 ? load_f16((const uint16_t*)scales + 16) : d[n];
     }
     if constexpr (M <= 4) {
 #pragma GCC unroll 4
-      for (int m = 0; m < M; m++) add_token<K, N>(w, d, second, tokens, g, m, acc[m]);
+      for (int m = 0; m < M; m++) add_token<K, N, M == 1>(w, d, second, tokens, g, m, acc[m]);
     } else {
 #pragma GCC unroll 1
-      for (int m = 0; m < M; m++) add_token<K, N>(w, d, second, tokens, g, m, acc[m]);
+      for (int m = 0; m < M; m++) add_token<K, N, M == 1>(w, d, second, tokens, g, m, acc[m]);
     }
   }
+}
+
+int64_t saturate_dots(int rounds) {
+  __m512i sums[kSums], x = _mm512_set1_epi8(1);
+  for (__m512i& sum : sums) sum = _mm512_setzero_si512();
+  for (int r = 0; r < rounds; r++) {
+#pragma GCC unroll 16
+    for (__m512i& sum : sums) sum = _mm512_dpbusd_epi32(sum, x, x);
+    asm volatile("" : "+v"(x));
+  }
+  for (const __m512i& sum : sums) x = _mm512_add_epi32(x, sum);
+  asm volatile("" : "+v"(x));
+  return (int64_t)rounds * kSums * 64;
 }
 
 }  // namespace

@@ -26,7 +26,7 @@ inline F centred(F dot, const Tokens& t, int g, Number sum, int m) {
 
 template <Kind K, int N, int M>
 inline void tile_groups(const uint8_t* quants, size_t, size_t scale_offset, int groups, const Tokens& tokens,
-                        F (&acc)[M][N]) {
+                        const Fetch&, F (&acc)[M][N]) {
   static_assert(N == 1);
   using T = Traits<K>;
   const uint8_t* scales = quants + scale_offset;
@@ -51,6 +51,17 @@ inline void tile_groups(const uint8_t* quants, size_t, size_t scale_offset, int 
       }
     }
   }
+}
+
+int64_t saturate_dots(int rounds) {
+  int32_t sums[16] = {};
+  int8_t x[16] = {};
+  for (int r = 0; r < rounds; r++) {
+    asm volatile("" : : "r"(x), "r"(sums) : "memory");
+    for (int i = 0; i < 16; i++) sums[i] += x[i] * x[15 - i];
+  }
+  asm volatile("" : : "r"(sums) : "memory");
+  return (int64_t)rounds * 16;
 }
 
 }  // namespace

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from outpace.core.contracts import Drafter, Rule, Target, TreePolicy
 from outpace.core.costs import CallCosts, LiveCosts, are_costs
 from outpace.core.errors import OutpaceError
+from outpace.core.machine import processor_key
 from outpace.core.options import accept, accept_object, checked, whole
 from outpace.core.sampling import Sampling
 from outpace.core.turns import turns_of
@@ -77,6 +78,7 @@ def load(
         cache_tokens=cache_tokens,
     )
     memo = Memo(loaded.weights.path)
+    target.tune(memo)
     return Model(loaded, target, name=str(source), num_threads=target.threads, memo=memo)
 
 
@@ -251,7 +253,7 @@ class Model:
         with turns_of(self.target):
             if self._costs is None:
                 # What can be measured depends on how long contexts can be.
-                name = f"costs-{self.num_threads}-{self.target.context_length}"
+                name = f"costs-{processor_key()}-{self.num_threads}-{self.target.context_length}"
                 self._costs = LiveCosts(**self._memo(name, measure, are_costs))
             return self._costs
 

@@ -7,9 +7,8 @@ environment variable OUTPACE_ISA forces one.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Sequence
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -17,15 +16,19 @@ from numpy.typing import NDArray
 
 from outpace.core.contracts import Exactness
 from outpace.core.errors import OutpaceError, PromptTooLong
+from outpace.core.machine import default_threads, processor_key
 from outpace.core.options import checked, whole
 from outpace.core.sampling import NO_CHOICE, Edit, Sampling, no_choice, warp
 from outpace.core.tree import TokenTree
+from outpace.formats.memory import copied, forget_mapped, has_room_for_copy, wanted_memory
+from outpace.targets.fetching import LEAST_BYTES, SIZES, Arrays, apply, are_fetches, measured
 from outpace.targets.native_fingerprint import fingerprint
 from outpace.targets.native_products import NativeProduct, output_rows, product_of, projection_of
 
 if TYPE_CHECKING:
     from outpace._native import Decoder
     from outpace.formats.config import ModelConfig
+    from outpace.formats.memo import Memo
     from outpace.formats.packed import PackedFile
 
 PREFILL_CHUNK = 256  # tokens of a prompt that share one pass over the weights
@@ -36,7 +39,7 @@ CACHE_TYPES = ("f16", "f32")
 class NativeTarget:
     """A packed model in memory, with its rows of keys and values.
 
-    threads         default: the physical cores that this process may use.
+    threads         default: the physical cores that this process may use, within its group's quota.
     context_length  caps the model's own; positions beyond it are refused.
     kv              type of the cached keys and values, "f16" or "f32".
     cache_tokens    tokens that all rows together may hold; memory is used as they come.
@@ -97,7 +100,7 @@ class NativeTarget:
                 fields,
                 tensors,
                 weights.buffer,
-                threads or physical_cores(),
+                threads or default_threads(),
                 kv == "f16",
                 self.cache_tokens,
             )
@@ -267,6 +270,39 @@ class NativeTarget:
         added = {int(name) for name in names if name != "final"}
         self.taps += sorted(added.difference(self.taps))
 
+    def tune(self, memo: Memo) -> None:
+        """Come by the weights as is fastest here, which is measured once and kept (see `fetching.py`)."""
+        wanted, size = wanted_memory(), self.weights.buffer.nbytes
+        if size < LEAST_BYTES or self.context_length < max(SIZES):
+            return
+        room = wanted is None and has_room_for_copy(size)
+        found = memo(
+            f"fetch-{processor_key()}-{self.isa}-{self.threads}", partial(self._measure, room), are_fetches
+        )
+        apply(found, lambda tokens, fetch: self._decoder.set_fetch(tokens, *fetch))
+        if wanted == "huge" or (room and found["huge"][0]):
+            self._decoder.set_weights(copied(self.weights.buffer))
+            forget_mapped(self.weights.buffer)
+
+    def _measure(self, room: bool) -> Arrays:
+        mapped = self.weights.buffer
+        copy = copied(mapped) if room else mapped
+        row = self._decoder.open()
+
+        def call(size: int) -> None:
+            tree = TokenTree.chain(0, [0] * (size - 1))
+            NativeScores(self, self._score([row], [tree])).choose([Sampling()], [0])
+
+        try:
+            return measured(
+                call,
+                lambda tokens, fetch: self._decoder.set_fetch(tokens, *fetch),
+                (lambda huge: self._decoder.set_weights(copy if huge else mapped)) if room else None,
+            )
+        finally:
+            self._decoder.set_weights(mapped)
+            self._decoder.close(row)
+
     def product(self, weight: NDArray[np.float32]) -> NativeProduct:
         """A matrix f32[M, K]: 8 bit in groups of 32 beside quantised weights, exact beside floats."""
         return product_of(self._decoder, self.weights, weight)
@@ -352,16 +388,3 @@ class NativeScores:
             raise OutpaceError(f"unknown tap {tap!r}, accepted are {', '.join(accepted)}")
         every = self._decoder().hidden(-1 if tap == "final" else int(tap))
         return np.concatenate([every[first : first + count] for first, count in self._places])
-
-
-def physical_cores() -> int:
-    """Physical cores that this process may run on: hyper-threads share the units that our kernels fill."""
-    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    cores = set()
-    for cpu in usable:
-        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
-        try:
-            cores.add(((topology / "physical_package_id").read_text(), (topology / "core_id").read_text()))
-        except OSError:
-            cores.add(("", str(cpu)))
-    return len(cores)
