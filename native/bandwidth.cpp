@@ -29,36 +29,31 @@ double median_rate(Pass pass) {
 
 }  // namespace
 
-double read_bandwidth(int num_threads, size_t num_bytes, bool huge) {
-  constexpr size_t kLine = 8;  // words
+double read_bandwidth(const Kernels& kernels, int num_threads, size_t num_bytes, bool huge) {
   const size_t lines = std::max<size_t>(num_bytes / 64, 1);
   const Pages memory(lines * 64, huge);
-  uint64_t* data = reinterpret_cast<uint64_t*>(memory.data());
   Threads threads(num_threads);
-  std::vector<uint64_t> sums((size_t)num_threads * kLine);
   // Every thread has one item: its part of the lines.
-  const auto part = [&](int t) { return data + lines * t / num_threads * kLine; };
+  const auto part = [&](int t) { return memory.data() + lines * t / num_threads * 64; };
   const auto fill = [&](const Chunk& c) {
     for (int t = c.begin; t < c.end; t++) std::fill(part(t), part(t + 1), 1);
   };
-  const auto read = [&](const Chunk& c) {
-    for (int t = c.begin; t < c.end; t++) {
-      uint64_t sum[kLine] = {};
-      const uint64_t* end = part(t + 1);
-      for (const uint64_t* p = part(t); p < end; p += kLine)
-        for (size_t i = 0; i < kLine; i++) sum[i] += p[i];
-      for (size_t i = 1; i < kLine; i++) sum[0] += sum[i];
-      sums[(size_t)t * kLine] = sum[0];
-    }
-  };
   threads.run({phase_of(fill, num_threads, 1)});
-  const double rate = median_rate([&] {
-    threads.run({phase_of(read, num_threads, 1)});
-    return (double)lines * 64;
-  });
-  volatile uint64_t sink = sums[0];  // keeps the reads
+  std::vector<float> sums((size_t)num_threads * 16);
+  double best = 0;
+  for (const Fetch& fetch : {Fetch{0, 0}, Fetch{1, 8192}, Fetch{2, 16384}}) {
+    const auto read = [&](const Chunk& c) {
+      for (int t = c.begin; t < c.end; t++)
+        sums[(size_t)t * 16] += kernels.read(part(t), (size_t)(part(t + 1) - part(t)) / 64, fetch);
+    };
+    best = std::max(best, median_rate([&] {
+                      threads.run({phase_of(read, num_threads, 1)});
+                      return (double)lines * 64;
+                    }));
+  }
+  volatile float sink = sums[0];  // keeps the reads
   (void)sink;
-  return rate;
+  return best;
 }
 
 double multiply_add_rate(const Kernels& kernels, int num_threads, bool quantised) {

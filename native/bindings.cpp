@@ -247,9 +247,11 @@ NB_MODULE(_native, m) {
       "read_bandwidth",
       [](int num_threads, size_t num_bytes, bool huge) {
         check_threads(num_threads);
-        return read_bandwidth(num_threads, num_bytes, huge);
+        const Kernels& kernels = select_kernels();
+        nb::gil_scoped_release release;
+        return read_bandwidth(kernels, num_threads, num_bytes, huge);
       },
-      "num_threads"_a, "num_bytes"_a, "huge"_a = false, unlocked(),
+      "num_threads"_a, "num_bytes"_a, "huge"_a = false,
       "Bytes per second of a plain read of memory; huge: in huge pages, where the system grants them.");
   m.def(
       "multiply_add_rate",

@@ -169,7 +169,7 @@ class Decoder {
   }
   template <void (Decoder::*Work)(int, const Chunk&)>
   void add_product(int argument, int total, size_t item_bytes, int tokens) {
-    add<Work>(argument, total, product_grain(item_bytes, tokens));
+    add<Work>(argument, total, threads_.product_grain(total, item_bytes, tokens));
   }
   // What the products of a phase read. Up to a block of tokens every thread prepares it for itself, which is cheaper
   // than fetching it from another core's cache; more of them are prepared in a phase before, in whole blocks, so that

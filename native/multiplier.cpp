@@ -36,6 +36,7 @@ void Multiplier::strips(const Matrix& w, const float* x, int n, Visit visit) {
     desk.activations.bytes(kernels_.activation_bytes(!is_float(w.kind), w.groups, most));
     desk.strip.floats((size_t)most * kStrip * kTile);
   }
+  const int pairs_of_tiles = (w.tiles + 1) / 2;
   for (int at = 0; at < n; at += kRowsAtOnce) {
     const int m = std::min(kRowsAtOnce, n - at);
     const auto multiply = [&](const Chunk& pairs) {
@@ -53,7 +54,7 @@ void Multiplier::strips(const Matrix& w, const float* x, int n, Visit visit) {
         for (int i = 0; i < m; i++) visit(pairs.thread, at + i, first, count, strip + (size_t)i * kStrip * kTile);
       }
     };
-    threads_.run({phase_of(multiply, (w.tiles + 1) / 2, product_grain(2 * w.tile_bytes, m))});
+    threads_.run({phase_of(multiply, pairs_of_tiles, threads_.product_grain(pairs_of_tiles, 2 * w.tile_bytes, m))});
   }
 }
 

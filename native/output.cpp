@@ -85,7 +85,7 @@ void Decoder::choose(const std::vector<Pick>& picks, int32_t* out, int top) {
 
 void Decoder::choose_some(const Pick* picks, int n, int32_t* out, int top) {
   const Matrix& w = weights_.output;
-  const int vocab = config_.vocab_size, num_threads = threads_.count();
+  const int vocab = config_.vocab_size, num_threads = threads_.count(), pairs_of_tiles = (w.tiles + 1) / 2;
   const size_t stride = (size_t)w.tiles * kTile;
   chosen_.clear();
   noises_.clear();
@@ -136,7 +136,7 @@ void Decoder::choose_some(const Pick* picks, int n, int32_t* out, int top) {
     }
   };
   add_collection();
-  phases_.push_back(phase_of(look, (w.tiles + 1) / 2, product_grain(2 * w.tile_bytes, n)));
+  phases_.push_back(phase_of(look, pairs_of_tiles, threads_.product_grain(pairs_of_tiles, 2 * w.tile_bytes, n)));
   phases_.push_back(phase_of(filter, (int)whole_.size(), 1));
   run_phases();
   for (int i = 0; top > 0 && i < n; i++) {
@@ -176,7 +176,7 @@ void Decoder::top(const std::vector<int>& nodes, int k, int64_t* tokens, float* 
 void Decoder::logits(const std::vector<int>& nodes, float* out) {
   std::lock_guard guard(lock_);
   const Matrix& w = weights_.output;
-  const int stride = w.tiles * kTile;
+  const int stride = w.tiles * kTile, pairs_of_tiles = (w.tiles + 1) / 2;
   for (int node : nodes) check_node(node);
   for (size_t begin = 0; begin < nodes.size(); begin += kNodesAtOnce) {
     chosen_.assign(nodes.begin() + begin, nodes.begin() + std::min(nodes.size(), begin + kNodesAtOnce));
@@ -187,7 +187,7 @@ void Decoder::logits(const std::vector<int>& nodes, float* out) {
                {2 * pairs.begin, std::min(2 * pairs.end, w.tiles)});
     };
     add_collection();
-    phases_.push_back(phase_of(write, (w.tiles + 1) / 2, product_grain(2 * w.tile_bytes, n)));
+    phases_.push_back(phase_of(write, pairs_of_tiles, threads_.product_grain(pairs_of_tiles, 2 * w.tile_bytes, n)));
     run_phases();
     for (int i = 0; i < n; i++)
       std::memcpy(out + (begin + i) * config_.vocab_size, full_.floats(0) + (size_t)i * stride,

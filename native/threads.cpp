@@ -25,27 +25,32 @@ constexpr auto kSpinWithin = std::chrono::microseconds(30), kSpinBetween = std::
 
 // Waits until the word is no longer `seen`.
 void await(const std::atomic<uint32_t>& word, uint32_t seen, Clock::duration spin) {
-  const auto since = Clock::now();
+  Clock::time_point since;
   for (int i = 1; word.load(std::memory_order_acquire) == seen; i++) {
     pause();
-    if (i % 64 == 0 && Clock::now() - since > spin) return word.wait(seen, std::memory_order_acquire);
+    if (i % 64) continue;
+    if (i == 64) since = Clock::now();
+    else if (Clock::now() - since > spin) return word.wait(seen, std::memory_order_acquire);
   }
 }
+
+// Before a thread looks into the shares of others: they are about to be done, unless somebody has lost a processor.
+constexpr int kPausesBefore = 40;
 
 // Shares that a thread looks into when its own is done: on machines with many threads not those of all.
 constexpr int kOthers = 7;
 
-constexpr size_t kChunkBytes = 64 * 1024;
-constexpr size_t kMostItems = 4;
+constexpr size_t kChunkBytes = 256 * 1024;
+constexpr int kChunks = 3;
 
 }  // namespace
 
-int product_grain(size_t item_bytes, int tokens) {
-  const size_t blocks = (size_t)(tokens + kBlock - 1) / kBlock;
-  return (int)std::clamp<size_t>(kChunkBytes / (item_bytes * blocks), 1, kMostItems);
-}
-
 Threads::Threads(int count) : count_(count), shares_(new Share[count]) { gather(); }
+
+int Threads::product_grain(int total, size_t item_bytes, int tokens) const {
+  const size_t blocks = (size_t)(tokens + kBlock - 1) / kBlock, most = kChunkBytes / (item_bytes * blocks);
+  return std::max(1, std::min((int)most, (total + kChunks * count_ - 1) / (kChunks * count_)));
+}
 
 Threads::~Threads() { dismiss(); }
 
@@ -119,14 +124,21 @@ void Threads::open(const Phase* phase) {
 
 void Threads::take_part(int thread, uint32_t serial) {
   Chunk chunk{thread, 0, 0, true};
-  for (int i = 0; i <= std::min(kOthers, count_ - 1); i++)
+  const Phase* phase = nullptr;
+  for (int i = 0; i <= std::min(kOthers, count_ - 1); i++) {
+    int done = 0;
     while (claim((thread + i) % count_, serial, chunk)) {
-      const Phase& phase = *phase_;  // which cannot end while this chunk is not done
-      phase.work(phase.context, phase.argument, chunk);
+      phase = phase_;  // which cannot end while this chunk is not done
+      phase->work(phase->context, phase->argument, chunk);
       chunk.first = false;
-      const int count = chunk.end - chunk.begin;
-      if (left_.fetch_sub(count, std::memory_order_acq_rel) == count) return open(&phase + 1);
+      done += chunk.end - chunk.begin;
     }
+    if (done && left_.fetch_sub(done, std::memory_order_acq_rel) == done) return open(phase + 1);
+    for (int n = 0; i == 0 && n < kPausesBefore; n++) {
+      if (serial_.load(std::memory_order_acquire) != serial) return;
+      pause();
+    }
+  }
 }
 
 // Takes the next chunk of a share, if this is the open phase and there is one. Who comes late, when the phase is over,

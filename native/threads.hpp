@@ -2,8 +2,9 @@
 // be done before the next phase begins.
 //
 // Items are taken in chunks: every thread has a share of its own, of neighbouring items, and takes it front to back;
-// who has none left takes from the shares of others. A phase ends when its work is done, whoever has done it: nobody
-// waits for a thread that has lost its processor, but for the chunk that it has in hand. Who waits for long, sleeps.
+// who has none left waits a moment and then takes from the shares of others. A phase ends when its work is done,
+// whoever has done it: nobody waits for a thread that has lost its processor, but for the chunk that it has in hand.
+// Who waits for long, sleeps.
 //
 // In the child of a fork, which has none of the threads, they are started anew by the first run.
 #pragma once
@@ -35,9 +36,6 @@ Phase phase_of(Fn& fn, int total, int grain) {
           const_cast<std::remove_const_t<Fn>*>(&fn), 0, total, grain};
 }
 
-// Items of a product in chunks of a few microseconds, for so many bytes of weights to an item.
-int product_grain(size_t item_bytes, int tokens);
-
 class Threads {
  public:
   // Throws std::invalid_argument where so many cannot be started.
@@ -47,6 +45,10 @@ class Threads {
   Threads& operator=(const Threads&) = delete;
 
   int count() const { return count_; }
+
+  // Items of a product to a chunk, for so many bytes of weights to an item: a third of a thread's share, so that little
+  // is left to whoever takes over from a thread without a processor, and at most some ten microseconds.
+  int product_grain(int total, size_t item_bytes, int tokens) const;
 
   // The caller is thread 0. What one phase has written, every thread sees in the next.
   void run(const std::vector<Phase>& phases);
@@ -64,16 +66,16 @@ class Threads {
   uint32_t forks_ = 0;  // fork_count() when they were started
   std::atomic<bool> stop_{false}, running_{false};
 
-  // The open phase. Its end opens the next one, under a new serial number; behind the last one nothing is left to take.
-  const Phase* phase_ = nullptr;  // read only by who has a chunk of it in hand
   const Phase* end_ = nullptr;
-  alignas(64) std::atomic<uint32_t> serial_{0};
   alignas(64) std::atomic<int> left_{0};  // items not yet done
+  // The open phase, on one cache line. Its end opens the next one, under a new serial number; behind the last one
+  // nothing is left to take.
+  alignas(64) std::atomic<uint32_t> serial_{0};
   // By the parity of the serial number, so that who comes late from the phase before reads no mixture of two.
   struct Size {
     std::atomic<int> total{0}, grain{1};
-  };
-  alignas(64) Size sizes_[2];
+  } sizes_[2];
+  const Phase* phase_ = nullptr;  // read only by who has a chunk of it in hand
   // The serial number of the phase in which the share was last taken from (high half), and its next item.
   struct alignas(64) Share {
     std::atomic<uint64_t> taken{0};

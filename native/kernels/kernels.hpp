@@ -127,6 +127,8 @@ struct Kernels {
   void (*best_of)(float* logits,  // overwritten; room up to a multiple of 16
                   int begin, int count, const Noise&, Best&);
   void (*rank)(const float* logits, int begin, int count, Top&);
+  // Reads lines of 64 bytes, which are to be asked for as `fetch` says, and gives a number that depends on them all.
+  float (*read)(const uint8_t* lines, size_t count, const Fetch& fetch);
   // Multiply-adds of a kind's inner loop on registers alone, as many at once as there are: the most that arithmetic can
   // do. Returns how many were done in so many rounds.
   int64_t (*saturate)(bool quantised, int rounds);

@@ -54,6 +54,37 @@ inline void fetch_group(int level, const uint8_t* quants, const uint8_t* scales)
   }
 }
 
+// The group that is fetched now: of this tile or, as tiles are read N by N, of the one N further on.
+constexpr int kAnyLevel = -1;  // as the Fetch says
+template <class T, int N, int Level = kAnyLevel>
+class Ahead {
+ public:
+  Ahead(const uint8_t* tile, size_t tile_bytes, int groups, const Fetch& fetch)
+      : tile_bytes_(tile_bytes),
+        level_(Level == kAnyLevel ? fetch.level : Level),
+        groups_(groups),
+        group_(fetch.bytes / (N * T::quant_bytes)) {
+    tile_ = tile + (size_t)(group_ / groups * N) * tile_bytes;
+    group_ %= groups;
+  }
+  void fetch(int n, size_t scale_offset) const {
+    const uint8_t* tile = tile_ + n * tile_bytes_;
+    fetch_group<T>(Level == kAnyLevel ? level_ : Level, tile + (size_t)group_ * T::quant_bytes,
+                   tile + scale_offset + (size_t)group_ * T::scale_bytes);
+  }
+  void step() {
+    if (++group_ < groups_) return;
+    group_ = 0;
+    tile_ += N * tile_bytes_;
+  }
+
+ private:
+  const size_t tile_bytes_;
+  const int level_, groups_;
+  int group_;
+  const uint8_t* tile_;
+};
+
 constexpr int kSums = kRegisters >= 32 ? 16 : 8;
 
 }  // namespace
@@ -166,6 +197,18 @@ void product(const Product& p, int begin, int end) {
     case Kind::f16:
       return product_of<Kind::f16>(p, begin, end);
   }
+}
+
+float read(const uint8_t* lines, size_t count, const Fetch& fetch) {
+  F sums[4] = {zero(), zero(), zero(), zero()};
+  for (size_t i = 0; i + 4 <= count; i += 4)
+    for (size_t j = 0; j < 4; j++) {
+      const uint8_t* line = lines + 64 * (i + j);
+      if (fetch.level == 1) prefetch(line + fetch.bytes);
+      else if (fetch.level == 2) prefetch_second(line + fetch.bytes);
+      sums[j] = sums[j] + load((const float*)line);
+    }
+  return hsum((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
 int64_t saturate(bool quantised, int rounds) {

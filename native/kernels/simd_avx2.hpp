@@ -121,8 +121,9 @@ inline void store_bytes(int8_t* p, F low, F high, float& sum_low, float& sum_hig
 inline float offset_number(float offset) { return offset; }
 // A value that the compiler has to have at hand here, and knows nothing of behind this.
 inline void keep(F& x) { asm volatile("" : "+x"(x.a), "+x"(x.b)); }
-inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
-inline void prefetch_second(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T1); }
+// As assembly: GCC takes a function that does nothing but ask for memory for one without effects, and drops its calls.
+inline void prefetch(const void* p) { asm volatile("prefetcht0 %0" : : "m"(*(const char*)p)); }
+inline void prefetch_second(const void* p) { asm volatile("prefetcht1 %0" : : "m"(*(const char*)p)); }
 
 constexpr int kRegisters = 16;
 

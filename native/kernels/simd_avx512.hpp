@@ -100,8 +100,9 @@ constexpr float kMagic = 12582912.0f;
 inline float offset_number(float offset) { return kMagic - offset; }
 // A value that the compiler has to have at hand here, and knows nothing of behind this.
 inline void keep(F& x) { asm volatile("" : "+v"(x.v)); }
-inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
-inline void prefetch_second(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T1); }
+// As assembly: GCC takes a function that does nothing but ask for memory for one without effects, and drops its calls.
+inline void prefetch(const void* p) { asm volatile("prefetcht0 %0" : : "m"(*(const char*)p)); }
+inline void prefetch_second(const void* p) { asm volatile("prefetcht1 %0" : : "m"(*(const char*)p)); }
 
 constexpr int kRegisters = 32;
 

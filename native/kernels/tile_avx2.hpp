@@ -9,8 +9,7 @@ namespace {
 
 constexpr int kMostTokens = 16;
 constexpr int kMostTiles = 1;
-constexpr int kAtOnce = 4;         // tokens whose sums stay in registers
-constexpr int kAheadBytes = 8192;  // of weights on their way from memory
+constexpr int kAtOnce = 4;  // tokens whose sums stay in registers
 
 #ifdef OUTPACE_VNNI
 constexpr bool kVnni = true;
@@ -162,28 +161,14 @@ __attribute__((always_inline)) inline void add_group(const W& w, F d, F second, 
   }
 }
 
-template <class T>
-inline void fetch_group(const uint8_t* quants, const uint8_t* scales) {
-#pragma GCC unroll 8
-  for (int line = 0; line < T::quant_bytes / 64; line++) prefetch(quants + 64 * line);
-  prefetch(scales);
-}
-
 template <Kind K, int N, int M>
 inline void tile_groups(const uint8_t* tile, size_t tile_bytes, size_t scale_offset, int groups, const Tokens& tokens,
-                        F (&acc)[M][N]) {
+                        const Fetch& fetch, F (&acc)[M][N]) {
   static_assert(N == 1);
   using T = Traits<K>;
-  // The group that is fetched now, of this tile or a later one.
-  int ahead = kAheadBytes / T::quant_bytes;
-  const uint8_t* coming = tile + (size_t)(ahead / groups) * tile_bytes;
-  ahead %= groups;
-  for (int g = 0; g < groups; g++, ahead++) {
-    if (ahead == groups) {
-      ahead = 0;
-      coming += tile_bytes;
-    }
-    fetch_group<T>(coming + (size_t)ahead * T::quant_bytes, coming + scale_offset + (size_t)ahead * T::scale_bytes);
+  Ahead<T, N> ahead(tile, tile_bytes, groups, fetch);
+  for (int g = 0; g < groups; g++, ahead.step()) {
+    ahead.fetch(0, scale_offset);
     const uint8_t* quants = tile + (size_t)g * T::quant_bytes;
     const uint8_t* scales = tile + scale_offset + (size_t)g * T::scale_bytes;
     const F d = load_f16((const uint16_t*)scales);
@@ -203,6 +188,27 @@ inline void tile_groups(const uint8_t* tile, size_t tile_bytes, size_t scale_off
       if constexpr (rest > 0) add_group<K, rest>(Unpacked{unpacked}, d, second, tokens, g, whole, acc + whole);
     }
   }
+}
+
+int64_t saturate_dots(int rounds) {
+  I sums[kSums / 2], x{_mm256_set1_epi8(1), _mm256_set1_epi8(1)};
+  for (I& sum : sums) sum = iset1(0);
+  for (int r = 0; r < rounds; r++) {
+#pragma GCC unroll 16
+    for (I& sum : sums) {
+#ifdef OUTPACE_VNNI
+      sum = {_mm256_dpbusd_avx_epi32(sum.a, x.a, x.a), _mm256_dpbusd_avx_epi32(sum.b, x.b, x.b)};
+#else
+      const I two = {_mm256_maddubs_epi16(x.a, x.a), _mm256_maddubs_epi16(x.b, x.b)};
+      sum = {_mm256_add_epi16(sum.a, two.a), _mm256_add_epi16(sum.b, two.b)};
+#endif
+      in_order(sum);
+    }
+    in_order(x);
+  }
+  for (const I& sum : sums) x = x + sum;
+  in_order(x);
+  return (int64_t)rounds * (kSums / 2) * 64;
 }
 
 }  // namespace

@@ -49,12 +49,11 @@ inline F centred(__m512i sum) {
   else return as_float(I{sum}) - set1(kMagic);
 }
 
-// One group of N tiles for one token. Alone, a tile has two sums, so that they need not wait for one another.
-template <Kind K, int N, bool Alone>
+// One group of N tiles for one token, in two sums a tile, which need not wait for one another.
+template <Kind K, int N>
 inline void add_token(const __m512i (&w)[N][8], const F (&d)[N], const F (&second)[N], const Tokens& tokens, int g,
                       int m, F (&acc)[N]) {
   using T = Traits<K>;
-  constexpr bool two = T::halves || (Alone && N == 1);
   const int8_t* a = tokens.quants(g, m);
   __m512i x[N], y[N];
   for (int n = 0; n < N; n++) {
@@ -65,7 +64,7 @@ inline void add_token(const __m512i (&w)[N][8], const F (&d)[N], const F (&secon
   for (int i = 0; i < 8; i++) {
     const __m512i four = quad(a + 4 * i);
     for (int n = 0; n < N; n++) {
-      __m512i& sum = two && i >= 4 ? y[n] : x[n];
+      __m512i& sum = i >= 4 ? y[n] : x[n];
       sum = _mm512_dpbusd_epi32(sum, w[n][i], four);
     }
   }
@@ -74,46 +73,19 @@ inline void add_token(const __m512i (&w)[N][8], const F (&d)[N], const F (&secon
       acc[n] = scaled<K>(acc[n], centred<K>(x[n]), d[n], d[n], tokens, g, m);
       acc[n] = scaled<K>(acc[n], centred<K>(y[n]), second[n], d[n], tokens, g, m);
     } else {
-      if constexpr (two) x[n] = _mm512_add_epi32(x[n], y[n]);
+      x[n] = _mm512_add_epi32(x[n], y[n]);
       acc[n] = scaled<K>(acc[n], centred<K>(x[n]), d[n], second[n], tokens, g, m);
     }
   }
 }
 
-// The group that is fetched now: of this tile or, as tiles are read N by N, of the one N further on.
-template <class T, int N>
-class Ahead {
- public:
-  Ahead(const uint8_t* tile, size_t tile_bytes, int groups, const Fetch& fetch)
-      : tile_bytes_(tile_bytes), level_(fetch.level), groups_(groups), group_(fetch.bytes / (N * T::quant_bytes)) {
-    tile_ = tile + (size_t)(group_ / groups * N) * tile_bytes;
-    group_ %= groups;
-  }
-  void fetch(int n, size_t scale_offset) const {
-    const uint8_t* tile = tile_ + n * tile_bytes_;
-    fetch_group<T>(level_, tile + (size_t)group_ * T::quant_bytes,
-                   tile + scale_offset + (size_t)group_ * T::scale_bytes);
-  }
-  void step() {
-    if (++group_ < groups_) return;
-    group_ = 0;
-    tile_ += N * tile_bytes_;
-  }
-
- private:
-  const size_t tile_bytes_;
-  const int level_, groups_;
-  int group_;
-  const uint8_t* tile_;
-};
-
 // acc[m] += all groups of N neighbouring tiles for the tokens 0 ... M - 1. With two tiles a broadcast serves twice; few
 // tokens keep their sums in registers, many in the first-level cache.
-template <Kind K, int N, int M>
-inline void tile_groups(const uint8_t* tile, size_t tile_bytes, size_t scale_offset, int groups, const Tokens& tokens,
-                        const Fetch& fetch, F (&acc)[M][N]) {
+template <Kind K, int N, int M, int Level>
+inline void tile_groups_at(const uint8_t* tile, size_t tile_bytes, size_t scale_offset, int groups,
+                           const Tokens& tokens, const Fetch& fetch, F (&acc)[M][N]) {
   using T = Traits<K>;
-  Ahead<T, N> ahead(tile, tile_bytes, groups, fetch);
+  Ahead<T, N, Level> ahead(tile, tile_bytes, groups, fetch);
   for (int g = 0; g < groups; g++, ahead.step()) {
     __m512i w[N][8];
     F d[N], second[N];
@@ -128,12 +100,25 @@ inline void tile_groups(const uint8_t* tile, size_t tile_bytes, size_t scale_off
     }
     if constexpr (M <= 4) {
 #pragma GCC unroll 4
-      for (int m = 0; m < M; m++) add_token<K, N, M == 1>(w, d, second, tokens, g, m, acc[m]);
+      for (int m = 0; m < M; m++) add_token<K, N>(w, d, second, tokens, g, m, acc[m]);
     } else {
 #pragma GCC unroll 1
-      for (int m = 0; m < M; m++) add_token<K, N, M == 1>(w, d, second, tokens, g, m, acc[m]);
+      for (int m = 0; m < M; m++) add_token<K, N>(w, d, second, tokens, g, m, acc[m]);
     }
   }
+}
+
+// With one token there is so little to do that even the question of the level would show.
+template <Kind K, int N, int M>
+inline void tile_groups(const uint8_t* tile, size_t tile_bytes, size_t scale_offset, int groups, const Tokens& tokens,
+                        const Fetch& fetch, F (&acc)[M][N]) {
+  const auto at = [&]<int Level>() {
+    tile_groups_at<K, N, M, Level>(tile, tile_bytes, scale_offset, groups, tokens, fetch, acc);
+  };
+  if constexpr (M > 1) at.template operator()<kAnyLevel>();
+  else if (fetch.level == 0) at.template operator()<0>();
+  else if (fetch.level == 1) at.template operator()<1>();
+  else at.template operator()<2>();
 }
 
 int64_t saturate_dots(int rounds) {

@@ -75,7 +75,9 @@ def test_a_conversation_remembers() -> None:
 def test_profile_and_bench(tmp_path: Path) -> None:
     record = json.loads(outpace("profile", "--sizes", "1,4", "--repeats", "2", "--context", "16", "--json"))
     assert set(record["latency_ms"]) == {"1", "4"} and min(record["latency_ms"].values()) > 0
-    assert record["weight_bytes"] > 80_000_000 and record["memory_bytes_per_s"] > 0
+    assert record["weight_bytes"] > 80_000_000 and min(record["memory_bytes_per_s"].values()) > 0
+    assert 1.3e8 < sum(record["multiply_adds"]) < 1.4e8 and min(record["multiply_adds_per_s"]) > 0
+    assert set(record["floor_share"]) == {"1", "4"} and min(record["floor_share"].values()) > 0
     out = tmp_path / "out.jsonl"
     table = outpace("bench", "--limit", "1", "--max-tokens", "12", "--json", str(out))
     records = [json.loads(line) for line in out.read_text().splitlines()]

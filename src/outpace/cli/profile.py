@@ -1,4 +1,4 @@
-"""`outpace profile`: what one call costs for blocks of 1 to 64 tokens, and how near memory speed it runs."""
+"""`outpace profile`: what one call costs for blocks of 1 to 64 tokens, and how near that is to the floor."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def profile(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON record and nothing else.")] = False,
 ) -> int:
     """Time one call of the model for blocks of 1 to 64 tokens."""
-    from outpace.bench.bandwidth import read_bandwidth, resident_bytes, weight_bytes
+    from outpace.bench.bandwidth import Floor, resident_bytes
     from outpace.bench.call_times import call_times, sampling_cost
     from outpace.bench.report import markdown_table
     from outpace.core.sampling import Sampling
@@ -37,7 +37,6 @@ def profile(
     block_sizes = _parse_sizes(sizes)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
     loaded = render.load_model(model, threads=threads)
-    memory = [read_bandwidth(loaded.num_threads)]
     with render.progress_bar() as progress:
         done = 0
 
@@ -57,11 +56,10 @@ def profile(
         )
     resident = resident_bytes()
     sampled = sampling_cost(loaded.target, context=context)
-    num_bytes = weight_bytes(loaded)
-    memory.append(read_bandwidth(loaded.num_threads))  # the machine may have changed meanwhile
-    read_per_s = sum(memory) / len(memory)
+    floor = Floor.measure(loaded)
     first = next((time.latency_ms for time in times if time.num_tokens == 1), None)
-    reached = None if first is None else num_bytes / (first / 1e3)
+    reached = None if first is None else floor.weight_bytes / (first / 1e3)
+    shares = {time.num_tokens: 1e3 * floor.seconds(time.num_tokens) / time.latency_ms for time in times}
     if as_json:
         record = {
             "model": model,
@@ -76,11 +74,13 @@ def profile(
             },
             "latency_ms": {str(time.num_tokens): time.latency_ms for time in times},
             "temperature_1_to_greedy": sampled,
-            "weight_bytes": num_bytes,
+            "weight_bytes": floor.weight_bytes,
             "resident_bytes": resident,
             "weight_bytes_per_s": reached,
-            "memory_bytes_per_s": read_per_s,
-            "bandwidth_share": None if reached is None else reached / read_per_s,
+            "memory_bytes_per_s": floor.read_per_s,
+            "multiply_adds": floor.multiply_adds,
+            "multiply_adds_per_s": floor.multiply_adds_per_s,
+            "floor_share": {str(size): share for size, share in shares.items()},
         }
         print(json.dumps(record))
         return 0
@@ -90,18 +90,29 @@ def profile(
             f"{time.latency_ms:.2f}",
             f"{time.latency_ms / time.num_tokens:.2f}",
             "-" if first is None else f"{time.latency_ms / first:.2f}",
+            f"{1e3 * floor.seconds(time.num_tokens):.2f}",
+            f"{shares[time.num_tokens]:.2f}",
         )
         for time in times
     ]
-    print(markdown_table(("M", "ms", "ms per token", "t(M)/t(1)"), rows, num_text_columns=0))
+    print(
+        markdown_table(
+            ("M", "ms", "ms per token", "t(M)/t(1)", "floor ms", "floor/ms"), rows, num_text_columns=0
+        )
+    )
     print(f"\n{loaded.num_threads} threads, {context} tokens of context, median of {repeats} rounds")
     print(f"sampling at temperature 1: {sampled:.2f} times a greedy call of one token")
     print(f"memory: {resident / 1e6:.0f} MB resident")
-    if reached is not None:
-        print(
-            f"weights: {num_bytes / 1e6:.1f} MB per call, {reached / 1e9:.1f} GB/s at M = 1, "
-            f"{100 * reached / read_per_s:.0f} % of the {read_per_s / 1e9:.1f} GB/s of a plain read of memory"
-        )
+    print(f"weights: {floor.weight_bytes / 1e6:.1f} MB per call", end="")
+    print("" if reached is None else f", {reached / 1e9:.1f} GB/s at M = 1")
+    reads = ", ".join(f"{rate / 1e9:.1f} GB/s in {name} pages" for name, rate in floor.read_per_s.items())
+    print(f"a plain read of as many bytes: {reads}")
+    eight_bit, floats = floor.multiply_adds_per_s
+    isa = getattr(loaded.target, "isa", "")
+    print(
+        f"multiply-adds on registers alone ({isa}): {eight_bit / 1e9:.0f} billion/s in 8 bit, "
+        f"{floats / 1e9:.0f} in floats; a token takes {sum(floor.multiply_adds) / 1e9:.2f} billion"
+    )
     return 0
 
 

@@ -39,7 +39,8 @@ def has_room_for_copy(num_bytes: int) -> bool:
 
 def copied(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """u8[size]: a read-only copy, in huge pages where the system grants them, aligned to one."""
-    memory = mmap.mmap(-1, len(data) + HUGE_PAGE)
+    # Private: memory that processes could share has rules of its own about huge pages.
+    memory = mmap.mmap(-1, len(data) + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     whole = np.frombuffer(memory, np.uint8)

@@ -32,7 +32,7 @@ class Fetch(NamedTuple):
 
 
 USUAL = Fetch(1, 8192, 1)
-_WAYS = ((0, 0), (1, 2048), (1, 8192), (2, 8192), (2, 32768))
+_WAYS = ((0, 0), (1, 2048), (1, 8192), (2, 8192), (2, 65536))
 _TILES = (1, 2, 4)  # for one token; for several the kernels have a number of their own
 
 Call = Callable[[int], None]  # runs the model on so many tokens
