@@ -213,3 +213,12 @@ def test_where_there_is_no_choice(bad: list[float], sampling: Sampling) -> None:
         with pytest.raises(OutpaceError, match="no token to choose") as error:
             call(row, sampling)
         assert "\n" not in str(error.value)
+
+
+def test_logits_beside_an_enormous_one_keep_their_order() -> None:
+    logits = np.array([1.0, 3.0, 1e30, 2.0, 4.0, 0.0, 5.0], np.float32)
+    for sampling, kept in (
+        (Sampling(temperature=1e30, top_p=0.5), {2, 6, 4}),  # of weights 1 and six times 1/e
+        (Sampling(temperature=1e30, top_k=4), {2, 6, 4, 1}),
+    ):
+        assert set(survivors(logits, sampling).tolist()) == kept

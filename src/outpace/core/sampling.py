@@ -96,7 +96,8 @@ def survivors(logits: ArrayLike, sampling: Sampling) -> NDArray[np.int64]:
     scaled = _scaled(logits, sampling.temperature)
     if sampling.top_k == 0 and sampling.top_p == 1 and sampling.min_p == 0:
         return np.flatnonzero(scaled > -np.inf)
-    ranked = np.argsort(-scaled, kind="stable")
+    # By the logits themselves: beside an enormous one the differences of others are lost in the scaled ones.
+    ranked = np.argsort(-np.asarray(logits, np.float64), kind="stable")
     ranked = ranked[scaled[ranked] > -np.inf]
     if sampling.top_k:
         ranked = ranked[: sampling.top_k]
