@@ -88,6 +88,7 @@ void Threads::run(const std::vector<Phase>& phases) {
     return;
   }
   if (!workers_ || forks_ != fork_count()) gather();
+  forget_old_shares();
   running_.store(true, std::memory_order_relaxed);
   end_ = phases.data() + phases.size();
   open(phases.data());
@@ -97,6 +98,15 @@ void Threads::run(const std::vector<Phase>& phases) {
     take_part(0, serial);
     await(serial_, serial, kSpinWithin);
   }
+}
+
+// Serial numbers come round after a day of work. A share that had no items for half of them would look newer than it
+// is.
+void Threads::forget_old_shares() {
+  const uint32_t serial = serial_.load(std::memory_order_relaxed);
+  if (serial - forgotten_ < 1u << 30) return;
+  for (int i = 0; i < count_; i++) shares_[i].taken.store((uint64_t)serial << 32, std::memory_order_relaxed);
+  forgotten_ = serial;
 }
 
 void Threads::work(int thread) {

@@ -58,12 +58,14 @@ class Threads {
   void dismiss();
   void work(int thread);
   void open(const Phase* phase);
+  void forget_old_shares();
   void take_part(int thread, uint32_t serial);
   bool claim(int share, uint32_t serial, Chunk& chunk);
 
   const int count_;
   std::unique_ptr<std::vector<std::thread>> workers_;
-  uint32_t forks_ = 0;  // fork_count() when they were started
+  uint32_t forks_ = 0;      // fork_count() when they were started
+  uint32_t forgotten_ = 0;  // the serial number when all shares were made as new
   std::atomic<bool> stop_{false}, running_{false};
 
   const Phase* end_ = nullptr;
