@@ -153,8 +153,11 @@ class Decoder {
   void add_collection();
   void choose_some(const Pick* picks, int count, int32_t* out, int top);
   void run_phases() {
-    threads_.run(phases_);
-    phases_.clear();
+    std::vector<Phase> phases;  // so that none is left behind where no thread can be started
+    phases.swap(phases_);
+    threads_.run(phases);
+    phases.clear();
+    phases.swap(phases_);
   }
   template <void (Decoder::*Work)(int, const Chunk&)>
   void add(int argument, int total, int grain) {

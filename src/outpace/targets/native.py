@@ -276,9 +276,9 @@ class NativeTarget:
         if size < LEAST_BYTES or self.context_length < max(SIZES):
             return
         room = wanted is None and has_room_for_copy(size)
-        found = memo(
-            f"fetch-{processor_key()}-{self.isa}-{self.threads}", partial(self._measure, room), are_fetches
-        )
+        # What was measured without room for a copy says nothing about one.
+        name = f"fetch-{processor_key()}-{self.isa}-{self.threads}{'' if room else '-mapped'}"
+        found = memo(name, partial(self._measure, room), are_fetches)
         apply(found, lambda tokens, fetch: self._decoder.set_fetch(tokens, *fetch))
         if wanted == "huge" or (room and found["huge"][0]):
             self._decoder.set_weights(copied(self.weights.buffer))
