@@ -16,6 +16,7 @@ pytest.importorskip("diffusers")
 pytest.importorskip("matplotlib")
 import itertools
 
+import pymunk
 import shapely
 import torch
 from diffusers import DDIMScheduler
@@ -100,6 +101,27 @@ def test_an_episode_depends_on_its_seed_and_actions_alone(task: PushT) -> None:
     assert np.allclose(local(np.array(corner), seen[2][-1]), OUTLINE[4], atol=1e-6)
     back = observation[2:4] + rotation(observation[4]) @ local(observation[:2], observation)
     assert np.allclose(back, observation[:2])
+
+
+def test_coverage_does_not_depend_on_the_order_of_the_blocks_boxes(
+    task: PushT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = pymunk.Body.shapes.fget
+    assert shapes is not None
+    found = []
+    for across in (True, False):
+
+        def ordered(body: pymunk.Body, across: bool = across) -> list[pymunk.Shape]:
+            return sorted(shapes(body), key=lambda shape: shape.get_vertices()[0].x, reverse=across)
+
+        monkeypatch.setattr(pymunk.Body, "shapes", property(ordered))
+        covers = []
+        for seed in range(40):
+            task.begin(seed)
+            block_of(task).position, block_of(task).angle = (250.0 + seed, 240.0), 0.1 * seed
+            covers.append(task.act(np.array([20.0, 20.0])).coverage)
+        found.append(covers)
+    assert found[0] == found[1] and np.mean(found[0]) > 0.1
 
 
 @pytest.mark.parametrize("contact", range(0, len(POINTS), 5))
