@@ -2,7 +2,7 @@
 
 glibc returns every large block at once, and the next step's block of that size comes back as pages to be
 cleared, one fault each: a third of the time of a small model's step on the machine where this was measured
-(docs/log.md). Another C library is left as it is.
+(docs/log/experiments.md). Another C library is left as it is.
 """
 
 from __future__ import annotations
