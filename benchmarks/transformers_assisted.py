@@ -25,9 +25,9 @@ import transformers
 import outpace
 from outpace.bench.prompts import BUILTIN, read_prompts
 from outpace.bench.report import markdown_table
-from outpace.cli.render import progress_bar
 from outpace.core.errors import OutpaceError
 from outpace.formats import catalog
+from outpace.progress import progress_bar
 
 OWN = "as deep as pays"
 Method = Callable[[Any, Any], Any]  # input_ids, attention_mask -> ids with what was generated

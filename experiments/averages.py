@@ -11,8 +11,9 @@ from typing import TypeVar
 
 import torch
 
+from outpace.progress import Progress
 from outpace.train.checkpoint import Checkpoint
-from outpace.train.loop import Loss, Plan, Progress, train
+from outpace.train.loop import Loss, Plan, train
 
 FORGET = 0.999  # of the average, in the end
 Module = TypeVar("Module", bound=torch.nn.Module)

@@ -8,11 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
-from outpace.cli.render import progress_bar
 from outpace.core.errors import OutpaceError
+from outpace.progress import Progress, progress_bar
 from outpace.targets.hf_taps import model_fingerprint
 from outpace.train.checkpoint import RUN
-from outpace.train.loop import Progress
 from outpace.train.origin import unlike
 from outpace.train.precision import Precision
 

@@ -17,7 +17,8 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # Each layer with those that it may import; every layer may import itself, and whatever those may import.
 LAYERS: dict[str, list[str]] = {
     "core": [],
-    "formats": ["core"],
+    "progress": ["core"],
+    "formats": ["progress"],
     "targets": ["formats"],
     "rules": ["core"],
     "trees": ["core"],

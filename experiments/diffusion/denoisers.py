@@ -18,8 +18,9 @@ from experiments.averages import train_averaged
 from experiments.diffusion.scales import Network
 from experiments.superres.pictures import Pictures
 from experiments.trainings import train_within
+from outpace.progress import Progress
 from outpace.train.checkpoint import Checkpoint
-from outpace.train.loop import Loss, Plan, Progress
+from outpace.train.loop import Loss, Plan
 
 PIPELINE = "pipeline"
 

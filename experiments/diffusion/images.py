@@ -35,8 +35,8 @@ from outpace.diffusion import chain, ddpm_levels
 from outpace.diffusion.folders import load_pipeline
 from outpace.diffusion.pipelines import accelerate
 from outpace.diffusion.process import Model, Process
+from outpace.progress import Progress
 from outpace.targets.pixel_model import PixelConfig
-from outpace.train.loop import Progress
 
 NUM_SHOWN, SHOWN_SEED = 8, 0
 

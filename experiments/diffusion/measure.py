@@ -35,7 +35,7 @@ from outpace.diffusion import Samples, Stats, sample
 from outpace.diffusion.measure import call_times, fitted_price
 from outpace.diffusion.process import Model, Process
 from outpace.diffusion.sources import Source
-from outpace.train.loop import Progress
+from outpace.progress import Progress
 
 STATES = (1, 2, 4, 8, 16, 32)  # in a call that is timed
 CALLS = 9  # of each

@@ -21,7 +21,7 @@ from outpace.core.errors import OutpaceError
 from outpace.diffusion import Levels, chain, linear_interpolant, variance_exploding, variance_preserving
 from outpace.diffusion.mixture import GaussianMixture
 from outpace.diffusion.process import Model, Process
-from outpace.train.loop import Progress
+from outpace.progress import Progress
 
 COMPONENTS = 5
 MOVED = 0.3  # of a component's width, in every coordinate

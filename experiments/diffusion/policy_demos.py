@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from experiments.diffusion.policy_expert import Pusher
 from experiments.diffusion.policy_task import ENOUGH, PushT
-from outpace.cli.render import progress_bar
+from outpace.progress import progress_bar
 
 PART = 50  # seeds
 HORIZON = 16  # actions that the policy predicts

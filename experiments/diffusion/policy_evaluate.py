@@ -36,8 +36,8 @@ from experiments.trainings import duration_of, short_fingerprint
 from outpace.diffusion import Samples, sample
 from outpace.diffusion.names import make_draft
 from outpace.formats.safetensors import json_file
+from outpace.progress import Progress
 from outpace.train.checkpoint import RUN
-from outpace.train.loop import Progress
 
 PLAYED = 2_000_000  # first seed
 BARE = "bare loop"

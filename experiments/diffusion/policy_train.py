@@ -24,8 +24,9 @@ from experiments.diffusion.policy_model import (
 )
 from experiments.diffusion.scales import PolicyScale
 from experiments.trainings import train_within
+from outpace.progress import Progress
 from outpace.train.checkpoint import Checkpoint
-from outpace.train.loop import Loss, Plan, Progress
+from outpace.train.loop import Loss, Plan
 
 POLICY, DEMONSTRATIONS = "policy", "demonstrations"
 LR, WEIGHT_DECAY = 1e-3, 1e-4

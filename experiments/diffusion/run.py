@@ -29,8 +29,8 @@ from experiments.diffusion.scales import DIGITS, PATCHES, SCALES, WORK, Scale
 from experiments.results import RESULTS, Results, check_device, run_record
 from experiments.superres import pictures
 from experiments.superres.prepare import APT, prepare
-from outpace.cli.render import progress_bar
 from outpace.core.errors import OutpaceError
+from outpace.progress import progress_bar
 from outpace.train.allocator import keep_freed_memory
 
 

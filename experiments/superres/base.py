@@ -25,8 +25,8 @@ from experiments.superres import pictures
 from experiments.superres.pictures import PATCHES, WORK, Pictures
 from experiments.superres.scales import SCALES, Scale
 from experiments.trainings import PACE_STEPS, announce, measured_once, precision_of
-from outpace.cli.render import progress_bar
 from outpace.core.errors import OutpaceError
+from outpace.progress import progress_bar
 from outpace.targets.pixel_model import PixelModel
 from outpace.train.allocator import keep_freed_memory
 from outpace.train.bases_pixel import lines

@@ -29,11 +29,11 @@ from experiments.superres.heads import Training, trainings
 from experiments.superres.pictures import Pictures
 from experiments.superres.scales import Scale
 from experiments.trainings import duration_of, short_fingerprint
-from outpace.cli.render import progress_bar
 from outpace.core.contracts import Drafter
 from outpace.drafters.blockwise import Blockwise
 from outpace.drafters.jacobi import Jacobi
 from outpace.engine.request import Generation
+from outpace.progress import progress_bar
 from outpace.rules import RULES
 from outpace.targets.pixel import PixelTarget
 from outpace.targets.pixel_model import PixelModel

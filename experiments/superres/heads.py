@@ -27,10 +27,11 @@ from experiments.trainings import (
     train_within,
 )
 from outpace.formats.heads import read_heads
+from outpace.progress import Progress
 from outpace.targets.pixel_model import NUM_LEVELS, PixelModel
 from outpace.train.bases_pixel import PixelBase
 from outpace.train.blockwise import MODEL_FOLDER, Regime, train_blockwise
-from outpace.train.loop import Plan, Progress
+from outpace.train.loop import Plan
 
 HEADS = "heads"
 Data = Literal["gold", "own"]

@@ -15,7 +15,7 @@ from experiments.superres import pictures
 from experiments.superres.decoding import decode
 from experiments.superres.pictures import Pictures
 from experiments.superres.scales import Scale
-from outpace.cli.render import progress_bar
+from outpace.progress import progress_bar
 from outpace.targets.pixel import PixelTarget
 from outpace.targets.pixel_model import PixelModel
 

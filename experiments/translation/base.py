@@ -26,8 +26,8 @@ from experiments.translation.model import Batches, Examples, load_model, new_mod
 from experiments.translation.pieces import MODEL, Pieces, train_pieces
 from experiments.translation.prepare import WORK
 from experiments.translation.scales import SCALES, Scale
-from outpace.cli.render import progress_bar
 from outpace.core.errors import OutpaceError
+from outpace.progress import progress_bar
 from outpace.train.allocator import keep_freed_memory
 from outpace.train.checkpoint import Checkpoint
 from outpace.train.loop import Loss, Plan, train

@@ -23,8 +23,8 @@ from experiments.translation.model import MAX_PIECES, load_model
 from experiments.translation.pieces import MODEL, Pieces
 from experiments.translation.prepare import WORK
 from experiments.translation.scales import SCALES, Scale
-from outpace.cli.render import progress_bar
 from outpace.core.errors import OutpaceError
+from outpace.progress import progress_bar
 from outpace.train.data import Pair
 from outpace.train.distil import Write, distil
 from outpace.train.origin import claim

@@ -44,8 +44,8 @@ from experiments.translation.pieces import MODEL, Pieces
 from experiments.translation.rescoring import rescored_settings
 from experiments.translation.scales import Scale
 from experiments.translation.settings import CTRANSLATE2, EXACT, NONE, TRANSFORMERS, Setting, chains
-from outpace.cli.render import progress_bar
 from outpace.engine.request import Generation
+from outpace.progress import progress_bar
 from outpace.train.checkpoint import RUN
 
 Way = Callable[[Ids], Ids]

@@ -27,9 +27,10 @@ from experiments.translation.model import Batches, Examples, load_model
 from experiments.translation.pieces import MODEL, Pieces
 from experiments.translation.scales import Scale
 from outpace.formats.heads import read_heads
+from outpace.progress import Progress
 from outpace.train.bases import Seq2SeqBase
 from outpace.train.blockwise import MODEL_FOLDER, Regime, train_blockwise
-from outpace.train.loop import Plan, Progress
+from outpace.train.loop import Plan
 
 HEADS = "heads"
 LR_PART: dict[Regime, float] = {"frozen": 2.0, "finetuned": 0.7}

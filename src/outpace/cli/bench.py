@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from outpace.cli import options, render
+from outpace.progress import progress_bar
 
 
 def bench(
@@ -61,7 +62,7 @@ def bench(
     chosen = read_prompts(prompts or BUILTIN, limit=limit)
     with RecordFile(records) as file:
         loaded = render.load_model(model, threads=threads)
-        with render.progress_bar() as progress:
+        with progress_bar() as progress:
             measured, too_long = run_bench(
                 loaded,
                 chosen,

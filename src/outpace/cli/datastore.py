@@ -9,6 +9,7 @@ import typer
 
 from outpace.cli import options, render
 from outpace.core.errors import OutpaceError
+from outpace.progress import progress_bar
 
 app = typer.Typer(help="Text to draft from: write, build, count, look at.", rich_markup_mode=None)
 
@@ -42,7 +43,7 @@ def build(
         raise OutpaceError(f"{output} exists; --force overwrites it")
     if not output.absolute().parent.is_dir():
         raise OutpaceError(f"cannot write {output}: there is no folder {output.parent}")
-    with render.progress_bar() as progress:
+    with progress_bar() as progress:
         loaded = open_model(model, progress=progress)
         tokenizer, vocab_size = loaded.tokenizer, loaded.config.vocab_size
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from outpace.cli import options, render
+from outpace.cli import options
 from outpace.core.errors import OutpaceError
+from outpace.progress import Progress, progress_bar
 
 if TYPE_CHECKING:
     from outpace.diffusion.measure import Measured
-    from outpace.formats.packed import Progress as OnProgress
 
 app = typer.Typer(help="Diffusion models: sample, measure drafts.", rich_markup_mode=None)
 
@@ -97,7 +97,7 @@ def sample(
         and not (len(source.shape) == 3 and source.shape[0] in (1, 3))
     ):
         raise OutpaceError(f"{out} cannot hold samples of shape {source.shape}, accepted is a name in .npy")
-    with render.progress_bar() as progress:
+    with progress_bar() as progress:
         result = sampler.sample(
             source.model, source.process, source.shape, num, draft=made[0], window=made[1], seed=seed,
             batch=batch, device=source.device, on_progress=_told(progress),
@@ -151,7 +151,7 @@ def bench(
         method.make()
     source = open_source(model, steps, device=device, threads=threads)
     times = measure.call_times(source, repeats=max(repeats, 9))
-    with render.progress_bar() as progress:
+    with progress_bar() as progress:
         measured = measure.measure(
             source, methods, num=num, seed=seed, batch=batch, repeats=repeats, on_progress=_told(progress)
         )  # fmt: skip
@@ -204,7 +204,7 @@ def _torch_needed() -> Iterator[None]:
         ) from None
 
 
-def _told(progress: OnProgress | None) -> Callable[[int, int], None] | None:
+def _told(progress: Progress | None) -> Callable[[int, int], None] | None:
     return None if progress is None else lambda done, total: progress(done, total, "sampling")
 
 

@@ -10,6 +10,7 @@ import typer
 
 from outpace.cli import render
 from outpace.core.errors import one_line
+from outpace.progress import progress_bar
 
 app = typer.Typer(help="Models: list, fetch, look at, delete.", rich_markup_mode=None)
 
@@ -65,7 +66,7 @@ def pull(model: Name) -> None:
     """
     from outpace.formats import catalog, open_model
 
-    with render.progress_bar() as progress:
+    with progress_bar() as progress:
         if model in catalog.CATALOG:
             catalog.renew(catalog.pull(model, progress=progress), progress=progress)
         loaded = open_model(model, progress=progress)

@@ -11,6 +11,7 @@ import typer
 
 from outpace.cli import options, render
 from outpace.core.errors import OutpaceError
+from outpace.progress import progress_bar
 
 Temperature = Annotated[
     float, typer.Option("--temperature", metavar="T", help="Of the answers; 0 takes the likeliest token.")
@@ -44,7 +45,7 @@ def write(
         file = options.expanded(output).open("a", encoding="utf-8")
     except OSError as error:
         raise OutpaceError(f"cannot write {output}: {error.strerror}") from error
-    with file, render.progress_bar() as progress:
+    with file, progress_bar() as progress:
         groups = write_text(loaded, seed=seed, first_group=group, batch=batch, answers=answers)
         while done < tokens:
             if progress is not None:
@@ -87,7 +88,7 @@ def count(
 
     if not 1 <= order <= 8 or min_count < 1:
         raise OutpaceError("order must be 1 to 8 and min-count a whole number >= 1")
-    with render.progress_bar() as progress:
+    with progress_bar() as progress:
         loaded = open_model(model, progress=progress)
         tokenizer, vocab_size = loaded.tokenizer, loaded.config.vocab_size
         path = Memo(loaded.weights.path).path(FILE_NAME) if output is None else options.expanded(output)

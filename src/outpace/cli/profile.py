@@ -9,6 +9,7 @@ import typer
 
 from outpace.cli import options, render
 from outpace.core.errors import OutpaceError
+from outpace.progress import progress_bar
 
 
 def profile(
@@ -37,7 +38,7 @@ def profile(
     block_sizes = _parse_sizes(sizes)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
     loaded = render.load_model(model, threads=threads)
-    with render.progress_bar() as progress:
+    with progress_bar() as progress:
         done = 0
 
         def on_round() -> None:

@@ -1,20 +1,17 @@
-"""What the commands print: text as it streams, a line of figures, progress bars where there is a terminal."""
+"""What the commands print: text as it streams, facts, a line of figures."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from outpace.cli import streams
 from outpace.core.errors import one_line
+from outpace.progress import progress_bar
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from outpace.api import Generation, Model
-    from outpace.formats.packed import Progress as OnProgress
 
 
 class StreamedText:
@@ -73,40 +70,3 @@ def load_model(source: str, *, threads: int | None) -> Model:
 
     with progress_bar() as progress:
         return outpace.load(source, threads=threads, progress=progress)
-
-
-@contextmanager
-def progress_bar() -> Iterator[OnProgress | None]:
-    """A callback `(done, total, label)` that draws a bar on standard error; None if that is no terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    with _Bar() as bar:
-        yield bar.update
-
-
-class _Bar:
-    """One bar, whatever its label. rich is imported when it is first drawn: most starts draw none."""
-
-    def __init__(self) -> None:
-        self._progress: Progress | None = None
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-
-    def update(self, done: int, total: int, label: str) -> None:
-        label = one_line(label)
-        if self._progress is None:
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn
-
-            label_text = TextColumn("{task.description}", markup=False)
-            columns = label_text, BarColumn(), TextColumn("{task.percentage:3.0f} %")
-            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._progress.add_task(label)
-            self._progress.start()
-        self._progress.update(self._progress.task_ids[0], completed=done, total=total, description=label)

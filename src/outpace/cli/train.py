@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from outpace.cli import options, render
+from outpace.cli import options
 from outpace.core.errors import OutpaceError
+from outpace.progress import progress_bar
 
 app = typer.Typer(help="Train drafters for a model.", rich_markup_mode=None)
 
@@ -111,7 +112,7 @@ def blockwise(
         batch=batch, lr=lr, heads_per_step=heads_per_step, precision=precision,
         checkpoint_s=checkpoint, seed=seed, threads=threads, own_text=own_text,
     )  # fmt: skip
-    with render.progress_bar() as progress:
+    with progress_bar() as progress:
         if data_regime == "distilled":
             pairs = job.distil(pairs, teacher, progress)
         config = job.run(pairs, progress)

@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +26,9 @@ from outpace.formats.open import cache_folder
 from outpace.formats.packed_copies import delete, matching
 from outpace.formats.regular import open_regular
 from outpace.formats.whole import part_folder
+from outpace.progress import Progress
 
 DEFAULT = "smollm2-135m-instruct"
-
-Progress = Callable[[int, int, str], None]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*config.json", "tokenizer.json", "*.jinja"]

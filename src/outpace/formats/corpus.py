@@ -9,6 +9,7 @@ from typing import Any
 from outpace.core.errors import OutpaceError
 from outpace.formats.json_files import json_value
 from outpace.formats.regular import open_regular
+from outpace.progress import Progress
 
 PIECE_BYTES = 1 << 16
 """A plain text is cut at the first line's end behind so many bytes: nothing reads a whole file at once."""
@@ -20,7 +21,6 @@ _EXPECTED = (
     "an object with text (a text), token_ids (a list of ids), turns (a list of texts) or messages "
     "(a list of objects with content)"
 )
-Progress = Callable[[int, int, str], None]
 
 
 def read_corpus(

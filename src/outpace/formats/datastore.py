@@ -13,7 +13,7 @@ import os
 import struct
 import zlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from outpace.core.errors import FormatError, OutpaceError
 from outpace.formats.header import header_bytes, read_header
 from outpace.formats.regular import open_regular
 from outpace.formats.whole import writing
+from outpace.progress import Progress
 
 MAGIC = b"OUTPDATA"
 VERSION = 1
@@ -31,8 +32,6 @@ KEY_LENGTH = 16
 """The longest string that can be looked up."""
 END = -1
 """Closes every text; no token."""
-
-Progress = Callable[[int, int, str], None]
 
 
 class Datastore:

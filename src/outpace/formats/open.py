@@ -18,9 +18,10 @@ from outpace.core.errors import FormatError, OutpaceError
 from outpace.core.notes import note
 from outpace.formats.chat import ChatTemplate
 from outpace.formats.config import ModelConfig
-from outpace.formats.packed import PackedFile, Progress, write_packed
+from outpace.formats.packed import PackedFile, write_packed
 from outpace.formats.tokenizer import Tokenizer
 from outpace.formats.whole import remove_abandoned
+from outpace.progress import Progress
 
 CACHE_FOLDERS = ("models", "packed")
 _FOLDER_PATTERNS = ("*.safetensors", "*.json", "*.jinja")  # what a packed model is made of

@@ -26,6 +26,7 @@ from outpace.formats.header import header_bytes, read_header
 from outpace.formats.packing import FLOAT_BYTES, LAYOUTS, PackedTensor, matrix_bytes, tile_bytes, unpack
 from outpace.formats.regular import open_regular
 from outpace.formats.whole import writing
+from outpace.progress import Progress
 
 __all__ = ["PACKING_VERSION", "PackedFile", "PackedTensor", "TensorPlan", "unpack", "write_packed"]
 
@@ -34,8 +35,6 @@ PACKING_VERSION = 2  # raise it whenever a file of the same source would differ
 ALIGNMENT = 64
 DATA_ALIGNMENT = 4096
 NUM_STRIPES = 8
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from outpace.core.errors import OutpaceError
 from outpace.formats.heads import First, Heads, HeadsConfig, read_heads, write_heads
+from outpace.progress import Progress
 from outpace.train.bases import Base
 from outpace.train.checkpoint import Checkpoint
-from outpace.train.loop import Loss, Plan, Progress, train
+from outpace.train.loop import Loss, Plan, train
 from outpace.train.precision import PRECISIONS, Precision, products_in
 
 Regime = Literal["frozen", "finetuned"]

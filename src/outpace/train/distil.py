@@ -16,8 +16,8 @@ import torch
 
 from outpace.core.errors import OutpaceError
 from outpace.formats.json_files import json_value
+from outpace.progress import Progress
 from outpace.train.data import MAX_TOKENS, Pair, whole_lines
-from outpace.train.loop import Progress
 
 Write = Callable[[Sequence[str]], list[tuple[str, bool]]]
 """Texts -> an output for each, and whether it ended before it was cut off."""

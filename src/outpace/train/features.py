@@ -19,7 +19,7 @@ from torch import Tensor
 from outpace.core.contracts import Tapped
 from outpace.core.errors import OutpaceError
 from outpace.core.tree import TokenTree
-from outpace.train.loop import Progress
+from outpace.progress import Progress
 
 STATES, TOKENS, ENDS = "states.f16", "tokens.i32", "ends.i64"
 CHUNK = 256  # tokens of one call

@@ -18,6 +18,7 @@ from outpace.api import Model, load
 from outpace.core.errors import OutpaceError
 from outpace.drafters.proposal_heads import tapped
 from outpace.formats.heads import First, HeadsConfig
+from outpace.progress import Progress
 from outpace.targets.hf_taps import model_fingerprint
 from outpace.train.allocator import keep_freed_memory
 from outpace.train.bases import CausalBase, Seq2SeqBase
@@ -25,7 +26,7 @@ from outpace.train.blockwise import Regime, train_blockwise
 from outpace.train.data import MAX_TOKENS, Pair, by_length, data_hash, frequent_tokens
 from outpace.train.distil import beam_search, distil, greedy, longest_text
 from outpace.train.features import ENDS, FeatureBase, FeatureFile, add_answers
-from outpace.train.loop import Plan, Progress
+from outpace.train.loop import Plan
 from outpace.train.origin import ORIGIN, claim
 from outpace.train.own_states import write_own_text
 from outpace.train.precision import Precision

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from outpace.core.errors import OutpaceError
+from outpace.progress import Progress
 from outpace.train.checkpoint import STATE, Checkpoint
 
-Progress = Callable[[int, int, str], None]
 NUM_SEEDS = 1 << 32
 LOSSES = 200  # points of the loss curve that run.json holds
 CLIP = 1.0  # largest norm of the gradients

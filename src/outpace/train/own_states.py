@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from outpace.core.errors import OutpaceError
 from outpace.formats.json_files import json_value
+from outpace.progress import Progress
 from outpace.targets.native import DEFAULT_CACHE_ROWS
 from outpace.train.data import whole_lines
 from outpace.train.features import FeatureFile
-from outpace.train.loop import Progress
 from outpace.train.self_text import MAX_MESSAGE, write_text
 
 if TYPE_CHECKING:

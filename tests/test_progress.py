@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from outpace.cli.render import progress_bar
+from outpace.progress import progress_bar
 
 
 class Terminal(io.StringIO):
