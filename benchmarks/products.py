@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -50,8 +51,8 @@ def main() -> None:
     for num_nodes in NUM_NODES:
         x = random.standard_normal((num_nodes, args.cols), dtype=np.float32)
         states = torch.from_numpy(x)
-        runs: list[Callable[[], object]] = [lambda states=states: torch.nn.functional.linear(states, tensor)]
-        runs += [lambda x=x, matrix=matrix: _native.multiply(*matrix, x) for matrix in kinds.values()]
+        runs: list[Callable[[], object]] = [partial(torch.nn.functional.linear, states, tensor)]
+        runs += [partial(_native.multiply, *matrix, x) for matrix in kinds.values()]
         lines.append((str(num_nodes), *(f"{microseconds(run, args.repeats):.0f}" for run in runs)))
     print(f"{args.rows} x {args.cols}, torch {torch.__version__} on {torch.get_num_threads()} threads\n")
     header = ("nodes", "torch", *(f"block kernels, {kind}" for kind in kinds))

@@ -16,7 +16,9 @@ class Engine(Protocol):
 
     name: str
     version: str
-    methods: Sequence[str]
+
+    @property
+    def methods(self) -> Sequence[str]: ...
 
     def decode(self, text: str, tokens: Sequence[int], max_tokens: int, method: str) -> dict[str, Any]:
         """Greedily; `text` and `tokens` are the same prompt. See `engines/serve.py` for the answer."""

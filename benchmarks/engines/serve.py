@@ -43,7 +43,9 @@ class Engine(Protocol):
     """An engine with its model. `methods` has "plain" first, then its ways to draft."""
 
     version: str
-    methods: Mapping[str, Any]
+
+    @property
+    def methods(self) -> Mapping[str, Any]: ...
 
     def decode(self, tokens: Sequence[int], max_tokens: int, method: str) -> dict[str, Any]: ...
 

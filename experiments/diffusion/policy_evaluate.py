@@ -35,7 +35,7 @@ from experiments.results import Record, Results
 from experiments.trainings import duration_of, short_fingerprint
 from outpace.diffusion import Samples, sample
 from outpace.diffusion.names import make_draft
-from outpace.formats.safetensors import json_file
+from outpace.formats.json_files import json_file
 from outpace.progress import Progress
 from outpace.train.checkpoint import RUN
 

@@ -23,7 +23,7 @@ from experiments.diffusion.policy_demos import HORIZON
 from experiments.diffusion.policy_task import ARM, CENTRE, GOAL, SIDE, local, rotation, turned
 from outpace.core.errors import FormatError
 from outpace.diffusion import Denoising, chain, ddpm_levels
-from outpace.formats.safetensors import json_file
+from outpace.formats.json_files import json_file
 
 TRAINING_STEPS = 100
 PREDICTION = "sample"
@@ -45,6 +45,11 @@ class Policy(nn.Module):
 
     told_mean, told_scale  of what the demonstrations say. action_scale: [16, 2], their largest distances.
     """
+
+    told_mean: Tensor
+    told_scale: Tensor
+    action_scale: Tensor
+    rates: Tensor
 
     def __init__(self, config: PolicyConfig = PolicyConfig()) -> None:
         super().__init__()

@@ -75,14 +75,14 @@ def find_ways(start: Points, goals: Points, observation: NDArray[np.floating]) -
 def within(points: Points, observation: NDArray[np.floating], margin: float) -> NDArray[np.bool_]:
     """bool[...]: whether points of the block's frame are so far inside the walls."""
     world = observation[2:4] + points @ rotation(observation[4]).T
-    return ((world > margin) & (world < SIDE - margin)).all(-1)
+    return np.asarray(((world > margin) & (world < SIDE - margin)).all(-1))
 
 
 def sees(start: Points, end: Points) -> NDArray[np.bool_]:
     """bool[...]: whether the agent can go straight from one to the other, f64[..., 2] each."""
     share = np.linspace(0, 1, 25)[:, None]
     line = start[..., None, :] * (1 - share) + end[..., None, :] * share
-    return (distance(line) > RADIUS + MARGIN).all(-1)
+    return np.asarray((distance(line) > RADIUS + MARGIN).all(-1))
 
 
 def ahead(route: list[Points], start: Points, far: float) -> Points:

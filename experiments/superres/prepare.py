@@ -62,7 +62,7 @@ def prepare(work: Path, *, seed: int) -> None:
         found = patches(picture, shares[photo.split], random)
         source["patches"] = len(found)
         splits[photo.split].append(found)
-    joined = {split: np.concatenate(parts) for split, parts in splits.items()}
+    joined: dict[str, Any] = {split: np.concatenate(parts) for split, parts in splits.items()}
     part = work / f"{PATCHES}.part"
     with part.open("wb") as file:
         np.savez(file, **joined)

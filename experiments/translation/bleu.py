@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from sacrebleu.metrics import BLEU
+from sacrebleu.metrics.bleu import BLEU
 
 NUM_SAMPLES = 1000
 ORDER = 4
@@ -23,8 +23,9 @@ def counts(output: str, reference: str) -> list[int]:
 def bleu(some: NDArray[np.integer]) -> float:
     """Of sentences together. some i64[n, 10]: their counts."""
     total = some.sum(axis=0).tolist()
-    right, of, lengths = total[:ORDER], total[ORDER : 2 * ORDER], total[2 * ORDER :]
-    return float(BLEU.compute_bleu(right, of, *lengths, smooth_method="exp").score)
+    right, of = total[:ORDER], total[ORDER : 2 * ORDER]
+    said, wanted = total[2 * ORDER :]
+    return float(BLEU.compute_bleu(right, of, said, wanted, smooth_method="exp").score)
 
 
 def difference(ours: NDArray[np.integer], others: NDArray[np.integer]) -> tuple[float, float, float]:

@@ -17,7 +17,7 @@ BATCH = 32
 Ids = list[int]
 
 
-def accelerated(model: Any, **options: str) -> Any:
+def accelerated(model: Any, **options: Any) -> Any:
     """What `outpace.accelerate` makes: on a CPU calls of few nodes are the block kernels'."""
     return outpace.accelerate(model, kernels="block" if model.device.type == "cpu" else "torch", **options)
 

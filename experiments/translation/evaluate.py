@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -75,9 +76,7 @@ class Subject:
         if not (self.where / "vocab.json").exists():
             self.pieces.save(self.where)  # for the conversion
         other = translator(converted(self.where), threads=torch.get_num_threads())
-        ways: list[tuple[Record, Way]] = [
-            (record, lambda source, fast=fast: alone(fast, source)) for record, fast in self.fast
-        ]
+        ways: list[tuple[Record, Way]] = [(record, partial(alone, fast)) for record, fast in self.fast]
         ways.append((TRANSFORMERS, lambda source: by_transformers(self.model, source)))
         ways.append((CTRANSLATE2, lambda source: by_ctranslate2(other, self.pieces, source)))
         return ways

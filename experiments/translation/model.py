@@ -78,8 +78,8 @@ def load_model(folder: Path, device: str = "cpu") -> Any:
     """A model that `save_pretrained` wrote, in f32, for evaluation or more training."""
     if not (folder / "config.json").exists():
         raise OutpaceError(f"{folder} has no model; `base` makes it")
-    model = transformers.MarianMTModel.from_pretrained(folder, dtype=torch.float32).to(device)
-    return keep_start_at_zero(model).eval()
+    model: Any = transformers.MarianMTModel.from_pretrained(folder, dtype=torch.float32)
+    return keep_start_at_zero(model.to(device)).eval()
 
 
 def keep_start_at_zero(model: Any) -> Any:

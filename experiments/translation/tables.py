@@ -100,9 +100,9 @@ def rescored(summary: Summary) -> str:
     rows = {(row.model, row.regime, row.data, row.k, row.draft): row for row in summary.drafted()
             if row.rule == "match"}  # fmt: skip
     lines = []
-    for (*heads, draft), mended in rows.items():
+    for (model, regime, data, k, draft), mended in rows.items():
         if draft == LATTICE:
-            chain, tree = rows[*heads, "chain"], rows[*heads, TREE]
+            chain, tree = (rows[model, regime, data, k, other] for other in ("chain", TREE))
             lines.append(
                 [
                     label(mended.regime, mended.data), str(mended.k), f"{chain.block:.2f}",

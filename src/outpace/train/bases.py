@@ -30,7 +30,9 @@ class Base(Protocol):
     hidden_size: int
     vocab_size: int
     device: torch.device
-    module: torch.nn.Module | None
+
+    @property
+    def module(self) -> torch.nn.Module | None: ...
 
     def states(self, batch: Any, num_heads: int) -> tuple[Tensor, Tensor]:
         """([n, D] states at "final", i64[n, k] the tokens 1 to k places after each; -100: there is none)."""
