@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from outpace.core.sampling import Sampling
     from outpace.core.tree import TokenTree
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Accelerated",
