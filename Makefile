@@ -10,6 +10,7 @@
 #   make fuzz     damaged files for every reader, for SECONDS (300), in JOBS processes; ARGS= says more
 #   make sanitize native/ with checks of memory, of undefined behaviour and of threads, and the tests that run it
 #   make docs     write the help texts in README.md and docs/ anew
+#   make site     docs/ as web pages below build/site/
 #   make clean    forget builds and environments
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -39,7 +40,7 @@ SECONDS ?= 300
 ENGINES ?= ik_llama_cpp llama_cpp xllamacpp openvino_genai
 MEASURED := --model "$(MODEL)" --limit $(LIMIT) --max-tokens $(TOKENS) $(if $(PROMPTS),--prompts "$(PROMPTS)") $(ARGS)
 
-.PHONY: demo test check bench compare peers fidelity fuzz sanitize docs clean
+.PHONY: demo test check bench compare peers fidelity fuzz sanitize docs site clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
@@ -104,6 +105,10 @@ sanitize-%: $(VENV)/.dev $(VENV)/.runtime
 
 docs: $(VENV)/.dev $(VENV)/.runtime
 	$(BIN)/python -m tests.test_docs
+
+# A link that leads nowhere and a page that mkdocs.yml does not list are errors.
+site: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) benchmarks/.venvs build .pytest_cache .mypy_cache .ruff_cache .hypothesis
