@@ -9,7 +9,7 @@
 #   make fidelity how near both stay to transformers on the dequantised weights
 #   make fuzz     damaged files for every reader, for SECONDS (300), in JOBS processes; ARGS= says more
 #   make sanitize native/ with checks of memory, of undefined behaviour and of threads, and the tests that run it
-#   make docs     write the help texts in README.md and docs/ anew
+#   make docs     write the help texts in README.md and docs/ anew, and the picture of the imports
 #   make site     docs/ as web pages below build/site/
 #   make clean    forget builds and environments
 
@@ -105,6 +105,7 @@ sanitize-%: $(VENV)/.dev $(VENV)/.runtime
 
 docs: $(VENV)/.dev $(VENV)/.runtime
 	$(BIN)/python -m tests.test_docs
+	$(BIN)/python -m docs.house
 
 # A link that leads nowhere and a page that mkdocs.yml does not list are errors.
 site: $(VENV)/.dev
