@@ -23,6 +23,7 @@ import outpace
 from benchmarks.engines.peer import open_peer
 from outpace.bench.prompts import BUILTIN, read_prompts
 from outpace.bench.report import markdown_table
+from outpace.core.call import Call
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
 from outpace.core.tree import TokenTree
@@ -39,10 +40,12 @@ def follow(model: outpace.Model, tokens: Sequence[int]) -> Followed:
     """What our target would choose after every token of a text, and how likely it finds the text."""
     choices: list[int] = []
     log_probs: list[float] = []
-    rows, scores = model.target.prefill([tokens[:1]])
+    row = model.target.open()
     try:
         start, chunk = 0, list(tokens[:1])
         while True:
+            scores = model.target.score([Call.on(row, TokenTree.chain(chunk[0], chunk[1:]))])
+            model.target.keep([row], [list(range(1, len(chunk)))])
             following = tokens[start + 1 : start + 1 + len(chunk)]
             chosen = scores.choose([Sampling()], [start])[0][: len(following)]
             logits = scores.logits(0, range(len(following))).astype(np.float64)  # [n, V]
@@ -52,11 +55,8 @@ def follow(model: outpace.Model, tokens: Sequence[int]) -> Followed:
             chunk = list(tokens[start : start + CHUNK])
             if len(chunk) == 0 or start + 1 >= len(tokens):
                 return choices, log_probs
-            tree = TokenTree.chain(chunk[0], chunk[1:])
-            scores = model.target.score(rows, [tree])
-            model.target.keep(rows, [list(range(1, len(chunk)))])
     finally:
-        model.target.free(rows)
+        model.target.free([row])
 
 
 def follow_reference(reference: torch.nn.Module, tokens: Sequence[int]) -> Followed:

@@ -111,13 +111,13 @@ def main() -> None:
     )
     parser.add_argument("--context", type=int, default=64, help="cached tokens before a timed call")
     parser.add_argument(
-        "--prefill", type=int, default=512, help="length of the prompt that is timed; 0: none"
+        "--prompt-size", type=int, default=512, help="length of the prompt that is timed; 0: none"
     )
     parser.add_argument("--threads", type=int, help="threads of every engine")
     parser.add_argument("--json", type=Path, help="append what was measured")
     args = parser.parse_args()
-    if min([1, *args.sizes]) < 1 or min(args.rounds, args.context) < 1 or args.prefill < 0:
-        parser.error("--sizes, --rounds and --context are at least 1, --prefill at least 0")
+    if min([1, *args.sizes]) < 1 or min(args.rounds, args.context) < 1 or args.prompt_size < 0:
+        parser.error("--sizes, --rounds and --context are at least 1, --prompt-size at least 0")
     if args.max_tokens < 2:
         parser.error("--max-tokens is at least 2: the first token comes from the prompt's call")
     try:
@@ -136,8 +136,8 @@ def run(args: argparse.Namespace) -> None:
     tasks = [Task(prompt.prompt_id, prompt.text, model.prompt_ids(prompt.text)) for prompt in prompts]
     longest = max(len(task.tokens) for task in tasks)
     # Room for what an engine drafts beyond the last token too.
-    context = max(longest + args.max_tokens, args.context + max(args.sizes, default=0), args.prefill) + 64
-    plan = Plan(tasks, args.max_tokens, args.rounds, args.sizes, args.context, args.prefill)
+    context = max(longest + args.max_tokens, args.context + max(args.sizes, default=0), args.prompt_size) + 64
+    plan = Plan(tasks, args.max_tokens, args.rounds, args.sizes, args.context, args.prompt_size)
     names = args.engine or ["llama_cpp"]
     with ExitStack() as stack:
         engines: list[Engine] = [Ours(model, args.draft or ["ngram"])]
@@ -167,7 +167,7 @@ def _report(measured: Measured, args: argparse.Namespace, reference: str, num_pr
         print(f"\nbehind {args.context} tokens, smallest (median):\n")
         print(call_table(measured))
     if measured.prompts:
-        print(f"\n{prompt_table(measured, args.prefill, reference)}")
+        print(f"\n{prompt_table(measured, args.prompt_size, reference)}")
     print(f"\n{lead_table(measured, OURS, reference)}")
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from outpace.core.contracts import Ask, Candidates, RowScores, Step, TreePolicy
+from outpace.core.call import Prompt
+from outpace.core.contracts import TreePolicy
+from outpace.core.steps import Ask, Candidates, Step
 from outpace.core.tree import Draw, TokenTree
 from outpace.targets.table import TableTarget
 from outpace.trees.grow import Logits, grow_trees
@@ -20,7 +22,7 @@ class Hostile:
     def __init__(self, draft: Callable[[Ask, random.Random], TokenTree]) -> None:
         self.draft = draft
 
-    def start(self, prompt: Sequence[int], scores: RowScores) -> random.Random:
+    def start(self, prompt: Prompt) -> random.Random:
         return random.Random(len(prompt))
 
     def propose(self, states: Sequence[random.Random], asks: Sequence[Ask]) -> list[TokenTree]:
@@ -106,7 +108,7 @@ class TableDraft:
         self.policy = policy
         self.prune = prune
 
-    def start(self, prompt: Sequence[int], scores: RowScores) -> list[int]:
+    def start(self, prompt: Prompt) -> list[int]:
         return list(prompt)
 
     def propose(self, states: Sequence[list[int]], asks: Sequence[Ask]) -> list[TokenTree]:

@@ -11,6 +11,7 @@ import numpy as np
 from outpace.core.contracts import Tapped
 from outpace.core.tree import TokenTree
 from outpace.formats.heads import First, Heads, HeadsConfig, write_heads
+from tests.rows import on, opened
 
 
 def random_heads(
@@ -57,9 +58,9 @@ def head_states(heads: Heads, states: np.ndarray) -> np.ndarray:
 def states_of(target: Tapped, text: Sequence[int]) -> np.ndarray:
     """f32[T, D]: the states at "final" behind every token of a text, in one call behind its first token."""
     target.tap("final")
-    rows, scores = target.prefill([text[:1]])
+    rows, scores = opened(target, [text[:1]])
     first = scores.hidden("final")
-    rest = target.score(rows, [TokenTree.chain(text[1], text[2:])]).hidden("final")
+    rest = target.score(on(rows, [TokenTree.chain(text[1], text[2:])])).hidden("final")
     target.free(rows)
     return np.concatenate([first, rest])
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from outpace.targets.hf_scores import TorchScores
-from outpace.targets.hf_seq2seq import HfSeq2SeqTarget, SourcePrompt
+from outpace.core.call import Source
+from outpace.targets.hf_seq2seq import HfSeq2SeqTarget
 from tests.fake_models import EOS_ID, VOCAB_SIZE
 
 torch.set_num_threads(1)  # on tiny tensors threads do nothing but wait for one another
@@ -101,10 +100,8 @@ class OneSource(HfSeq2SeqTarget):
         super().__init__(model, **options)
         (self.source,) = self.encode(*sources(model, [5]).values())
 
-    def prefill(
-        self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]] | None = None
-    ) -> tuple[list[int], TorchScores]:
-        return super().prefill([SourcePrompt(prompt, self.source) for prompt in prompts], drafts)
+    def open(self, source: Source | None = None) -> int:
+        return super().open(source or self.source)
 
 
 def sources(model: Any, lengths: list[int], *, seed: int = 0) -> dict[str, Any]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 
-from outpace.targets.hf_scores import TorchScores
-from outpace.targets.pixel import PixelPrompt, PixelTarget
+from outpace.core.call import Source
+from outpace.targets.pixel import PixelTarget, SmallPicture
 from outpace.targets.pixel_model import PixelConfig, PixelModel
 
 
@@ -42,7 +40,5 @@ class OnePicture(PixelTarget):
         super().__init__(model)
         (self.small,) = small_pictures(model, 1)
 
-    def prefill(
-        self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]] | None = None
-    ) -> tuple[list[int], TorchScores]:
-        return super().prefill([PixelPrompt(self.small, prompt) for prompt in prompts], drafts)
+    def open(self, source: Source | None = None) -> int:
+        return super().open(source or SmallPicture(self.small))

@@ -11,8 +11,8 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 import outpace  # noqa: E402
+from outpace.core.call import Prompt  # noqa: E402
 from outpace.core.errors import OutpaceError  # noqa: E402
-from outpace.targets.hf_seq2seq import SourcePrompt  # noqa: E402
 from tests.fake_models import EOS_ID, write_tokenizer  # noqa: E402
 from tests.fakes import hostile  # noqa: E402
 from tests.hf_families import tiny_model  # noqa: E402
@@ -228,13 +228,12 @@ def test_copy_drafts_from_the_source() -> None:
     model = tiny_seq2seq("t5")
     target = HfSeq2SeqTarget(model)
     (source,) = target.encode(torch.tensor([[5, 6, 7, 8, 9, 5, 6]]))
-    prompt = SourcePrompt([START_ID], source)
-    assert prompt.source_ids == [5, 6, 7, 8, 9, 5, 6]
-    state = Copy(length=4).start(prompt, None)  # type: ignore[arg-type]
-    assert state.prompt == prompt.source_ids and state.pointer == 0
+    prompt = Prompt([START_ID], source)
+    state = Copy(length=4).start(Prompt.of(prompt))  # type: ignore[arg-type]
+    assert state.prompt == source.ids == [5, 6, 7, 8, 9, 5, 6] and state.pointer == 0
     state.follow(5)
     assert state.prompt[state.pointer :][:4] == [6, 7, 8, 9]
-    state = Copy().start(prompt, None)  # type: ignore[arg-type]
+    state = Copy().start(Prompt.of(prompt))  # type: ignore[arg-type]
     state.follow(7)  # the output leaves out two words
     assert state.prompt[state.pointer :] == [8, 9, 5, 6]
 

@@ -129,7 +129,7 @@ class Decoder:
             if right < len(guess):
                 self.cut(kept + 1 + right)
         done = time.perf_counter()
-        return {"token_ids": text[len(tokens) :], "prefill_s": first - start, "decode_s": done - first}
+        return {"token_ids": text[len(tokens) :], "prompt_s": first - start, "decode_s": done - first}
 
     def prompt(self, tokens: Sequence[int]) -> dict[str, Any]:
         start = time.perf_counter()

@@ -45,16 +45,16 @@ class OpenVino:
         config = GenerationConfig(max_new_tokens=max_tokens, ignore_eos=True, do_sample=False, **settings)
         ids = openvino.Tensor(np.array([tokens], dtype=np.int64))
         result = self._pipelines[method].generate(ids, config)
-        prefill_s = result.perf_metrics.get_ttft().mean / 1e3
+        prompt_s = result.perf_metrics.get_ttft().mean / 1e3
         total_s = result.perf_metrics.get_generate_duration().mean / 1e3
         return {
             "token_ids": [int(token) for token in result.tokens[0]],
-            "prefill_s": prefill_s,
-            "decode_s": total_s - prefill_s,
+            "prompt_s": prompt_s,
+            "decode_s": total_s - prompt_s,
         }
 
     def prompt(self, tokens: Sequence[int]) -> dict[str, Any]:
-        return {"seconds": self.decode(tokens, 1, "plain")["prefill_s"]}
+        return {"seconds": self.decode(tokens, 1, "plain")["prompt_s"]}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import outpace
+from outpace.core.call import Call, begin, read
 from outpace.core.sampling import Sampling
 from outpace.core.tree import TokenTree
 
@@ -29,27 +30,28 @@ class Ours:
         generation = self._model.generate(text, draft=drafter, max_tokens=max_tokens)
         stats = generation.stats
         decode_s = stats.wall_s - stats.time_to_first_token_s
-        return {"token_ids": generation.token_ids, "decode_s": decode_s, "prefill_s": stats.prefill_s}
+        return {"token_ids": generation.token_ids, "decode_s": decode_s, "prompt_s": stats.prompt_s}
 
     def prompt(self, tokens: Sequence[int]) -> float:
         target = self._model.target
         start = time.perf_counter()
-        rows, scores = target.prefill([list(tokens)])
-        scores.choose([Sampling()], [len(tokens) - 1])
+        row = target.open()
+        (left,) = read(target, [row], [list(tokens)])
+        target.score([Call.read(row, left)]).choose([Sampling()], [len(tokens) - 1])
         seconds = time.perf_counter() - start
-        target.free(rows)
+        target.free([row])
         return seconds
 
     def call(self, cached: Sequence[int], block: Sequence[int], calls: int) -> list[float]:
         target = self._model.target
-        rows, _ = target.prefill([list(cached)])
+        row = begin(target, cached)
         tree = TokenTree.chain(block[0], block[1:])
         seconds = []
         try:
             for _ in range(calls):
                 start = time.perf_counter()
-                target.score(rows, [tree]).choose([Sampling()], [len(cached)])
+                target.score([Call.on(row, tree)]).choose([Sampling()], [len(cached)])
                 seconds.append(time.perf_counter() - start)
         finally:
-            target.free(rows)
+            target.free([row])
         return seconds

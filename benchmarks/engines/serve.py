@@ -4,7 +4,7 @@ An adapter runs in an environment of its own and imports nothing of ours. Token 
 that all engines get exactly the same prompts. The first line out says `version`, the `methods` of decoding
 and what else the engine `can` do; then `{"do": NAME, ...}` calls the method NAME of the adapter's engine:
 
-    decode(tokens, max_tokens, method)  -> token_ids, prefill_s, decode_s (the time after the first token)
+    decode(tokens, max_tokens, method)  -> token_ids, prompt_s, decode_s (the time after the first token)
     prompt(tokens)                      -> seconds from the ids to the choice of the next token
     call(cached, block, calls)          -> seconds, a list: each time one call that scores the tokens of
                                            `block` behind `cached` ones and chooses a token after each

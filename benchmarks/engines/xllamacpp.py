@@ -76,12 +76,12 @@ class LlamaServer:
         timings = answer["timings"]
         return {
             "token_ids": answer["tokens"],
-            "prefill_s": timings["prompt_ms"] / 1e3,
+            "prompt_s": timings["prompt_ms"] / 1e3,
             "decode_s": timings["predicted_ms"] / 1e3,
         }
 
     def prompt(self, tokens: Sequence[int]) -> dict[str, Any]:
-        return {"seconds": self.decode(tokens, 1, "plain")["prefill_s"]}
+        return {"seconds": self.decode(tokens, 1, "plain")["prompt_s"]}
 
     def _server(self, name: str) -> Server:
         method = self.methods[name]

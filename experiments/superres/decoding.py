@@ -12,7 +12,7 @@ from outpace.drafters.none import NoDraft
 from outpace.engine.generate import generate_batch
 from outpace.engine.request import Generation, Request
 from outpace.rules.match import Match
-from outpace.targets.pixel import PixelPrompt, PixelTarget
+from outpace.targets.pixel import PixelTarget, pixel_prompt
 
 
 def decode(
@@ -25,7 +25,7 @@ def decode(
 ) -> list[Generation]:
     """The pictures of small ones u8[n, h, w, C], side by side; greedy without a drafter and a rule."""
     max_tokens = max_tokens or target.context_length
-    requests: Sequence[Request] = [Request(PixelPrompt(small), max_tokens=max_tokens) for small in smalls]
+    requests: Sequence[Request] = [Request(pixel_prompt(small), max_tokens=max_tokens) for small in smalls]
     steps = generate_batch(target, drafter or NoDraft(), rule or Match(), requests)
     while True:
         try:

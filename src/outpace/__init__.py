@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
     from outpace.accelerated import Accelerated, accelerate
     from outpace.api import Generation, Model, Stream, load
-    from outpace.core.contracts import Ask, Drafter, Rule, Scores, Step, Target, Verdict
+    from outpace.core.contracts import Drafter, Rule, Target
     from outpace.core.errors import OutpaceError
     from outpace.core.sampling import Sampling
+    from outpace.core.steps import Ask, Scores, Step, Verdict
     from outpace.core.tree import TokenTree
 
 __version__ = "0.2.0"

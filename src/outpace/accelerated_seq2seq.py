@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from outpace.api import Stream
+from outpace.core.call import Prompt
 from outpace.core.contracts import Drafter, Rule
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
@@ -26,7 +27,7 @@ from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.formats.tokenizer import Tokenizer
 from outpace.targets.hf_inputs import SOURCES_ARE_GUESSED, check_ids, check_mask, draw_seed
-from outpace.targets.hf_seq2seq import HfSeq2SeqTarget, SourcePrompt
+from outpace.targets.hf_seq2seq import HfSeq2SeqTarget
 from outpace.targets.hf_seq2seq_models import begin_ids
 from outpace.targets.hf_whisper import SPEECH, check_speech, longest_speech
 from outpace.targets.hf_wrapped import generation_config_of
@@ -141,7 +142,7 @@ class AcceleratedSeq2Seq:
             raise OutpaceError("text needs the tokenizer, accepted is accelerate(model, tokenizer)")
         return self._tokenizer(text, return_tensors="pt")["input_ids"].to(self.target.model.device)
 
-    def _prompts(self, inputs: Any, attention_mask: Any, asked: Asked) -> list[SourcePrompt]:
+    def _prompts(self, inputs: Any, attention_mask: Any, asked: Asked) -> list[Prompt]:
         is_speech = check_sources(inputs)
         pad_id = asked.wanted.pad_id
         if is_speech:
@@ -157,9 +158,9 @@ class AcceleratedSeq2Seq:
             raise OutpaceError(
                 f"decoder_input_ids has {len(begins)} rows, accepted are as many as sources, {len(sources)}"
             )
-        return [SourcePrompt(*pair) for pair in zip(begins, sources, strict=True)]
+        return [Prompt(*pair) for pair in zip(begins, sources, strict=True)]
 
-    def _run(self, prompts: Sequence[SourcePrompt], asked: Asked, inputs: Any) -> list[Generation]:
+    def _run(self, prompts: Sequence[Prompt], asked: Asked, inputs: Any) -> list[Generation]:
         requests = asked.requests(prompts, inputs)
         steps = generate_batch(self.target, self.drafter, self.rule, requests)
         while True:
@@ -195,7 +196,7 @@ class Asked:
                 begins = [[start, *begin] for begin in begins]
         return cls(wanted, begins, model)
 
-    def requests(self, prompts: Sequence[SourcePrompt], inputs: Any) -> list[Request]:
+    def requests(self, prompts: Sequence[Prompt], inputs: Any) -> list[Request]:
         """The requests of a batch; `inputs` are what the encoder has read."""
         config, wanted = self.model.config, self.wanted
         places = getattr(config, "max_position_embeddings", None)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from outpace.bench.call_times import CALLS_PER_TURN, call_times, sampling_cost
+from outpace.core.call import Call
 from outpace.core.errors import OutpaceError
-from outpace.core.tree import TokenTree
 from outpace.targets.table import TableTarget
 
 
@@ -15,9 +15,11 @@ class Counting(TableTarget):
 
     scored: list[tuple[int, int]]
 
-    def score(self, rows, trees: list[TokenTree]):  # type: ignore[no-untyped-def]
-        self.scored = [*getattr(self, "scored", []), (trees[0].num_nodes, self.length(rows[0]))]
-        return super().score(rows, trees)
+    def score(self, calls: list[Call]):  # type: ignore[no-untyped-def]
+        size = calls[0].lead + calls[0].tree.num_nodes, self.length(calls[0].row)
+        if size[1]:  # the first reads the context
+            self.scored = [*getattr(self, "scored", []), size]
+        return super().score(calls)
 
 
 def test_every_size_in_every_round_after_the_same_context() -> None:

@@ -21,7 +21,7 @@ def record(**changed: Any) -> dict[str, Any]:
     return {
         "category": "qa", "draft": "none", "tree": None, "rule": "match", "prompt_id": "1", "model": "m",
         "completion_tokens": 11, "tokens_per_s": 10.0, "target_calls": 10, "mean_accepted_length": 1.0,
-        "num_drafted": 0, "wall_s": 3.0, "prefill_s": 2.0, "draft_s": 0.0, "score_s": 0.9,
+        "num_drafted": 0, "wall_s": 3.0, "prompt_s": 2.0, "draft_s": 0.0, "score_s": 0.9,
         "exactness": "identical", "identical_to_plain": True, "token_ids": [1],
     } | changed  # fmt: skip
 

@@ -27,7 +27,7 @@ class Fake:
         self.version = f"{options.model} {options.threads} {options.context} {options.draft_model}"
     def decode(self, tokens, max_tokens, method):
         print("more talk")
-        return {"token_ids": [*tokens, max_tokens], "prefill_s": 1.0, "decode_s": len(method)}
+        return {"token_ids": [*tokens, max_tokens], "prompt_s": 1.0, "decode_s": len(method)}
     def prompt(self, tokens):
         if len(tokens) == 3:
             raise SystemExit("three is too many")
@@ -53,7 +53,7 @@ def test_requests_and_answers() -> None:
             ["call"],
         )
         answer = engine.decode("unread", (4, 5), 7, "guess")
-        assert answer == {"token_ids": [4, 5, 7], "prefill_s": 1.0, "decode_s": 5}
+        assert answer == {"token_ids": [4, 5, 7], "prompt_s": 1.0, "decode_s": 5}
         assert engine.prompt([1, 2]) == 1.0
         assert engine.call((1, 2, 3), (8, 9), 4) == [11] * 4
 

@@ -32,7 +32,7 @@ class Fake:
 
     def decode(self, text: str, tokens: Sequence[int], max_tokens: int, method: str) -> dict[str, Any]:
         self._log.append((self.name, method, text, max_tokens))
-        return {"token_ids": list(range(min(max_tokens, self._most))), "prefill_s": 1.0, "decode_s": 2.0}
+        return {"token_ids": list(range(min(max_tokens, self._most))), "prompt_s": 1.0, "decode_s": 2.0}
 
     def prompt(self, tokens: Sequence[int]) -> float:
         self._log.append((self.name, "prompt", tuple(tokens)))
@@ -71,7 +71,7 @@ def test_engines_take_turns() -> None:
 
 
 def answers(seconds: Sequence[float], ids: Sequence[int]) -> list[dict[str, Any]]:
-    return [{"token_ids": list(ids), "prefill_s": 1.0, "decode_s": one} for one in seconds]
+    return [{"token_ids": list(ids), "prompt_s": 1.0, "decode_s": one} for one in seconds]
 
 
 MEASURED = Measured(
@@ -154,7 +154,7 @@ def test_a_whole_run_on_a_tiny_model(
 
     monkeypatch.setattr(side_by_side, "open_peer", open_fake)
     command = f"side_by_side --model {model} --prompts {tmp_path}/prompts.txt --threads 1 --max-tokens 6"
-    command += f" --rounds 2 --sizes 1 2 --context 4 --prefill 8 --method lookup --json {records}"
+    command += f" --rounds 2 --sizes 1 2 --context 4 --prompt-size 8 --method lookup --json {records}"
     monkeypatch.setattr(sys, "argv", [*command.split(), "--engine", "a", "--engine", "b"])
     side_by_side.main()
     printed = capsys.readouterr().out

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from outpace.cli.main import main
-from outpace.core.contracts import Exactness
 from outpace.core.errors import PromptTooLong
 from outpace.core.stats import GenerationStats
+from outpace.core.steps import Exactness
 from outpace.drafters import DRAFTERS
 from outpace.drafters.none import NoDraft
 from outpace.rules import RULES
@@ -107,7 +107,7 @@ class FakeModel:
             target_calls=calls,
             num_drafted=0 if draft == "none" else 3 * calls,
             wall_s=0.5 + 0.1 * calls,
-            prefill_s=0.5,
+            prompt_s=0.5,
             draft_s=0.0 if draft == "none" else 0.02,
             score_s=0.08 * calls,
             time_to_first_token_s=0.5,

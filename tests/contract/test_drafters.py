@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from outpace.core.contracts import Ask, Drafter, ScoredCall, Step, Target
+from outpace.core.call import Prompt
+from outpace.core.contracts import Drafter, Target
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
+from outpace.core.steps import Ask, ScoredCall, Step
 from outpace.core.tree import TokenTree
 from outpace.decode.step import judge, step
 from outpace.drafters import DRAFTERS
@@ -35,6 +37,7 @@ from tests.contract.rows import (
     predictable_table,
 )
 from tests.fakes import whole
+from tests.rows import opened
 
 PROMPTS = [[1, 2, 3, 1, 2, 3, 1], [4], [5, 6, 7, 0, 5, 6, 7, 1, 5, 6]]
 SAMPLINGS = [
@@ -126,7 +129,7 @@ def test_state_of_one_row_never_leaks_into_another(target: Target, name: str) ->
     def proposals(prompts: list[list[int]]) -> list[list[list[int]]]:
         drafter = make_drafter(name, target)
         texts = [list(prompt) for prompt in prompts]
-        rows, scores = target.prefill(prompts)
+        rows, scores = opened(target, prompts)
 
         def asks() -> list[Ask]:
             return [
@@ -137,13 +140,13 @@ def test_state_of_one_row_never_leaks_into_another(target: Target, name: str) ->
         steps: list[Step] = judge(
             Match(), ScoredCall(scores, [TokenTree.root(p[-1]) for p in prompts], asks())
         )
-        states = [drafter.start(prompt, s.scores) for prompt, s in zip(prompts, steps, strict=True)]
+        states = [drafter.start(Prompt.of(prompt)) for prompt in prompts]
         states = drafter.observe(states, steps)
         seen: list[list[list[int]]] = [[] for _ in prompts]
         for _ in range(5):
             for text, one in zip(texts, steps, strict=True):
                 text += one.tokens
-            steps, states, _ = step(target, drafter, Match(), rows, states, asks())
+            steps, states, _ = step(target, drafter, Match(), states, asks())
             for record, one in zip(seen, steps, strict=True):
                 record.append(one.tree.token_list)
         for state in states:

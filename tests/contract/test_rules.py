@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 
 from outpace.core import sampling as sampling_
-from outpace.core.contracts import Ask, Drafter, RowScores, Rule, ScoredCall, Verdict
+from outpace.core.contracts import Drafter, Rule
 from outpace.core.sampling import Sampling
+from outpace.core.steps import Ask, RowScores, ScoredCall, Verdict
 from outpace.core.tree import TokenTree
 from outpace.engine.generate import generate, generate_batch
 from outpace.engine.request import Request
@@ -34,6 +35,7 @@ from outpace.trees.chain import Chain
 from tests.contract.rows import RULE_NAMES
 from tests.fakes import Hostile, TableDraft, Wide, full_tree, whole
 from tests.laws import FALSE_ALARM_RATE, g_test
+from tests.rows import on, opened
 
 VOCAB_SIZE, NUM_TOKENS, NUM_SEEDS = 4, 4, 2000
 PROMPT = [1, 2]
@@ -246,12 +248,12 @@ def test_a_policy_that_prunes_by_tokens_only_sometimes_is_caught() -> None:
 @pytest.mark.parametrize("name", RULE_NAMES)
 def test_verdicts_are_paths_and_pure(name: str) -> None:
     rule = RULES.create(name)
-    rows, _ = TARGET.prefill([PROMPT])
+    rows, _ = opened(TARGET, [PROMPT])
     rng = random.Random(3)
     for seed, draft in itertools.product(range(30), ["random", "tree"]):
         ask = Ask(3, 2, Sampling(temperature=1.0, seed=seed), 9, 9, draw=rule.draw)
         tree = DRAFTS[draft].propose([rng if draft == "random" else [*PROMPT, 3]], [ask])[0]
-        [scores] = ScoredCall(TARGET.score(rows, [tree]), [tree], [ask]).rows()
+        [scores] = ScoredCall(TARGET.score(on(rows, [tree])), [tree], [ask]).rows()
         verdict = rule.judge(tree, scores, ask.sampling, ask.position)
         for parent, child in itertools.pairwise([0, *verdict.path]):
             assert tree.parents[child] == parent

@@ -1,4 +1,4 @@
-"""Every target: a tree equals its paths, a row ignores its companions, keep equals a fresh prefill.
+"""Every target: a tree equals its paths, a row ignores its companions, keep equals a fresh row.
 
 "Equal" is to the last bit for a target that promises "identical", unless it says that it rounds.
 """
@@ -14,11 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outpace.core.contracts import Scores, Tapped, Target
+from outpace.core.call import Call
+from outpace.core.contracts import Tapped, Target
 from outpace.core.errors import OutpaceError, PromptTooLong
 from outpace.core.sampling import Edit, Sampling, choose, edited, warp
+from outpace.core.steps import Scores
 from outpace.core.tree import TokenTree
 from tests.contract.rows import QUANTISED, VOCAB_SIZE
+from tests.rows import on, opened
 from tests.strategies import samplings, trees
 
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7]]
@@ -29,7 +32,7 @@ DRAFTS = [[4, 2], [7], []]  # behind PROMPTS
 
 @contextmanager
 def rows_of(target: Target, prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    rows, _ = target.prefill(prompts)
+    rows, _ = opened(target, prompts)
     try:
         yield rows
     finally:
@@ -47,43 +50,101 @@ def all_logits(scores: Scores, row: int, tree: TokenTree) -> np.ndarray:
     return scores.logits(row, range(tree.num_nodes))
 
 
-def test_prefill_scores_the_last_token(target: Target) -> None:
-    rows, scores = target.prefill(PROMPTS)
+def test_reading_a_prompt_scores_the_last_token(target: Target) -> None:
+    rows, scores = opened(target, PROMPTS)
     together = [scores.logits(row, [0]) for row in range(3)]
     assert all(logits.shape == (1, target.vocab_size) and logits.dtype == np.float32 for logits in together)
     assert [target.length(row) for row in rows] == [len(prompt) for prompt in PROMPTS]
     target.free(rows)
     for prompt, expected in zip(PROMPTS, together, strict=True):
-        rows, scores = target.prefill([prompt])
+        rows, scores = opened(target, [prompt])
         assert_same(target, scores.logits(0, [0]), expected)
         target.free(rows)
         if len(prompt) > 1:  # the last token may as well be the root of a first step
             with rows_of(target, [prompt[:-1]]) as rows:
-                scored = target.score(rows, [TokenTree.root(prompt[-1])])
+                scored = target.score(on(rows, [TokenTree.root(prompt[-1])]))
                 assert_same(target, scored.logits(0, [0]), expected)
 
 
 def test_drafts_behind_prompts_are_scored_and_kept_like_chains(target: Target) -> None:
-    rows, scores = target.prefill(PROMPTS, DRAFTS)
+    rows, scores = opened(target, PROMPTS, DRAFTS)
     chains = [TokenTree.chain(prompt[-1], draft) for prompt, draft in zip(PROMPTS, DRAFTS, strict=True)]
     logits = [all_logits(scores, row, chain) for row, chain in enumerate(chains)]
-    assert [target.length(row) for row in rows] == [len(prompt) - 1 for prompt in PROMPTS]
+    assert all(target.length(row) < len(prompt) for row, prompt in zip(rows, PROMPTS, strict=True))
     target.keep(rows, [[1], [1], []])
     assert [target.length(row) for row in rows] == [4, 2, len(PROMPTS[2])]
     for i, (prompt, draft) in enumerate(zip(PROMPTS, DRAFTS, strict=True)):
         for depth in range(1 + len(draft)):
-            fresh, expected = target.prefill([[*prompt, *draft[:depth]]])
+            fresh, expected = opened(target, [[*prompt, *draft[:depth]]])
             assert_same(target, logits[i][[depth]], expected.logits(0, [0]))
             target.free(fresh)
         with rows_of(target, [[*prompt, *draft[:1]]]) as fresh:
-            kept = all_logits(target.score(rows[i : i + 1], [TREE]), 0, TREE)
-            assert_same(target, kept, all_logits(target.score(fresh, [TREE]), 0, TREE))
+            kept = all_logits(target.score(on(rows[i : i + 1], [TREE])), 0, TREE)
+            assert_same(target, kept, all_logits(target.score(on(fresh, [TREE])), 0, TREE))
     target.free(rows)
+
+
+@pytest.mark.parametrize("pending", [[], [7], [7, 0, 3], [1, 2] * 9], ids=len)
+def test_what_is_pending_runs_in_front_of_the_tree(target: Target, pending: list[int]) -> None:
+    """Scores, kept paths and lengths are those of a row that has read it before."""
+    texts = [PROMPTS[0], PROMPTS[1]]
+    with rows_of(target, texts) as late, rows_of(target, [[*texts[0], *pending], texts[1]]) as ready:
+        trees = [TREE, TREES[1]]
+        samplings, positions = [Sampling(temperature=1.0, seed=3)] * 2, [3 + len(pending), 1]
+
+        def behind(row: int, tree: TokenTree) -> Call:
+            return Call(row, [*pending, tree.token_list[0]], tree)
+
+        scores = target.score(on(ready, trees))
+        expected = [all_logits(scores, row, tree) for row, tree in enumerate(trees)]
+        choices, tops = scores.choose(samplings, positions), scores.top(0, [2], 3)[0].tolist()
+        scores = target.score([behind(late[0], TREE), Call.on(late[1], TREES[1])])
+        for row, tree in enumerate(trees):
+            assert_same(target, all_logits(scores, row, tree), expected[row])
+        assert scores.choose(samplings, positions) == choices
+        assert scores.top(0, [2], 3)[0].tolist() == tops
+        target.keep(late, [None, [1]])  # of the first nothing but what was pending before the tree
+        assert [target.length(row) for row in late] == [3 + len(pending), 3]
+        again = all_logits(target.score([Call.on(late[0], TREE)]), 0, TREE)
+        assert_same(target, again, expected[0])
+        target.keep(late[:1], [[1, 3]])
+        copy = target.fork(late[1])
+        target.score([behind(copy, TREES[2])] if pending else [Call.on(copy, TREES[2])])
+        target.keep([copy], [()])
+        assert target.length(copy) == 4 + len(pending)
+        target.free([copy])
+        target.score(on(ready, trees))
+        target.keep(ready, [[1, 3], [1]])
+        for row, other in zip(late, ready, strict=True):
+            ours = all_logits(target.score([Call.on(row, TREE)]), 0, TREE)
+            assert_same(target, ours, all_logits(target.score([Call.on(other, TREE)]), 0, TREE))
+
+
+def test_a_tree_may_grow_from_call_to_call(target: Target) -> None:
+    """What a call has run need not be run again; nobody can tell."""
+    grown = [TREE.prune(range(count)) for count in (1, 2, 4, 6)]
+    with rows_of(target, PROMPTS[:2]) as rows, rows_of(target, [[*PROMPTS[0], 7, 0]]) as ready:
+        for tree in grown:
+            scores = target.score([Call(rows[0], [7, 0, 4], tree), Call.on(rows[1], grown[0])])
+            logits = all_logits(scores, 0, tree)
+            assert_same(target, logits, all_logits(target.score(on(ready, [tree])), 0, tree))
+        tree = TREE.prune([0, 2, 5])  # other nodes than before
+        for _ in range(2):
+            logits = all_logits(target.score([Call(rows[0], [7, 0, 4], tree)]), 0, tree)
+            assert_same(target, logits, all_logits(target.score(on(ready, [tree])), 0, tree))
+        target.score([Call(rows[0], [7, 0, 4], TREE)])
+        target.keep(rows[:1], [None])
+        for one in (grown[2], TREE):
+            logits = all_logits(target.score([Call.on(rows[0], one)]), 0, one)
+            assert_same(target, logits, all_logits(target.score(on(ready, [one])), 0, one))
+        target.score([Call.on(rows[0], TREE)])
+        target.keep(rows[:1], [[2, 5]])
+        assert target.length(rows[0]) == 8
 
 
 def test_prompts_that_were_read_with_drafts_can_be_given_back_unkept(target: Target) -> None:
     for _ in range(20):
-        rows, _ = target.prefill(PROMPTS, DRAFTS)
+        rows, _ = opened(target, PROMPTS, DRAFTS)
         target.free(rows)
     with rows_of(target, PROMPTS) as rows:
         assert [target.length(row) for row in rows] == [len(prompt) for prompt in PROMPTS]
@@ -93,47 +154,47 @@ def test_prompts_that_were_read_with_drafts_can_be_given_back_unkept(target: Tar
 @given(tree=trees(vocab_size=VOCAB_SIZE, max_nodes=12))
 def test_a_tree_is_its_paths(target: Target, tree: TokenTree) -> None:
     with rows_of(target, [PROMPTS[0]]) as rows:
-        scores = target.score(rows, [tree])
+        scores = target.score(on(rows, [tree]))
         logits = all_logits(scores, 0, tree)
         for path in tree.paths():
             tokens = [tree.token_list[node] for node in path]
-            alone = target.score(rows, [TokenTree.chain(tokens[0], tokens[1:])])
+            alone = target.score(on(rows, [TokenTree.chain(tokens[0], tokens[1:])]))
             assert_same(target, logits[path], alone.logits(0, range(len(path))))
 
 
 def test_rows_ignore_their_companions(target: Target) -> None:
     with rows_of(target, PROMPTS) as rows:
-        scores = target.score(rows, TREES)
+        scores = target.score(on(rows, TREES))
         together = [all_logits(scores, i, tree) for i, tree in enumerate(TREES)]
         for order in ([0], [1], [2], [2, 0], [1, 2, 0]):
-            scores = target.score([rows[i] for i in order], [TREES[i] for i in order])
+            scores = target.score(on([rows[i] for i in order], [TREES[i] for i in order]))
             for place, i in enumerate(order):
                 assert_same(target, all_logits(scores, place, TREES[i]), together[i])
 
 
 @pytest.mark.parametrize("path", [[], [1], [2], [1, 3], [1, 4], [2, 5]], ids=str)
-def test_keep_equals_a_fresh_prefill(target: Target, path: list[int]) -> None:
+def test_keep_equals_a_fresh_row(target: Target, path: list[int]) -> None:
     text = [*PROMPTS[2], *(TREE.token_list[node] for node in (0, *path))]
     with rows_of(target, [PROMPTS[2], PROMPTS[0]]) as rows, rows_of(target, [text]) as fresh:
-        target.score(rows, [TREE, TREES[1]])
+        target.score(on(rows, [TREE, TREES[1]]))
         target.keep(rows, [path, [1, 2]])
         assert target.length(rows[0]) == len(text) and target.length(rows[1]) == len(PROMPTS[0]) + 3
         for tree in TREES:
-            kept = all_logits(target.score(rows[:1], [tree]), 0, tree)
-            assert_same(target, kept, all_logits(target.score(fresh, [tree]), 0, tree))
+            kept = all_logits(target.score(on(rows[:1], [tree])), 0, tree)
+            assert_same(target, kept, all_logits(target.score(on(fresh, [tree])), 0, tree))
 
 
 def test_what_is_not_kept_leaves_no_trace(target: Target) -> None:
     with rows_of(target, [PROMPTS[0]]) as rows:
-        first = all_logits(target.score(rows, [TREES[1]]), 0, TREES[1])
-        target.score(rows, [TREE])
+        first = all_logits(target.score(on(rows, [TREES[1]])), 0, TREES[1])
+        target.score(on(rows, [TREE]))
         assert target.length(rows[0]) == len(PROMPTS[0])
-        assert_same(target, all_logits(target.score(rows, [TREES[1]]), 0, TREES[1]), first)
+        assert_same(target, all_logits(target.score(on(rows, [TREES[1]])), 0, TREES[1]), first)
 
 
 def test_scores_outlive_keep(target: Target) -> None:
     with rows_of(target, [PROMPTS[0]]) as rows:
-        scores = target.score(rows, [TREE])
+        scores = target.score(on(rows, [TREE]))
         before, chosen = all_logits(scores, 0, TREE), scores.choose([Sampling()], [3])
         target.keep(rows, [[1, 3]])
         assert_same(target, all_logits(scores, 0, TREE), before)
@@ -144,18 +205,18 @@ def test_forks_go_their_own_ways(target: Target) -> None:
     with rows_of(target, [PROMPTS[0]]) as rows:
         copy = target.fork(rows[0])
         assert copy != rows[0] and target.length(copy) == len(PROMPTS[0])
-        expected = all_logits(target.score(rows, [TREE]), 0, TREE)
-        target.score([copy], [TREES[1]])
+        expected = all_logits(target.score(on(rows, [TREE])), 0, TREE)
+        target.score(on([copy], [TREES[1]]))
         target.keep([copy], [[1, 2]])
         assert (target.length(rows[0]), target.length(copy)) == (len(PROMPTS[0]), len(PROMPTS[0]) + 3)
-        assert_same(target, all_logits(target.score(rows, [TREE]), 0, TREE), expected)
+        assert_same(target, all_logits(target.score(on(rows, [TREE])), 0, TREE), expected)
         target.free([copy])
-        assert_same(target, all_logits(target.score(rows, [TREE]), 0, TREE), expected)
+        assert_same(target, all_logits(target.score(on(rows, [TREE])), 0, TREE), expected)
 
 
 def test_rows_can_be_had_again_and_again(target: Target) -> None:
     for _ in range(20):
-        rows, _ = target.prefill(PROMPTS)
+        rows, _ = opened(target, PROMPTS)
         target.free(rows)
 
 
@@ -164,7 +225,7 @@ def test_rows_can_be_had_again_and_again(target: Target) -> None:
 def test_choices_and_laws_are_those_of_the_logits(target: Target, chosen: list[Sampling], base: int) -> None:
     positions = [base, base + 7, 3]
     with rows_of(target, PROMPTS) as rows:
-        scores = target.score(rows, TREES)
+        scores = target.score(on(rows, TREES))
         choices = scores.choose(chosen, positions)
         for row, (tree, sampling) in enumerate(zip(TREES, chosen, strict=True)):
             logits = all_logits(scores, row, tree)
@@ -179,7 +240,7 @@ def test_choices_and_laws_are_those_of_the_logits(target: Target, chosen: list[S
 def test_edits_are_added_before_the_choice(target: Target) -> None:
     rng = np.random.default_rng(0)
     with rows_of(target, PROMPTS[:2]) as rows:
-        scores = target.score(rows, [TREE, TREES[1]])
+        scores = target.score(on(rows, [TREE, TREES[1]]))
         sampling = Sampling(temperature=0.9, top_p=0.95, seed=11)
         edits: list[list[Edit | None]] = []
         for tree in (TREE, TREES[1]):
@@ -201,7 +262,7 @@ def test_edits_are_added_before_the_choice(target: Target) -> None:
 
 def test_top_ranks_the_raw_logits(target: Target) -> None:
     with rows_of(target, PROMPTS) as rows:
-        scores = target.score(rows, TREES)
+        scores = target.score(on(rows, TREES))
         for row, node in ((0, 0), (0, 5), (1, 2), (2, 0)):
             logits = scores.logits(row, [node])[0]
             ids, values = (found[0] for found in scores.top(row, [node], 5))
@@ -214,26 +275,26 @@ def test_the_context_has_an_end(target: Target) -> None:
     with rows_of(target, [full]) as rows:
         assert target.length(rows[0]) == target.context_length
     with pytest.raises(PromptTooLong) as error:
-        target.prefill([[*full, 1]])
+        opened(target, [[*full, 1]])
     assert str(target.context_length) in str(error.value) and str(target.context_length + 1) in str(
         error.value
     )
-    rows, scores = target.prefill([full[:-2]], [[1, 2]])
+    rows, scores = opened(target, [full[:-2]], [[1, 2]])
     assert scores.logits(0, [2]).shape == (1, target.vocab_size)
     target.free(rows)
     with rows_of(target, [full[:-3]]) as rows:
-        scores = target.score(rows, [TokenTree.chain(1, [2, 3])])
+        scores = target.score(on(rows, [TokenTree.chain(1, [2, 3])]))
         assert scores.logits(0, [2]).shape == (1, target.vocab_size)
         with pytest.raises(ValueError, match=str(target.context_length)):
-            target.score(rows, [TokenTree.chain(1, [2, 3, 4])])
-        target.score(rows, [TokenTree.chain(1, [2, 3])])
+            target.score(on(rows, [TokenTree.chain(1, [2, 3, 4])]))
+        target.score(on(rows, [TokenTree.chain(1, [2, 3])]))
         target.keep(rows, [[1, 2]])
         assert target.length(rows[0]) == target.context_length
 
 
 def test_an_empty_prompt_is_refused(target: Target) -> None:
     with pytest.raises(OutpaceError):
-        target.prefill([[]])
+        opened(target, [[]])
 
 
 def test_it_says_what_it_is(target: Target) -> None:
@@ -265,12 +326,12 @@ def test_hidden_states_are_those_of_the_path(tapped: Tapped) -> None:
     with rows_of(tapped, PROMPTS) as rows:
         starts = np.cumsum([0, *(tree.num_nodes for tree in TREES)])
         for tap in ("0", "final"):
-            together = tapped.score(rows, TREES).hidden(tap)
+            together = tapped.score(on(rows, TREES)).hidden(tap)
             assert together.shape == (starts[-1], tapped.hidden_size) and together.dtype == np.float32
             for row, (tree, start) in enumerate(zip(TREES, starts[:-1], strict=True)):
                 for path in tree.paths():
                     tokens = [tree.token_list[node] for node in path]
-                    alone = tapped.score([rows[row]], [TokenTree.chain(tokens[0], tokens[1:])])
+                    alone = tapped.score(on([rows[row]], [TokenTree.chain(tokens[0], tokens[1:])]))
                     assert_same(tapped, together[start + np.array(path)], alone.hidden(tap))
 
 
@@ -291,7 +352,7 @@ def test_logits_are_the_projection_of_the_final_states(
     assert some.num_outputs == len(ids)
     weight = whole(np.eye(tapped.hidden_size, dtype=np.float32)).T
     with rows_of(tapped, PROMPTS) as rows:
-        scores = tapped.score(rows, TREES)
+        scores = tapped.score(on(rows, TREES))
         logits = np.concatenate([all_logits(scores, row, tree) for row, tree in enumerate(TREES)])
         states = scores.hidden("final")
         assert np.abs(whole(states) - logits).max() <= 1e-3 * np.abs(logits).max()
@@ -317,10 +378,10 @@ def test_products_leave_the_scores_as_they_are(tapped: Tapped) -> None:
     tapped.tap("final")
     product = tapped.product(np.ones((300, 200), np.float32))
     with rows_of(tapped, PROMPTS) as rows:
-        scores = tapped.score(rows, TREES)
+        scores = tapped.score(on(rows, TREES))
         states, logits = scores.hidden("final"), all_logits(scores, 0, TREE)
         chosen = scores.choose([Sampling()] * 3, [3, 1, 19])
-        scores = tapped.score(rows, TREES)
+        scores = tapped.score(on(rows, TREES))
         product(np.ones((90, 200), np.float32))
         assert scores.choose([Sampling()] * 3, [3, 1, 19]) == chosen
         product(np.ones((1, 200), np.float32))

@@ -7,10 +7,11 @@ from typing import Any, cast
 
 import numpy as np
 
-from outpace.core.contracts import Ask, ScoredCall, Scores, Step, Verdict, weakest
 from outpace.core.sampling import Edit, Sampling, edited, warp
+from outpace.core.steps import Ask, ScoredCall, Scores, Step, Verdict, weakest
 from outpace.core.tree import TokenTree
 from outpace.targets.table import TableTarget
+from tests.rows import on, opened
 
 TREES = [TokenTree.chain(1, [2, 3]), TokenTree([4, 1, 2], [-1, 0, 0]), TokenTree.root(3)]
 SAMPLINGS = [Sampling(temperature=1.0, seed=5), Sampling(), Sampling(temperature=0.7, top_k=3)]
@@ -52,8 +53,8 @@ def test_hidden_states_are_cut_by_row() -> None:
 
 def test_edits_reach_choices_and_laws_of_their_row_alone() -> None:
     target = TableTarget.random(vocab_size=6, seed=1)
-    ids, _ = target.prefill([[1, 2], [1, 2, 3], [1, 2, 3, 4]])
-    scores = target.score(ids, TREES)
+    ids, _ = opened(target, [[1, 2], [1, 2, 3], [1, 2, 3, 4]])
+    scores = target.score(on(ids, TREES))
     ban: Edit = (np.array([0, 1, 2]), np.full(3, -np.inf, dtype=np.float32))
 
     def edits(tree: TokenTree) -> list[Edit | None]:

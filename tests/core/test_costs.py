@@ -33,10 +33,10 @@ def test_it_measures_what_the_clock_says(monkeypatch: pytest.MonkeyPatch) -> Non
     now = 0.0
 
     class Timed(TableTarget):
-        def score(self, rows, trees):  # type: ignore[no-untyped-def]
+        def score(self, calls):  # type: ignore[no-untyped-def]
             nonlocal now
-            now += (10 + trees[0].num_nodes) * (2 if self.length(rows[0]) > 100 else 1)
-            return super().score(rows, trees)
+            now += (10 + calls[0].tree.num_nodes) * (2 if self.length(calls[0].row) > 100 else 1)
+            return super().score(calls)
 
     monkeypatch.setattr(costs_, "perf_counter", lambda: now)
     target = Timed.random(vocab_size=5)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import cast
-
-from outpace.core.contracts import RowScores, Step, Verdict
 from outpace.core.stats import GenerationStats, StepTimes
+from outpace.core.steps import Step, Verdict
 from outpace.core.tree import TokenTree
-
-NO_SCORES = cast("RowScores", None)
+from tests.rows import NO_SCORES
 
 
 def test_counts_and_the_bonus_token() -> None:

@@ -21,6 +21,7 @@ from outpace.rules.match import Match
 from outpace.targets.hf_causal import HfCausalTarget
 from tests.heads import head_states, write_random
 from tests.hf_families import tiny_model
+from tests.rows import on, opened
 
 PROMPTS = [[5, 6, 7, 8], [9, 3], [4]]
 
@@ -66,13 +67,13 @@ def test_drafts_change_nothing(base: HfCausalTarget, tmp_path: Path) -> None:
 def test_rows_and_trees(base: HfCausalTarget, tmp_path: Path) -> None:
     write_random(tmp_path, base, first="learned")
     target = HeadedTarget(base, tmp_path)
-    rows, _ = target.prefill(PROMPTS[:2])
+    rows, _ = opened(target, PROMPTS[:2])
     trees = [TokenTree([1, 2, 3], [-1, 0, 0]), TokenTree.root(4)]
-    together = target.score(rows, trees)
+    together = target.score(on(rows, trees))
     assert together.hidden("final").shape == (4, target.hidden_size)
     for number, (row, tree) in enumerate(zip(rows, trees, strict=True)):
         nodes = range(tree.num_nodes)
-        alone = target.score([row], [tree]).logits(0, nodes)
+        alone = target.score(on([row], [tree])).logits(0, nodes)
         assert np.allclose(together.logits(number, nodes), alone, atol=1e-4)
     target.keep([rows[1]], [[]])  # the last one scored
     copy = target.fork(rows[1])

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outpace.core.contracts import Ask, Rule, ScoredCall
+from outpace.core.call import Prompt
+from outpace.core.contracts import Rule
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
+from outpace.core.steps import Ask, ScoredCall
 from outpace.core.tree import TokenTree
 from outpace.decode import step as step_module
 from outpace.decode.step import judge, step
@@ -21,6 +23,7 @@ from outpace.rules.distance import Distance
 from outpace.rules.match import Match
 from outpace.targets.table import TableTarget
 from tests.fakes import Hostile, hostile
+from tests.rows import on, opened
 from tests.strategies import samplings
 
 VOCAB_SIZE = 5
@@ -30,23 +33,21 @@ PROMPTS = [[1, 2, 3, 1, 2], [4], [0, 0, 0, 0, 0, 0, 0, 1], [3, 1, 3, 1]]
 def decode(
     target: TableTarget, drafter: Any, prompts: list[list[int]], chosen: list[Sampling], num_steps: int
 ) -> list[list[int]]:
-    """Each prompt with what `num_steps` steps of one batch add to it."""
+    """Each prompt with what `num_steps` steps of one batch add to it, the prompts' own not counted."""
     texts = [list(prompt) for prompt in prompts]
 
-    def asks(budget: int) -> list[Ask]:
-        return [Ask(t[-1], len(t) - 1, s, budget, budget) for t, s in zip(texts, chosen, strict=True)]
-
-    rows, scores = target.prefill(prompts)
-    steps = judge(Match(), ScoredCall(scores, [TokenTree.root(text[-1]) for text in texts], asks(0)))
-    states = [drafter.start(prompt, s.scores) for prompt, s in zip(prompts, steps, strict=True)]
-    states = drafter.observe(states, steps)
+    rows = [target.open() for _ in prompts]
+    states = [drafter.start(Prompt.of(prompt)) for prompt in prompts]
     for turn in range(num_steps + 1):
+        asks = [
+            Ask(text[-1], len(text) - 1, sampling, 9, 9, row=row, unread=() if turn else text[:-1])
+            for text, sampling, row in zip(texts, chosen, rows, strict=True)
+        ]
+        steps, states, times = step(target, drafter, Match(), states, asks)
+        assert times.draft_s > 0 and times.score_s > 0
         for text, one in zip(texts, steps, strict=True):
             text += one.tokens
         assert all(target.length(row) == len(text) - 1 for row, text in zip(rows, texts, strict=True))
-        if turn < num_steps:
-            steps, states, times = step(target, drafter, Match(), rows, states, asks(9))
-            assert times.draft_s > 0 and times.score_s > 0
     target.free(rows)
     return texts
 
@@ -67,10 +68,10 @@ def test_a_batch_of_rows_equals_single_rows(chosen: list[Sampling], seed: int, n
 
 def test_the_target_sees_only_what_fits() -> None:
     target = TableTarget.random(vocab_size=VOCAB_SIZE)
-    rows, _ = target.prefill([[1, 2]])
+    rows, _ = opened(target, [[1, 2]])
     drafter = Hostile(lambda ask, rng: TokenTree.chain(ask.root, [1, 2, 3, 1, 99]))
-    ask = Ask(3, 2, Sampling(), budget=7, depth=2)
-    [one], _, _ = step(target, drafter, Match(), rows, [None], [ask])
+    ask = Ask(3, 2, Sampling(), budget=7, depth=2, row=rows[0])
+    [one], _, _ = step(target, drafter, Match(), [None], [ask])
     assert one.tree.token_list == [3, 1, 2]
 
 
@@ -80,15 +81,14 @@ def test_a_drafter_that_forgets_a_row_is_refused() -> None:
             return []
 
     target = TableTarget.random(vocab_size=VOCAB_SIZE)
-    rows, _ = target.prefill([[1, 2]])
+    rows, _ = opened(target, [[1, 2]])
     with pytest.raises(ValueError, match="zip"):
         step(
             target,
             Forgetful(lambda ask, rng: TokenTree.root(0)),
             Match(),
-            rows,
             [None],
-            [Ask(3, 2, Sampling(), 7, 2)],
+            [Ask(3, 2, Sampling(), 7, 2, row=rows[0])],
         )
 
 
@@ -109,8 +109,8 @@ def test_only_a_choice_that_is_needed_has_to_exist(rule: Rule, sampling: Samplin
     target = TableTarget(logits)
 
     def judged(tree: TokenTree) -> list[int]:
-        rows, _ = target.prefill([[4]])
-        return judge(rule, ScoredCall(target.score(rows, [tree]), [tree], [Ask(0, 1, sampling, 9, 9)]))[
+        rows, _ = opened(target, [[4]])
+        return judge(rule, ScoredCall(target.score(on(rows, [tree])), [tree], [Ask(0, 1, sampling, 9, 9)]))[
             0
         ].tokens
 

@@ -12,14 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outpace.core.contracts import Ask, RowScores, Step, Target, Verdict
+from outpace.core.call import Prompt
+from outpace.core.contracts import Target
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling, warp
+from outpace.core.steps import Ask, Step, Verdict
 from outpace.core.tree import TokenTree
 from outpace.drafters.bigram import COPY_ODDS, WIDTH, Bigram, Table, bigram_table
 from outpace.targets.table import TableTarget
+from tests.rows import NO_SCORES
 
-NO_SCORES = cast("RowScores", None)
 NO_TARGET = cast("Target", None)
 
 
@@ -83,7 +85,7 @@ def test_a_table_that_is_kept_is_not_made_again() -> None:
     first = Bigram(TableTarget.random(vocab_size=6, order=1), memo)
     again = Bigram(NO_TARGET, memo)
     assert [*stored] == ["bigram-16"]
-    trees = [drafter.propose([drafter.start([3], NO_SCORES)], [ask(3)])[0] for drafter in (first, again)]
+    trees = [drafter.propose([drafter.start(Prompt.of([3]))], [ask(3)])[0] for drafter in (first, again)]
     assert trees[0].token_list == trees[1].token_list
 
 
@@ -167,7 +169,7 @@ def test_drafts_are_the_likeliest_paths(
 ) -> None:
     target = TableTarget.random(vocab_size=4, order=1, seed=seed)
     drafter = Bigram(target, without_memo, size=size, depth=depth, copy=copy)
-    state = drafter.start(text, NO_SCORES)
+    state = drafter.start(Prompt.of(text))
     [tree] = drafter.propose([state], [ask(text[-1], budget=budget, depth=room)])
     levels = min(depth, room)
     chain = copied(text, min(levels, budget)) if copy else []
@@ -189,16 +191,16 @@ def test_worked_example() -> None:
     with np.errstate(divide="ignore"):
         target = TableTarget(np.log(law))
     plain = Bigram(target, without_memo, size=2, depth=1, copy=False)
-    [tree] = plain.propose([plain.start([1, 3, 1], NO_SCORES)], [ask(1)])
+    [tree] = plain.propose([plain.start(Prompt.of([1, 3, 1]))], [ask(1)])
     assert tree.token_list == [1, 2, 3]
     both = Bigram(target, without_memo, size=3)
-    [tree] = both.propose([both.start([1, 3, 1], NO_SCORES)], [ask(1)])
+    [tree] = both.propose([both.start(Prompt.of([1, 3, 1]))], [ask(1)])
     # A match of one token has odds of 0.21: 3 has 0.21 + 0.79 * 0.4 and 2 has 0.79 * 0.6. The end of the
     # copy goes on with bigrams.
     assert tree.token_list == [1, 3, 0, 0] and tree.shape.parent_list == [-1, 0, 1, 2]
     assert tree.logq is not None
     assert tree.logq[1:].tolist() == pytest.approx([math.log(0.21 + 0.79 * 0.4), 0, 0], rel=1e-5)
-    assert both.successors(both.start([1, 3, 1], NO_SCORES), [3, 1])[1][:2] == [
+    assert both.successors(both.start(Prompt.of([1, 3, 1])), [3, 1])[1][:2] == [
         (2, pytest.approx(0.6)),
         (3, pytest.approx(0.4)),
     ]
@@ -211,13 +213,13 @@ def test_what_has_no_probability_is_not_drafted() -> None:
     law[1] = [0, 0, 0.6, 0.4]
     with np.errstate(divide="ignore"):
         drafter = Bigram(TableTarget(np.log(law)), without_memo, size=50, depth=2, copy=False)
-    [tree] = drafter.propose([drafter.start([1], NO_SCORES)], [ask(1)])
+    [tree] = drafter.propose([drafter.start(Prompt.of([1]))], [ask(1)])
     assert tree.token_list == [1, 2, 0, 3, 0]
 
 
 def test_copies_follow_what_was_committed() -> None:
     drafter = Bigram(TableTarget.random(vocab_size=9, order=1), without_memo, size=4)
-    state = drafter.start([5], NO_SCORES)
+    state = drafter.start(Prompt.of([5]))
     text = [5]
     for block in ([6, 7, 8], [1], [5, 6], [7]):
         step = Step(

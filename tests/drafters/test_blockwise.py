@@ -12,10 +12,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from outpace import drafters  # noqa: E402
-from outpace.core.contracts import Ask, RowScores, ScoredCall, Step, Tapped, Verdict  # noqa: E402
+from outpace.core.call import Prompt  # noqa: E402
+from outpace.core.contracts import Tapped  # noqa: E402
 from outpace.core.costs import straight  # noqa: E402
 from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.core.sampling import Sampling, choose, warp  # noqa: E402
+from outpace.core.steps import Ask, RowScores, ScoredCall, Step, Verdict  # noqa: E402
 from outpace.core.tree import TokenTree  # noqa: E402
 from outpace.drafters import mix, proposal_heads  # noqa: E402
 from outpace.drafters.backoff import FILE_NAME  # noqa: E402
@@ -351,7 +353,7 @@ def test_it_goes_on_from_the_last_kept_node(causal: Any, tmp_path: Path) -> None
     asks = [Ask(t.token_list[0], 0, Sampling(), 9, 9) for t in trees]
     scores: Any = Shown(behind)
     call = ScoredCall(scores, trees, asks)
-    state = drafter.start([1, 5], RowScores(call, 1))
+    state = drafter.start(Prompt.of([1, 5]))
     for path, token in (([], 9), ([1], 8), ([2], 7), ([2, 3], 6)):
         step = Step(tree, RowScores(call, 1), Verdict(path, token, "identical"))
         [state] = drafter.observe([state], [step])

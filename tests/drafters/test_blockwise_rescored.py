@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-from outpace.core.contracts import Ask, Drafter, ScoredCall  # noqa: E402
+from outpace.core.call import Prompt  # noqa: E402
+from outpace.core.contracts import Drafter  # noqa: E402
 from outpace.core.costs import straight  # noqa: E402
 from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.core.sampling import Sampling  # noqa: E402
+from outpace.core.steps import Ask, ScoredCall  # noqa: E402
 from outpace.core.tree import TokenTree  # noqa: E402
 from outpace.decode.step import judge  # noqa: E402
 from outpace.drafters.blockwise import Blockwise  # noqa: E402
@@ -31,6 +33,7 @@ from outpace.targets.table import TableTarget  # noqa: E402
 from outpace.trees.chain import Chain  # noqa: E402
 from tests.heads import write_random  # noqa: E402
 from tests.hf_families import tiny_model  # noqa: E402
+from tests.rows import opened  # noqa: E402
 
 PROMPT = [3, 1, 4, 1, 5]
 DRAFTED = range(30)
@@ -53,14 +56,14 @@ def heads(target: Any, tmp_path: Path) -> Path:
 
 def first_tree(target: Any, drafter: Drafter) -> TokenTree:
     """What is drafted behind the first token after the prompt."""
-    (row,), scores = target.prefill([PROMPT])
+    (row,), scores = opened(target, [PROMPT])
 
     def ask(root: int, position: int) -> Ask:
         return Ask(root, position, Sampling(), 60, 20, law=False, row=row)
 
     call = ScoredCall(scores, [TokenTree.root(PROMPT[-1])], [ask(PROMPT[-1], len(PROMPT) - 1)])
     steps = judge(Match(), call)
-    state = drafter.start(PROMPT, steps[0].scores)
+    state = drafter.start(Prompt.of(PROMPT))
     [state] = drafter.observe([state], steps)
     [tree] = drafter.propose([state], [ask(steps[0].tokens[-1], len(PROMPT))])
     drafter.stop(state)

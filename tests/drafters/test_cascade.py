@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from outpace.core.contracts import Ask, Drafter, Target
+from outpace.core.call import Call, Prompt
+from outpace.core.contracts import Drafter, Target
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
-from outpace.core.tree import TokenTree
+from outpace.core.steps import Ask
 from outpace.decode.cascade import Cascade
 from outpace.drafters.none import NoDraft
 from outpace.drafters.small_model import SmallModel
@@ -35,9 +36,9 @@ class Counted(TableTarget):
 
     calls = 0
 
-    def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> Any:
+    def score(self, calls: Sequence[Call]) -> Any:
         self.calls += 1
-        return super().score(rows, trees)
+        return super().score(calls)
 
 
 def table(seed: int = 3, **options: Any) -> Counted:
@@ -147,7 +148,7 @@ def test_the_small_models_row_holds_committed_text_alone() -> None:
 
 def test_the_cheaper_drafter_forgets_what_was_guessed() -> None:
     drafter = cascade(repeating(), repeating(), length=6, tail=3)
-    state = drafter.start(PROMPT, None)  # type: ignore[arg-type]
+    state = drafter.start(Prompt.of(PROMPT))  # type: ignore[arg-type]
     before = (list(state.inner.tokens), dict(state.inner.index))
     state.unread.append(4)
     [tree] = drafter.propose([state], [Ask(4, 3, Sampling(), 20, 20)])
@@ -174,7 +175,7 @@ def test_a_full_context_and_an_end_of_text_end_the_draft() -> None:
     assert small.num_rows == 0
     ended = table(eos_ids=frozenset(range(12)))
     drafter = cascade(table(), ended, length=6, tail=3)
-    state = drafter.start(PROMPT, None)  # type: ignore[arg-type]
+    state = drafter.start(Prompt.of(PROMPT))  # type: ignore[arg-type]
     state.unread.append(4)
     [tree] = drafter.propose([state], [Ask(4, 3, Sampling(), 20, 20)])
     assert tree.num_nodes == 2  # any token ends the text

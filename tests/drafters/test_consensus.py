@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outpace.core.contracts import Ask, Drafter, RowScores, Step, Verdict
+from outpace.core.call import Prompt
+from outpace.core.contracts import Drafter
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
+from outpace.core.steps import Ask, Step, Verdict
 from outpace.core.tree import TokenTree
 from outpace.drafters.consensus import MAX_ENDED, Consensus, ConsensusState
 from outpace.drafters.none import NoDraft
@@ -21,8 +23,7 @@ from outpace.engine.request import Generation, Request
 from outpace.rules.match import Match
 from outpace.targets.table import TableTarget
 from tests.fakes import whole
-
-NO_SCORES = cast("RowScores", None)
+from tests.rows import NO_SCORES
 
 
 def ask(root: int, *, budget: int = 99, depth: int = 99) -> Ask:
@@ -36,7 +37,7 @@ def commit(drafter: Consensus, state: ConsensusState, tokens: Sequence[int]) -> 
 
 
 def rows(drafter: Consensus, prompt: list[int], outputs: Sequence[Sequence[int]]) -> list[ConsensusState]:
-    return [commit(drafter, drafter.start(prompt, NO_SCORES), output) for output in outputs]
+    return [commit(drafter, drafter.start(Prompt.of(prompt)), output) for output in outputs]
 
 
 def paths_of(tree: TokenTree) -> list[tuple[int, ...]]:
@@ -144,15 +145,10 @@ def test_rows_of_other_prompts_have_no_vote() -> None:
 
 def test_rows_of_other_sources_have_no_vote() -> None:
     """Whatever their decoder begins with."""
-
-    class Prompt(list[int]):
-        def __init__(self, beside: str) -> None:
-            super().__init__([1, 2])
-            self.beside = beside
-
     drafter = Consensus()
-    one = [*rows(drafter, Prompt("one"), [[4, 5, 6, 7], [4, 5]])]
-    other = [*rows(drafter, Prompt("other"), [[4, 5]])]
+    first, second = (Prompt([1, 2], SimpleNamespace(ids=None, key=key)) for key in ("one", "other"))
+    one = [*rows(drafter, first, [[4, 5, 6, 7], [4, 5]])]
+    other = [*rows(drafter, second, [[4, 5]])]
     trees = drafter.propose([*one, *other], [ask(7), ask(5), ask(5)])
     assert [tree.num_nodes > 1 for tree in trees] == [False, True, False]
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import random
-from typing import cast
+from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outpace.core.contracts import Ask, RowScores, Step, Verdict
+from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
+from outpace.core.steps import Ask, Step, Verdict
 from outpace.core.tree import TokenTree
 from outpace.drafters.copy import REACH, Copy, nearest
-
-NO_SCORES = cast("RowScores", None)
+from tests.rows import NO_SCORES
 
 
 def ask(root: int, *, budget: int = 99, depth: int = 99) -> Ask:
@@ -27,9 +28,9 @@ def step(tokens: list[int]) -> Step:
     return Step(tree, NO_SCORES, Verdict(list(range(1, len(tokens))), tokens[-1], "identical"))
 
 
-def drafts(drafter: Copy, prompt: list[int], blocks: list[list[int]], **limits: int) -> list[list[int]]:
+def drafts(drafter: Copy, prompt: Sequence[int], blocks: list[list[int]], **limits: int) -> list[list[int]]:
     """What is proposed after each block of the output."""
-    state, found = drafter.start(prompt, NO_SCORES), []
+    state, found = drafter.start(Prompt.of(prompt)), []
     for block in blocks:
         [state] = drafter.observe([state], [step(block)])
         [tree] = drafter.propose([state], [ask(block[-1], **limits)])
@@ -92,12 +93,9 @@ def after(output: list[int], prompt: list[int] = TEXT, **options: int) -> list[i
 
 def test_a_source_is_found_again_after_foreign_tokens() -> None:
     """Behind a decoder's single first token, too, whose row has not two of them at first."""
-
-    class Prompt(list[int]):
-        source_ids = TEXT
-
+    prompt = Prompt([999], SimpleNamespace(ids=TEXT, key=0))
     foreign = [901, 902, 903, 904, 905, 906, 907, 908, 909, 910, 911, 912]
-    assert drafts(Copy(length=3, min_match=2), Prompt([999]), [foreign, TEXT[10:12]])[1] == TEXT[12:15]
+    assert drafts(Copy(length=3, min_match=2), prompt, [foreign, TEXT[10:12]])[1] == TEXT[12:15]
 
 
 def test_an_exact_copy_is_drafted_to_the_end() -> None:
@@ -143,7 +141,7 @@ def test_an_edited_text_costs_few_calls() -> None:
     coins = random.Random(0)
     source = [coins.randrange(50) for _ in range(400)]
     output = [99 if i % 20 == 19 else token for i, token in enumerate(source)]
-    state, drafter, calls, at = Copy().start(source, NO_SCORES), Copy(), 0, 0
+    state, drafter, calls, at = Copy().start(Prompt.of(source)), Copy(), 0, 0
     while at < len(output):
         [tree] = drafter.propose([state], [ask(output[at - 1] if at else source[-1])])
         same = 0

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from outpace.core.contracts import Ask
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling, choose
+from outpace.core.steps import Ask
 from outpace.core.tree import TokenTree
 from outpace.drafters.early_exit import EarlyExit
 from outpace.engine.generate import generate
@@ -20,6 +20,7 @@ from outpace.targets.table import TableTarget
 from outpace.trees.chain import Chain
 from tests.fakes import Wide, whole
 from tests.native_models import gguf_target
+from tests.rows import on, opened
 
 TEXT = [5, 9, 2, 77, 120, 5, 9]
 SAMPLINGS = [Sampling(), Sampling(temperature=0.9, top_p=0.95, seed=4)]
@@ -45,13 +46,13 @@ def test_each_token_is_what_the_exit_says_of_the_text_before(
     target: NativeTarget, layers: int, sampling: Sampling
 ) -> None:
     """Against rows of their own, on which all drafted tokens run anew."""
-    rows, _ = target.prefill([TEXT[:-1]])
+    rows, _ = opened(target, [TEXT[:-1]])
     for tree in (Chain(length=5), Chain(length=5, min_p=0.001)):
         draft = propose(EarlyExit(layers=layers, tree=tree, target=target), ask(rows[0], sampling, law=False))
         text = [TEXT[-1]]
         for level in range(5):
-            fresh, _ = target.prefill([TEXT[:-1]])
-            scores = target.run(fresh, [TokenTree.chain(text[0], text[1:])], layers=layers)
+            fresh, _ = opened(target, [TEXT[:-1]])
+            scores = target.run(on(fresh, [TokenTree.chain(text[0], text[1:])]), layers=layers)
             text += choose(scores.logits(0, [level]), sampling, [len(TEXT) + level])
             target.free(fresh)
         assert draft.token_list == text
@@ -67,17 +68,17 @@ def test_all_layers_draft_what_will_be_accepted(target: NativeTarget, sampling: 
 
 
 def test_verifying_runs_the_rest_of_the_layers_alone(target: NativeTarget) -> None:
-    rows, _ = target.prefill([TEXT[:-1], TEXT[:3]])
+    rows, _ = opened(target, [TEXT[:-1], TEXT[:3]])
     num_layers = target.num_layers
     for tree in (Chain(length=4), Wide(2, 3)):
         drafter = EarlyExit(layers=2, tree=tree, target=target)
         asks = [ask(rows[0], Sampling()), Ask(TEXT[3], 3, Sampling(), 20, 20, row=rows[1])]
         drafts = drafter.propose([None, None], asks)
         again = [TokenTree(draft.token_list, draft.parents) for draft in drafts]
-        scores = target.score(rows, again)
+        scores = target.score(on(rows, again))
         resumed = [scores.logits(row, range(draft.num_nodes)) for row, draft in enumerate(drafts)]
         work = target._decoder.work
-        scores = target.score(rows, again)
+        scores = target.score(on(rows, again))
         for row, draft in enumerate(drafts):
             np.testing.assert_array_equal(resumed[row], scores.logits(row, range(draft.num_nodes)))
         leaves = sum(len(draft.paths()) for draft in drafts)
@@ -98,7 +99,7 @@ def test_options(target: NativeTarget) -> None:
 
 
 def test_an_edit_of_the_logits_counts(target: NativeTarget, tmp_path: Path) -> None:
-    rows, _ = target.prefill([TEXT[:-1]])
+    rows, _ = opened(target, [TEXT[:-1]])
     push = (np.array([17]), np.array([1e4], dtype=np.float32))
     one = ask(rows[0], Sampling(), edits=lambda tree: [push] * tree.num_nodes, law=False)
     draft = propose(EarlyExit(layers=1, tree=Chain(length=3), target=target), one)

@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outpace.core.contracts import Ask
+from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling, warp
+from outpace.core.steps import Ask
 from outpace.core.tree import TokenTree
 from outpace.drafters.foreign import IntersectionBridge, Respelled, TextBridge, spell
 from outpace.drafters.none import NoDraft
@@ -135,7 +136,7 @@ def test_the_law_is_that_of_the_tokens_that_both_have() -> None:
     ours, theirs = Words(Letters("abcd"), 4), Words(Letters("cxba"), 4)
     small = drafter(target, ours, draft, theirs, bridge="intersection", tree=Static(widths="2"))
     sampling = Sampling(temperature=1.0, seed=1)
-    state = small.start([0, 1], None)  # type: ignore[arg-type]
+    state = small.start(Prompt.of([0, 1]))  # type: ignore[arg-type]
     [tree] = small.propose([state], [Ask(1, 1, sampling, 9, 9)])
     a, b, c = draft.after([2])[[3, 2, 0]]  # behind b, which is token 2 of the draft model
     assert np.allclose(tree.law(0), warp(np.array([a, b, c, -np.inf], np.float32), sampling))

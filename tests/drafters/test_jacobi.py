@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outpace.core.contracts import Ask, Drafter, RowScores, ScoredCall, Step, Verdict
+from outpace.core.call import Prompt
+from outpace.core.contracts import Drafter
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling, choose
+from outpace.core.steps import Ask, RowScores, ScoredCall, Step, Verdict
 from outpace.core.tree import TokenTree
 from outpace.decode.step import judge, step
 from outpace.drafters.jacobi import Jacobi
@@ -21,6 +23,7 @@ from outpace.engine.request import Request
 from outpace.rules.match import Match
 from outpace.targets.table import TableTarget
 from tests.fakes import whole
+from tests.rows import opened
 
 SAMPLINGS = [Sampling(), Sampling(temperature=1.0, seed=3), Sampling(temperature=0.6, top_k=4, seed=8)]
 
@@ -31,16 +34,16 @@ def run(
     """(text before the call, tree of the call) of every step."""
 
     def ask(text: list[int]) -> Ask:
-        return Ask(text[-1], len(text) - 1, sampling, 99, 99)
+        return Ask(text[-1], len(text) - 1, sampling, 99, 99, row=rows[0])
 
-    rows, scores = target.prefill([prompt])
+    rows, scores = opened(target, [prompt])
     text = list(prompt)
     steps: list[Step] = judge(Match(), ScoredCall(scores, [TokenTree.root(text[-1])], [ask(text)]))
-    states: list[Any] = drafter.observe([drafter.start(prompt, steps[0].scores)], steps)
+    states: list[Any] = drafter.observe([drafter.start(Prompt.of(prompt))], steps)
     calls = []
     for _ in range(num_steps):
         text = [*text, *steps[0].tokens]
-        steps, states, _ = step(target, drafter, Match(), rows, states, [ask(text)])
+        steps, states, _ = step(target, drafter, Match(), states, [ask(text)])
         calls.append((text, steps[0].tree))
     drafter.stop(states[0])
     target.free(rows)
@@ -113,7 +116,7 @@ def test_a_guess_that_is_right_stays_right(sampling: Sampling) -> None:
 
 def test_guesses_are_found_in_a_larger_tree_and_missing_ones_are_made_up() -> None:
     drafter = Jacobi(length=3)
-    state = drafter.start([7], cast("RowScores", None))
+    state = drafter.start(Prompt.of([7]))
     state.guesses = [1, 2, 3]
 
     class Choices:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 import pytest
 
-from outpace.core.contracts import Ask, RowScores, Step, Verdict
+from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
+from outpace.core.steps import Ask, Step, Verdict
 from outpace.core.tree import TokenTree
 from outpace.drafters.layer_skip import LayerSkip, middle, read_sublayers
 from outpace.targets.native import NativeTarget
 from outpace.targets.table import TableTarget
 from tests.native_models import gguf_target
+from tests.rows import NO_SCORES, on, opened
 
-NO_SCORES = cast("RowScores", None)
 TEXT = [5, 9, 2, 77, 120, 5, 9]
 
 
@@ -42,8 +41,8 @@ def by_hand(target: NativeTarget, skip: list[int], length: int) -> tuple[list[in
     """The draft and the probability of each of its tokens, all of it run anew for each."""
     text, probabilities = [TEXT[-1]], []
     for level in range(length):
-        rows, _ = target.prefill([TEXT[:-1]])
-        scores = target.run(rows, [TokenTree.chain(text[0], text[1:])], skip=skip)
+        rows, _ = opened(target, [TEXT[:-1]])
+        scores = target.run(on(rows, [TokenTree.chain(text[0], text[1:])]), skip=skip)
         logits = scores.logits(0, [level])[0].astype(np.float64)
         target.free(rows)
         text.append(int(np.argmax(logits)))
@@ -53,11 +52,11 @@ def by_hand(target: NativeTarget, skip: list[int], length: int) -> tuple[list[in
 
 def test_a_draft_ends_behind_the_first_unsure_token(target: NativeTarget) -> None:
     tokens, probabilities = by_hand(target, [4, 6, 7], 8)
-    rows, _ = target.prefill([TEXT[:-1]] * 5)
+    rows, _ = opened(target, [TEXT[:-1]] * 5)
     assert len(set(probabilities)) > 3
     thresholds = [0.0, min(probabilities) * 1.001, float(np.median(probabilities)), max(probabilities), 1.0]
     drafter = LayerSkip(skip="a2,3", target=target)
-    states = [drafter.start(TEXT[:-1], NO_SCORES) for _ in rows]
+    states = [drafter.start(Prompt.of(TEXT[:-1])) for _ in rows]
     for state, threshold in zip(states, thresholds, strict=True):
         state.stop = threshold * 0.9999 if threshold == max(probabilities) else threshold
     asks = [Ask(TEXT[-1], len(TEXT) - 1, Sampling(), 20, 20, row=row) for row in rows]
@@ -76,7 +75,7 @@ def step(drafted: int, accepted: int) -> Step:
 def test_the_threshold_follows_the_rate_of_acceptance(target: NativeTarget) -> None:
     """alpha 0.5 and epsilon 0.2: r = 0.5 r + 0.5 new; gamma moves by a tenth of epsilon."""
     drafter = LayerSkip(stop=0.6, adapt=0.2, acceptance=0.5, target=target)
-    state = drafter.start(TEXT, NO_SCORES)
+    state = drafter.start(Prompt.of(TEXT))
     seen = []
     for drafted, accepted in ((4, 0), (4, 4), (4, 4), (0, 0), (2, 0)):
         [state] = drafter.observe([state], [step(drafted, accepted)])

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outpace.core.contracts import Ask, Drafter, RowScores, ScoredCall, Step, Verdict
+from outpace.core.call import Prompt
+from outpace.core.contracts import Drafter
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling, choose
+from outpace.core.steps import Ask, RowScores, ScoredCall, Step, Verdict
 from outpace.core.tree import TokenTree
 from outpace.decode.step import judge, step
 from outpace.drafters.lookahead import Lookahead
@@ -21,8 +23,8 @@ from outpace.engine.request import Request
 from outpace.rules.match import Match
 from outpace.targets.table import TableTarget
 from tests.fakes import whole
+from tests.rows import opened
 
-NO_SCORES = cast("RowScores", None)
 SAMPLINGS = [Sampling(), Sampling(temperature=1.0, seed=3), Sampling(temperature=0.6, top_k=4, seed=8)]
 
 
@@ -32,16 +34,16 @@ def run(
     """(text before the call, tree of the call) of every step."""
 
     def ask(text: list[int]) -> Ask:
-        return Ask(text[-1], len(text) - 1, sampling, 999, 99)
+        return Ask(text[-1], len(text) - 1, sampling, 999, 99, row=rows[0])
 
-    rows, scores = target.prefill([prompt])
+    rows, scores = opened(target, [prompt])
     text = list(prompt)
     steps: list[Step] = judge(Match(), ScoredCall(scores, [TokenTree.root(text[-1])], [ask(text)]))
-    states: list[Any] = drafter.observe([drafter.start(prompt, steps[0].scores)], steps)
+    states: list[Any] = drafter.observe([drafter.start(Prompt.of(prompt))], steps)
     calls = []
     for _ in range(num_steps):
         text = [*text, *steps[0].tokens]
-        steps, states, _ = step(target, drafter, Match(), rows, states, [ask(text)])
+        steps, states, _ = step(target, drafter, Match(), states, [ask(text)])
         calls.append((text, steps[0].tree))
     drafter.stop(states[0])
     target.free(rows)
@@ -128,7 +130,7 @@ def test_worked_example() -> None:
 
 def test_what_does_not_fit_is_left_out_and_starts_again() -> None:
     drafter = Lookahead(window=3, ngram=3, candidates=1)
-    state = drafter.start([1, 2, 3, 4, 5, 6], NO_SCORES)
+    state = drafter.start(Prompt.of([1, 2, 3, 4, 5, 6]))
     [tree] = drafter.propose([state], [Ask(0, 5, Sampling(), 3, 99)])
     assert paths_of(tree) == [(1,), (1, 2), (1, 3)]
     [tree] = drafter.propose([state], [Ask(0, 5, Sampling(), 99, 2)])
@@ -147,7 +149,7 @@ def test_what_does_not_fit_is_left_out_and_starts_again() -> None:
 
 def test_the_pool_keeps_the_latest_of_each_token() -> None:
     drafter = Lookahead(window=1, ngram=2, candidates=2)
-    state = drafter.start([1, 2, 1, 3, 1, 2, 1, 4, 1], NO_SCORES)
+    state = drafter.start(Prompt.of([1, 2, 1, 3, 1, 2, 1, 4, 1]))
     assert state.pool[1] == [[2], [4]]
     [tree] = drafter.propose([state], [Ask(1, 8, Sampling(), 2, 9)])
     assert paths_of(tree) == [(4,), (2,)]

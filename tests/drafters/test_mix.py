@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from outpace.core.contracts import Ask, RowScores, Step, Verdict
+from outpace.core.call import Prompt
 from outpace.core.costs import CallCosts, LiveCosts, straight
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
+from outpace.core.steps import Ask, Step, Verdict
 from outpace.core.tree import TokenTree
 from outpace.drafters import DRAFTERS
 from outpace.drafters import mix as mix_
@@ -26,7 +27,7 @@ class Fixed:
         self.expected = expected
         self.level = level
 
-    def start(self, prompt: Sequence[int], scores: RowScores) -> None:
+    def start(self, prompt: Prompt) -> None:
         return None
 
     def successors(self, state: None, text: Sequence[int]) -> tuple[int, Sequence[tuple[int, float]]]:
@@ -78,7 +79,7 @@ def feed(drafter: Mix, state: Any, *tokens: int) -> Any:
 
 def test_the_source_that_is_right_gets_the_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     drafter = mix(monkeypatch, Fixed((1, 0.5), (2, 0.5)), Fixed((3, 1.0)))
-    state = feed(drafter, drafter.start([7], SCORES), *[1, 2] * 40)
+    state = feed(drafter, drafter.start(Prompt.of([7])), *[1, 2] * 40)
     right, wrong = state.weights.of((0, 0, 0b11))
     assert right > 0.9 and wrong < 0.05
     [tree] = drafter.propose([state], [ask(depth=1)])
@@ -97,7 +98,7 @@ def test_weights_are_shares_of_one_count_by_expectation() -> None:
 
 def test_tokens_that_nobody_knew_make_drafts_short(monkeypatch: pytest.MonkeyPatch) -> None:
     drafter = mix(monkeypatch, Fixed((1, 1.0)), costs=straight(0.2))
-    state = drafter.start([7], SCORES)
+    state = drafter.start(Prompt.of([7]))
     [before] = drafter.propose([state], [ask()])
     state = feed(drafter, state, *[9] * 60)
     [after] = drafter.propose([state], [ask()])
@@ -109,7 +110,7 @@ def test_trees_are_as_large_as_pays(
     monkeypatch: pytest.MonkeyPatch, price: float, low: int, high: int
 ) -> None:
     drafter = mix(monkeypatch, Fixed((1, 0.9)), costs=straight(price), size=60, depth=60)
-    state = feed(drafter, drafter.start([7], SCORES), *[1] * 30)
+    state = feed(drafter, drafter.start(Prompt.of([7])), *[1] * 30)
     [tree] = drafter.propose([state], [ask()])
     assert low <= tree.num_nodes <= high
 
@@ -117,7 +118,7 @@ def test_trees_are_as_large_as_pays(
 def test_the_size_is_the_best_of_all_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Expected tokens over time, for the chosen tree and for every other prefix of the likeliest paths."""
     drafter = mix(monkeypatch, Fixed((1, 0.6), (2, 0.3)), costs=straight(0.15), size=40, depth=40)
-    state = feed(drafter, drafter.start([7], SCORES), *[1, 1, 2] * 20)
+    state = feed(drafter, drafter.start(Prompt.of([7])), *[1, 1, 2] * 20)
     [tree] = drafter.propose([state], [ask()])
     p = sorted(_path_probabilities(state.weights, depth=12), reverse=True)
     curve = straight(0.15).curve(42, 9)
@@ -139,28 +140,28 @@ def test_a_proposed_tree_and_successors_meet_in_one_path(monkeypatch: pytest.Mon
     """Below the end of the proposed chain the other source goes on."""
     chain = TokenTree.chain(7, [4, 5])
     drafter = mix(monkeypatch, Proposing(chain), Fixed((8, 0.9)), costs=straight(0.001))
-    [tree] = drafter.propose([drafter.start([7], SCORES)], [ask()])
+    [tree] = drafter.propose([drafter.start(Prompt.of([7]))], [ask()])
     assert {(4,), (4, 5), (8,), (4, 8), (4, 5, 8)} <= paths(tree) and (5,) not in paths(tree)
 
 
 def test_probabilities_of_a_proposed_tree_count(monkeypatch: pytest.MonkeyPatch) -> None:
     sure = TokenTree([7, 4, 5], [-1, 0, 0], logq=[0.0, -0.05, -3.0])
     drafter = mix(monkeypatch, Proposing(sure), costs=straight(0.1))
-    state = feed(drafter, drafter.start([7], SCORES), *[4] * 20)
+    state = feed(drafter, drafter.start(Prompt.of([7])), *[4] * 20)
     [tree] = drafter.propose([state], [ask()])
     assert paths(tree) == {(4,)}
 
 
 def test_what_a_row_learns_serves_later_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     drafter = mix(monkeypatch, Fixed((1, 1.0)), Fixed((3, 1.0)))
-    first = feed(drafter, drafter.start([7], SCORES), *[3] * 30)
-    beside = drafter.start([7], SCORES)
+    first = feed(drafter, drafter.start(Prompt.of([7])), *[3] * 30)
+    beside = drafter.start(Prompt.of([7]))
     assert beside.weights.of((0, 0, 0b11))[0] == beside.weights.of((0, 0, 0b11))[1]
     drafter.stop(first)
-    later = drafter.start([7], SCORES)
+    later = drafter.start(Prompt.of([7]))
     assert later.weights.of((0, 0, 0b11)) == pytest.approx(first.weights.of((0, 0, 0b11)))
     drafter.stop(beside)
-    assert drafter.start([7], SCORES).weights.of((0, 0, 0b11)) == pytest.approx(
+    assert drafter.start(Prompt.of([7])).weights.of((0, 0, 0b11)) == pytest.approx(
         first.weights.of((0, 0, 0b11))
     )
 
@@ -168,7 +169,7 @@ def test_what_a_row_learns_serves_later_rows(monkeypatch: pytest.MonkeyPatch) ->
 def test_matches_of_different_length_have_weights_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     long = Fixed((1, 1.0), level=20)
     drafter = mix(monkeypatch, long)
-    state = feed(drafter, drafter.start([7], SCORES), *[1] * 20)
+    state = feed(drafter, drafter.start(Prompt.of([7])), *[1] * 20)
     assert state.weights.of((9, 0, 1))[0] > 0.85 > 0.8 > state.weights.of((1, 0, 1))[0]
 
 
@@ -194,7 +195,7 @@ def test_trees_follow_what_calls_take_now(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(mix_, "perf_counter", lambda: now)
     costs = LiveCosts([1, 24], [1], [[1.0, 1.1]])
     drafter = mix(monkeypatch, Fixed((1, 0.9)), costs=costs)
-    state = drafter.start([7], SCORES)
+    state = drafter.start(Prompt.of([7]))
     sizes = []
     for _ in range(300):
         [tree] = drafter.propose([state], [ask()])
@@ -217,7 +218,7 @@ class ByDepth(Proposing):
 def test_an_opinion_by_depth_holds_below_every_node(monkeypatch: pytest.MonkeyPatch) -> None:
     """Below another source's token too, where a tree of its own would have no node; and no deeper."""
     drafter = mix(monkeypatch, Fixed((1, 0.9)), ByDepth([(2, 0.9)], [(3, 0.9)]), costs=straight(0.001))
-    tree = drafter.propose([drafter.start([7], SCORES)], [ask(depth=3)])[0]
+    tree = drafter.propose([drafter.start(Prompt.of([7]))], [ask(depth=3)])[0]
     assert {(1, 3), (2, 3), (1, 1), (2, 1), (1, 1, 1)} <= paths(tree)
     assert {path[2:] for path in paths(tree) if len(path) == 3} == {(1,)}
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outpace.core.contracts import Ask, RowScores, Step, Verdict
+from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
+from outpace.core.steps import Ask, Step, Verdict
 from outpace.core.tree import TokenTree
 from outpace.drafters.ngram import NGram
-
-NO_SCORES = cast("RowScores", None)
+from tests.rows import NO_SCORES
 
 
 def slow_draft(tokens: list[int], *, min_n: int, max_n: int, length: int, max_length: int) -> list[int]:
@@ -53,7 +51,7 @@ def test_equals_a_search_through_the_whole_text(
 ) -> None:
     options = {"min_n": min_n, "max_n": min_n + more, "length": length, "max_length": max_length}
     drafter = NGram(**options)
-    state, text = drafter.start(prompt, NO_SCORES), list(prompt)
+    state, text = drafter.start(Prompt.of(prompt)), list(prompt)
     for block in [*blocks, [0]]:
         [tree] = drafter.propose([state], [ask(text[-1])])
         assert tree.is_chain and tree.token_list[0] == text[-1]
@@ -64,7 +62,7 @@ def test_equals_a_search_through_the_whole_text(
 
 
 def draft(tokens: list[int], drafter: NGram, **limits: int) -> list[int]:
-    [tree] = drafter.propose([drafter.start(tokens, NO_SCORES)], [ask(tokens[-1], **limits)])
+    [tree] = drafter.propose([drafter.start(Prompt.of(tokens))], [ask(tokens[-1], **limits)])
     return tree.token_list[1:]
 
 
@@ -103,7 +101,7 @@ def test_drafts_respect_the_ask() -> None:
 
 def test_the_index_grows_by_a_constant_per_token() -> None:
     drafter = NGram(min_n=1, max_n=3)
-    state = drafter.start(range(1000), NO_SCORES)
+    state = drafter.start(Prompt.of(range(1000)))
     before = len(state.index)
     [state] = drafter.observe([state], [step([5000, 5001])])
     assert len(state.index) - before == 2 * 3

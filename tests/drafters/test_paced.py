@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from outpace.core.call import Call
 from outpace.core.contracts import Drafter
 from outpace.core.sampling import Sampling
-from outpace.core.tree import TokenTree
 from outpace.drafters.none import NoDraft
 from outpace.drafters.paced import Paced
 from outpace.drafters.small_model import SmallModel
@@ -45,17 +45,18 @@ class Timed(TableTarget):
     price: Callable[[], float]
     sizes: list[int]  # nodes of every call
     reading_s = 0.0  # of a prompt
+    reads_free = False  # the call that reads it, without a draft, costs nothing else
     second = 0.0  # what the second node of a call costs beside, as a share of the price
 
-    def prefill(self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]] | None = None) -> Any:
-        self.clock.now += self.reading_s
-        return super().prefill(prompts, drafts)
-
-    def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> Any:
-        nodes = max(tree.num_nodes for tree in trees)
+    def score(self, calls: Sequence[Call]) -> Any:
+        if any(self.length(call.row) == 0 for call in calls):
+            self.clock.now += self.reading_s
+            if self.reads_free and all(call.tree.num_nodes == 1 for call in calls):
+                return super().score(calls)
+        nodes = max(call.tree.num_nodes for call in calls)
         self.sizes.append(nodes)
         self.clock.now += self.price() * (1 + 0.05 * (nodes - 1) + self.second * (nodes > 1))
-        return super().score(rows, trees)
+        return super().score(calls)
 
 
 def timed(table: np.ndarray, clock: Clock, price: float | Callable[[], float]) -> Timed:
@@ -100,7 +101,7 @@ def run(
     clock = Clock()
     table, other = tables(error)
     target, draft = timed(table, clock, 1.0), timed(other, clock, price)
-    target.second, draft.reading_s = second, reading_s
+    target.second, draft.reading_s, target.reads_free = second, reading_s, True
     drafter: Drafter = NoDraft()
     chain = OpenChain(length=20) if is_open else None
     if length != 0:
@@ -167,6 +168,7 @@ def greedily(other: np.ndarray, table: np.ndarray, policy: Any, num: int = LONG)
     """A text at temperature 0, with draft calls of a fifth of the price; open chains are as deep as pays."""
     clock = Clock()
     target = timed(table, clock, 1.0)
+    target.reads_free = True
     drafter: Drafter = SmallModel.of(timed(other, clock, 0.2), tree=policy)
     if isinstance(policy, OpenChain):
         drafter = Paced(drafter, chain=policy, clock=clock)

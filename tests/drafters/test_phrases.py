@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outpace.core.contracts import Ask, RowScores, Step, Verdict
+from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
+from outpace.core.steps import Ask, RowScores, Step, Verdict
 from outpace.core.tree import TokenTree
 from outpace.drafters.phrases import PhrasePool, Phrases, confirmed
 from outpace.engine.generate import generate
@@ -20,8 +21,6 @@ from outpace.engine.request import Request
 from outpace.rules.match import Match
 from outpace.targets.table import TableTarget
 from tests.fakes import whole
-
-NO_SCORES = cast("RowScores", None)
 
 
 def ask(root: int, *, budget: int = 99, depth: int = 99) -> Ask:
@@ -42,7 +41,7 @@ class Inner:
         self.tree = tree
         self.calls: list[Any] = []
 
-    def start(self, prompt: Any, scores: Any) -> str:
+    def start(self, prompt: Any) -> str:
         self.calls.append(("start", list(prompt)))
         return "state"
 
@@ -65,7 +64,7 @@ def phrases(tree: TokenTree | None = None, **options: Any) -> Phrases:
 
 
 def draft(drafter: Phrases, prompt: list[int], **limits: int) -> TokenTree:
-    [tree] = drafter.propose([drafter.start(prompt, NO_SCORES)], [ask(prompt[-1], **limits)])
+    [tree] = drafter.propose([drafter.start(Prompt.of(prompt))], [ask(prompt[-1], **limits)])
     return tree
 
 
@@ -111,16 +110,16 @@ def test_drafts_respect_the_ask() -> None:
 def test_the_inner_drafter_sees_all() -> None:
     drafter = phrases(TokenTree.root(1))
     inner = cast("Inner", drafter.inner)
-    state = drafter.start([4, 1], NO_SCORES)
+    state = drafter.start(Prompt.of([4, 1]))
     [state] = drafter.observe([state], [step([7, 8])])
     drafter.stop(state)
     assert inner.calls == [("start", [4, 1]), ("observe", ["state"], [[7, 8]]), ("stop", "next")]
 
 
 def test_steps_and_blocks_make_the_same_phrases() -> None:
-    whole_text = phrases().start(PROMPT, NO_SCORES)
+    whole_text = phrases().start(Prompt.of(PROMPT))
     drafter = phrases()
-    state = drafter.start(PROMPT[:2], NO_SCORES)
+    state = drafter.start(Prompt.of(PROMPT[:2]))
     for block in ([3], [9, 1, 2, 4], [8, 1], [5, 6, 7, 1]):
         [state] = drafter.observe([state], [step(block)])
     assert list(state.pool) == list(whole_text.pool)
@@ -131,12 +130,12 @@ def test_steps_and_blocks_make_the_same_phrases() -> None:
 
 def test_phrases_of_a_request_serve_the_next_but_not_one_beside_it() -> None:
     drafter = phrases()
-    first, second = drafter.start([50, 51, 52], NO_SCORES), drafter.start([50], NO_SCORES)
+    first, second = drafter.start(Prompt.of([50, 51, 52])), drafter.start(Prompt.of([50]))
     assert drafter.propose([second], [ask(50)])[0].num_nodes == 1
     drafter.stop(first)
     assert drafter.propose([second], [ask(50)])[0].token_list == [50, 51, 52]
-    drafter.stop(drafter.start([50, 60, 61], NO_SCORES))
-    drafter.stop(drafter.start([50, 51, 52], NO_SCORES))
+    drafter.stop(drafter.start(Prompt.of([50, 60, 61])))
+    drafter.stop(drafter.start(Prompt.of([50, 51, 52])))
     # A row's own come first, and what both know counts once.
     assert draft(drafter, [50, 51, 52, 9, 50]).token_list == [50, 51, 52, 60, 61]
     assert draft(drafter, [50, 51, 52, 50, 7, 8, 50]).token_list == [50, 7, 8, 51, 52]

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outpace.core.contracts import Ask, RowScores, Step, Verdict
+from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
+from outpace.core.steps import Ask, RowScores, Step, Verdict
 from outpace.core.tree import TokenTree
 from outpace.drafters.none import NoDraft
 from outpace.drafters.recycling import RANK_ODDS, Recycling, template
@@ -25,7 +26,6 @@ from outpace.targets.table import TableTarget
 from tests.fakes import whole
 from tests.strategies import trees
 
-NO_SCORES = cast("RowScores", None)
 V = 6
 TARGET = TableTarget.random(vocab_size=V)
 
@@ -80,7 +80,7 @@ def test_worked_example() -> None:
     """A template of five: products .36, .13, .10, .047 and a tie of .036, the older offer first."""
     assert [node[:2] for node in template(5, RANK_ODDS[:2])] == [(0, 0), (1, 0), (0, 1), (2, 0), (1, 1)]
     drafter = Recycling(TARGET, size=5, k=2)
-    state = drafter.start([0], NO_SCORES)
+    state = drafter.start(Prompt.of([0]))
     [state] = drafter.observe([state], [scored(TokenTree.root(0), [[1, 2]])])
     [tree] = drafter.propose([state], [ask(0)])
     assert paths_of(tree) == [(), (1,), (2,)]
@@ -91,7 +91,7 @@ def test_worked_example() -> None:
     first, second = math.log(RANK_ODDS[0]), math.log(RANK_ODDS[1])
     assert tree.logq[1:].tolist() == pytest.approx([first, first, second, second], rel=1e-6)
     assert drafter.successors(state, [3, 0]) == (0, [(1, RANK_ODDS[0]), (3, RANK_ODDS[1])])
-    assert drafter.successors(drafter.start([2, 5], NO_SCORES), [2]) == (0, [(5, RANK_ODDS[0])])
+    assert drafter.successors(drafter.start(Prompt.of([2, 5])), [2]) == (0, [(5, RANK_ODDS[0])])
 
 
 class Log:
@@ -160,7 +160,7 @@ def test_equals_a_search_through_all_that_was_scored(
     drafter = Recycling(TARGET, size=size, k=k)
     log = Log(k)
     for prompt, blocks in requests:
-        state = drafter.start(prompt, NO_SCORES)
+        state = drafter.start(Prompt.of(prompt))
         log.prompt(prompt)
         for tree, ids, path in blocks:
             [state] = drafter.observe([state], [scored(tree, ids, path)])
@@ -175,20 +175,20 @@ def test_equals_a_search_through_all_that_was_scored(
 
 def test_rows_side_by_side_do_not_see_one_another() -> None:
     drafter = Recycling(TARGET, k=2)
-    one, two = drafter.start([0, 1], NO_SCORES), drafter.start([2], NO_SCORES)
+    one, two = drafter.start(Prompt.of([0, 1])), drafter.start(Prompt.of([2]))
     [one] = drafter.observe([one], [scored(TokenTree.root(1), [[4, 5]])])
     [tree] = drafter.propose([two], [ask(1)])
     assert tree.num_nodes == 1
     drafter.stop(one)
-    three = drafter.start([1, 3], NO_SCORES)
+    three = drafter.start(Prompt.of([1, 3]))
     assert paths_of(drafter.propose([three], [ask(0)])[0])[1] == (1,)
     assert three[1] == [3, 4]
 
 
 def test_a_row_that_was_never_observed_can_be_stopped() -> None:
     drafter = Recycling(TARGET)
-    drafter.stop(drafter.start([1], NO_SCORES))
-    assert drafter.propose([drafter.start([1], NO_SCORES)], [ask(1)])[0].num_nodes == 1
+    drafter.stop(drafter.start(Prompt.of([1])))
+    assert drafter.propose([drafter.start(Prompt.of([1]))], [ask(1)])[0].num_nodes == 1
 
 
 def test_more_successors_than_tokens() -> None:
@@ -208,8 +208,8 @@ def test_a_second_request_is_drafted_from_what_the_first_has_left() -> None:
 
     plain, first, second = run(NoDraft()), run(drafter), run(drafter)
     assert first.token_ids == second.token_ids == plain.token_ids
-    # A tree of four nodes is two levels deep along rank 0, so each call gives three of the 32 tokens.
-    assert second.stats.target_calls == 11
+    # A tree of four nodes is two levels deep along rank 0, so each call gives three of the 33 tokens.
+    assert second.stats.target_calls == 10 and second.stats.first_tokens == 3
     assert second.stats.target_calls <= first.stats.target_calls < plain.stats.target_calls == 32
 
 

@@ -6,23 +6,24 @@ import math
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from outpace.core.contracts import Ask, RowScores, Step, Verdict
+from outpace.core.call import Prompt
 from outpace.core.errors import FormatError, OutpaceError
 from outpace.core.sampling import Sampling
+from outpace.core.steps import Ask, Step, Verdict
 from outpace.core.tree import TokenTree
 from outpace.drafters.backoff import table_for
 from outpace.drafters.retrieval import Retrieval
 from outpace.formats.backoff import write_backoff
 from outpace.formats.datastore import END, vocabulary_id, write_datastore
+from tests.rows import NO_SCORES
 
-NO_SCORES = cast("RowScores", None)
 VOCAB_SIZE = 4
 TOKENIZER = SimpleNamespace(text_bytes={token: bytes([97 + token]) for token in range(VOCAB_SIZE)})
 TARGET: Any = SimpleNamespace(vocab_size=VOCAB_SIZE)
@@ -95,7 +96,7 @@ def test_equals_a_linear_scan(
     """The tree's nodes are the `size` most frequent strings, with their shares. No hits are left out here."""
     options = {"min_n": min_n, "max_n": min_n + more, "length": length}
     drafter = retrieval(path, **options, size=size, min_p=min_p, max_hits=1000)
-    state, text = drafter.start(prompt, NO_SCORES), list(prompt)
+    state, text = drafter.start(Prompt.of(prompt)), list(prompt)
     for block in [*blocks, [0]]:
         [tree] = drafter.propose([state], [ask(text[-1])])
         known = {string: p for string, p in shares(text, **options).items() if p >= min_p}
@@ -118,7 +119,7 @@ def path_odds(tree: TokenTree) -> list[float]:
 
 
 def draft(drafter: Retrieval, tokens: list[int], **limits: int) -> TokenTree:
-    [tree] = drafter.propose([drafter.start(tokens, NO_SCORES)], [ask(tokens[-1], **limits)])
+    [tree] = drafter.propose([drafter.start(Prompt.of(tokens))], [ask(tokens[-1], **limits)])
     return tree
 
 

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from outpace.core.contracts import Ask, Candidates, Drafter, Rule, ScoredCall, Step, Target, Verdict
+from outpace.core.call import Call, Prompt
+from outpace.core.contracts import Drafter, Rule, Target
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
+from outpace.core.steps import Ask, Candidates, ScoredCall, Step, Verdict
 from outpace.core.tree import TokenTree
 from outpace.decode.step import judge, step
-from outpace.drafters.catch_up import MAX_OWED, CatchUp
 from outpace.drafters.none import NoDraft
 from outpace.drafters.small_model import SmallModel
 from outpace.drafters.vocabulary import SameTokens
@@ -32,6 +33,7 @@ from outpace.trees.static import Static
 from tests.fakes import Letters, whole
 from tests.laws import FALSE_ALARM_RATE, g_test
 from tests.native_models import gguf_target
+from tests.rows import opened
 
 VOCAB_SIZE = 12
 PROMPT = [1, 2, 3]
@@ -44,10 +46,10 @@ class Counted(TableTarget):
     calls = 0
     nodes = 0
 
-    def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> Any:
+    def score(self, calls: Sequence[Call]) -> Any:
         self.calls += 1
-        self.nodes += sum(tree.num_nodes for tree in trees)
-        return super().score(rows, trees)
+        self.nodes += sum(call.lead + call.tree.num_nodes for call in calls)
+        return super().score(calls)
 
 
 def table(seed: int = 3, **options: Any) -> Counted:
@@ -109,7 +111,7 @@ def test_one_call_per_level_and_none_to_catch_up() -> None:
     assert generation.stats.target_calls == 10
     assert draft.calls == 3 * 10
     # 1 to 3 nodes a level; from the second step on the last draft has to be read in front of the new root.
-    assert draft.nodes == 10 * (1 + 2 + 3) + 9
+    assert draft.nodes == 10 * (1 + 2 + 3) + 9 + len(PROMPT) - 1
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
@@ -124,7 +126,7 @@ def test_the_tree_is_that_of_the_growth_loop(sampling: Sampling, law: bool, tree
     draft = table(seed=9)
     drafter = SmallModel.of(draft, tree=tree)
     text = list(PROMPT)
-    state = drafter.start(text, None)  # type: ignore[arg-type]
+    state = drafter.start(Prompt.of(text))  # type: ignore[arg-type]
 
     def step(rows: Any, trees: Sequence[TokenTree], nodes: Sequence[Sequence[int]]) -> list[np.ndarray]:
         [tree], [wanted] = trees, nodes
@@ -169,17 +171,17 @@ def test_the_draft_models_cache_is_a_prefix_of_the_text() -> None:
     target.table = target.table + np.random.default_rng(0).normal(scale=0.8, size=target.table.shape)
     for tree, levels in ((Chain(), 4), (Dynamic(size=9), 0), (Static(widths="2,2,1"), 3)):
         drafter = SmallModel.of(draft, tree=tree)
-        rows, scores = target.prefill([PROMPT])
+        rows, scores = opened(target, [PROMPT])
         text = list(PROMPT)
         sampling = Sampling(temperature=1.0, seed=2)
         ask = Ask(text[-1], len(text) - 1, sampling, 0, 0)
         steps = judge(Match(), ScoredCall(scores, [TokenTree.root(text[-1])], [ask]))
-        states = drafter.observe([drafter.start(PROMPT, steps[0].scores)], steps)
+        states = drafter.observe([drafter.start(Prompt.of(PROMPT))], steps)
         accepted = []
         for _ in range(25):
             text += steps[0].tokens
-            ask = Ask(text[-1], len(text) - 1, sampling, 20, 6, law=False)
-            steps, states, _ = step(target, drafter, Match(), rows, states, [ask])
+            ask = Ask(text[-1], len(text) - 1, sampling, 20, 6, row=rows[0], law=False)
+            steps, states, _ = step(target, drafter, Match(), states, [ask])
             accepted.append(len(steps[0].verdict.path))
             [cached] = draft.texts()
             assert cached == [*text, *steps[0].tokens][: len(cached)]
@@ -206,11 +208,11 @@ def test_a_full_context_ends_the_drafts_and_not_the_text() -> None:
 
 def test_an_arena_without_room_ends_the_drafts_and_not_the_text() -> None:
     class Full(Counted):
-        def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> Any:
+        def score(self, calls: Sequence[Call]) -> Any:
             if self.calls % 5 == 3:
                 self.calls += 1
                 raise OutpaceError("the cache of keys and values is full")
-            return super().score(rows, trees)
+            return super().score(calls)
 
     draft = Full.random(vocab_size=VOCAB_SIZE, order=2, seed=3)
     generation = run(table(), SmallModel.of(draft), Sampling(), num=60)
@@ -321,9 +323,9 @@ def test_a_tree_pruned_by_its_draws_that_keeps_them_is_caught() -> None:
 def test_a_fork_goes_its_own_way() -> None:
     draft = table()
     drafter = SmallModel.of(draft)
-    rows, scores = (target := table()).prefill([PROMPT])
+    rows, scores = opened(target := table(), [PROMPT])
     steps = judge(Match(), ScoredCall(scores, [TokenTree.root(3)], [Ask(3, 2, Sampling(), 0, 0)]))
-    [state] = drafter.observe([drafter.start(PROMPT, steps[0].scores)], steps)
+    [state] = drafter.observe([drafter.start(Prompt.of(PROMPT))], steps)
     text = [*PROMPT, *steps[0].tokens]
     ask = Ask(text[-1], len(text) - 1, Sampling(), 9, 9, law=False)
     twin = drafter.fork(state)
@@ -357,41 +359,6 @@ def test_native_models_draft_for_native_models(tmp_path: Path, family: str, tree
         if not isinstance(tree, Dynamic):
             assert good.stats.target_calls == 24 // (depth + 1)
         assert good.stats.mean_accepted_length > poor.stats.mean_accepted_length
-
-
-def test_what_a_row_owes_is_read_in_front_of_its_next_tree() -> None:
-    """Scores, kept paths and lengths are those of a row that was never late."""
-    tree = TokenTree([4, 1, 2, 3], [-1, 0, 0, 1])
-    for owed in ([], [7], [7, 8, 9], [1, 2] * MAX_OWED):
-        late, plain = CatchUp(table()), table()
-        late_rows, _ = late.prefill([PROMPT, [5]])
-        plain_rows, _ = plain.prefill([[*PROMPT, *owed], [5]])
-        late.owe(late_rows[0], owed)
-        trees = [tree, TokenTree.chain(6, [1])]
-        position = len(PROMPT) + len(owed)
-        samplings = [Sampling(temperature=1.0, seed=3)] * 2
-        ours, theirs = late.score(late_rows, trees), plain.score(plain_rows, trees)
-        assert ours.choose(samplings, [position, 1]) == theirs.choose(samplings, [position, 1])
-        assert np.array_equal(ours.logits(0, [3, 0]), theirs.logits(0, [3, 0]))
-        assert np.array_equal(ours.top(0, [2], 3)[0], theirs.top(0, [2], 3)[0])
-        assert np.array_equal(ours.law(0, 1, samplings[0]), theirs.law(0, 1, samplings[0]))
-        for target, rows in ((late, late_rows), (plain, plain_rows)):
-            target.keep(rows, [[1, 3], []])
-        assert [late.length(row) for row in late_rows] == [plain.length(row) for row in plain_rows]
-        ours, theirs = (t.score([r[0]], [tree]) for t, r in ((late, late_rows), (plain, plain_rows)))
-        assert np.array_equal(ours.logits(0, range(4)), theirs.logits(0, range(4)))
-
-
-def test_of_a_row_that_the_target_forgot_the_path_is_owed() -> None:
-    late = CatchUp(table())
-    [one, two], _ = late.prefill([PROMPT, [5]])
-    late.score([one, two], [TokenTree.chain(4, [1, 2]), TokenTree.root(6)])
-    late.score([two], [TokenTree.root(6)])
-    late.keep([one], [[1]])
-    assert late.length(one) == 5
-    assert np.array_equal(
-        late.score([one], [TokenTree.root(7)]).logits(0, [0])[0], table().after([*PROMPT, 4, 1, 7])
-    )
 
 
 def test_the_last_token_is_the_next_root_even_if_it_was_scored() -> None:

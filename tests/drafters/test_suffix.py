@@ -12,14 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outpace.core.contracts import Ask, RowScores, Step, Verdict
+from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
+from outpace.core.steps import Ask, Step, Verdict
 from outpace.core.tree import TokenTree
 from outpace.drafters.suffix import Suffix, SuffixState
 from outpace.drafters.suffix_trie import END, Node, Place, SuffixTrie
+from tests.rows import NO_SCORES
 
-NO_SCORES = cast("RowScores", None)
 TEXTS = st.lists(st.lists(st.integers(0, 2), max_size=14), max_size=4)
 Drawn = tuple[list[int], list[int], list[float]]
 
@@ -150,7 +151,7 @@ def test_drafts_equal_a_search_through_all_text(
     drafter = Suffix(factor=factor, min_p=min_p, size=size, max_depth=max_depth)
     past: list[int] = []
     for prompt, blocks in requests:
-        state, text = drafter.start(prompt, NO_SCORES), list(prompt)
+        state, text = drafter.start(Prompt.of(prompt)), list(prompt)
         for block in [[1], *filter(None, blocks)]:
             [state] = drafter.observe([state], [step(block)])
             text += block
@@ -168,7 +169,7 @@ def test_drafts_equal_a_search_through_all_text(
 
 
 def draft(drafter: Suffix, tokens: list[int], **limits: int) -> TokenTree:
-    [tree] = drafter.propose([drafter.start(tokens, NO_SCORES)], [ask(tokens[-1], **limits)])
+    [tree] = drafter.propose([drafter.start(Prompt.of(tokens))], [ask(tokens[-1], **limits)])
     return tree
 
 
@@ -194,7 +195,7 @@ def test_drafts_respect_the_ask() -> None:
 
 def generated(drafter: Suffix, prompt: list[int], output: list[int]) -> None:
     """A request from start to stop that drafts nothing."""
-    [state] = drafter.observe([drafter.start(prompt, NO_SCORES)], [step(output)])
+    [state] = drafter.observe([drafter.start(Prompt.of(prompt))], [step(output)])
     drafter.stop(state)
 
 
@@ -211,7 +212,7 @@ def test_past_outputs_serve_later_requests_prompts_do_not() -> None:
 
 def test_a_row_sees_nothing_of_a_row_beside_it() -> None:
     drafter = Suffix()
-    first, second = drafter.start([9], NO_SCORES), drafter.start([8], NO_SCORES)
+    first, second = drafter.start(Prompt.of([9])), drafter.start(Prompt.of([8]))
     first, _ = drafter.observe([first, second], [step([1, 2, 3, 4]), step([1, 2])])
     [tree] = drafter.propose([second], [ask(2)])
     assert tree.token_list == [2]
@@ -225,7 +226,7 @@ def test_the_least_recently_used_output_goes_first() -> None:
     for number in range(4):  # outputs 10 11 12 13, 20 21 22 23, ...
         generated(drafter, [0], [10 * number + 10 + i for i in range(4)])
     # The oldest serves a draft, and another one does whose draft is not accepted.
-    state = drafter.start([10], NO_SCORES)
+    state = drafter.start(Prompt.of([10]))
     [tree] = drafter.propose([state], [ask(10)])
     [state] = drafter.observe([state], [step([11, 12, 20], tree=tree)])
     [tree] = drafter.propose([state], [ask(20)])
@@ -274,7 +275,7 @@ def held(action: Callable[[], object]) -> tuple[float, object]:
 @pytest.mark.parametrize("text", REPEATING, ids=["twice", "one token", "parts", "period"])
 def test_a_request_is_bounded_and_goes_on(text: list[int]) -> None:
     drafter = Suffix(memory_mb=3)
-    size, state = held(lambda: drafter.start(text, NO_SCORES))
+    size, state = held(lambda: drafter.start(Prompt.of(text)))
     assert size < 4 and isinstance(state, SuffixState) and state.text == text
     # What has come lately is still known.
     state.extend([*range(90, 99), *range(90, 94)])
@@ -284,7 +285,7 @@ def test_a_request_is_bounded_and_goes_on(text: list[int]) -> None:
 
 def test_a_request_that_grows_is_bounded() -> None:
     drafter = Suffix(memory_mb=3)
-    state = drafter.start([1], NO_SCORES)
+    state = drafter.start(Prompt.of([1]))
     step = SimpleNamespace(tokens=list(range(500)), verdict=SimpleNamespace(path=[]))
     size, _ = held(lambda: [drafter.observe([state], [cast("Step", step)]) for _ in range(40)])
     assert size < 4 and len(state.text) == 1 + 40 * 500
@@ -297,14 +298,14 @@ def test_past_outputs_are_bounded() -> None:
 
     def answer() -> None:
         for text in texts * 4:
-            state = drafter.start([1], NO_SCORES)
+            state = drafter.start(Prompt.of([1]))
             state.extend(text)
             drafter.stop(state)
 
     size, _ = held(answer)
     assert size < 4
     # The latest are known, and a place is still that of its output.
-    state = drafter.start([1, *texts[-1][:9]], NO_SCORES)
+    state = drafter.start(Prompt.of([1, *texts[-1][:9]]))
     ask = Ask(texts[-1][8], 10, Sampling(), 5, 5)
     assert drafter.propose([state], [ask])[0].token_list[:3] == texts[-1][8:11]
     assert state.source in drafter._past._outputs
@@ -313,7 +314,7 @@ def test_past_outputs_are_bounded() -> None:
 def test_one_output_larger_than_the_memory_is_kept_in_part() -> None:
     drafter = Suffix(memory_mb=1, store=10**6)
     for text in REPEATING:
-        state = drafter.start([1], NO_SCORES)
+        state = drafter.start(Prompt.of([1]))
         state.extend(text)
         size, _ = held(lambda state=state: drafter.stop(state))  # type: ignore[misc]
         assert size < 2.5

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pytest
 
-from outpace.core.contracts import Ask, RowScores
+from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
+from outpace.core.steps import Ask
 from outpace.core.tree import TokenTree
 from outpace.drafters.none import NoDraft
 from outpace.drafters.sublayer_search import Search, Sublayers
@@ -23,8 +23,8 @@ from outpace.targets.native import NativeTarget
 from outpace.targets.table import TableTarget
 from tests.fakes import whole
 from tests.native_models import gguf_target
+from tests.rows import on, opened
 
-NO_SCORES = cast("RowScores", None)
 PROMPT = [5, 9, 2, 77, 120, 5, 9]
 
 
@@ -94,14 +94,14 @@ def test_a_score_is_the_share_of_tokens_told_right(target: NativeTarget) -> None
     sampling = Sampling(temperature=1.0, seed=3)
     text = [*PROMPT, *generated(target, NoDraft()).token_ids]
     drafter = Swift(window=10, target=target)
-    state = drafter.start(text, NO_SCORES)
-    rows, _ = target.prefill([text[:12]])
+    state = drafter.start(Prompt.of(text))
+    rows, _ = opened(target, [text[:12]])
     state.window = rows[0]
     for skip in (frozenset[int](), frozenset([4]), frozenset([5, 8, 9])):
         right = 0
         for last in range(10):
-            fresh, _ = target.prefill([text[:12]])
-            scores = target.run(fresh, [TokenTree.chain(text[12], text[13 : 13 + last])], skip=skip)
+            fresh, _ = opened(target, [text[:12]])
+            scores = target.run(on(fresh, [TokenTree.chain(text[12], text[13 : 13 + last])]), skip=skip)
             right += scores.choose([sampling], [12])[0][-1] == text[13 + last]
             target.free(fresh)
         ask = Ask(text[-1], len(text) - 1, sampling, 9, 9, row=rows[0])
@@ -131,11 +131,11 @@ def test_the_search_keeps_to_its_budget_and_gives_back_its_forks(
 
 def test_the_next_text_begins_where_the_last_one_ended(target: NativeTarget) -> None:
     drafter = Swift(ratio=0.7, window=8, trials=30, patience=30, enough=1.0, target=target)
-    during = drafter.start(PROMPT, NO_SCORES)
+    during = drafter.start(Prompt.of(PROMPT))
     first = generated(target, drafter)
     assert during.search.trials == 0 and drafter._search.trials > 10
     best = drafter._search.best
-    assert drafter.start(PROMPT, NO_SCORES).search.best == best
+    assert drafter.start(Prompt.of(PROMPT)).search.best == best
     drafter.stop(during)  # it has not searched at all: no reason to follow it
     assert drafter._search.best == best
     again = Swift(ratio=0.7, window=8, trials=30, patience=30, enough=1.0, target=target)

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outpace.core.contracts import Drafter, Step
+from outpace.core.contracts import Drafter
 from outpace.core.errors import OutpaceError, PromptTooLong
 from outpace.core.sampling import Edit, Sampling, choose
+from outpace.core.steps import Step
 from outpace.core.tree import TokenTree
 from outpace.drafters.ngram import NGram
 from outpace.drafters.none import NoDraft
@@ -116,8 +117,7 @@ def test_max_tokens_cut_the_last_block(max_tokens: int) -> None:
     blocks, generation = run(cycle(), BLOCKS, Request([0], max_tokens=max_tokens), [])
     assert generation.token_ids == [(i + 1) % VOCAB_SIZE for i in range(max_tokens)]
     assert generation.text == LETTERS.decode(generation.token_ids) and generation.finish_reason == "length"
-    full = (max_tokens - 1) // 3
-    sizes = [1, *[3] * full, (max_tokens - 1) % 3]
+    sizes = [*[3] * (max_tokens // 3), max_tokens % 3]
     assert [len(tokens) for tokens, _ in blocks] == [size for size in sizes if size]
 
 
@@ -185,9 +185,9 @@ class Failing(Hostile):
             if self.left < 0:
                 raise self.error
 
-    def start(self, prompt: Any, scores: Any) -> Any:
+    def start(self, prompt: Any) -> Any:
         self._count("start")
-        return super().start(prompt, scores)
+        return super().start(prompt)
 
     def propose(self, states: Any, asks: Any) -> list[TokenTree]:
         self._count("propose")
@@ -251,9 +251,9 @@ def test_the_budget_bounds_every_tree() -> None:
     sizes: list[int] = []
 
     class Spy(TableTarget):
-        def score(self, rows: Any, trees: Any) -> Any:
-            sizes.extend(tree.num_nodes - 1 for tree in trees)
-            return super().score(rows, trees)
+        def score(self, calls: Any) -> Any:
+            sizes.extend(call.tree.num_nodes - 1 for call in calls)
+            return super().score(calls)
 
     target = Spy.random(vocab_size=VOCAB_SIZE)
     run(target, DRAFTERS["too much"], Request([0], max_tokens=400, budget=7))
@@ -266,9 +266,9 @@ def test_requests_share_the_nodes_that_a_call_may_have() -> None:
     class Narrow(TableTarget):
         max_nodes = 40
 
-        def score(self, rows: Any, trees: Any) -> Any:
-            calls.append(sum(tree.num_nodes for tree in trees))
-            return super().score(rows, trees)
+        def score(self, now: Any) -> Any:
+            calls.append(sum(call.lead + call.tree.num_nodes for call in now))
+            return super().score(now)
 
     target = Narrow.random(vocab_size=VOCAB_SIZE)
     requests = [Request([number % VOCAB_SIZE], max_tokens=30) for number in range(7)]
@@ -315,6 +315,7 @@ def test_times_add_up_and_leave_the_reader_out(monkeypatch: pytest.MonkeyPatch) 
     except StopIteration as end:
         stats = end.value.stats
     assert stats.target_calls == 2
-    assert 0 < stats.prefill_s < stats.time_to_first_token_s < stats.wall_s < 100
-    assert stats.prefill_s + stats.draft_s + stats.score_s <= stats.wall_s
-    assert stats.tokens_per_s == 6 / (stats.wall_s - stats.time_to_first_token_s)
+    assert 0 < stats.prompt_s < stats.time_to_first_token_s < stats.wall_s < 100
+    assert stats.prompt_s + stats.draft_s + stats.score_s <= stats.wall_s
+    assert stats.first_tokens == 3
+    assert stats.tokens_per_s == 4 / (stats.wall_s - stats.time_to_first_token_s)

@@ -112,7 +112,7 @@ def _record(**changed: Any) -> dict[str, Any]:
         "mean_accepted_length": 1.0,
         "num_drafted": 0,
         "wall_s": 3.0,
-        "prefill_s": 2.0,
+        "prompt_s": 2.0,
         "draft_s": 0.0,
         "score_s": 0.9,
         "exactness": "identical",

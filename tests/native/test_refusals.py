@@ -13,6 +13,7 @@ from outpace.core.errors import OutpaceError
 from outpace.targets.native import NativeTarget
 from tests.native_matrices import packed
 from tests.native_models import gguf_target
+from tests.rows import opened
 
 MOST = 2**31 - 1
 
@@ -22,7 +23,9 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> NativeTarget:
     return gguf_target(tmp_path_factory.mktemp("model"), "llama", "Q8_0")
 
 
-def opened(target: NativeTarget, positions: int = 64, threads: int = 1, **changes: Any) -> _native.Decoder:
+def decoder_of(
+    target: NativeTarget, positions: int = 64, threads: int = 1, **changes: Any
+) -> _native.Decoder:
     """A decoder of this target's weights, of a config with these changes."""
     fields = {
         name: getattr(target.config, name)
@@ -35,7 +38,7 @@ def opened(target: NativeTarget, positions: int = 64, threads: int = 1, **change
 
 
 def test_the_helper_opens_what_is_right(target: NativeTarget) -> None:
-    decoder = opened(target)
+    decoder = decoder_of(target)
     assert decoder.length(decoder.open()) == 0
 
 
@@ -44,7 +47,7 @@ def test_threads(target: NativeTarget, threads: int) -> None:
     with pytest.raises(ValueError, match="num_threads has to be 1 to 1024"):
         _native.read_bandwidth(threads, 1 << 20)
     with pytest.raises(ValueError, match="num_threads has to be 1 to 1024"):
-        opened(target, threads=threads)
+        decoder_of(target, threads=threads)
     with pytest.raises(OutpaceError, match=r"threads is .*, accepted are whole numbers from 1 to 1024"):
         read_bandwidth(threads)
 
@@ -89,7 +92,7 @@ def test_no_vectors_give_no_products(target: NativeTarget) -> None:
 @pytest.mark.parametrize("k", [0, -1, 65, MOST, -MOST])
 def test_how_many_are_the_top(target: NativeTarget, k: int) -> None:
     data, _ = packed("q8s", 640, 64, np.random.default_rng(5))
-    rows, _ = target.prefill([[1, 2, 3]])
+    rows, _ = opened(target, [[1, 2, 3]])
     with pytest.raises(ValueError, match="top finds 1 to 64 tokens"):
         target._decoder.top([0] * 1000, k)
     with pytest.raises(ValueError, match="top finds 1 to 64 rows"):
@@ -120,12 +123,12 @@ def test_how_many_are_the_top(target: NativeTarget, k: int) -> None:
 )
 def test_configs(target: NativeTarget, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
-        opened(target, **changes)
+        decoder_of(target, **changes)
     assert "\n" not in str(error.value)
 
 
 def test_numbers_of_nodes_and_rows(target: NativeTarget) -> None:
-    rows, _ = target.prefill([[1, 2, 3]])
+    rows, _ = opened(target, [[1, 2, 3]])
     decoder = target._decoder
     for first, count in ((MOST, 1), (-MOST, 1), (0, MOST), (1, 1024), (1024, 1)):
         with pytest.raises(ValueError, match="no node"):

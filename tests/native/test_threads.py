@@ -12,6 +12,7 @@ from outpace.core.sampling import Sampling
 from outpace.core.tree import TokenTree
 from tests.native_matrices import packed
 from tests.native_models import gguf_target
+from tests.rows import on, opened
 
 VOCAB_SIZE = 300
 
@@ -23,10 +24,10 @@ def answers(folder: Path, threads: int) -> list[object]:
     found: list[object] = []
     samplings = [Sampling(), Sampling(temperature=0.9, top_k=20, seed=7)]
     for round in range(4):
-        rows, _ = target.prefill([rng.integers(0, VOCAB_SIZE, 80).tolist(), [1, 2]])
+        rows, _ = opened(target, [rng.integers(0, VOCAB_SIZE, 80).tolist(), [1, 2]])
         for size in (1, 3, 17, 70):
             trees = [TokenTree.chain(int(one[0]), one[1:].tolist()) for one in rng.integers(0, 99, (2, size))]
-            scores = target.score(rows, trees)
+            scores = target.score(on(rows, trees))
             found += [scores.choose(samplings, [round, round], None, 8)]
             found += [scores.logits(0, [0, size - 1]).tobytes(), scores.hidden("final").tobytes()]
             found += [part.tobytes() for part in scores.top(1, [size - 1], 8)]

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outpace.core.contracts import Ask, RowScores, ScoredCall
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Edit, Sampling, gumbel, warp
+from outpace.core.steps import Ask, RowScores, ScoredCall
 from outpace.core.tree import TokenTree
 from outpace.rules import RULES
 from outpace.targets.table import TableTarget
+from tests.rows import on, opened
 from tests.strategies import samplings, trees
 
 # Probability after token t: row t.
@@ -33,9 +34,9 @@ GREEDY = Sampling()
 
 
 def scored(tree: TokenTree, sampling: Sampling, edits: Any = None, table: TableTarget = TABLE) -> RowScores:
-    rows, _ = table.prefill([[3]])
+    rows, _ = opened(table, [[3]])
     ask = Ask(tree.token_list[0], 1, sampling, 99, 99, edits=edits)
-    return ScoredCall(table.score(rows, [tree]), [tree], [ask]).rows()[0]
+    return ScoredCall(table.score(on(rows, [tree])), [tree], [ask]).rows()[0]
 
 
 def judged(

@@ -8,8 +8,8 @@ from typing import Any, cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outpace.core.contracts import RowScores
 from outpace.core.sampling import Sampling
+from outpace.core.steps import RowScores
 from outpace.core.tree import TokenTree
 from outpace.rules.match import Match
 from tests.strategies import trees

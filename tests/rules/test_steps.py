@@ -11,8 +11,9 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from outpace.core.contracts import Ask, Rule, Verdict
+from outpace.core.contracts import Rule
 from outpace.core.sampling import Sampling, warp
+from outpace.core.steps import Ask, Verdict
 from outpace.core.tree import Draw, TokenTree
 from outpace.decode.step import step
 from outpace.rules import RULES, block, walk
@@ -21,6 +22,7 @@ from outpace.rules.speculative import Speculative
 from outpace.targets.table import TableTarget
 from tests.fakes import TableDraft, Wide
 from tests.laws import drafts_of, over_coins
+from tests.rows import opened
 
 SAMPLING = Sampling(temperature=1.0, top_p=0.95)
 PROMPT = [1, 2]
@@ -198,12 +200,14 @@ def test_as_many_are_kept_as_enumeration_says(name: str, shape: str) -> None:
     width, levels = SHAPES[shape]
     p, q = tables(0)
     rule, drafter = RULES.create(name), TableDraft(q, Wide(width, levels))
-    rows, _ = p.prefill([PROMPT[:-1]] * 1500)
+    rows, _ = opened(p, [PROMPT[:-1]] * 1500)
     asks = [
-        Ask(PROMPT[-1], 1, Sampling(1.0, top_p=0.95, seed=seed), 99, levels, draw=rule.draw, law=True)
-        for seed in range(len(rows))
+        Ask(
+            PROMPT[-1], 1, Sampling(1.0, top_p=0.95, seed=seed), 99, levels, row=row, draw=rule.draw, law=True
+        )
+        for seed, row in enumerate(rows)
     ]
-    steps, _, _ = step(p, drafter, rule, rows, [list(PROMPT) for _ in rows], asks)
+    steps, _, _ = step(p, drafter, rule, [list(PROMPT) for _ in rows], asks)
     kept = np.array([len(one.verdict.path) for one in steps])
     expected = step_law(rule, p, q, width=width, levels=levels)[1]
     assert abs(kept.mean() - expected) < 4.5 * kept.std() / np.sqrt(len(kept))

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outpace.core.contracts import RowScores, Rule
+from outpace.core.contracts import Rule
 from outpace.core.sampling import Sampling, coin
+from outpace.core.steps import RowScores
 from outpace.core.tree import Draw, TokenTree
 from outpace.rules import RULES
 from outpace.rules.walk import chance, stand_in, tosses

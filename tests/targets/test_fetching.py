@@ -17,6 +17,7 @@ from outpace.targets import fetching, native
 from outpace.targets.fetching import SIZES, USUAL, Fetch, are_fetches, measured
 from outpace.targets.native import NativeTarget
 from tests.native_models import INSTRUCTION_SETS, gguf_target, instruction_set
+from tests.rows import on, opened
 
 
 class Machine:
@@ -100,10 +101,10 @@ def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NativeTarget:
 
 
 def logits(target: NativeTarget) -> list[bytes]:
-    rows, first = target.prefill([[5, 6, 7, 8, 9, 10]])
+    rows, first = opened(target, [[5, 6, 7, 8, 9, 10]])
     found = [first.logits(0, [0]).tobytes()]
     for size in (1, 2, 5, 16, 20):
-        scores = target.score(rows, [TokenTree.chain(1, list(range(2, size + 1)))])
+        scores = target.score(on(rows, [TokenTree.chain(1, list(range(2, size + 1)))]))
         found.append(scores.logits(0, list(range(size))).tobytes())
     target.free(rows)
     return found

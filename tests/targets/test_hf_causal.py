@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +20,7 @@ from outpace.targets.hf_causal import HfCausalTarget  # noqa: E402
 from outpace.targets.hf_models import TESTED, _context_length  # noqa: E402
 from outpace.targets.hf_scores import TorchScores  # noqa: E402
 from tests.hf_families import MODEL_TYPES, contents, random_model, tiny_model  # noqa: E402
+from tests.rows import on, opened  # noqa: E402
 from tests.strategies import extreme_samplings, samplings  # noqa: E402
 
 # Longer than the sliding windows (6 or 8); of different lengths, so that a call on all is ragged.
@@ -45,11 +45,10 @@ def assert_scores(
     texts: list[list[int]],
     rows: list[int],
     trees: list[TokenTree],
-    score: Callable[[list[int], list[TokenTree]], TorchScores] | None = None,
     reference_model: Any = None,
 ) -> None:
     """Every node of every tree, behind the texts that the rows should hold."""
-    scores = (score or target.score)(rows, trees)
+    scores = target.score(on(rows, trees))
     for row, (text, tree) in enumerate(zip(texts, trees, strict=True)):
         assert target.length(rows[row]) == len(text)
         for path in tree.paths():
@@ -65,7 +64,7 @@ def test_every_type_is_named_as_tested() -> None:
 
 def test_a_tree_is_its_paths(model: Any) -> None:
     target = HfCausalTarget(model)
-    rows, scores = target.prefill(PROMPTS)
+    rows, scores = opened(target, PROMPTS)
     for row, prompt in enumerate(PROMPTS):
         assert np.abs(scores.logits(row, [0]) - reference(model, prompt)[-1:]).max() < 1e-4
     for i in range(len(PROMPTS)):
@@ -78,7 +77,7 @@ def test_a_tree_is_its_paths(model: Any) -> None:
 
 def test_kept_paths_forks_and_freed_rows(model: Any) -> None:
     target = HfCausalTarget(model)
-    rows, _ = target.prefill(PROMPTS)
+    rows, _ = opened(target, PROMPTS)
     texts = [list(prompt) for prompt in PROMPTS]
     for paths in ([[2, 6], [1, 2], []], [[1, 3, 5, 7], [], [2]], [[1, 4], [1, 2, 3, 4], [1]]):
         assert_scores(target, texts, rows, TREES)
@@ -89,7 +88,7 @@ def test_kept_paths_forks_and_freed_rows(model: Any) -> None:
     copy = target.fork(rows[0])
     target.free([rows[0]])
     assert_scores(target, [texts[1], texts[2], texts[0]], [rows[1], rows[2], copy], TREES)
-    (again,), _ = target.prefill([PROMPTS[0]])
+    (again,), _ = opened(target, [PROMPTS[0]])
     assert_scores(target, [texts[0], PROMPTS[0]], [copy, again], [TREE, TREE])
 
 
@@ -101,7 +100,7 @@ def grown(tokens: list[int], parents: list[int], *sizes: int) -> list[TokenTree]
 def test_trees_that_grow(model: Any) -> None:
     """Nodes that are known are not run again; what others do between, and other trees, cost a run only."""
     target = HfCausalTarget(model)
-    rows, _ = target.prefill(PROMPTS)
+    rows, _ = opened(target, PROMPTS)
     texts = [list(prompt) for prompt in PROMPTS]
     tokens, parents = TREE.token_list, TREE.shape.parent_list
     levels = list(
@@ -118,7 +117,7 @@ def test_trees_that_grow(model: Any) -> None:
     try:
         for trees in levels:
             num_run.clear()
-            assert_scores(target, texts, rows, list(trees), target.score_grown)
+            assert_scores(target, texts, rows, list(trees))
             new.append(num_run[0])
     finally:
         hook.remove()
@@ -127,12 +126,12 @@ def test_trees_that_grow(model: Any) -> None:
     target.keep(rows, paths)
     for text, tree, path in zip(texts, levels[-1], paths, strict=True):
         text += [tree.token_list[node] for node in (0, *path)]
-    assert_scores(target, texts, rows, list(levels[1]), target.score_grown)
-    assert_scores(target, texts[:1], rows[:1], [TREES[2]], target.score_grown)
-    assert_scores(target, texts, rows, list(levels[2]), target.score_grown)
+    assert_scores(target, texts, rows, list(levels[1]))
+    assert_scores(target, texts[:1], rows[:1], [TREES[2]])
+    assert_scores(target, texts, rows, list(levels[2]))
     target.free(rows[:1])
-    assert_scores(target, texts[1:], rows[1:], list(levels[3][1:]), target.score_grown)
-    assert_scores(target, texts[1:], rows[1:], [TREE, TREE], target.score_grown)
+    assert_scores(target, texts[1:], rows[1:], list(levels[3][1:]))
+    assert_scores(target, texts[1:], rows[1:], [TREE, TREE])
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -141,14 +140,14 @@ def test_both_kinds_of_attention(model_type: str, attention: str) -> None:
     model = tiny_model(model_type)
     model.set_attn_implementation(attention)
     target = HfCausalTarget(model)
-    rows, _ = target.prefill(PROMPTS)
+    rows, _ = opened(target, PROMPTS)
     assert_scores(target, PROMPTS, rows, TREES)
 
 
 def test_a_compiled_model() -> None:
     model = tiny_model("llama", num_hidden_layers=1)
     target = HfCausalTarget(torch.compile(model, backend="eager", fullgraph=True))
-    rows, _ = target.prefill(PROMPTS)
+    rows, _ = opened(target, PROMPTS)
     texts = [list(prompt) for prompt in PROMPTS]
     for _ in range(3):
         assert_scores(target, texts, rows, TREES, reference_model=model)
@@ -163,16 +162,16 @@ def test_a_compiled_model() -> None:
 def test_on_a_gpu(model_type: str) -> None:
     model = tiny_model(model_type)
     target = HfCausalTarget(tiny_model(model_type).to("cuda"))
-    rows, first = target.prefill(PROMPTS)
+    rows, first = opened(target, PROMPTS)
     assert first.logits(0, [0]).shape == (1, target.vocab_size)
-    scores = target.score(rows, TREES)
+    scores = target.score(on(rows, TREES))
     for row, (text, tree) in enumerate(zip(PROMPTS, TREES, strict=True)):
         for path in tree.paths():
             expected = reference(model, [*text, *(tree.token_list[node] for node in path)])[len(text) :]
             assert np.abs(scores.logits(row, path) - expected).max() < 1e-3
     target.keep(rows, [[2, 6], [1, 2], []])
     for sampling in (Sampling(temperature=0.8, top_p=0.9), Sampling(temperature=0.8, top_k=9)):
-        scores = target.score(rows[:1], [TREE])
+        scores = target.score(on(rows[:1], [TREE]))
         depths = TREE.depth() + 16
         assert scores.choose([sampling], [15])[0] == choose(
             scores.logits(0, range(8)), sampling, depths.tolist()
@@ -182,8 +181,8 @@ def test_on_a_gpu(model_type: str) -> None:
 def test_half_precision() -> None:
     model = tiny_model("llama").to(torch.bfloat16)
     target = HfCausalTarget(model)
-    rows, _ = target.prefill(PROMPTS)
-    scores = target.score(rows, TREES)
+    rows, _ = opened(target, PROMPTS)
+    scores = target.score(on(rows, TREES))
     for row, (text, tree) in enumerate(zip(PROMPTS, TREES, strict=True)):
         for path in tree.paths():
             expected = reference(model, [*text, *(tree.token_list[node] for node in path)])[len(text) :]
@@ -197,13 +196,13 @@ def test_half_precision() -> None:
 def test_taps_are_the_hidden_states() -> None:
     model = tiny_model("llama")
     target = HfCausalTarget(model, taps=(0, 1, "final"))
-    rows, first = target.prefill(PROMPTS)
+    rows, first = opened(target, PROMPTS)
     with torch.no_grad():
         expected = [model(torch.tensor([p]), output_hidden_states=True).hidden_states for p in PROMPTS]
     for tap, layer in (("0", 1), ("1", 2), ("final", -1)):
         lasts = np.stack([states[layer][0, -1].numpy() for states in expected])
         assert np.abs(first.hidden(tap) - lasts).max() < 1e-4
-    hidden = target.score(rows, TREES).hidden("1")
+    hidden = target.score(on(rows, TREES)).hidden("1")
     assert hidden.shape == (sum(tree.num_nodes for tree in TREES), 64)
     text = [*PROMPTS[1], *TREES[1].token_list]
     with torch.no_grad():
@@ -220,8 +219,8 @@ def test_nothing_stays_in_the_model() -> None:
     before = contents(model)
     config = model.config.to_dict()
     target = HfCausalTarget(model, taps=(0, "final"))
-    rows, _ = target.prefill(PROMPTS)
-    target.score(rows, TREES)
+    rows, _ = opened(target, PROMPTS)
+    target.score(on(rows, TREES))
     hooks = [module._forward_hooks or module._forward_pre_hooks for module in model.modules()]
     assert contents(model) == before and not any(hooks) and model.config.to_dict() == config
 
@@ -248,7 +247,7 @@ def test_a_single_rows_mask_is_made_the_quick_way(monkeypatch: pytest.MonkeyPatc
     real = hf_masks._alone
     monkeypatch.setattr(hf_masks, "_alone", lambda *args: made.append(1) or real(*args))
     target = HfCausalTarget(tiny_model("llama"))
-    rows, _ = target.prefill([[1, 2, 3]])
+    rows, _ = opened(target, [[1, 2, 3]])
     assert_scores(target, [[1, 2, 3]], rows, [TokenTree([4, 5, 6], [-1, 0, 0])])
     assert made
 

@@ -19,6 +19,7 @@ from outpace.targets.hf_causal import HfCausalTarget  # noqa: E402
 from outpace.targets.hf_linears import MOST_NODES, BlockLinears, linears_of  # noqa: E402
 from tests.hf_families import tiny_model  # noqa: E402
 from tests.hf_seq2seq_families import sources, tiny_seq2seq  # noqa: E402
+from tests.rows import on, opened  # noqa: E402
 
 PROMPT = [5, 17, 3, 250, 9, 5, 17]
 
@@ -93,9 +94,8 @@ def test_trees_score_as_with_torch(family: str, monkeypatch: pytest.MonkeyPatch)
     logits = []
     for kernels in ("torch", "block"):
         target = HfCausalTarget(model, kernels=kernels)
-        rows, first = target.prefill([PROMPT, PROMPT[2:]])
-        target.keep(rows, [[], []])
-        scores = target.score(rows, [tree, TokenTree.root(3)])
+        rows, first = opened(target, [PROMPT, PROMPT[2:]])
+        scores = target.score(on(rows, [tree, TokenTree.root(3)]))
         found = [first.logits(0, [0]), scores.logits(0, range(5)), scores.logits(1, [0])]
         logits.append([torch.from_numpy(part) for part in found])
         assert bool(products) == (kernels == "block")
@@ -115,7 +115,7 @@ def test_generate_gives_the_models_own_tokens(model: Any, draft: str) -> None:
 
 def test_draft_models_and_decoders_multiply_so_too(model: Any) -> None:
     fast: Any = outpace.accelerate(model, draft=model, kernels="block")
-    assert isinstance(fast.drafter.inner._draft.target._linears, BlockLinears)
+    assert isinstance(fast.drafter.inner._target._linears, BlockLinears)
     other = tiny_seq2seq("marian", decoder_layers=1)
     inputs = sources(other, [4])
     expected = other.generate(**inputs, max_new_tokens=12, do_sample=False)

@@ -18,6 +18,7 @@ from outpace.targets.hf_cache import SlotCache  # noqa: E402
 from outpace.targets.hf_causal import HfCausalTarget  # noqa: E402
 from tests.hf_families import tiny_model  # noqa: E402
 from tests.hf_seq2seq_families import sources, tiny_seq2seq  # noqa: E402
+from tests.rows import on, opened  # noqa: E402
 
 MODES: dict[str, Callable[[], Any]] = {
     "inference": torch.inference_mode,
@@ -63,11 +64,11 @@ def test_a_text_goes_on_in_another_mode() -> None:
     (want,) = theirs(model, inputs, 8).tolist()
     for first, second in itertools.permutations(["inference", "no_grad", "grad"], 2):
         with MODES[first]():
-            (row,), scores = target.prefill(PROMPT)
+            (row,), scores = opened(target, PROMPT)
         tokens = [*PROMPT[0], int(scores.logits(0, [0]).argmax())]
         while len(tokens) < 15:
             with MODES[second]():
-                scores = target.score([row], [TokenTree.chain(tokens[-1], [9, 9])])
+                scores = target.score(on([row], [TokenTree.chain(tokens[-1], [9, 9])]))
                 tokens.append(int(scores.logits(0, [0]).argmax()))
                 target.keep([row], [[]])
         other = target.fork(row)
@@ -78,19 +79,23 @@ def test_a_text_goes_on_in_another_mode() -> None:
 def test_what_is_held_is_not_rounded_for_a_row_of_a_narrower_type() -> None:
     model, _ = made("llama")
     target = HfCausalTarget(model)
-    (row,), _ = target.prefill(PROMPT)
+    (row,), _ = opened(target, PROMPT)
     with MODES["autocast"]():
-        target.prefill([[3, 4, 5]])
+        opened(target, [[3, 4, 5]])
     expected = HfCausalTarget(model)
-    (alone,), _ = expected.prefill(PROMPT)
+    (alone,), _ = opened(expected, PROMPT)
     tree = [TokenTree.root(9)]
-    assert (target.score([row], tree).logits(0, [0]) == expected.score([alone], tree).logits(0, [0])).all()
+    assert (
+        target.score(on([row], tree)).logits(0, [0]) == expected.score(on([alone], tree)).logits(0, [0])
+    ).all()
     # The other way round: bf16 is held first.
     target = HfCausalTarget(model)
     with MODES["autocast"]():
-        (narrow,), _ = target.prefill([[3, 4, 5]])
-    (row,), _ = target.prefill(PROMPT)
-    assert (target.score([row], tree).logits(0, [0]) == expected.score([alone], tree).logits(0, [0])).all()
+        (narrow,), _ = opened(target, [[3, 4, 5]])
+    (row,), _ = opened(target, PROMPT)
+    assert (
+        target.score(on([row], tree)).logits(0, [0]) == expected.score(on([alone], tree)).logits(0, [0])
+    ).all()
     target.free([row, narrow])
 
 

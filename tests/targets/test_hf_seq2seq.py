@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+from outpace.core.call import Prompt  # noqa: E402
 from outpace.core.errors import OutpaceError, PromptTooLong  # noqa: E402
 from outpace.core.sampling import Sampling  # noqa: E402
 from outpace.core.tree import TokenTree  # noqa: E402
-from outpace.targets.hf_seq2seq import HfSeq2SeqTarget, SourcePrompt  # noqa: E402
+from outpace.targets.hf_seq2seq import HfSeq2SeqTarget  # noqa: E402
 from outpace.targets.hf_seq2seq_models import TESTED  # noqa: E402
 from tests.hf_families import contents, tiny_model  # noqa: E402
 from tests.hf_seq2seq_families import (  # noqa: E402
@@ -22,6 +23,7 @@ from tests.hf_seq2seq_families import (  # noqa: E402
     sources,
     tiny_seq2seq,
 )
+from tests.rows import on, opened  # noqa: E402
 
 SOURCE_LENGTHS = [7, 3, 12]
 # Of different lengths, so that a call on all is ragged; the last goes beyond T5's far distances.
@@ -46,8 +48,8 @@ class Case:
             self.inputs["input_features"] = self.inputs["input_features"].to(model.dtype)
         self.sources = self.target.encode(*self.inputs.values())
 
-    def prompts(self, numbers: Sequence[int] = (0, 1, 2)) -> list[SourcePrompt]:
-        return [SourcePrompt(TEXTS[number], self.sources[number]) for number in numbers]
+    def prompts(self, numbers: Sequence[int] = (0, 1, 2)) -> list[Prompt]:
+        return [Prompt(TEXTS[number], self.sources[number]) for number in numbers]
 
     def reference(self, source: int, text: list[int]) -> np.ndarray:
         """f32[T, V]: the model's own logits after every token: no cache, no mask, no companions."""
@@ -60,7 +62,7 @@ class Case:
 
     def check(self, rows: list[int], texts: list[list[int]], of: list[int], trees: list[TokenTree]) -> None:
         """Every node of every tree, behind the texts of these sources that the rows should hold."""
-        scores = self.target.score(rows, trees)
+        scores = self.target.score(on(rows, trees))
         for row, (text, source, tree) in enumerate(zip(texts, of, trees, strict=True)):
             assert self.target.length(rows[row]) == len(text)
             for path in tree.paths():
@@ -74,7 +76,7 @@ def test_every_type_is_named_as_tested() -> None:
 
 def test_a_tree_is_its_paths(model: Any) -> None:
     case = Case(model)
-    rows, scores = case.target.prefill(case.prompts())
+    rows, scores = opened(case.target, case.prompts())
     for row, text in enumerate(TEXTS):
         assert np.abs(scores.logits(row, [0]) - case.reference(row, text)[-1:]).max() < 1e-4
     for i in range(3):
@@ -87,7 +89,7 @@ def test_a_tree_is_its_paths(model: Any) -> None:
 
 def test_kept_paths_forks_and_freed_rows(model: Any) -> None:
     case = Case(model)
-    rows, _ = case.target.prefill(case.prompts())
+    rows, _ = opened(case.target, case.prompts())
     texts = [list(text) for text in TEXTS]
     for paths in ([[2, 6], [1, 2], []], [[1, 3, 5, 7], [], [2]], [[1, 4], [1, 2, 3, 4], [1]]):
         case.check(rows, texts, [0, 1, 2], TREES)
@@ -99,7 +101,7 @@ def test_kept_paths_forks_and_freed_rows(model: Any) -> None:
     case.check([rows[1], rows[2], copy], [texts[1], texts[2], texts[0]], [1, 2, 0], TREES)
     # A source that is cached already and one that is not any more, in one call.
     case.target.free([rows[1]])
-    again, _ = case.target.prefill(case.prompts([0, 1]))
+    again, _ = opened(case.target, case.prompts([0, 1]))
     assert case.target.num_sources == 3 and case.target.num_rows == 4
     case.check(
         [again[1], copy, again[0], rows[2]],
@@ -112,7 +114,7 @@ def test_kept_paths_forks_and_freed_rows(model: Any) -> None:
 def test_sources_are_cached_once_and_go_with_their_last_row() -> None:
     case = Case(tiny_seq2seq("t5"))
     target = case.target
-    first, _ = target.prefill(case.prompts([0, 1, 0, 0]))
+    first, _ = opened(target, case.prompts([0, 1, 0, 0]))
     assert (target.num_rows, target.num_sources) == (4, 2)
     twin = target.fork(first[0])
     target.free([first[0], first[2], first[3]])
@@ -123,7 +125,7 @@ def test_sources_are_cached_once_and_go_with_their_last_row() -> None:
     target.free([first[1]])
     held = []
     for _ in range(3):
-        rows, _ = target.prefill(case.prompts([2, 0, 1]))
+        rows, _ = opened(target, case.prompts([2, 0, 1]))
         case.check(rows, [TEXTS[2], TEXTS[0], TEXTS[1]], [2, 0, 1], TREES)
         target.free(rows)
         held.append(target.cache_bytes)
@@ -134,26 +136,26 @@ def test_rows_end_where_the_table_of_positions_does() -> None:
     """A long row and a wide tree of another must not look up positions that no node has."""
     case = Case(tiny_seq2seq("bart", max_position_embeddings=40))
     texts = [[START_ID, *range(60, 98)], [START_ID]]
-    prompts = [SourcePrompt(text, case.sources[n]) for n, text in enumerate(texts)]
-    rows, _ = case.target.prefill(prompts)
+    prompts = [Prompt(text, case.sources[n]) for n, text in enumerate(texts)]
+    rows, _ = opened(case.target, prompts)
     case.check(rows, texts, [0, 1], [TokenTree.root(5), TREE])
     with pytest.raises(OutpaceError, match="the context holds 40"):
-        case.target.score(rows, [TokenTree.chain(5, [6]), TREE])
+        case.target.score(on(rows, [TokenTree.chain(5, [6]), TREE]))
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("model_type", ["t5", "bart", "whisper"])
 def test_both_kinds_of_attention(model_type: str, attention: str) -> None:
     case = Case(tiny_seq2seq(model_type, attn_implementation=attention))
-    rows, _ = case.target.prefill(case.prompts())
+    rows, _ = opened(case.target, case.prompts())
     case.check(rows, TEXTS, [0, 1, 2], TREES)
 
 
 @pytest.mark.parametrize("model_type", ["t5", "bart", "whisper"])
 def test_half_precision(model_type: str) -> None:
     case = Case(tiny_seq2seq(model_type).to(torch.bfloat16))
-    rows, _ = case.target.prefill(case.prompts())
-    scores = case.target.score(rows, TREES)
+    rows, _ = opened(case.target, case.prompts())
+    scores = case.target.score(on(rows, TREES))
     for row, (text, tree) in enumerate(zip(TEXTS, TREES, strict=True)):
         for path in tree.paths():
             expected = case.reference(row, [*text, *(tree.token_list[node] for node in path)])[len(text) :]
@@ -173,7 +175,7 @@ def test_padding_of_sources_may_stand_on_either_side() -> None:
     encoded = case.target.encode(*left)
     for row, source in enumerate(encoded):
         assert source.ids == ids[row, : SOURCE_LENGTHS[row]].tolist()
-    _, scores = case.target.prefill([SourcePrompt(*pair) for pair in zip(TEXTS, encoded, strict=True)])
+    _, scores = opened(case.target, [Prompt(*pair) for pair in zip(TEXTS, encoded, strict=True)])
     for row, text in enumerate(TEXTS):
         assert np.abs(scores.logits(row, [0]) - case.reference(row, text)[-1:]).max() < 1e-4
 
@@ -182,25 +184,25 @@ def test_nothing_stays_in_the_model(model: Any) -> None:
     before = contents(model)
     config = model.config.to_dict()
     case = Case(model)
-    rows, _ = case.target.prefill(case.prompts())
-    case.target.score(rows, TREES)
+    rows, _ = opened(case.target, case.prompts())
+    case.target.score(on(rows, TREES))
     with pytest.raises(OutpaceError, match="token ids"):
-        case.target.score(rows, [TokenTree.root(300)] * 3)
+        case.target.score(on(rows, [TokenTree.root(300)] * 3))
     hooks = [module._forward_hooks or module._forward_pre_hooks for module in model.modules()]
     assert contents(model) == before and not any(hooks) and model.config.to_dict() == config
 
 
-def test_a_failed_prefill_leaves_no_row() -> None:
+def test_a_failed_call_leaves_no_row() -> None:
     case = Case(tiny_seq2seq("bart"), context_length=8)
     for prompts, why in (
-        ([SourcePrompt([START_ID, 300], case.sources[0])], "token ids"),
-        ([SourcePrompt([], case.sources[0])], "empty"),
-        ([[START_ID]], r"list without a source, accepted is SourcePrompt\(tokens, source\)"),
+        ([Prompt([START_ID, 300], case.sources[0])], "token ids"),
+        ([Prompt([], case.sources[0])], "empty"),
+        ([[START_ID]], r"no source, accepted is Prompt\(tokens, source\)"),
     ):
         with pytest.raises(OutpaceError, match=why):
-            case.target.prefill(prompts)
+            opened(case.target, prompts)
     with pytest.raises(PromptTooLong, match="9 tokens, the context holds 8"):
-        case.target.prefill([SourcePrompt([START_ID] * 9, case.sources[0])])
+        opened(case.target, [Prompt([START_ID] * 9, case.sources[0])])
     assert (case.target.num_rows, case.target.num_sources) == (0, 0)
 
 

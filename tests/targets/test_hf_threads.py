@@ -19,6 +19,7 @@ from outpace.targets.hf_causal import HfCausalTarget  # noqa: E402
 from outpace.targets.hf_detours import detour_of, detours, is_replaced, replaced  # noqa: E402
 from tests.hf_families import contents, tiny_model  # noqa: E402
 from tests.hf_seq2seq_families import sources, tiny_seq2seq  # noqa: E402
+from tests.rows import on, opened  # noqa: E402
 
 
 def at_once(*jobs: Callable[[], None]) -> None:
@@ -92,8 +93,8 @@ def test_hidden_states_are_those_of_ones_own_call() -> None:
     trees = [TokenTree.chain(text[-1], [3] * 4) for text in prompts]
 
     def states(number: int) -> Any:
-        rows, _ = targets[number].prefill([prompts[number]])
-        scores = targets[number].score(rows, [trees[number]])
+        rows, _ = opened(targets[number], [prompts[number]])
+        scores = targets[number].score(on(rows, [trees[number]]))
         targets[number].free(rows)
         return [scores.hidden(tap) for tap in ("0", "final")]
 

@@ -18,6 +18,7 @@ from outpace.rules.match import Match
 from outpace.targets.native import NativeTarget
 from tests.fake_models import VOCAB_SIZE, write_gguf
 from tests.native_models import INSTRUCTION_SETS, gguf_target, instruction_set, open_target
+from tests.rows import on, opened
 
 RNG = np.random.default_rng(7)
 PROMPT = [int(t) for t in RNG.integers(0, VOCAB_SIZE, 61)]
@@ -38,10 +39,10 @@ def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def plain_logits(target: NativeTarget, prompt: list[int], continuation: list[int]) -> np.ndarray:
     """f32[n, V]: logits after each token of the continuation, one token per call."""
-    rows, _ = target.prefill([prompt])
+    rows, _ = opened(target, [prompt])
     out = []
     for token in continuation:
-        scores = target.score(rows, [TokenTree.root(token)])
+        scores = target.score(on(rows, [TokenTree.root(token)]))
         out.append(scores.logits(0, [0])[0])
         target.keep(rows, [[]])
     target.free(rows)
@@ -60,8 +61,8 @@ def test_every_path_of_a_tree_has_the_bits_of_plain_decoding(
 ) -> None:
     rng = np.random.default_rng(num_nodes * 100 + length)
     tree = random_tree(rng, num_nodes)
-    rows, _ = target.prefill([PROMPT[:length]])
-    logits = target.score(rows, [tree]).logits(0, range(num_nodes))
+    rows, _ = opened(target, [PROMPT[:length]])
+    logits = target.score(on(rows, [tree])).logits(0, range(num_nodes))
     target.free(rows)
     for path in tree.paths()[:3]:
         alone = plain_logits(target, PROMPT[:length], [tree.token_list[node] for node in path])
@@ -69,8 +70,8 @@ def test_every_path_of_a_tree_has_the_bits_of_plain_decoding(
 
 
 def test_a_chain_has_the_bits_of_plain_decoding(target: NativeTarget) -> None:
-    rows, _ = target.prefill([PROMPT[:20]])
-    logits = target.score(rows, [TokenTree.chain(PROMPT[20], PROMPT[21:])]).logits(0, range(41))
+    rows, _ = opened(target, [PROMPT[:20]])
+    logits = target.score(on(rows, [TokenTree.chain(PROMPT[20], PROMPT[21:])])).logits(0, range(41))
     target.free(rows)
     np.testing.assert_array_equal(logits, plain_logits(target, PROMPT[:20], PROMPT[20:]))
 
@@ -79,11 +80,11 @@ def test_prompt_chunks_change_no_bit(target: NativeTarget) -> None:
     tree = TokenTree.root(5)
     seen = []
     for first in (1, 7, 16, 30, 60, 61):
-        rows, _ = target.prefill([PROMPT[:first]])
+        rows, _ = opened(target, [PROMPT[:first]])
         if first < len(PROMPT):
-            target.score(rows, [TokenTree.chain(PROMPT[first], PROMPT[first + 1 :])])
+            target.score(on(rows, [TokenTree.chain(PROMPT[first], PROMPT[first + 1 :])]))
             target.keep(rows, [list(range(1, len(PROMPT) - first))])
-        seen.append(target.score(rows, [tree]).logits(0, [0]))
+        seen.append(target.score(on(rows, [tree])).logits(0, [0]))
         target.free(rows)
     for other in seen[1:]:
         np.testing.assert_array_equal(seen[0], other)
@@ -93,49 +94,51 @@ def test_companions_change_no_bit(target: NativeTarget) -> None:
     rng = np.random.default_rng(3)
     prompts = [PROMPT[:9], PROMPT[20:53], PROMPT[:1], PROMPT[40:57]]
     trees = [random_tree(rng, n) for n in (6, 1, 12, 3)]
-    rows, first = target.prefill(prompts)
+    rows, first = opened(target, prompts)
     together_first = [first.logits(r, [0]) for r in range(4)]
-    scores = target.score(rows, trees)
+    scores = target.score(on(rows, trees))
     together = [scores.logits(r, range(tree.num_nodes)) for r, tree in enumerate(trees)]
     target.free(rows)
     for r, (prompt, tree) in enumerate(zip(prompts, trees, strict=True)):
-        row, alone = target.prefill([prompt])
+        row, alone = opened(target, [prompt])
         np.testing.assert_array_equal(together_first[r], alone.logits(0, [0]))
-        np.testing.assert_array_equal(together[r], target.score(row, [tree]).logits(0, range(tree.num_nodes)))
+        np.testing.assert_array_equal(
+            together[r], target.score(on(row, [tree])).logits(0, range(tree.num_nodes))
+        )
         target.free(row)
 
 
-def test_after_keep_the_row_is_that_of_a_fresh_prefill(target: NativeTarget) -> None:
+def test_after_keep_the_row_is_that_of_a_fresh_row(target: NativeTarget) -> None:
     rng = np.random.default_rng(11)
-    rows, _ = target.prefill([PROMPT[:14]])
+    rows, _ = opened(target, [PROMPT[:14]])
     committed = PROMPT[:14]
     for step in range(6):
         tree = random_tree(rng, 13)
-        target.score(rows, [tree])
+        target.score(on(rows, [tree]))
         path = tree.paths()[step % len(tree.paths())][1:]
         target.keep(rows, [path])
         committed = [*committed, *(tree.token_list[node] for node in [0, *path])]
         assert target.length(rows[0]) == len(committed)
-        fresh, _ = target.prefill([committed])
+        fresh, _ = opened(target, [committed])
         probe = TokenTree.chain(1, [2, 3])
-        ours = target.score(rows, [probe]).logits(0, range(3))
-        np.testing.assert_array_equal(ours, target.score(fresh, [probe]).logits(0, range(3)))
+        ours = target.score(on(rows, [probe])).logits(0, range(3))
+        np.testing.assert_array_equal(ours, target.score(on(fresh, [probe])).logits(0, range(3)))
         target.free(fresh)
     target.free(rows)
 
 
 @pytest.mark.parametrize("length", [15, 16, 40])
 def test_forked_rows_are_equal_and_independent(target: NativeTarget, length: int) -> None:
-    rows, _ = target.prefill([PROMPT[:length]])
+    rows, _ = opened(target, [PROMPT[:length]])
     twin = target.fork(rows[0])
     for row, tokens in ((rows[0], [4, 5, 6]), (twin, [7, 8, 9])):
-        target.score([row], [TokenTree.chain(tokens[0], tokens[1:])])
+        target.score(on([row], [TokenTree.chain(tokens[0], tokens[1:])]))
         target.keep([row], [[1, 2]])
     target.free([rows[0]])
     probe = TokenTree.root(3)
-    ours = target.score([twin], [probe]).logits(0, [0])
-    fresh, _ = target.prefill([[*PROMPT[:length], 7, 8, 9]])
-    np.testing.assert_array_equal(ours, target.score(fresh, [probe]).logits(0, [0]))
+    ours = target.score(on([twin], [probe])).logits(0, [0])
+    fresh, _ = opened(target, [[*PROMPT[:length], 7, 8, 9]])
+    np.testing.assert_array_equal(ours, target.score(on(fresh, [probe])).logits(0, [0]))
     target.free([twin, *fresh])
     assert target.cache_bytes == 0
 
@@ -149,8 +152,10 @@ def test_threads_and_instruction_sets_change_no_bit(kind: str, tmp_path: Path) -
         for threads in (1, 2, 3):
             with instruction_set(isa):
                 target = open_target(tmp_path / "model.gguf", tmp_path / "cache", threads=threads)
-            rows, _ = target.prefill([PROMPT])
-            seen.append(target.score(rows, [random_tree(np.random.default_rng(0), 20)]).logits(0, range(20)))
+            rows, _ = opened(target, [PROMPT])
+            seen.append(
+                target.score(on(rows, [random_tree(np.random.default_rng(0), 20)])).logits(0, range(20))
+            )
     for other in seen[1:]:
         np.testing.assert_array_equal(seen[0], other)
 
@@ -174,9 +179,9 @@ def test_choices_equal_the_numpy_twin(isa: str, tmp_path: Path) -> None:
         target = gguf_target(tmp_path, "llama", "Q8_0")
     rng = np.random.default_rng(5)
     for round_number in range(3):
-        rows, _ = target.prefill([PROMPT[: 5 + round_number]])
+        rows, _ = opened(target, [PROMPT[: 5 + round_number]])
         tree = random_tree(rng, 64)
-        scores = target.score(rows, [tree])
+        scores = target.score(on(rows, [tree]))
         logits = scores.logits(0, range(64))
         for sampling in SAMPLINGS:
             positions = [100 + depth + 1 for depth in tree.depth().tolist()]
@@ -185,8 +190,8 @@ def test_choices_equal_the_numpy_twin(isa: str, tmp_path: Path) -> None:
 
 
 def test_edits_are_added_before_anything_else(target: NativeTarget) -> None:
-    rows, _ = target.prefill([PROMPT])
-    scores = target.score(rows, [TokenTree.chain(1, [2, 3])])
+    rows, _ = opened(target, [PROMPT])
+    scores = target.score(on(rows, [TokenTree.chain(1, [2, 3])]))
     plain = scores.choose([Sampling()], [61])[0]
     ban = (np.array([plain[1]]), np.array([-np.inf]))
     push = (np.array([17]), np.array([1e4]))
@@ -202,8 +207,8 @@ def test_edits_are_added_before_anything_else(target: NativeTarget) -> None:
 def test_an_infinite_logit_is_the_choice(isa: str, tmp_path: Path) -> None:
     with instruction_set(isa):
         target = gguf_target(tmp_path, "llama", "Q8_0")
-    rows, _ = target.prefill([PROMPT])
-    scores = target.score(rows, [TokenTree.root(1)])
+    rows, _ = opened(target, [PROMPT])
+    scores = target.score(on(rows, [TokenTree.root(1)]))
     push = (np.array([17]), np.array([np.inf]))
     for sampling in SAMPLINGS:
         assert scores.choose([sampling], [61], [[push]]) == [[17]], sampling
@@ -212,7 +217,7 @@ def test_an_infinite_logit_is_the_choice(isa: str, tmp_path: Path) -> None:
 
 
 def test_edits_of_one_row_leave_the_others_alone(target: NativeTarget) -> None:
-    rows, scores = target.prefill([PROMPT, PROMPT])
+    rows, scores = opened(target, [PROMPT, PROMPT])
     push = (np.array([17]), np.array([1e4]))
     plain = scores.choose([Sampling()] * 2, [60, 60])
     assert scores.choose([Sampling()] * 2, [60, 60], [None, [push]]) == [plain[0], [17]]
@@ -220,8 +225,8 @@ def test_edits_of_one_row_leave_the_others_alone(target: NativeTarget) -> None:
 
 
 def test_bad_calls_are_refused_and_leave_the_target_usable(target: NativeTarget) -> None:
-    rows, _ = target.prefill([PROMPT[:5]])
-    expected = target.score(rows, [TokenTree.root(3)]).logits(0, [0])
+    rows, _ = opened(target, [PROMPT[:5]])
+    expected = target.score(on(rows, [TokenTree.root(3)])).logits(0, [0])
     for bad, message in (
         (TokenTree.root(VOCAB_SIZE), "outside the vocabulary"),
         (TokenTree.root(-1), "outside the vocabulary"),
@@ -229,17 +234,17 @@ def test_bad_calls_are_refused_and_leave_the_target_usable(target: NativeTarget)
         (TokenTree.chain(1, [2] * 600), "outside the context"),
     ):
         with pytest.raises(ValueError, match=message):
-            target.score(rows, [bad])
+            target.score(on(rows, [bad]))
     with pytest.raises(ValueError, match="twice"):
-        target.score([rows[0], rows[0]], [TokenTree.root(1), TokenTree.root(1)])
+        target.score(on([rows[0], rows[0]], [TokenTree.root(1), TokenTree.root(1)]))
     with pytest.raises(ValueError, match="no row"):
-        target.score([99], [TokenTree.root(1)])
+        target.score(on([99], [TokenTree.root(1)]))
     with pytest.raises(ValueError, match="no scored tree"):
         target.keep(rows, [[]])
-    target.score(rows, [TokenTree.chain(1, [2, 3])])
+    target.score(on(rows, [TokenTree.chain(1, [2, 3])]))
     with pytest.raises(ValueError, match="descend"):
         target.keep(rows, [[2]])
-    np.testing.assert_array_equal(target.score(rows, [TokenTree.root(3)]).logits(0, [0]), expected)
+    np.testing.assert_array_equal(target.score(on(rows, [TokenTree.root(3)])).logits(0, [0]), expected)
     target.free(rows)
     with pytest.raises(ValueError, match="no row"):
         target.free(rows)
@@ -271,13 +276,13 @@ def test_the_native_module_checks_what_it_is_given(target: NativeTarget) -> None
 def test_prompts_that_do_not_fit(tmp_path: Path) -> None:
     target = gguf_target(tmp_path, context_length=32, cache_tokens=48)
     with pytest.raises(PromptTooLong, match=r"33 tokens.*32"):
-        target.prefill([PROMPT[:33]])
-    with pytest.raises(OutpaceError, match="at least one token"):
-        target.prefill([[]])
+        opened(target, [PROMPT[:33]])
+    with pytest.raises(OutpaceError, match="1 token or more"):
+        opened(target, [[]])
     with pytest.raises(OutpaceError, match="full"):
-        target.prefill([PROMPT[:32], PROMPT[:32]])
+        opened(target, [PROMPT[:32], PROMPT[:32]])
     assert target.cache_bytes == 0
-    rows, _ = target.prefill([PROMPT[:32]])
+    rows, _ = opened(target, [PROMPT[:32]])
     assert target.length(rows[0]) == 32
 
 
@@ -302,7 +307,7 @@ def test_a_full_cache_says_what_to_do(tmp_path: Path) -> None:
     held[0].close()
     next(generate(target, NoDraft(), Match(), Request([1, 2, 3], max_tokens=9)))
     with pytest.raises(OutpaceError, match=r"hold its 64 tokens; close\(\) streams"):
-        for row in target.prefill([[1, 2]])[0] * 9:
+        for row in opened(target, [[1, 2]])[0] * 9:
             target.fork(row)
 
 
@@ -323,8 +328,8 @@ def test_types_of_options_are_checked(tmp_path: Path, option: str, values: list[
 
 
 def test_old_scores_are_not_mistaken_for_new_ones(target: NativeTarget) -> None:
-    rows, old = target.prefill([PROMPT[:5]])
-    target.score(rows, [TokenTree.root(3)])
+    rows, old = opened(target, [PROMPT[:5]])
+    target.score(on(rows, [TokenTree.root(3)]))
     with pytest.raises(AssertionError, match="overwritten"):
         old.logits(0, [0])
     target.free(rows)
@@ -332,10 +337,10 @@ def test_old_scores_are_not_mistaken_for_new_ones(target: NativeTarget) -> None:
 
 def test_of_a_call_that_found_no_room_nothing_is_kept(tmp_path: Path) -> None:
     target = gguf_target(tmp_path, "llama", "Q8_0", cache_tokens=64, context_length=60)
-    (row, _), _ = target.prefill([[1, 2, 3], [1] * 40])
-    target.score([row], [TokenTree.chain(4, [5, 6])])
+    (row, _), _ = opened(target, [[1, 2, 3], [1] * 40])
+    target.score(on([row], [TokenTree.chain(4, [5, 6])]))
     with pytest.raises(OutpaceError, match="full"):
-        target.score([row], [TokenTree.chain(4, [5] * 50)])
+        target.score(on([row], [TokenTree.chain(4, [5] * 50)]))
     with pytest.raises(ValueError, match="no scored tree"):
         target.keep([row], [[1, 2]])
     assert target.length(row) == 3
@@ -344,5 +349,5 @@ def test_of_a_call_that_found_no_room_nothing_is_kept(tmp_path: Path) -> None:
 def test_more_rows_than_a_call_has_nodes_get_one_line(target: NativeTarget) -> None:
     before = target.cache_bytes
     with pytest.raises(OutpaceError, match="a call scores 1 to 1024 nodes, not 1025"):
-        target.prefill([[1]] * 1025)
+        opened(target, [[1]] * 1025)
     assert target.cache_bytes == before

@@ -21,6 +21,7 @@ from outpace.core.errors import OutpaceError
 from outpace.core.tree import TokenTree
 from outpace.targets.native import NativeTarget
 from tests.native_models import gguf_target
+from tests.rows import on, opened
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here"),
@@ -58,8 +59,8 @@ def in_child(job: Callable[[], Any]) -> Any:
 
 
 def answer(target: NativeTarget) -> np.ndarray:
-    rows, _ = target.prefill([PROMPT])
-    logits = target.score(rows, [TREE]).logits(0, range(TREE.num_nodes))
+    rows, _ = opened(target, [PROMPT])
+    logits = target.score(on(rows, [TREE])).logits(0, range(TREE.num_nodes))
     target.free(rows)
     return logits
 
@@ -84,12 +85,12 @@ def test_children_and_their_children_answer(threads: int, tmp_path: Path) -> Non
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_a_row_goes_on_in_both(threads: int, tmp_path: Path) -> None:
     target = gguf_target(tmp_path, "llama", "Q8_0", threads=threads)
-    rows, _ = target.prefill([PROMPT])
-    target.score(rows, [TREE])
+    rows, _ = opened(target, [PROMPT])
+    target.score(on(rows, [TREE]))
 
     def go_on() -> np.ndarray:
         target.keep(rows, [[1, 3]])
-        return target.score(rows, [TREE]).logits(0, [0, 4])
+        return target.score(on(rows, [TREE])).logits(0, [0, 4])
 
     np.testing.assert_array_equal(in_child(go_on), go_on())
 

@@ -14,14 +14,15 @@ from outpace.formats.packing import unpack
 from outpace.targets.native import NativeTarget
 from tests.fake_models import FAMILIES, VOCAB_SIZE, write_gguf, write_hf
 from tests.native_models import INSTRUCTION_SETS, instruction_set, open_target
+from tests.rows import on, opened
 
 PROMPT = [int(t) for t in np.random.default_rng(0).integers(0, VOCAB_SIZE, 45)]
 
 
 def all_logits(target: NativeTarget, tokens: list[int]) -> np.ndarray:
     """f32[len(tokens) - 1, V]: logits after all tokens but the first, from one call on a cached token."""
-    rows, _ = target.prefill([tokens[:1]])
-    scores = target.score(rows, [TokenTree.chain(tokens[1], tokens[2:])])
+    rows, _ = opened(target, [tokens[:1]])
+    scores = target.score(on(rows, [TokenTree.chain(tokens[1], tokens[2:])]))
     out = scores.logits(0, range(len(tokens) - 1))
     target.free(rows)
     return out
@@ -112,8 +113,8 @@ def test_quantised_at_load_equals_the_same_arithmetic_in_torch(
 def test_taps_are_the_hidden_states_of_transformers(tmp_path: Path) -> None:
     model = write_hf(tmp_path / "hf", "llama")
     target = open_target(tmp_path / "hf", tmp_path / "cache", kv="f32", taps=[0, 1])
-    rows, _ = target.prefill([PROMPT[:1]])
-    scores = target.score(rows, [TokenTree.chain(PROMPT[1], PROMPT[2:])])
+    rows, _ = opened(target, [PROMPT[:1]])
+    scores = target.score(on(rows, [TokenTree.chain(PROMPT[1], PROMPT[2:])]))
     with torch.no_grad():
         states = model(torch.tensor([PROMPT]), output_hidden_states=True).hidden_states
     for tap, state in (("0", states[1]), ("1", states[2]), ("final", states[-1])):

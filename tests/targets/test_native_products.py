@@ -17,6 +17,7 @@ from outpace.targets.native import NativeTarget
 from tests.fake_models import VOCAB_SIZE
 from tests.native_matrices import packed, quantised
 from tests.native_models import INSTRUCTION_SETS, gguf_target, instruction_set
+from tests.rows import on, opened
 
 KINDS = [*LAYOUTS, *FLOAT_BYTES]
 SHAPES = [(16, 32), (400, 96), (21, 50), (7, 33)]  # (rows, cols), whole tiles and ragged ones
@@ -29,8 +30,8 @@ def weights_of(target: NativeTarget, name: str) -> np.ndarray:
 
 def scored(target: NativeTarget) -> tuple[np.ndarray, np.ndarray]:
     """(hidden states, logits) of the nodes of one call."""
-    rows, _ = target.prefill([[1, 2, 3]])
-    scores = target.score(rows, [TokenTree.chain(4, [5, 6, 7, 8])])
+    rows, _ = opened(target, [[1, 2, 3]])
+    scores = target.score(on(rows, [TokenTree.chain(4, [5, 6, 7, 8])]))
     states, logits = scores.hidden("final"), scores.logits(0, range(5))
     target.free(rows)
     return states, logits
@@ -128,12 +129,12 @@ def test_the_last_call_stays_valid(everywhere: dict[tuple[str, int], NativeTarge
     rng = np.random.default_rng(4)
     product = target.product(rng.standard_normal((900, 130)).astype(np.float32))  # wider than the model
     x = rng.standard_normal((90, 130)).astype(np.float32)
-    rows, _ = target.prefill([[1, 2, 3], [4]])
+    rows, _ = opened(target, [[1, 2, 3], [4]])
     trees = [TokenTree([5, 6, 7, 8], [-1, 0, 0, 1]), TokenTree.chain(9, [10])]
     samplings = [Sampling(temperature=0.8, top_k=9, seed=1), Sampling()]
 
     def answers(between: bool) -> list[object]:
-        scores = target.score(rows, trees)
+        scores = target.score(on(rows, trees))
         found: list[object] = []
         for ask in (
             lambda: scores.choose(samplings, [3, 1], None, 8),
@@ -148,7 +149,7 @@ def test_the_last_call_stays_valid(everywhere: dict[tuple[str, int], NativeTarge
                 target.projection().top(x[:3, :64], 9)
             found.append(ask())
         target.keep(rows[:1], [[1, 3]])
-        found.append(target.score(rows[:1], [TokenTree.root(3)]).logits(0, [0]).tolist())
+        found.append(target.score(on(rows[:1], [TokenTree.root(3)])).logits(0, [0]).tolist())
         return found
 
     forks = [target.fork(row) for row in rows]
@@ -225,13 +226,13 @@ def test_taps_come_with_the_next_call(tmp_path: Path) -> None:
     target = gguf_target(tmp_path, "llama", "Q8_0")
     opened_with = gguf_target(tmp_path, "llama", "Q8_0", taps=[0, 2])
     tree = TokenTree.chain(4, [5, 6])
-    rows, before = target.prefill([[1, 2, 3]])
+    rows, before = opened(target, [[1, 2, 3]])
     target.tap("2", "final", "0")
     target.tap("0")
     with pytest.raises(ValueError, match=r"accepted are final$"):
         before.hidden("0")
-    scores = target.score(rows, [tree])
-    expected = opened_with.score(opened_with.prefill([[1, 2, 3]])[0], [tree])
+    scores = target.score(on(rows, [tree]))
+    expected = opened_with.score(on(opened(opened_with, [[1, 2, 3]])[0], [tree]))
     for tap in ("final", "0", "2"):
         np.testing.assert_array_equal(scores.hidden(tap), expected.hidden(tap))
     for wrong in ("3", "-1", "first", ""):

@@ -18,6 +18,7 @@ from outpace.targets.native import NativeTarget
 from tests.fake_models import VOCAB_SIZE
 from tests.native_matrices import aligned
 from tests.native_models import INSTRUCTION_SETS, gguf_target, instruction_set
+from tests.rows import on, opened
 from tests.strategies import extreme_logits, extreme_samplings
 
 TOKEN = 37
@@ -44,7 +45,7 @@ def test_equals_the_numpy_twin(
     others = data.draw(st.sampled_from([0.0, -np.inf, -100.0]))
     edit = (np.arange(VOCAB_SIZE), np.full(VOCAB_SIZE, others, np.float32))
     edit[1][ids] = row
-    rows, scores = target.prefill([[1, 2, 3]])
+    rows, scores = opened(target, [[1, 2, 3]])
     logits = edited(scores.logits(0, [0])[0], edit)
     assert scores.choose([sampling], [position], [[edit]])[0] == choose(
         logits[None], sampling, [position + 1]
@@ -55,7 +56,7 @@ def test_equals_the_numpy_twin(
 
 
 def test_options_that_are_none_are_refused(target: NativeTarget) -> None:
-    rows, _ = target.prefill([[1, 2, 3]])
+    rows, _ = opened(target, [[1, 2, 3]])
     decoder = target._decoder
     good = {"temperature": 1.0, "top_k": 3, "top_p": 0.9, "min_p": 0.1}
     for name, values in {
@@ -76,10 +77,10 @@ def test_options_that_are_none_are_refused(target: NativeTarget) -> None:
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 def test_edits_that_leave_no_choice(target: NativeTarget, value: float, sampling: Sampling) -> None:
-    rows, _ = target.prefill([[1, 2, 3]])
+    rows, _ = opened(target, [[1, 2, 3]])
     every = (np.arange(VOCAB_SIZE), np.full(VOCAB_SIZE, value))
     one = (np.array([TOKEN]), np.array([value]))
-    scores = target.score(rows, [TokenTree([4, 5, 6], [-1, 0, 0])])
+    scores = target.score(on(rows, [TokenTree([4, 5, 6], [-1, 0, 0])]))
     plain = scores.choose([sampling], [3])[0]
     # Of a node that is not the root it is the caller's to ask whether it is ever reached.
     assert scores.choose([sampling], [3], [[None, every, None]])[0] == [plain[0], NO_CHOICE, plain[2]]
@@ -108,17 +109,17 @@ def damaged(target: NativeTarget, tokens: list[int], value: float) -> NativeTarg
 def test_scores_that_are_no_numbers_are_said(isa: str, threads: int, tmp_path: Path) -> None:
     with instruction_set(isa):
         sound = gguf_target(tmp_path, "llama3", "F32", threads=threads)  # with an output matrix of its own
-        _, scores = sound.prefill([[1, 2, 3]])
+        _, scores = opened(sound, [[1, 2, 3]])
         first = scores.hidden("final")[0, 0]
         forbid = (np.array([TOKEN]), np.array([-np.inf]))
         for tokens in ([TOKEN], [0], [VOCAB_SIZE - 1], list(range(VOCAB_SIZE))):
             for value in (np.nan, math.copysign(np.inf, first)):
-                _, broken = damaged(sound, tokens, value).prefill([[1, 2, 3]])
+                _, broken = opened(damaged(sound, tokens, value), [[1, 2, 3]])
                 for sampling in SAMPLINGS:
                     for edits in (None, [[forbid]]):
                         with pytest.raises(OutpaceError, match="no token to choose"):
                             broken.choose([sampling], [2], edits)
         # One that is infinitely small is never chosen, and no reason to stop.
-        _, fine = damaged(sound, [TOKEN], math.copysign(np.inf, -first)).prefill([[1, 2, 3]])
+        _, fine = opened(damaged(sound, [TOKEN], math.copysign(np.inf, -first)), [[1, 2, 3]])
         for sampling in SAMPLINGS:
             assert fine.choose([sampling], [2]) == scores.choose([sampling], [2], [[forbid]])

@@ -13,6 +13,7 @@ import pytest
 from outpace.core.tree import TokenTree
 from tests.fake_models import VOCAB_SIZE
 from tests.native_models import gguf_target
+from tests.rows import on, opened
 
 SIZES = (1, 7, 160, 900)
 REPEATS = 40
@@ -44,11 +45,11 @@ def answered(call: Callable[[], object]) -> object | None:
 def test_what_is_read_while_others_score_is_of_one_call(threads: int, tmp_path: Path) -> None:
     target = gguf_target(tmp_path, "llama", "Q8_0", threads=threads, context_length=512)
     decoder = target._decoder
-    rows, _ = target.prefill([[1, 2, 3], [4, 5]])
+    rows, _ = opened(target, [[1, 2, 3], [4, 5]])
     trees = [TokenTree([(n + size) % 99 for n in range(size)], [-1] + [0] * (size - 1)) for size in SIZES]
     states, logits = {}, {}
     for tree in trees:
-        scores = target.score(rows[:1], [tree])
+        scores = target.score(on(rows[:1], [tree]))
         states[tree.num_nodes] = scores.hidden("final")
         logits[tree.num_nodes] = scores.logits(0, [0])[0]
 

@@ -15,6 +15,7 @@ from outpace.core.tree import TokenTree
 from outpace.targets.native import NativeScores
 from tests.fake_models import VOCAB_SIZE, make_model, write_hf, write_tokenizer
 from tests.native_models import INSTRUCTION_SETS, gguf_target, instruction_set, open_target
+from tests.rows import on, opened
 
 SAMPLINGS = [
     Sampling(),
@@ -48,10 +49,10 @@ def assert_is_the_sort(scores: NativeScores, trees: list[TokenTree], k: int) -> 
 def test_equals_a_stable_sort_of_the_logits(isa: str, threads: int, tmp_path: Path) -> None:
     with instruction_set(isa):
         target = gguf_target(tmp_path, "llama", "Q4_1", threads=threads)
-    rows, _ = target.prefill([[1, 2, 3], [4]])
+    rows, _ = opened(target, [[1, 2, 3], [4]])
     trees = random_trees(90, 7)  # more nodes than share one pass over the output matrix
     for announced in (0, 1, 8, 64, 1000):
-        scores = target.score(rows, trees)
+        scores = target.score(on(rows, trees))
         for pair in ([SAMPLINGS[0], SAMPLINGS[2]], [SAMPLINGS[1], SAMPLINGS[0]]):
             choices = scores.choose(pair, [3, 1], None, announced)
             assert choices == scores.choose(pair, [3, 1])
@@ -70,9 +71,9 @@ def test_equal_logits_rank_by_their_number(isa: str, tmp_path: Path) -> None:
     write_tokenizer(tmp_path / "hf")
     with instruction_set(isa):
         target = open_target(tmp_path / "hf", tmp_path / "cache", threads=2)
-    cached, _ = target.prefill([[1, 2, 3]])
+    cached, _ = opened(target, [[1, 2, 3]])
     trees = random_trees(5)
-    scores = target.score(cached, trees)
+    scores = target.score(on(cached, trees))
     assert len(set(scores.logits(0, [0])[0].tolist())) == 3
     scores.choose([Sampling()], [3], None, 64)
     for k in (1, 8, 64):
@@ -81,17 +82,17 @@ def test_equal_logits_rank_by_their_number(isa: str, tmp_path: Path) -> None:
 
 def test_a_new_call_forgets(tmp_path: Path) -> None:
     target = gguf_target(tmp_path, "llama", "Q8_0")
-    rows, _ = target.prefill([[1, 2, 3]])
+    rows, _ = opened(target, [[1, 2, 3]])
     for trees in (random_trees(9), random_trees(4), random_trees(12)):
-        scores = target.score(rows, trees)
+        scores = target.score(on(rows, trees))
         scores.choose([Sampling()], [3], None, 8)
         assert_is_the_sort(scores, trees, 8)
 
 
 def test_what_is_announced_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = gguf_target(tmp_path, "llama", "Q8_0")
-    rows, _ = target.prefill([[1, 2, 3]])
-    scores = target.score(rows, random_trees(9))
+    rows, _ = opened(target, [[1, 2, 3]])
+    scores = target.score(on(rows, random_trees(9)))
     monkeypatch.setattr(NativeScores, "logits", lambda *_: pytest.fail("whole logits were asked for"))
     scores.choose([Sampling()], [3], None, 8)
     assert scores.top(0, [0, 4], 8)[0].shape == (2, 8)
@@ -103,7 +104,7 @@ def test_more_than_the_vocabulary_is_the_vocabulary(tmp_path: Path) -> None:
     Tokenizer(BPE({f"t{token}": token for token in range(40)}, [])).save(str(tmp_path / "hf/tokenizer.json"))
     (tmp_path / "hf/tokenizer_config.json").unlink()
     target = open_target(tmp_path / "hf", tmp_path / "cache")
-    _, scores = target.prefill([[1, 2, 3]])
+    _, scores = opened(target, [[1, 2, 3]])
     scores.choose([Sampling()], [3], None, 64)
     for k in (40, 41, 64):
         assert_is_the_sort(scores, [TokenTree.root(3)], k)
@@ -111,7 +112,7 @@ def test_more_than_the_vocabulary_is_the_vocabulary(tmp_path: Path) -> None:
 
 def test_bad_numbers_are_refused(tmp_path: Path) -> None:
     target = gguf_target(tmp_path, "llama", "Q8_0")
-    rows, _ = target.prefill([[1, 2, 3]])
+    rows, _ = opened(target, [[1, 2, 3]])
     for nodes, k, message in (
         ([0], 0, "1 to 64"),
         ([0], 65, "1 to 64"),

@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+from outpace.core.call import Prompt  # noqa: E402
 from outpace.core.errors import OutpaceError, PromptTooLong  # noqa: E402
 from outpace.core.tree import TokenTree  # noqa: E402
 from outpace.drafters.none import NoDraft  # noqa: E402
 from outpace.engine.generate import generate  # noqa: E402
 from outpace.engine.request import Request  # noqa: E402
 from outpace.rules.match import Match  # noqa: E402
-from outpace.targets.pixel import PixelPrompt, PixelTarget  # noqa: E402
+from outpace.targets.pixel import PixelTarget, pixel_prompt  # noqa: E402
 from outpace.targets.pixel_model import START, PixelConfig, PixelModel, blocked  # noqa: E402
 from tests.pixel_models import small_pictures, tiny_pixel_model  # noqa: E402
+from tests.rows import on, opened  # noqa: E402
 
 SHAPES: list[dict[str, int]] = [
     {},
@@ -45,8 +47,8 @@ class Case:
         self.smalls = small_pictures(self.model, 3)
         self.texts = [line(self.model, length, seed=length) for length in (21, 1, 34)]
 
-    def prompts(self, numbers: Sequence[int] = (0, 1, 2)) -> list[PixelPrompt]:
-        return [PixelPrompt(self.smalls[number], self.texts[number]) for number in numbers]
+    def prompts(self, numbers: Sequence[int] = (0, 1, 2)) -> list[Prompt]:
+        return [pixel_prompt(self.smalls[number], self.texts[number]) for number in numbers]
 
     def reference(self, number: int, text: list[int]) -> np.ndarray:
         """f32[T, V] after every token: dense attention over the whole line, masked to the window."""
@@ -65,7 +67,7 @@ class Case:
 
     def check(self, rows: list[int], texts: list[list[int]], of: list[int], trees: list[TokenTree]) -> None:
         """Every node of every tree, behind the texts that the rows should hold, of these pictures."""
-        scores = self.target.score(rows, trees)
+        scores = self.target.score(on(rows, trees))
         for row, (text, number, tree) in enumerate(zip(texts, of, trees, strict=True)):
             assert self.target.length(rows[row]) == len(text)
             for path in tree.paths():
@@ -103,7 +105,7 @@ def test_a_position_sees_its_window_and_nothing_else(case: Case) -> None:
 
 
 def test_a_tree_is_its_paths(case: Case) -> None:
-    rows, scores = case.target.prefill(case.prompts())
+    rows, scores = opened(case.target, case.prompts())
     for row, text in enumerate(case.texts):
         assert np.abs(scores.logits(row, [0]) - case.reference(row, text)[-1:]).max() < 1e-4
     for i in range(3):
@@ -115,7 +117,7 @@ def test_a_tree_is_its_paths(case: Case) -> None:
 
 
 def test_kept_paths_forks_and_freed_rows(case: Case) -> None:
-    rows, _ = case.target.prefill(case.prompts())
+    rows, _ = opened(case.target, case.prompts())
     texts = [list(text) for text in case.texts]
     for paths in ([[2, 6], [1, 2], []], [[1, 3], [], [2]], [[1, 4], [1, 2, 3, 4], [1]]):
         case.check(rows, texts, [0, 1, 2], TREES)
@@ -127,7 +129,7 @@ def test_kept_paths_forks_and_freed_rows(case: Case) -> None:
     case.check([rows[1], rows[2], copy], [texts[1], texts[2], texts[0]], [1, 2, 0], TREES)
     case.target.keep([copy], [[1]])
     texts.append([*texts[0], *TREES[2].token_list[:2]])
-    again, _ = case.target.prefill(case.prompts([0]))
+    again, _ = opened(case.target, case.prompts([0]))
     every = [again[0], copy, rows[2], rows[1]]
     case.check(every, [case.texts[0], texts[3], texts[2], texts[1]], [0, 0, 2, 1], [TREE] * 4)
     case.target.free(every)
@@ -139,7 +141,7 @@ def test_a_whole_picture_is_the_models_own_greedy_one() -> None:
     text = [START]
     for _ in range(case.model.config.num_intensities):
         text.append(int(case.reference(1, text)[-1].argmax()))
-    request = Request(PixelPrompt(case.smalls[1]), max_tokens=case.model.config.num_intensities)
+    request = Request(pixel_prompt(case.smalls[1]), max_tokens=case.model.config.num_intensities)
     run = generate(case.target, NoDraft(), Match(), request)
     tokens = [token for new, _ in run for token in new]
     assert tokens == text[1:] and START not in tokens
@@ -147,18 +149,18 @@ def test_a_whole_picture_is_the_models_own_greedy_one() -> None:
 
 def test_the_small_picture_matters_and_only_it() -> None:
     case = Case()
-    _, scores = case.target.prefill([PixelPrompt(small, case.texts[0]) for small in case.smalls])
+    _, scores = opened(case.target, [pixel_prompt(small, case.texts[0]) for small in case.smalls])
     first, second, third = (scores.logits(row, [0]) for row in range(3))
     assert np.abs(first - second).max() > 0.01 and np.abs(second - third).max() > 0.01
-    flat = PixelPrompt(case.smalls[0][:, :, 0], case.texts[0])
-    _, scores = case.target.prefill([flat])
+    flat = pixel_prompt(case.smalls[0][:, :, 0], case.texts[0])
+    _, scores = opened(case.target, [flat])
     assert np.abs(scores.logits(0, [0]) - first).max() < 1e-4
 
 
 def test_hidden_states_are_what_the_output_matrix_reads(case: Case) -> None:
     case.target.tap("final")
-    rows, _ = case.target.prefill(case.prompts())
-    scores = case.target.score(rows, TREES)
+    rows, _ = opened(case.target, case.prompts())
+    scores = case.target.score(on(rows, TREES))
     states = scores.hidden("final")
     logits = np.concatenate([scores.logits(row, range(tree.num_nodes)) for row, tree in enumerate(TREES)])
     assert states.shape == (16, case.target.hidden_size)
@@ -172,8 +174,8 @@ def test_a_folder_holds_a_model(tmp_path: Path) -> None:
     case.model.save(tmp_path)
     target = PixelTarget(tmp_path)
     assert target.fingerprint() == case.target.fingerprint()
-    expected = case.target.prefill(case.prompts())[1].logits(0, [0])
-    assert np.array_equal(target.prefill(case.prompts())[1].logits(0, [0]), expected)
+    expected = opened(case.target, case.prompts())[1].logits(0, [0])
+    assert np.array_equal(opened(target, case.prompts())[1].logits(0, [0]), expected)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(OutpaceError, match="does not hold a whole pixel model"):
@@ -204,15 +206,15 @@ def test_sizes_that_the_file_does_not_have_take_no_memory(tmp_path: Path, name: 
 
 def test_bad_input_is_refused() -> None:
     case = Case()
-    with pytest.raises(OutpaceError, match=r"accepted is PixelPrompt\(small\)"):
-        case.target.prefill([[START]])
+    with pytest.raises(OutpaceError, match=r"accepted is pixel_prompt\(small\)"):
+        opened(case.target, [[START]])
     for small in (case.smalls[0].astype(np.float32), case.smalls[0][:, :1]):
         with pytest.raises(OutpaceError, match=r"accepted is uint8\[2, 2, 1\]"):
-            case.target.prefill([PixelPrompt(small)])
+            opened(case.target, [pixel_prompt(small)])
     with pytest.raises(OutpaceError, match="0 to 256"):
-        case.target.prefill([PixelPrompt(case.smalls[0], [START, 257])])
+        opened(case.target, [pixel_prompt(case.smalls[0], [START, 257])])
     with pytest.raises(PromptTooLong, match="65 tokens, the context holds 64"):
-        case.target.prefill([PixelPrompt(case.smalls[0], line(case.model, 65))])
+        opened(case.target, [pixel_prompt(case.smalls[0], line(case.model, 65))])
     assert case.target.num_rows == 0
     for changes, message in (
         ({"factor": 5}, "factor is 5, accepted are divisors"),

@@ -12,6 +12,7 @@ from outpace.core.sampling import Sampling, warp
 from outpace.core.tree import TokenTree
 from outpace.targets import TARGETS
 from outpace.targets.table import TableTarget
+from tests.rows import on, opened
 
 
 def test_law_of_a_text_is_the_product_of_its_conditionals() -> None:
@@ -33,18 +34,18 @@ def test_short_texts_are_padded_with_zero() -> None:
 
 def test_misuse_is_refused() -> None:
     target = TableTarget.random(vocab_size=4, order=1)
-    [row], _ = target.prefill([[1]])
+    [row], _ = opened(target, [[1]])
     with pytest.raises(OutpaceError, match="from 0 to 3"):
-        target.score([row], [TokenTree.chain(1, [4])])
+        target.score(on([row], [TokenTree.chain(1, [4])]))
     with pytest.raises(OutpaceError, match="from 0 to 3"):
-        target.prefill([[-1]])
-    target.score([row], [TokenTree([1, 2, 3], [-1, 0, 0])])
+        opened(target, [[-1]])
+    target.score(on([row], [TokenTree([1, 2, 3], [-1, 0, 0])]))
     with pytest.raises(AssertionError, match="leads down"):
         target.keep([row], [[1, 2]])
     with pytest.raises(OutpaceError, match="one length"):
         TableTarget(np.zeros((3, 4)))
     with pytest.raises(OutpaceError, match="no tap"):
-        target.score([row], [TokenTree.root(1)]).hidden("last")
+        target.score(on([row], [TokenTree.root(1)])).hidden("last")
 
 
 def test_it_is_registered() -> None:

@@ -10,12 +10,13 @@ import pytest
 torch = pytest.importorskip("torch")
 from outpace.core.tree import TokenTree  # noqa: E402
 from outpace.formats.heads import read_heads  # noqa: E402
-from outpace.targets.pixel import PixelPrompt, PixelTarget  # noqa: E402
+from outpace.targets.pixel import PixelTarget, pixel_prompt  # noqa: E402
 from outpace.targets.pixel_model import START, PixelModel  # noqa: E402
 from outpace.train.bases_pixel import PixelBase, lines  # noqa: E402
 from outpace.train.blockwise import MODEL_FOLDER, train_blockwise  # noqa: E402
 from outpace.train.loop import Plan  # noqa: E402
 from tests.pixel_models import small_pictures, tiny_pixel_model  # noqa: E402
+from tests.rows import on, opened  # noqa: E402
 
 SHAPES: list[dict[str, int]] = [{}, {"channels": 3, "window": 40}]
 
@@ -39,13 +40,13 @@ def test_states_are_the_engines(changes: dict[str, int]) -> None:
     target = PixelTarget(model)
     target.tap("final")
     for number, line in enumerate(batch["labels"].tolist()):
-        (row,), first = target.prefill([PixelPrompt(batch["small"][number].numpy())])
+        (row,), first = opened(target, [pixel_prompt(batch["small"][number].numpy())])
         mine = states[number * size : (number + 1) * size].numpy()
         np.testing.assert_allclose(mine[:1], first.hidden("final"), rtol=1e-4, atol=1e-5)
         # Every intensity but the last has a state after it; they are scored in one call.
         chain = TokenTree(line[:-1], list(range(-1, size - 2)))
         np.testing.assert_allclose(
-            mine[1:], target.score([row], [chain]).hidden("final"), rtol=1e-3, atol=1e-4
+            mine[1:], target.score(on([row], [chain])).hidden("final"), rtol=1e-3, atol=1e-4
         )
         target.free([row])
 
@@ -85,7 +86,7 @@ def test_unembedding_is_the_models(some: np.ndarray | None) -> None:
         logits = base.unembedding(some)(states).numpy()
         expected = model(lines(batch["labels"]), batch["small"])[0].numpy()
     np.testing.assert_allclose(logits, expected if some is None else expected[:, some], rtol=1e-5, atol=1e-5)
-    _, scores = PixelTarget(model).prefill([PixelPrompt(batch["small"][0].numpy())])
+    _, scores = opened(PixelTarget(model), [pixel_prompt(batch["small"][0].numpy())])
     np.testing.assert_allclose(expected[0], scores.logits(0, [0])[0], rtol=1e-4, atol=1e-4)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+from outpace.core.call import Prompt  # noqa: E402
 from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.core.sampling import Sampling  # noqa: E402
 from outpace.drafters.blockwise import Blockwise  # noqa: E402
@@ -22,7 +23,7 @@ from outpace.engine.request import Generation, Request  # noqa: E402
 from outpace.formats.heads import HeadsConfig, read_heads  # noqa: E402
 from outpace.rules.match import Match  # noqa: E402
 from outpace.targets.hf_causal import HfCausalTarget  # noqa: E402
-from outpace.targets.hf_seq2seq import HfSeq2SeqTarget, SourcePrompt  # noqa: E402
+from outpace.targets.hf_seq2seq import HfSeq2SeqTarget  # noqa: E402
 from outpace.targets.hf_taps import model_fingerprint  # noqa: E402
 from outpace.train.bases import CausalBase, Seq2SeqBase, look_ahead  # noqa: E402
 from outpace.train.blockwise import MODEL_FOLDER, BlockwiseLoss, HeadLayer, train_blockwise  # noqa: E402
@@ -457,7 +458,7 @@ def test_heads_learn_to_translate_ahead(tmp_path: Path) -> None:
     target = HfSeq2SeqTarget(model, context_length=64)
     given = sources(model, [4] * 32)
     encoded = target.encode(*given.values())
-    prompts = [SourcePrompt([START_ID], source) for source in encoded]
+    prompts = [Prompt([START_ID], source) for source in encoded]
     plain = own_outputs(target, prompts, 12)
     batch = {
         **given,

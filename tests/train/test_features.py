@@ -24,6 +24,7 @@ from outpace.train.features import (  # noqa: E402
 )
 from outpace.train.self_text import write_text  # noqa: E402
 from tests.fake_models import write_gguf  # noqa: E402
+from tests.rows import opened  # noqa: E402
 from tests.special_files import SPECIAL  # noqa: E402
 
 WIDTH = 3
@@ -241,7 +242,7 @@ def test_the_output_matrix_of_a_base_is_the_models(model: Any, tmp_path: Path) -
     file = FeatureFile(tmp_path, model.target.hidden_size)
     add_answers(file, model.target, PAIRS)
     base = FeatureBase(model.target, file.read(), model.target.output_rows, name="tiny")
-    rows, scores = model.target.prefill([[5, 17, 3]])
+    rows, scores = opened(model.target, [[5, 17, 3]])
     state, logits = torch.from_numpy(scores.hidden("final")), scores.logits(0, [0])
     model.target.free(rows)
     np.testing.assert_allclose(base.unembedding(None)(state).numpy(), logits, rtol=1e-4, atol=1e-5)

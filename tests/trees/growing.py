@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from outpace.core.contracts import Ask, TreePolicy
+from outpace.core.contracts import TreePolicy
 from outpace.core.sampling import Sampling
+from outpace.core.steps import Ask
 from outpace.core.tree import TokenTree
 from outpace.trees.grow import grow_trees
 

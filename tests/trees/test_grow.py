@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outpace.core.contracts import Ask
 from outpace.core.sampling import Sampling, choose, gumbel, survivors, warp
+from outpace.core.steps import Ask
 from outpace.core.tree import Draw, TokenTree
 from outpace.trees.chain import Chain
 from outpace.trees.dynamic import Dynamic

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from outpace.core.call import Call, begin
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
 from outpace.core.tree import TokenTree
@@ -52,7 +53,7 @@ def call_times(
         )
     sampling = sampling or Sampling()
     text = [_token(position, target.vocab_size) for position in range(context + longest)]
-    rows, _ = target.prefill([text[:context]])
+    row = begin(target, text[:context])
     trees = {size: TokenTree.chain(text[context], text[context + 1 : context + size]) for size in sizes}
     seconds: dict[int, list[float]] = {size: [] for size in sizes}
     try:
@@ -60,30 +61,30 @@ def call_times(
             for size in sizes:
                 for call in range(CALLS_PER_TURN):
                     start = time.perf_counter()
-                    scores = target.score(rows, [trees[size]])
+                    scores = target.score([Call.on(row, trees[size])])
                     scores.choose([sampling], [context])
                     if call > 0:
                         seconds[size].append(time.perf_counter() - start)
             on_round()
     finally:
-        target.free(rows)
+        target.free([row])
     return [CallTime(size, 1e3 * statistics.median(seconds[size])) for size in sizes]
 
 
 def sampling_cost(target: Target, *, context: int = 256, repeats: int = 40) -> float:
     """The time of a call of one token at temperature 1 over that of a greedy one: medians, calls in turns."""
     text = [_token(position, target.vocab_size) for position in range(context + 1)]
-    rows, _ = target.prefill([text[:context]])
+    row = begin(target, text[:context])
     samplings = (Sampling(), Sampling(temperature=1.0))
     seconds: tuple[list[float], list[float]] = ([], [])
     try:
         for _ in range(repeats):
             for sampling, times in zip(samplings, seconds, strict=True):
                 start = time.perf_counter()
-                target.score(rows, [TokenTree.root(text[context])]).choose([sampling], [context])
+                target.score([Call.read(row, text[context:])]).choose([sampling], [context])
                 times.append(time.perf_counter() - start)
     finally:
-        target.free(rows)
+        target.free([row])
     return statistics.median(seconds[1]) / statistics.median(seconds[0])
 
 

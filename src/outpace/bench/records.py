@@ -9,8 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, get_args
 
-from outpace.core.contracts import Exactness
 from outpace.core.errors import OutpaceError
+from outpace.core.steps import Exactness
 from outpace.formats.json_files import json_value
 from outpace.formats.regular import open_regular, read_text
 
@@ -26,7 +26,7 @@ KEY = (
     "prompt_digest",
 )  # fmt: skip
 _FIGURES = (
-    "tokens_per_s", "mean_accepted_length", "target_calls", "num_drafted", "wall_s", "prefill_s", "draft_s",
+    "tokens_per_s", "mean_accepted_length", "target_calls", "num_drafted", "wall_s", "prompt_s", "draft_s",
     "score_s",
 )  # fmt: skip
 # What the fields mean where a record of an older version has none.
@@ -67,7 +67,7 @@ def generation_record(
         "finish_reason": generation.finish_reason,
         "num_drafted": stats.num_drafted,
         "num_accepted": stats.num_accepted,
-        "prefill_s": stats.prefill_s,
+        "prompt_s": stats.prompt_s,
         "time_to_first_token_s": stats.time_to_first_token_s,
     }
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from outpace.bench.method import Method
 from outpace.bench.records import Record
 from outpace.bench.run import PLAIN
-from outpace.core.contracts import Exactness, weakest
 from outpace.core.errors import one_line
+from outpace.core.steps import Exactness, weakest
 
 OVERALL = "overall"
 COLUMNS = (
@@ -135,7 +135,7 @@ def _row(category: str, method: Method, by_method: dict[Method, list[Record]]) -
     plain = _speed(by_method.get(PLAIN, []))
     calls = _sum(records, "target_calls")
     accepted = sum(record["mean_accepted_length"] * record["target_calls"] for record in records)
-    after_prompt_s = _sum(records, "wall_s") - _sum(records, "prefill_s")
+    after_prompt_s = _sum(records, "wall_s") - _sum(records, "prompt_s")
     return Row(
         category=category,
         method=method,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from outpace.core.call import Call, Prompt, begin
 from outpace.core.contracts import Target
 from outpace.core.sampling import Sampling
 from outpace.core.tree import TokenTree
@@ -48,7 +49,7 @@ class CallCosts:
     def measure(cls, target: Target, *, rounds: int = ROUNDS) -> CallCosts:
         """Time calls of every size, in turns, behind texts of the two lengths that the context allows.
 
-        A target whose prompts carry more than tokens makes them by its `prompt_of(tokens)`.
+        A target that reads a source beside a text is timed with its `typical_source()`.
         """
         room = target.context_length
         sizes = [size for size in SIZES if size < room] or [1]
@@ -56,7 +57,7 @@ class CallCosts:
         seconds = []
         for context in contexts:
             text = [position * 7919 % target.vocab_size for position in range(context + sizes[-1])]
-            rows, _ = target.prefill([getattr(target, "prompt_of", list)(text[:context])])
+            row = begin(target, Prompt(text[:context], getattr(target, "typical_source", lambda: None)()))
             try:
                 times: dict[int, list[float]] = {size: [] for size in sizes}
                 for _ in range(rounds):
@@ -65,11 +66,11 @@ class CallCosts:
                         # The first of two calls finds the caches full of another size's data.
                         for counts in (False, True):
                             began = perf_counter()
-                            target.score(rows, [tree]).choose([Sampling()], [context])
+                            target.score([Call.on(row, tree)]).choose([Sampling()], [context])
                             if counts:
                                 times[size].append(perf_counter() - began)
             finally:
-                target.free(rows)
+                target.free([row])
             seconds.append([statistics.median(times[size]) for size in sizes])
         return cls(sizes, contexts, seconds)
 

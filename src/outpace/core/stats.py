@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from outpace.core.contracts import Step
+from outpace.core.steps import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class GenerationStats:
     target_calls: int = 0
     num_drafted: int = 0
     num_accepted: int = 0
-    prefill_s: float = 0.0
+    prompt_s: float = 0.0
     draft_s: float = 0.0
     score_s: float = 0.0
     wall_s: float = 0.0
@@ -53,7 +53,7 @@ class GenerationStats:
     def open(self, step: Step, num_used: int, times: StepTimes) -> None:
         """Count the prompt's own call, of which the first `num_used` tokens became output."""
         self.first_tokens = num_used
-        self.prefill_s = times.score_s
+        self.prompt_s = times.score_s
         self._count(step, num_used, times)
 
     def add(self, step: Step, num_used: int, times: StepTimes) -> None:

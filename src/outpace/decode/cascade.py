@@ -20,14 +20,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from outpace.core.contracts import Ask, Drafter, RowScores, Step, Target
+from outpace.core.call import Call, Prompt, read
+from outpace.core.contracts import Drafter, Target
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
+from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 from outpace.decode.pairing import check_pairing
 from outpace.decode.step import half_step, step
 from outpace.drafters import DRAFTERS
-from outpace.drafters.catch_up import CatchUp
 from outpace.drafters.vocabulary import Words, same_vocabulary
 from outpace.rules.match import Match
 
@@ -87,17 +88,16 @@ class Cascade:
                 "as ngram, small_model and cascade"
             )
         check_pairing(small.target, inner, MATCH)
-        self._small = CatchUp(small.target)
+        self._small: Target = small.target
         self._inner: Any = inner
         self._length = length
         self._tail = tail
         self._eos_ids = target.eos_ids
         self.reads_top: int = getattr(inner, "reads_top", 0)
-        self.opens: bool = getattr(inner, "opens", False)
 
-    def start(self, prompt: Sequence[int], scores: RowScores) -> CascadeState:
+    def start(self, prompt: Prompt) -> CascadeState:
         """The small model reads the prompt when it is first asked."""
-        return CascadeState(prompt, self._inner.start(prompt, scores))
+        return CascadeState(prompt, self._inner.start(prompt))
 
     def propose(self, states: Sequence[CascadeState], asks: Sequence[Ask]) -> list[TokenTree]:
         """A chain for each row; root-only where the small model cannot go on."""
@@ -106,14 +106,13 @@ class Cascade:
         rows: dict[int, int] = {}
         try:
             self._begin(states, asks, drafts, guesses, rows)
+            unread = {n: drafts[n][:-1] for n in rows}  # the forks have the text before the drafts
             while live := [n for n in rows if self._left(asks[n], drafts[n]) > 0]:
-                own = [self._ask(asks[n], drafts[n], self._left(asks[n], drafts[n]) - 1) for n in live]
-                steps, inner, _ = step(
-                    self._small, self._inner, MATCH, [rows[n] for n in live], [guesses[n] for n in live], own
-                )
+                own = [self._ask(asks[n], drafts[n], rows[n], unread[n]) for n in live]
+                steps, inner, _ = step(self._small, self._inner, MATCH, [guesses[n] for n in live], own)
                 for n, one, guess in zip(live, steps, inner, strict=True):
                     drafts[n] += one.tokens
-                    guesses[n] = guess
+                    guesses[n], unread[n] = guess, []
             self._end(asks, drafts, guesses)
         except OutpaceError:  # no memory left for so many rows: what is drafted has to do
             pass
@@ -134,31 +133,55 @@ class Cascade:
     def fork(self, state: CascadeState) -> CascadeState:
         """The same row once more; what is unread is read before, once for both."""
         self._read(state)
+        row = None
+        try:
+            if state.row is not None:
+                if len(state.unread) > 1:
+                    self._small.score([Call.read(state.row, state.unread[:-1])])
+                    self._small.keep([state.row], [()])
+                    del state.unread[:-1]
+                row = self._small.fork(state.row)
+        except OutpaceError:  # no memory left for so many rows
+            pass
         twin = CascadeState(state.unread, self._inner.fork(state.inner))
-        twin.lost = state.lost
-        if state.row is not None:
-            try:
-                self._small.settle(state.row)
-                twin.row = self._small.fork(state.row)
-            except OutpaceError:  # no memory left for so many rows
-                twin.lost = True
+        twin.row, twin.lost = row, state.lost or (row is None and state.row is not None)
         return twin
 
     def stop(self, state: CascadeState) -> None:
         """Give back the row and the cheaper drafter's state."""
+        self._close(state)
+        self._inner.stop(state.inner)
+
+    def _close(self, state: CascadeState) -> None:
         if state.row is not None:
             self._small.free([state.row])
             state.row = None
-        self._inner.stop(state.inner)
 
     def _read(self, *states: CascadeState) -> None:
-        """The rows of the small model get all but their last unread token."""
-        # A new row begins with a text: a root alone has to wait.
-        able = [state for state in states if not state.lost and len(state.unread) > (state.row is None)]
-        rows = self._small.extend([state.row for state in able], [state.unread for state in able])
-        for state, row in zip(able, rows, strict=True):
-            state.row, state.lost = row, row is None
-            state.unread = state.unread[-1:]
+        """The small model reads all but the last of what is unread; too long a text it gives up."""
+        able = []
+        for state in states:
+            if state.lost or not state.unread:
+                continue
+            length = (0 if state.row is None else self._small.length(state.row)) + len(state.unread)
+            state.lost = length > self._small.context_length or max(state.unread) >= self._small.vocab_size
+            if not state.lost:
+                able.append(state)
+        try:
+            for state in able:
+                if state.row is None:
+                    state.row = self._small.open()
+            rows = [row for state in able if (row := state.row) is not None]
+            left = read(self._small, rows, [state.unread for state in able])
+        except OutpaceError:  # no memory left for so many rows
+            for state in able:
+                state.lost = True
+        else:
+            for state, unread in zip(able, left, strict=True):
+                state.unread = unread
+        for state in states:
+            if state.lost:
+                self._close(state)
 
     def _catch_up(self, states: Sequence[CascadeState], asks: Sequence[Ask]) -> list[int]:
         """The rows that can be drafted for."""
@@ -174,18 +197,17 @@ class Cascade:
         guesses: dict[int, Any],
         rows: dict[int, int],
     ) -> None:
-        """The first step: of what it scores the rows keep the root, and forks the rest."""
+        """The first step: of what it scores the rows keep what was pending, and forks go on from there."""
         live, known = list(drafts), [row for n in drafts if (row := states[n].row) is not None]
         if not live:
             return
-        own = [self._ask(asks[n], [], self._left(asks[n], []) - 1) for n in live]
-        steps, _ = half_step(self._small, self._inner, MATCH, known, [guesses[n] for n in live], own)
-        self._small.keep(known, [[] for _ in known])
+        own = [self._ask(asks[n], [], row, states[n].unread[:-1]) for n, row in zip(live, known, strict=True)]
+        steps, _ = half_step(self._small, self._inner, MATCH, [guesses[n] for n in live], own)
+        self._small.keep(known, [() for _ in known])
         for n in live:
             states[n].unread = []
         for n, row, one in zip(live, known, steps, strict=True):
             rows[n] = self._small.fork(row)
-            self._small.owe(rows[n], one.tokens[:-1])
             drafts[n] += one.tokens
         guesses |= zip(live, self._inner.observe([guesses[n] for n in live], steps), strict=True)
 
@@ -193,7 +215,7 @@ class Cascade:
         """The last tokens, by the cheaper drafter alone: its first path."""
         room = {n: min(self._tail, self._most(asks[n]) - len(draft)) for n, draft in drafts.items()}
         live = [n for n, draft in drafts.items() if room[n] > 0 and draft and draft[-1] not in self._eos_ids]
-        own = [self._ask(asks[n], drafts[n], room[n]) for n in live]
+        own = [self._ask(asks[n], drafts[n], -1, (), room[n]) for n in live]
         trees = self._inner.propose([guesses[n] for n in live], own) if live else []
         for n, ask, tree in zip(live, own, trees, strict=True):
             fit = tree.fit(ask.root, vocab_size=self._small.vocab_size, budget=ask.budget, depth=ask.depth)
@@ -209,15 +231,20 @@ class Cascade:
             return 0
         return min(self._length, self._most(ask)) - len(draft)
 
-    def _ask(self, ask: Ask, draft: Sequence[int], depth: int) -> Ask:
-        """What the cheaper drafter is asked for behind a draft."""
+    def _ask(
+        self, ask: Ask, draft: Sequence[int], row: int, unread: Sequence[int], depth: int | None = None
+    ) -> Ask:
+        """What the cheaper drafter is asked for behind a draft, by default all but the last token wanted."""
         position = ask.position + len(draft)
+        depth = self._left(ask, draft) - 1 if depth is None else depth
         return Ask(
             root=draft[-1] if draft else ask.root,
             position=position,
             sampling=ask.sampling,
             budget=max(0, min(ask.budget, self._small.context_length - position - 1)),
             depth=depth,
+            row=row,
+            unread=unread,
             draw=MATCH.draw,
             law=False,
             top=self.reads_top,

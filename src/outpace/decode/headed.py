@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.contracts import Exactness, Scores, Tapped
+from outpace.core.call import Call, Kept, Source
+from outpace.core.contracts import Tapped
 from outpace.core.products import Product
+from outpace.core.steps import Exactness, Scores
 from outpace.core.tree import TokenTree
 from outpace.drafters.proposal_heads import FINAL, FirstHead
 from outpace.targets.table import TableScores
@@ -35,23 +37,18 @@ class HeadedTarget:
         self.context_length = target.context_length
         self.eos_ids = target.eos_ids
         self.hidden_size = target.hidden_size
-        self.max_nodes: int = getattr(target, "max_nodes", 2**31)
+        self.max_nodes, self.chunk = target.max_nodes, target.chunk
         self.rounds: bool = getattr(target, "rounds", False)
 
-    def prefill(
-        self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]] | None = None
-    ) -> tuple[list[int], HeadedScores]:
+    def open(self, source: Source | None = None) -> int:
         """See `Target`."""
-        rows, scores = self._target.prefill(prompts, drafts)
-        behind = [()] * len(prompts) if drafts is None else drafts
-        trees = [TokenTree.chain(prompt[-1], draft) for prompt, draft in zip(prompts, behind, strict=True)]
-        return rows, HeadedScores(scores, self._head, trees)
+        return self._target.open(source)
 
-    def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> HeadedScores:
+    def score(self, calls: Sequence[Call]) -> HeadedScores:
         """See `Target`."""
-        return HeadedScores(self._target.score(rows, trees), self._head, trees)
+        return HeadedScores(self._target.score(calls), self._head, [call.tree for call in calls])
 
-    def keep(self, rows: Sequence[int], paths: Sequence[Sequence[int]]) -> None:
+    def keep(self, rows: Sequence[int], paths: Sequence[Kept]) -> None:
         """See `Target`."""
         self._target.keep(rows, paths)
 

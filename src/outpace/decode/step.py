@@ -6,24 +6,24 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
-from outpace.core.contracts import Ask, Drafter, Rule, ScoredCall, Step, Target
+from outpace.core.contracts import Drafter, Rule, Target
 from outpace.core.sampling import NO_CHOICE, no_choice
 from outpace.core.stats import StepTimes
+from outpace.core.steps import Ask, ScoredCall, Step
 
 
 def step(
     target: Target,
     drafter: Drafter,
     rule: Rule,
-    rows: Sequence[int],
     states: Sequence[Any],
     asks: Sequence[Ask],
 ) -> tuple[list[Step], list[Any], StepTimes]:
     """Commit one token or more to every row (its `Step.tokens`); returns steps, new states and times."""
     began = perf_counter()
-    steps, proposed = half_step(target, drafter, rule, rows, states, asks)
+    steps, proposed = half_step(target, drafter, rule, states, asks)
     judged = perf_counter()
-    target.keep(rows, [step.verdict.path for step in steps])
+    target.keep([ask.row for ask in asks], [step.verdict.path for step in steps])
     kept = perf_counter()
     states = drafter.observe(states, steps)
     observed = perf_counter()
@@ -34,7 +34,6 @@ def half_step(
     target: Target,
     drafter: Drafter,
     rule: Rule,
-    rows: Sequence[int],
     states: Sequence[Any],
     asks: Sequence[Ask],
 ) -> tuple[list[Step], float]:
@@ -45,7 +44,8 @@ def half_step(
         for tree, ask in zip(drafter.propose(states, asks), asks, strict=True)
     ]
     proposed = perf_counter()
-    return judge(rule, ScoredCall(target.score(rows, trees), trees, asks)), proposed
+    scores = target.score([ask.call(tree) for ask, tree in zip(asks, trees, strict=True)])
+    return judge(rule, ScoredCall(scores, trees, asks)), proposed
 
 
 def judge(rule: Rule, scored: ScoredCall) -> list[Step]:

@@ -12,8 +12,8 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from outpace.core.contracts import Exactness
 from outpace.core.sampling import fresh_seed
+from outpace.core.steps import Exactness
 from outpace.diffusion.noise import Noise
 
 

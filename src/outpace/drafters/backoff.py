@@ -17,9 +17,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from outpace.core.contracts import Ask, RowScores, Step, Target
+from outpace.core.call import Prompt
+from outpace.core.contracts import Target
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
+from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 from outpace.formats.backoff import BackoffTable, read_backoff
 from outpace.formats.datastore import vocabulary_id
@@ -35,7 +37,6 @@ class Backoff:
     """
 
     branches = True
-    opens = True
 
     @checked
     def __init__(
@@ -56,7 +57,7 @@ class Backoff:
         self.size = size
         self.min_p = min_p
 
-    def start(self, prompt: Sequence[int], scores: RowScores) -> list[int]:
+    def start(self, prompt: Prompt) -> list[int]:
         """The last tokens of the text are all that counts."""
         return list(prompt[-self.table.order :])
 

@@ -24,10 +24,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.contracts import Ask, RowScores, Step, Target
+from outpace.core.call import Call, Prompt, begin
+from outpace.core.contracts import Target
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.sampling import Sampling
+from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 from outpace.drafters.ngram import NGram, NGramState
 
@@ -70,9 +72,9 @@ class Bigram:
         table = memo(f"bigram-{WIDTH}", lambda: bigram_table(target), lambda found: _fits(found, target))
         self._ids, self._probs = table["ids"], table["probs"]
 
-    def start(self, prompt: Sequence[int], scores: RowScores) -> NGramState:
+    def start(self, prompt: Prompt) -> NGramState:
         """Index the prompt."""
-        return self._copies.start(prompt, scores) if self._copies else NGramState()
+        return self._copies.start(prompt) if self._copies else NGramState()
 
     def propose(self, states: Sequence[NGramState], asks: Sequence[Ask]) -> list[TokenTree]:
         """The likeliest paths. logq: the mixture's log-probability after the parent."""
@@ -151,12 +153,13 @@ def bigram_table(target: Target) -> Table:
     ids = np.zeros((vocab_size, width), np.int32)
     probs = np.zeros((vocab_size, width), np.float32)
     size = min(TOKENS_PER_CALL, target.context_length - 2)
-    rows, _ = target.prefill([[neutral]])
+    row = begin(target, [neutral])
     try:
         for first in range(0, vocab_size, size):
             tokens = range(first, min(first + size, vocab_size))
             nodes = range(1, len(tokens) + 1)
-            scores = target.score(rows, [TokenTree([neutral, *tokens], [-1] + [0] * len(tokens))])
+            tree = TokenTree([neutral, *tokens], [-1] + [0] * len(tokens))
+            scores = target.score([Call.on(row, tree)])
             scores.choose([Sampling()], [1], top=width)  # finds the top on the way
             ids[first : first + size], best = scores.top(0, nodes, width)
             logits = scores.logits(0, nodes)
@@ -164,7 +167,7 @@ def bigram_table(target: Target) -> Table:
             mass = np.exp(logits, out=logits).sum(axis=1, keepdims=True)
             probs[first : first + size] = np.exp(best - best[:, :1]) / mass
     finally:
-        target.free(rows)
+        target.free([row])
     return {"ids": ids, "probs": probs}
 
 

@@ -23,9 +23,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.contracts import Ask, RowScores, Step, Tapped, TreePolicy
+from outpace.core.call import Prompt
+from outpace.core.contracts import Tapped, TreePolicy
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
+from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 from outpace.drafters.proposal_heads import FINAL, ProposalHeads, packaged_heads
 from outpace.trees.chain import Chain
@@ -85,12 +87,20 @@ class Blockwise:
         self.draws = draws_of(self.policy)
         self.branches = tree is None or tree.width > 1
 
-    def start(self, prompt: Sequence[int], scores: RowScores) -> BlockwiseState:
-        """The prompt's own call is observed like any other."""
+    def start(self, prompt: Prompt) -> BlockwiseState:
+        """Nothing is proposed before the prompt's own call has been observed."""
         return BlockwiseState()
 
     def propose(self, states: Sequence[BlockwiseState], asks: Sequence[Ask]) -> list[TokenTree]:
         """A tree for each row. logq: the heads' log-probabilities."""
+        trees = [TokenTree.root(ask.root) for ask in asks]
+        if begun := _begun(states):
+            grown = self._propose([states[row] for row in begun], [asks[row] for row in begun])
+            for row, tree in zip(begun, grown, strict=True):
+                trees[row] = tree
+        return trees
+
+    def _propose(self, states: Sequence[BlockwiseState], asks: Sequence[Ask]) -> list[TokenTree]:
         logits = self._heads.logits(_hidden(states))
         reads_laws, has_edits = any(ask.law for ask in asks), any(ask.edits is not None for ask in asks)
         if self._is_fixed and not reads_laws and not has_edits:
@@ -123,13 +133,20 @@ class Blockwise:
         return self._step(self._heads.logits(_hidden(states)))
 
     def expected(self, states: Sequence[BlockwiseState], asks: Sequence[Ask]) -> list[list[Pairs]]:
-        """Of each row by depth, the likeliest tokens with their probabilities, which hold below any node."""
-        logits = self._heads.logits(_hidden(states))
-        return [self._pairs(logits[row], ask) for row, ask in enumerate(asks)]
+        """Of each row by depth, the likeliest tokens with their probabilities, which hold below any node.
+
+        [] for a row whose prompt has not been read.
+        """
+        pairs: list[list[Pairs]] = [[] for _ in asks]
+        if begun := _begun(states):
+            logits = self._heads.logits(_hidden([states[row] for row in begun]))
+            for row, ahead in zip(begun, logits, strict=True):
+                pairs[row] = self._pairs(ahead, asks[row])
+        return pairs
 
     def expected_by_depth(self, state: BlockwiseState, ask: Ask) -> list[Pairs]:
-        """`expected` of one row; [] at first."""
-        return [] if state.hidden is None else self.expected([state], [ask])[0]
+        """`expected` of one row."""
+        return self.expected([state], [ask])[0]
 
     def _chain(self, logits: NDArray[np.float32], ask: Ask) -> TokenTree:
         """The best token of every head: what the growth loop makes of a chain by levels. logits f32[L, M]."""
@@ -212,6 +229,11 @@ def _within(logits: NDArray[np.float32], near: int) -> NDArray[np.float32]:
     for shift in range(1, 2 * near + 1):  # a few sums of rows are faster than one of windows
         total += padded[:, shift : shift + count]
     return total
+
+
+def _begun(states: Sequence[BlockwiseState]) -> list[int]:
+    """The rows whose prompt's own call has been observed."""
+    return [row for row, state in enumerate(states) if state.hidden is not None]
 
 
 def _hidden(states: Sequence[BlockwiseState]) -> NDArray[np.float32]:

@@ -19,9 +19,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from outpace.core.contracts import Ask, RowScores, Step, Tapped
+from outpace.core.call import Prompt
+from outpace.core.contracts import Tapped
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
+from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 from outpace.drafters.backoff import table_for
 from outpace.drafters.blockwise import Blockwise, BlockwiseState, Pairs
@@ -73,9 +75,9 @@ class BlockwiseLattice:
         self._size = size
         self._min_p = min_p
 
-    def start(self, prompt: Sequence[int], scores: RowScores) -> BlockwiseLatticeState:
-        """The prompt's own call is observed like any other."""
-        return BlockwiseLatticeState(self._heads.start(prompt, scores), list(prompt[-self._table.order :]))
+    def start(self, prompt: Prompt) -> BlockwiseLatticeState:
+        """Nothing is proposed before the prompt's own call has been observed."""
+        return BlockwiseLatticeState(self._heads.start(prompt), list(prompt[-self._table.order :]))
 
     def propose(self, states: Sequence[BlockwiseLatticeState], asks: Sequence[Ask]) -> list[TokenTree]:
         """A tree for each row. logq: log-probabilities of the heads' tokens, mended."""

@@ -7,7 +7,7 @@ what has been chosen before, and its logits are added:
     z_j[S_j] += alpha * r[S_j],    all other tokens -inf
 
 Head 1 is the target's own choice and committed already. A level costs a call of the small model, which is
-kept going as `small_model` keeps it (`catch_up.py`).
+kept going as `small_model` keeps it.
 
 Deviations. Log-probabilities on both sides, of the heads and of the small model, so that alpha means the same
 for any two models. With `tree`, the levels have the shape that it gives them instead of a chain's.
@@ -16,14 +16,17 @@ for any two models. With `tree`, the levels have the shape that it gives them in
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.contracts import Ask, RowScores, Step, Tapped, TreePolicy
+from outpace.core.call import Prompt
+from outpace.core.contracts import Tapped, TreePolicy
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
+from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 from outpace.drafters.blockwise import Blockwise, BlockwiseState
 from outpace.drafters.small_model import SmallModel, SmallModelState
@@ -91,13 +94,17 @@ class BlockwiseLocal:
         self.draws = heads.draws
         self.branches = heads.policy.width > 1
 
-    def start(self, prompt: Sequence[int], scores: RowScores) -> BlockwiseLocalState:
+    def start(self, prompt: Prompt) -> BlockwiseLocalState:
         """Both rows."""
-        return BlockwiseLocalState(self._heads.start(prompt, scores), self._small.start(prompt, scores))
+        return BlockwiseLocalState(self._heads.start(prompt), self._small.start(prompt))
 
     def propose(self, states: Sequence[BlockwiseLocalState], asks: Sequence[Ask]) -> list[TokenTree]:
-        """A tree for each row; root-only where the small model cannot go on."""
+        """A tree for each row; root-only where the small model cannot go on, and before the first step."""
         proposals = [TokenTree.root(ask.root) for ask in asks]
+        asks = [
+            ask if state.heads.hidden is not None else replace(ask, budget=0)
+            for state, ask in zip(states, asks, strict=True)
+        ]
         drafting, own, calls = self._small.calls([state.small for state in states], asks)
         if not drafting:
             return proposals

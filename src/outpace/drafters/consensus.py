@@ -22,9 +22,10 @@ from collections.abc import Hashable, Sequence
 from itertools import count
 from math import log
 
-from outpace.core.contracts import Ask, RowScores, Step
+from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
+from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 
 MAX_ENDED = 32  # rows of one prompt that are remembered after their end
@@ -74,9 +75,9 @@ class Consensus:
         # Who shares a prompt with whom is what the method is about; other prompts are other groups.
         self._groups: dict[Hashable, Group] = {}
 
-    def start(self, prompt: Sequence[int], scores: RowScores) -> ConsensusState:
+    def start(self, prompt: Prompt) -> ConsensusState:
         """Join the rows of the same prompt."""
-        key = tuple(prompt), getattr(prompt, "beside", None)
+        key = prompt.key
         group = self._groups.setdefault(key, Group())
         group.num_running += 1
         return ConsensusState(prompt, key, group, self.max_n)

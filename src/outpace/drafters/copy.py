@@ -22,9 +22,10 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from outpace.core.contracts import Ask, RowScores, Step
+from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
+from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 
 REACH = 8
@@ -73,8 +74,6 @@ class CopyState:
 class Copy:
     """Chains of `length` tokens of the prompt, from where the output stands in it."""
 
-    opens = True
-
     @checked
     def __init__(self, *, length: int = 8, min_match: int = 2) -> None:
         if length < 1 or min_match < 1:
@@ -83,12 +82,11 @@ class Copy:
         self.length = length
         self.min_match = min_match
 
-    def start(self, prompt: Sequence[int], scores: RowScores) -> CopyState:
+    def start(self, prompt: Prompt) -> CopyState:
         """Index the prompt, or the source that a prompt of an encoder-decoder model carries."""
-        source: Sequence[int] | None = getattr(prompt, "source_ids", None)
-        if source is None:
+        if prompt.source is None or prompt.source.ids is None:
             return CopyState(prompt, self.min_match)
-        state = CopyState(source, self.min_match)
+        state = CopyState(prompt.source.ids, self.min_match)
         state.tail = tuple(prompt[-self.min_match :])
         state.pointer = state.since = 0  # such an output begins where its source does
         return state

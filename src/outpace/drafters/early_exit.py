@@ -20,9 +20,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from outpace.core.contracts import Ask, Layered, RowScores, Step, TreePolicy
+from outpace.core.call import Prompt
+from outpace.core.contracts import Layered, TreePolicy
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
+from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 from outpace.drafters.own_layers import grow_on_rows, layered
 from outpace.trees.chain import Chain
@@ -45,7 +47,7 @@ class EarlyExit:
         self.branches = self._tree.width > 1
         self.draws = draws_of(self._tree)
 
-    def start(self, prompt: Sequence[int], scores: RowScores) -> None:
+    def start(self, prompt: Prompt) -> None:
         """There is nothing to remember."""
 
     def propose(self, states: Sequence[None], asks: Sequence[Ask]) -> list[TokenTree]:

@@ -21,9 +21,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.contracts import Ask
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
+from outpace.core.steps import Ask
 from outpace.core.tree import Draw, TokenTree
 from outpace.drafters.vocabulary import Reading, Words
 from outpace.trees.grow import EVERY_DRAW

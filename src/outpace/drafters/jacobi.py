@@ -21,9 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from outpace.core.contracts import Ask, RowScores, Step
+from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
+from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 
 
@@ -45,7 +46,7 @@ class Jacobi:
             raise OutpaceError(f"jacobi has length={length}, accepted are whole numbers >= 1")
         self.length = length
 
-    def start(self, prompt: Sequence[int], scores: RowScores) -> JacobiState:
+    def start(self, prompt: Prompt) -> JacobiState:
         """There are no guesses yet."""
         return JacobiState()
 

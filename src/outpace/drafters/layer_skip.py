@@ -18,9 +18,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from outpace.core.contracts import Ask, Layered, RowScores, Step, TreePolicy
+from outpace.core.call import Prompt
+from outpace.core.contracts import Layered, TreePolicy
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
+from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 from outpace.drafters.own_layers import grow_on_rows, layered
 from outpace.trees.chain import Chain
@@ -75,7 +77,7 @@ class LayerSkip:
         self.branches = self._tree.width > 1
         self.draws = draws_of(self._tree)
 
-    def start(self, prompt: Sequence[int], scores: RowScores) -> LayerSkipState:
+    def start(self, prompt: Prompt) -> LayerSkipState:
         """As if all was going as wished."""
         return LayerSkipState(self.acceptance, self.stop_at)
 

@@ -22,9 +22,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from outpace.core.contracts import Ask, RowScores, Step
+from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
+from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 
 
@@ -61,7 +62,7 @@ class Lookahead:
         self.height = ngram - 1
         self.candidates = candidates
 
-    def start(self, prompt: Sequence[int], scores: RowScores) -> LookaheadState:
+    def start(self, prompt: Prompt) -> LookaheadState:
         """A pool of the prompt's n-grams."""
         state = LookaheadState(prompt)
         for at in range(len(prompt) - self.height):

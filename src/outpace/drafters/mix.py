@@ -25,11 +25,13 @@ from math import exp, log
 from time import perf_counter
 from typing import Any
 
-from outpace.core.contracts import Ask, Drafter, RowScores, Step
+from outpace.core.call import Prompt
+from outpace.core.contracts import Drafter
 from outpace.core.costs import CallCosts
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.registry import split_specs
+from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 from outpace.drafters import backoff
 from outpace.drafters.proposal_heads import find_packaged_heads
@@ -78,11 +80,6 @@ class Mix:
         self.depth = depth
         self._successors = [getattr(source, "successors", None) for source in self.sources]
         self._expected = [getattr(source, "expected_by_depth", None) for source in self.sources]
-        # Heads expect nothing before the first call; that is no reason for others to wait.
-        self.opens = all(
-            expected is not None or getattr(source, "opens", False)
-            for source, expected in zip(self.sources, self._expected, strict=True)
-        )
         self._proposing = [
             s for s, function in enumerate(self._successors) if function is None and self._expected[s] is None
         ]
@@ -92,11 +89,9 @@ class Mix:
         self._calls = 0
         self._shared = Weights(len(self.sources))
 
-    def start(self, prompt: Sequence[int], scores: RowScores) -> MixState:
+    def start(self, prompt: Prompt) -> MixState:
         """Start every source."""
-        return MixState(
-            [source.start(prompt, scores) for source in self.sources], list(prompt), self._shared.copy()
-        )
+        return MixState([source.start(prompt) for source in self.sources], list(prompt), self._shared.copy())
 
     def propose(self, states: Sequence[MixState], asks: Sequence[Ask]) -> list[TokenTree]:
         """One tree for each row; logq: the mixture's log-probability after the parent."""

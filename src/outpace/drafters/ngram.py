@@ -18,9 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from outpace.core.contracts import Ask, RowScores, Step
+from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
+from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 
 
@@ -40,8 +41,6 @@ class NGram:
     Beyond `length`, a match lengthens the draft up to `max_length`; equal, they draft one length always.
     """
 
-    opens = True
-
     @checked
     def __init__(self, *, min_n: int = 1, max_n: int = 3, length: int = 3, max_length: int = 12) -> None:
         if not 1 <= min_n <= max_n:
@@ -55,7 +54,7 @@ class NGram:
         self.max_length = max_length
         self._sizes = range(max_n, min_n - 1, -1)
 
-    def start(self, prompt: Sequence[int], scores: RowScores) -> NGramState:
+    def start(self, prompt: Prompt) -> NGramState:
         """Index the prompt: time and memory in proportion to its length."""
         return self._extend(NGramState(), prompt)
 

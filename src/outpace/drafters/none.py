@@ -11,16 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from outpace.core.contracts import Ask, RowScores, Step
+from outpace.core.call import Prompt
+from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 
 
 class NoDraft:
     """The baseline that every drafter is compared with."""
 
-    opens = True
-
-    def start(self, prompt: Sequence[int], scores: RowScores) -> None:
+    def start(self, prompt: Prompt) -> None:
         """There is nothing to remember."""
 
     def propose(self, states: Sequence[None], asks: Sequence[Ask]) -> list[TokenTree]:

@@ -7,11 +7,14 @@ that are new to it. The text before the root stands in the row's cache as the wh
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from outpace.core.contracts import Ask, Layered, Scores, Target, TreePolicy
+from outpace.core.call import Call
+from outpace.core.contracts import Layered, Target, TreePolicy
 from outpace.core.errors import OutpaceError
+from outpace.core.steps import Ask, Scores
 from outpace.core.tree import TokenTree
 from outpace.trees.grow import Logits, grow_trees
 
@@ -39,6 +42,8 @@ def grow_on_rows(
 
     stop  per ask, a threshold: the first level that holds no token of this probability is the tree's last.
     """
+    # A row that has not read its prompt has nothing to draft from.
+    asks = [replace(ask, budget=0) if ask.unread else ask for ask in asks]
     unsure = [False] * len(asks)
     greedy = all(ask.sampling.temperature == 0 for ask in asks)
 
@@ -51,7 +56,8 @@ def grow_on_rows(
             for tree, now in zip(trees, nodes, strict=True)
         ]
         parts = [tree.prune(some) for tree, some in zip(trees, expanded, strict=True)]
-        scores = target.run([asks[row].row for row in rows], parts, layers=layers, skip=skip)
+        calls = [Call.on(asks[row].row, part) for row, part in zip(rows, parts, strict=True)]
+        scores = target.run(calls, layers=layers, skip=skip)
         return scores, [[some.index(n) for n in now] for some, now in zip(expanded, nodes, strict=True)]
 
     def step(

@@ -31,7 +31,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.contracts import Ask, Drafter, RowScores, Step
+from outpace.core.call import Prompt
+from outpace.core.contracts import Drafter
+from outpace.core.steps import Ask, Step
 from outpace.core.tree import Draw, TokenTree
 from outpace.trees.chain import OpenChain
 
@@ -76,7 +78,6 @@ class Paced:
         self.draws: frozenset[Draw] = getattr(inner, "draws", frozenset())
         self.reads_top: int = getattr(inner, "reads_top", 0)
         self.branches: bool = getattr(inner, "branches", False)
-        self.opens: bool = getattr(inner, "opens", False)
         self._clock = clock
         self._chain = chain
         self._record = _Record(THETAS if chain else (0.0,))
@@ -86,10 +87,10 @@ class Paced:
         self._age = 0  # steps since a draft was timed
         self._step: _Proposal | None = None
 
-    def start(self, prompt: Sequence[int], scores: RowScores) -> PacedState:
+    def start(self, prompt: Prompt) -> PacedState:
         """The drafter's state."""
         self._step = None
-        return PacedState(self.inner.start(prompt, scores))
+        return PacedState(self.inner.start(prompt))
 
     def propose(self, states: Sequence[PacedState], asks: Sequence[Ask]) -> list[TokenTree]:
         """The drafter's trees, of a depth that pays."""

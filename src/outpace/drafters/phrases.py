@@ -20,9 +20,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from outpace.core.contracts import Ask, Drafter, RowScores, Step
+from outpace.core.call import Prompt
+from outpace.core.contracts import Drafter
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
+from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 from outpace.drafters import DRAFTERS
 
@@ -66,9 +68,9 @@ class Phrases:
         # Changes in `stop` alone: rows that run side by side do not see one another.
         self._pool = PhrasePool(pool)
 
-    def start(self, prompt: Sequence[int], scores: RowScores) -> PhrasesState:
+    def start(self, prompt: Prompt) -> PhrasesState:
         """Start the inner drafter and take the phrases of the prompt."""
-        state = PhrasesState(self.inner.start(prompt, scores), PhrasePool(self._pool.size), [])
+        state = PhrasesState(self.inner.start(prompt), PhrasePool(self._pool.size), [])
         self._read(state, prompt)
         return state
 

@@ -22,9 +22,11 @@ from math import log
 
 import numpy as np
 
-from outpace.core.contracts import Ask, RowScores, Step, Target
+from outpace.core.call import Prompt
+from outpace.core.contracts import Target
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
+from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 
 RANK_ODDS = (0.36, 0.10, 0.05, 0.03, 0.023, 0.017, 0.013, 0.011)
@@ -52,7 +54,7 @@ class Recycling:
         # Changes in `stop` alone: rows that run side by side do not see one another.
         self._matrix = np.full((target.vocab_size, self.k), -1, np.int32)
 
-    def start(self, prompt: Sequence[int], scores: RowScores) -> Successors:
+    def start(self, prompt: Prompt) -> Successors:
         """The prompt's own bigrams, ahead of what earlier requests have left."""
         state: Successors = {}
         for token, successor in pairwise(prompt):

@@ -22,9 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from outpace.core.contracts import Ask, RowScores, Step, Target
+from outpace.core.call import Prompt
+from outpace.core.contracts import Target
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
+from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 from outpace.formats.datastore import END, KEY_LENGTH, Datastore, vocabulary_id
 
@@ -43,7 +45,6 @@ class Retrieval:
     """Trees of the `size` most frequent continuations in the datastore at `path`, `length` levels at most."""
 
     branches = True
-    opens = True
 
     @checked
     def __init__(
@@ -80,7 +81,7 @@ class Retrieval:
         self.size = size
         self.min_p = min_p
 
-    def start(self, prompt: Sequence[int], scores: RowScores) -> RetrievalState:
+    def start(self, prompt: Prompt) -> RetrievalState:
         """Remember the end of the prompt."""
         return RetrievalState(list(prompt[-self.max_n :]), self.max_n)
 

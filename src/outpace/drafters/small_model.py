@@ -4,7 +4,7 @@ Leviathan, Kalman & Matias 2022, arXiv:2211.17192; Chen et al. 2023, arXiv:2302.
 SpecInfer (Miao et al. 2023, arXiv:2305.09781); other vocabularies: Timor et al. 2025, arXiv:2502.05202.
 
     propose  a TreePolicy grows a tree, one call of the draft model per level for all rows; the first call
-             also reads the committed tokens that a row has not read yet (`catch_up.py`)
+             also reads the committed tokens that a row has not read yet
     observe  of the nodes that the draft model has scored, those on the accepted path keep their keys and
              values; the rest of the committed tokens is to be read
 
@@ -24,11 +24,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.contracts import Ask, RowScores, Scores, Step, Target, TreePolicy
+from outpace.core.call import Call, Kept, Prompt, read
+from outpace.core.contracts import Target, TreePolicy
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
+from outpace.core.steps import Ask, Scores, Step
 from outpace.core.tree import TokenTree
-from outpace.drafters.catch_up import CatchUp
 from outpace.drafters.foreign import IntersectionBridge, Respelled, TextBridge
 from outpace.drafters.vocabulary import (
     Bridge,
@@ -69,8 +70,6 @@ class SmallModel:
             same and else "text".
     """
 
-    opens = True
-
     @checked
     def __init__(
         self,
@@ -109,7 +108,7 @@ class SmallModel:
         return drafter
 
     def _set(self, target: Target, reader: Reader, bridge: Bridge, tree: TreePolicy | None) -> None:
-        self._draft = CatchUp(target)
+        self._target = target
         self._reader = reader
         self._bridge = bridge
         self._tree: TreePolicy = Chain() if tree is None else tree
@@ -117,7 +116,7 @@ class SmallModel:
         self.draws = bridge.draws & draws_of(self._tree)
         self.branches = self._tree.width > 1
 
-    def start(self, prompt: Sequence[int], scores: RowScores) -> SmallModelState:
+    def start(self, prompt: Prompt) -> SmallModelState:
         """The prompt is to be read; nothing runs before the first draft."""
         return SmallModelState(self._reader.start(prompt))
 
@@ -140,58 +139,81 @@ class SmallModel:
         drafting = [number for number, room in zip(wanted, rooms, strict=True) if room > 0]
         rows = [states[number] for number in drafting]
         own = [
-            self._bridge.ask(asks[number], row.reading.ids[0])
+            self._bridge.ask(asks[number], row.reading.ids[-1])
             for number, row in zip(drafting, rows, strict=True)
         ]
         rooms = [room for room in rooms if room > 0]
-        return drafting, own, Calls(self._draft, self._bridge, rows, own, rooms)
+        return drafting, own, Calls(self._target, self._bridge, rows, own, rooms)
 
     def observe(self, states: Sequence[SmallModelState], steps: Sequence[Step]) -> list[SmallModelState]:
         """Keep what was drafted rightly; the rest is to be read."""
         rows: list[int] = []
-        paths: list[list[int]] = []
+        paths: list[Kept] = []
         for state, one in zip(states, steps, strict=True):
-            if not state.lost:
-                path = self._reader.commit(state.reading, state.scored, one.tokens)
-                if path is not None and state.row is not None:
-                    rows.append(state.row)
-                    paths.append(path)
-                state.scored = None
-        self._draft.keep(rows, paths)
+            if state.lost:
+                continue
+            scored, state.scored = state.scored, None
+            if scored is not None:
+                del state.reading.ids[:-1]  # they ran with the tree, and are kept whatever becomes of it
+            path = self._reader.commit(state.reading, scored, one.tokens)
+            if scored is not None:
+                rows.append(_row(state))
+                paths.append(path)
+        self._target.keep(rows, paths)
         return list(states)
 
     def fork(self, state: SmallModelState) -> SmallModelState:
         """The same row once more; what is unread is read before, once for both."""
         self._catch_up([state])
-        twin = SmallModelState(Reading(state.reading.ids, state.reading.tail))
-        twin.lost = state.lost
-        if state.row is not None:
-            try:
-                self._draft.settle(state.row)
-                twin.row = self._draft.fork(state.row)
-            except OutpaceError:  # no memory left for so many rows
-                twin.lost = True
+        reading, row = state.reading, None
+        try:
+            if state.row is not None:
+                if len(reading.ids) > 1:
+                    self._target.score([Call.read(state.row, reading.ids[:-1])])
+                    self._target.keep([state.row], [()])
+                    del reading.ids[:-1]
+                row = self._target.fork(state.row)
+        except OutpaceError:  # no memory left for so many rows
+            pass
+        twin = SmallModelState(Reading(reading.ids, reading.tail))
+        twin.row, twin.lost = row, state.lost or (row is None and state.row is not None)
         return twin
 
     def stop(self, state: SmallModelState) -> None:
         """Give the row back."""
         if state.row is not None:
-            self._draft.free([state.row])
+            self._target.free([state.row])
             state.row = None
 
     def _catch_up(self, states: Sequence[SmallModelState]) -> list[int]:
-        """The rows get all but their last unread token; how many nodes there is room for then, or 0."""
-        unread = [[] if state.lost else self._reader.pending(state.reading) for state in states]
-        # A new row begins with a text: a root alone has to wait.
-        able = [n for n, state in enumerate(states) if len(unread[n]) > (state.row is None)]
-        rows = self._draft.extend([states[n].row for n in able], [unread[n] for n in able])
+        """The rows read all but the last of what is unread; how many nodes there is room for then, or 0."""
+        texts = {}
+        for n, state in enumerate(states):
+            state.scored = None
+            if not state.lost and (unread := self._reader.pending(state.reading)):
+                length = (0 if state.row is None else self._target.length(state.row)) + len(unread)
+                if length > self._target.context_length or max(unread) >= self._target.vocab_size:
+                    self._lose(state)
+                else:
+                    texts[n] = unread
+        try:
+            for n in texts:
+                if states[n].row is None:
+                    states[n].row = self._target.open()
+            left = read(self._target, [_row(states[n]) for n in texts], list(texts.values()))
+        except OutpaceError:  # no memory left for so many rows
+            for n in texts:
+                self._lose(states[n])
+            return [0] * len(states)
         rooms = [0] * len(states)
-        for n, row in zip(able, rows, strict=True):
-            states[n].row, states[n].lost = row, row is None
-            if row is not None:
-                states[n].reading = Reading(unread[n][-1:])
-                rooms[n] = self._draft.context_length - self._draft.length(row)
+        for n, unread in zip(texts, left, strict=True):
+            states[n].reading = Reading(unread)
+            rooms[n] = self._target.context_length - self._target.length(_row(states[n])) - len(unread) + 1
         return rooms
+
+    def _lose(self, state: SmallModelState) -> None:
+        self.stop(state)
+        state.lost = True
 
 
 class Calls:
@@ -203,17 +225,18 @@ class Calls:
 
     def __init__(
         self,
-        draft: CatchUp,
+        target: Target,
         bridge: Bridge,
         states: Sequence[SmallModelState],
         asks: Sequence[Ask],
         rooms: Sequence[int],
     ) -> None:
-        self._draft = draft
+        self._target = target
         self._bridge = bridge
         self._states = states
         self._asks = asks
         self._rooms = rooms
+        self._last: list[SmallModelState] = []  # the rows of the last call
 
     def step(self, rows: Rows, trees: Trees, nodes: Nodes) -> list[NDArray[np.float32] | None]:
         """See `trees.grow.StepFunction`."""
@@ -242,23 +265,30 @@ class Calls:
         self, rows: Rows, trees: Trees, nodes: Nodes
     ) -> tuple[Scores | None, list[tuple[int, list[int]]]]:
         """One call on the nodes and their ancestors: the places of the rows it has, and their nodes in it."""
-        part, scored, left = list[tuple[int, list[int]]](), list[TokenTree](), self._draft.max_nodes
+        part, calls, left = list[tuple[int, list[int]]](), list[Call](), self._target.max_nodes
         for place, (row, tree, wanted) in enumerate(zip(rows, trees, nodes, strict=True)):
             state, kept = self._states[row], tree.shape.closure(wanted)
-            size = len(kept) + self._draft.owed(_row(state))
+            pending = state.reading.ids
+            if state.scored is not None and len(pending) > 1:  # once is enough
+                self._target.keep([_row(state)], [None])
+                del pending[:-1]
+            size = len(pending) - 1 + len(kept)
             if len(kept) <= self._rooms[row] and size <= left:
                 left -= size
                 part.append((place, [kept.index(node) for node in wanted]))
-                scored.append(self._bridge.into_draft(tree.prune(kept), state.reading.ids[0]))
+                draft = self._bridge.into_draft(tree.prune(kept), pending[-1])
+                calls.append(Call(_row(state), list(pending), draft))
         if not part:
             return None, []
-        states = [self._states[rows[place]] for place, _ in part]
+        for state in self._last:  # the target forgets what it does not get again
+            state.scored = None
+        self._last = [self._states[rows[place]] for place, _ in part]
         try:
-            scores = self._draft.score([_row(state) for state in states], scored)
+            scores = self._target.score(calls)
         except OutpaceError:  # no memory left for so many rows
             return None, []
-        for state, tree in zip(states, scored, strict=True):
-            state.scored = tree
+        for state, call in zip(self._last, calls, strict=True):
+            state.scored = call.tree
         return scores, part
 
 

@@ -21,11 +21,14 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from math import inf, log
 
-from outpace.core.contracts import Ask, RowScores, Step
+from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
+from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 from outpace.drafters.suffix_trie import ENTRY_BYTES, Place, SuffixTrie
+
+ROUNDING = 1e-9  # of sums: of two matches that expect as much, the longer one counts
 
 
 class Suffix:
@@ -36,7 +39,6 @@ class Suffix:
     """
 
     branches = True
-    opens = True
 
     @checked
     def __init__(
@@ -68,7 +70,7 @@ class Suffix:
         self.size = size
         self._past = PastOutputs(store, max_depth, most=memory_mb * 10**6 // ENTRY_BYTES)
 
-    def start(self, prompt: Sequence[int], scores: RowScores) -> SuffixState:
+    def start(self, prompt: Prompt) -> SuffixState:
         """Index the prompt."""
         return SuffixState(prompt, self._past)
 
@@ -101,7 +103,7 @@ class Suffix:
                     break
                 grown = trie.grow(places[m], size=limit, depth=ask.depth, min_p=self.min_p)
                 expected = sum(grown[2])
-                if expected > score:
+                if expected > score + ROUNDING:
                     best, score, source = grown, expected, None if trie is state.own else places[m]
         state.source = None if source is None else self._past.number_at(source)
         if best is None:

@@ -20,9 +20,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from outpace.core.contracts import Ask, RowScores, Step, Target, TreePolicy
+from outpace.core.call import Call, Prompt
+from outpace.core.contracts import Target, TreePolicy
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
+from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 from outpace.drafters.own_layers import grow_on_rows, layered
 from outpace.drafters.sublayer_search import Search, Sublayers
@@ -78,7 +80,7 @@ class Swift:
         self.draws = draws_of(self._tree)
         self._search = Search(self._target.num_layers, ratio)
 
-    def start(self, prompt: Sequence[int], scores: RowScores) -> SwiftState:
+    def start(self, prompt: Prompt) -> SwiftState:
         """Begins where the search of the texts before has got to."""
         return SwiftState(list(prompt), self._search.copy())
 
@@ -86,9 +88,9 @@ class Swift:
         """One trial and a tree for each row; rows with the same set are drafted for together."""
         rows_of: dict[Sublayers, list[int]] = {}
         for row, (state, ask) in enumerate(zip(states, asks, strict=True)):
-            if state.room and self._searches(state.search):
+            if state.room and not ask.unread and self._searches(state.search):
                 self._try(state, ask)
-            else:
+            elif not ask.unread:
                 self._close(state)
             rows_of.setdefault(state.search.best, []).append(row)
         trees: dict[int, TokenTree] = {}
@@ -137,7 +139,8 @@ class Swift:
         assert state.window is not None
         begin = self._target.length(state.window)
         text = state.text[begin : begin + self.window + 1]
-        scores = self._target.run([state.window], [TokenTree.chain(text[0], text[1:-1])], skip=skip)
+        call = Call.on(state.window, TokenTree.chain(text[0], text[1:-1]))
+        scores = self._target.run([call], skip=skip)
         choices = scores.choose([ask.sampling], [begin])[0]
         return sum(map(int.__eq__, choices, text[1:])) / self.window
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.contracts import Ask
+from outpace.core.steps import Ask
 from outpace.core.tree import Draw, TokenTree
 from outpace.trees.grow import EVERY_DRAW
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from time import perf_counter
 from typing import Any
 
-from outpace.core.contracts import Ask, Drafter, Rule, Target, weakest
+from outpace.core.call import Prompt, read
+from outpace.core.contracts import Drafter, Rule, Target
+from outpace.core.steps import Ask, weakest
 from outpace.core.turns import turns_of
-from outpace.decode.opening import open_rows
 from outpace.decode.pairing import check_pairing
 from outpace.decode.step import step
 from outpace.engine.output import Output
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 
-MAX_NODES = 2**31  # of a call of a target that names no bound
+FIRST_NODES = 16  # of a row's drafts, for which the call that ends its prompt has a place
 
 Piece = tuple[list[int], str]
 """What a step added to one request: tokens, and the text that became certain."""
@@ -59,8 +61,8 @@ def generate_batch(
 ) -> Generator[dict[int, Piece], None, list[Generation]]:
     """Requests side by side, every step one call for all that still run; yields {request number: its piece}.
 
-    As `generate` otherwise. The prompts share the first call, and a request that has ended leaves its row.
-    Drafts share the nodes that a call may have.
+    As `generate` otherwise. The ends of the prompts share the first step, and a request that has ended leaves
+    its row. Drafts share the nodes that a call may have.
     """
     check_pairing(target, drafter, rule)
     for request in requests:
@@ -75,13 +77,15 @@ def _run(
     began, paused = perf_counter(), 0.0
     ours, drafts = turns_of(target), turns_of(drafter)  # always in this order
     top: int = getattr(drafter, "reads_top", 0)
-    max_nodes: int = getattr(target, "max_nodes", MAX_NODES)
 
-    def ask(outputs: Sequence[Output], rows: Sequence[int]) -> list[Ask]:
-        room = max(0, max_nodes // len(outputs) - 1)
+    def ask(
+        outputs: Sequence[Output], rows: Sequence[int], unread: Sequence[Sequence[int]] | None = None
+    ) -> list[Ask]:
+        unread = [()] * len(rows) if unread is None else unread
+        room = max(0, (target.max_nodes - sum(map(len, unread))) // len(outputs) - 1)
         return [
-            output.ask(row=row, draw=rule.draw, law=rule.needs_law, top=top, room=room)
-            for output, row in zip(outputs, rows, strict=True)
+            output.ask(row=row, draw=rule.draw, law=rule.needs_law, top=top, room=room, unread=before)
+            for output, row, before in zip(outputs, rows, unread, strict=True)
         ]
 
     def give_back(rows: list[int], states: list[Any]) -> Callable[[], None]:
@@ -90,10 +94,17 @@ def _run(
     rows: list[int] = []
     states: list[Any] = []
     try:
-        prompts = [output.request.prompt for output in outputs]
-        asks = ask(outputs, [-1] * len(outputs))
+        prompts = [Prompt.of(output.request.prompt) for output in outputs]
         with ours, drafts:
-            steps, times = open_rows(target, drafter, rule, prompts, asks, rows, states)
+            for prompt in prompts:
+                rows.append(target.open(prompt.source))
+                states.append(drafter.start(prompt))
+            reading = perf_counter()
+            left = read(target, rows, prompts, spare=FIRST_NODES * len(rows))
+            read_s = perf_counter() - reading
+            asks = ask(outputs, rows, [pending[:-1] for pending in left])
+            steps, states[:], times = step(target, drafter, rule, states, asks)
+        times = replace(times, score_s=times.score_s + read_s)
         now = perf_counter() - began
         pieces = {
             number: output.start(one, times, wall_s=now)
@@ -112,7 +123,7 @@ def _run(
             paused += perf_counter() - waiting
             asks = ask([outputs[number] for number in live], rows)
             with ours, drafts:
-                steps, states, times = step(target, drafter, rule, rows, states, asks)
+                steps, states, times = step(target, drafter, rule, states, asks)
             now = perf_counter() - began - paused
             pieces = {
                 number: outputs[number].take(one, times, wall_s=now)

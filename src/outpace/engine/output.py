@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
-from outpace.core.contracts import Ask, Exactness, Step, Target
+from outpace.core.contracts import Target
 from outpace.core.stats import GenerationStats, StepTimes
+from outpace.core.steps import Ask, Exactness, Step
 from outpace.core.tree import Draw
 from outpace.engine.request import FinishReason, Generation, Request
 from outpace.engine.text import TextStream
@@ -28,10 +30,11 @@ class Output:
         self._end = len(request.prompt) + limit
         self._context_length = target.context_length
 
-    def ask(self, *, row: int, draw: Draw, law: bool, top: int, room: int) -> Ask:
+    def ask(self, *, row: int, draw: Draw, law: bool, top: int, room: int, unread: Sequence[int] = ()) -> Ask:
         """What to propose now: no deeper than what is still wanted, no more than context and call hold.
 
-        room  how many drafted nodes of this row the next call has a place for.
+        room    how many drafted nodes of this row the next call has a place for.
+        unread  what the target has still to read before the last token.
         """
         position = len(self._tokens) - 1
         return Ask(
@@ -45,6 +48,7 @@ class Output:
             draw=draw,
             law=law,
             top=top,
+            unread=unread,
         )
 
     def start(self, step: Step, times: StepTimes, *, wall_s: float) -> tuple[list[int], str]:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from outpace.core.contracts import Exactness, Target
+from outpace.core.contracts import Target
 from outpace.core.errors import OutpaceError, PromptTooLong
 from outpace.core.options import accept
 from outpace.core.sampling import Edit, Sampling
 from outpace.core.stats import GenerationStats
+from outpace.core.steps import Exactness
 from outpace.core.tree import TokenTree
 
 FinishReason = Literal["stop", "length"]

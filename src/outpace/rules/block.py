@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from outpace.core.contracts import Exactness, RowScores, Verdict
 from outpace.core.sampling import Sampling
+from outpace.core.steps import Exactness, RowScores, Verdict
 from outpace.core.tree import Draw, TokenTree
 from outpace.rules.match import by_choices
 from outpace.rules.walk import chance, has_laws, stand_in, tosses

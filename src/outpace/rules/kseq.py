@@ -19,8 +19,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from outpace.core.contracts import Exactness, RowScores, Verdict
 from outpace.core.sampling import Sampling
+from outpace.core.steps import Exactness, RowScores, Verdict
 from outpace.core.tree import Draw, TokenTree
 from outpace.rules.walk import Law, Toss, chance, walk
 

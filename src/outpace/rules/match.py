@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from outpace.core.contracts import Exactness, RowScores, Verdict
 from outpace.core.sampling import Sampling
+from outpace.core.steps import Exactness, RowScores, Verdict
 from outpace.core.tree import Draw, TokenTree
 
 

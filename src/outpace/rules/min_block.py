@@ -11,10 +11,10 @@ length = 0 is `match`. Deviation: also for trees, where the target's own choice 
 
 from __future__ import annotations
 
-from outpace.core.contracts import Exactness, RowScores, Verdict
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.sampling import Sampling
+from outpace.core.steps import Exactness, RowScores, Verdict
 from outpace.core.tree import Draw, TokenTree
 from outpace.rules.match import by_choices
 

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from outpace.core.contracts import Exactness, RowScores, Verdict
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.sampling import Sampling, gumbel
+from outpace.core.steps import Exactness, RowScores, Verdict
 from outpace.core.tree import Draw, TokenTree
 from outpace.rules.match import by_choices
 

@@ -19,10 +19,10 @@ import math
 
 import numpy as np
 
-from outpace.core.contracts import Exactness, RowScores, Verdict
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.sampling import Sampling
+from outpace.core.steps import Exactness, RowScores, Verdict
 from outpace.core.tree import Draw, TokenTree
 from outpace.rules.match import by_choices
 

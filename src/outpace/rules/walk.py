@@ -24,8 +24,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.contracts import RowScores, Rule, Verdict
+from outpace.core.contracts import Rule
 from outpace.core.sampling import Sampling, coin
+from outpace.core.steps import RowScores, Verdict
 from outpace.core.tree import TokenTree
 from outpace.rules.match import by_choices
 

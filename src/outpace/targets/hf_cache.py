@@ -16,12 +16,14 @@ A model that wants an encoder's keys and values beside its own gets two of these
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+from outpace.core.call import Call, Kept, joined_path
 
 FIRST_SLOTS = 256
 
@@ -181,6 +183,15 @@ class SlotCache(Cache):
         for layer in self._slot_layers():
             for store in layer.stores:
                 store[place, :, :num_slots] = store[self._place[row], :, :num_slots]
+
+
+def keep_calls(
+    cache: SlotCache, calls: Mapping[int, Call], rows: Sequence[int], paths: Sequence[Kept]
+) -> None:
+    """What `Target.keep` does: the calls' pending tokens and trees stand in the cache as `Call.joined`."""
+    joined = [(row, joined_path(calls[row].lead, path)) for row, path in zip(rows, paths, strict=True)]
+    kept = [(row, path) for row, path in joined if path is not None]
+    cache.keep([row for row, _ in kept], [path for _, path in kept])
 
 
 class Window:

@@ -10,23 +10,22 @@ that close, the choice may fall either way. In f32 that is rare, in bf16 and f16
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from outpace.core.contracts import Exactness
+from outpace.core.call import UNBOUNDED, Call, Kept, Source, check_room, refuse_source
 from outpace.core.errors import OutpaceError
+from outpace.core.steps import Exactness
 from outpace.core.tree import TokenTree
-from outpace.targets.hf_cache import SlotCache
+from outpace.targets.hf_cache import SlotCache, keep_calls
 from outpace.targets.hf_linears import linears_of
 from outpace.targets.hf_masks import tree_masks
 from outpace.targets.hf_models import TESTED, check_mode, inspect_model
-from outpace.targets.hf_rows import check_room, keep_prompts, texts_of
-from outpace.targets.hf_scores import LOGITS, MAX_NODES, States, TorchScores, scores_of
+from outpace.targets.hf_scores import LOGITS, States, TorchScores, scores_of
 from outpace.targets.hf_taps import TappedModel, Taps
 from outpace.targets.hf_wrapped import plain_model
 
@@ -44,7 +43,7 @@ class HfCausalTarget(TappedModel):
 
     exactness: Exactness = "identical"
     rounds = True  # the same logits only up to the order of summation
-    max_nodes = MAX_NODES
+    max_nodes = chunk = UNBOUNDED  # prompts are read whole: causal calls have the quicker kernels
 
     def __init__(
         self,
@@ -69,79 +68,45 @@ class HfCausalTarget(TappedModel):
         self._linears = linears_of(model, kernels)
         self._facts = facts
         self._cache = SlotCache(self._device, max_slots=self.context_length)
-        # The rows of the last call: tree, states, and the row's place in these.
-        self._last: dict[int, tuple[TokenTree, States, int]] = {}
+        self._last: dict[int, Known] = {}  # the rows of the last call
         if facts.name not in TESTED:
             self._try_a_tree()
 
-    def prefill(
-        self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]] | None = None
-    ) -> tuple[list[int], TorchScores]:
-        """Cache the prompts in new rows; the scores are of their last tokens and of the drafts after them.
+    def open(self, source: Source | None = None) -> int:
+        """A new row without tokens."""
+        refuse_source(source)
+        (row,) = self._cache.open()
+        return row
 
-        Raises PromptTooLong for a prompt that does not fit, OutpaceError for an empty one.
+    def score(self, calls: Sequence[Call]) -> TorchScores:
+        """Run what is pending and every node of every tree, in one call; nothing is committed.
+
+        Of a tree that grows, the first nodes that the row's last call has run are not run again.
         """
-        texts, depths = texts_of(prompts, drafts, self.context_length)
-        self._last = {}
-        self._linears.look()
-        rows = self._cache.open(len(prompts))
-        try:
-            trees = [TokenTree.chain(text[0], text[1:]) for text in texts]
-            firsts = [len(prompt) - 1 for prompt in prompts]
-            wanted = None
-            if self._facts.picks_logits and not self._taps.names:
-                pairs = zip(firsts, depths, strict=True)
-                wanted = sorted({first + depth for first, row in pairs for depth in row})
-            states = self._forward(rows, trees, [0] * len(rows), wanted)
-        except BaseException:
-            self._cache.free(rows)
-            raise
-        keep_prompts(self._cache, rows, prompts, drafts)
-        columns = firsts if wanted is None else [wanted.index(first) for first in firsts]
-        width = states[LOGITS].shape[1]
-        return rows, scores_of(states, [row * width + c for row, c in enumerate(columns)], depths)
-
-    def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> TorchScores:
-        """Run every node of every tree in one call; nothing is committed."""
-        check_room(self._cache, rows, trees, self.context_length)
-        self._last = {}
-        states = self._forward(rows, trees, [0] * len(rows))
-        self._last = {
-            row: (tree, states, place) for place, (row, tree) in enumerate(zip(rows, trees, strict=True))
-        }
-        firsts = [states[LOGITS].shape[1] * row for row in range(len(rows))]
-        return scores_of(states, firsts, [tree.shape.depths for tree in trees])
-
-    def score_grown(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> TorchScores:
-        """As `score`, for trees that grow: a tree's first nodes that the row's last call has run are known.
-
-        Only the nodes after them are run. Who grows a tree level by level pays for every node once.
-        """
-        check_room(self._cache, rows, trees, self.context_length)
-        known = [
-            _num_known(self._last[row][0], tree) if row in self._last else 0
-            for row, tree in zip(rows, trees, strict=True)
-        ]
+        assert len({call.row for call in calls}) == len(calls), "different rows"
+        for call in calls:
+            check_room(self._cache.length(call.row), self.context_length, call)
+        known = [self._known(call) for call in calls]
         last, self._last = self._last, {}
-        new = self._forward(rows, trees, known)
-        parts: dict[str, list[Tensor]] = {name: [] for name in new}
-        for place, (row, tree, old) in enumerate(zip(rows, trees, known, strict=True)):
-            for name, states in new.items():
-                if old:
-                    _, before, at = last[row]
-                    parts[name].append(before[name][at, :old])
-                parts[name].append(states[place, : tree.num_nodes - old])
-        ends = list(itertools.accumulate((tree.num_nodes for tree in trees), initial=0))
-        joined = {name: torch.cat(part)[None] for name, part in parts.items()}
-        for row, tree, (first, end) in zip(rows, trees, itertools.pairwise(ends), strict=True):
-            self._last[row] = (tree, {name: states[:, first:end] for name, states in joined.items()}, 0)
-        return scores_of(joined, ends[:-1], [tree.shape.depths for tree in trees])
+        firsts = [call.lead if old == 0 else old for call, old in zip(calls, known, strict=True)]
+        states, columns = self._forward(calls, known, firsts)
+        if any(known):
+            states, columns = _joined(states, columns, calls, known, last)
+        width = states[LOGITS].shape[1]
+        for place, (call, column) in enumerate(zip(calls, columns, strict=True)):
+            self._last[call.row] = Known(
+                call, {name: state[place, column:] for name, state in states.items()}
+            )
+        starts = [place * width + column for place, column in enumerate(columns)]
+        return scores_of(states, starts, [call.tree.shape.depths for call in calls])
 
-    def keep(self, rows: Sequence[int], paths: Sequence[Sequence[int]]) -> None:
-        """Commit the roots of the last `score` of these rows and the given nodes after them."""
-        self._cache.keep(rows, paths)
-        for row in rows:
-            self._last.pop(row, None)
+    def keep(self, rows: Sequence[int], paths: Sequence[Kept]) -> None:
+        """Commit what was pending in the last `score`, of these rows, and the given nodes."""
+        keep_calls(self._cache, {row: self._last[row].call for row in rows}, rows, paths)
+        for row, path in zip(rows, paths, strict=True):
+            known = self._last.pop(row)
+            if path is None:
+                self._last[row] = replace(known, call=Call.on(row, known.call.tree))
 
     def fork(self, row: int) -> int:
         """A new row with the same cached tokens, copied."""
@@ -179,20 +144,32 @@ class HfCausalTarget(TappedModel):
         dtype: torch.dtype = self.model.dtype
         return dtype
 
+    def _known(self, call: Call) -> int:
+        """How many of a call's first tokens the row's last call has run; the last is always new."""
+        last = self._last.get(call.row)
+        if last is None or list(last.call.pending) != list(call.pending):
+            return 0
+        nodes = _num_known(last.call.tree, call.tree)
+        return call.lead + nodes if nodes else 0
+
     def _forward(
-        self,
-        rows: Sequence[int],
-        trees: Sequence[TokenTree],
-        known: Sequence[int],
-        wanted: Sequence[int] | None = None,
-    ) -> States:
-        """Run the nodes after the `known` ones: all, padded to N, or the `wanted` ones of every row."""
+        self, calls: Sequence[Call], known: Sequence[int], firsts: Sequence[int]
+    ) -> tuple[States, list[int]]:
+        """Run the tokens of every call after the `known` ones.
+
+        Returns the states [B, N, ...], padded, and in which column each call's token number `firsts` is: the
+        first that anybody reads.
+        """
+        trees = [call.joined for call in calls]
+        rows = [call.row for call in calls]
         texts = [tree.token_list[old:] for tree, old in zip(trees, known, strict=True)]
         check_mode(self.model, self.vocab_size)
         if min(map(min, texts)) < 0 or max(map(max, texts)) >= self.vocab_size:
             raise OutpaceError(f"token ids are not all from 0 to {self.vocab_size - 1}")
         shapes = [tree.shape for tree in trees]
         lengths = [self._cache.length(row) for row in rows]
+        if 0 in lengths:
+            self._linears.look()
         inputs = np.zeros((2, len(rows), max(map(len, texts))), dtype=np.int64)
         for row, (text, shape, length, old) in enumerate(zip(texts, shapes, lengths, known, strict=True)):
             inputs[0, row, : len(text)] = text
@@ -209,7 +186,13 @@ class HfCausalTarget(TappedModel):
             windows = self._facts.windows
             masks = tree_masks(shapes, positions, in_sight, list(windows.values()), self._dtype, known=known)
             mask = masks[0] if len(windows) == 1 else dict(zip(windows, masks, strict=True))
-        picked = {} if wanted is None else {"logits_to_keep": torch.tensor(wanted, device=self._device)}
+        columns = [first - old for first, old in zip(firsts, known, strict=True)]
+        picked = {}
+        if self._facts.picks_logits and not self._taps.names and any(columns):
+            ends = map(len, texts)
+            wanted = sorted({at for pair in zip(columns, ends, strict=True) for at in range(*pair)})
+            picked = {"logits_to_keep": torch.tensor(wanted, device=self._device)}
+            columns = [wanted.index(column) for column in columns]
         with torch.no_grad(), self._linears(), self._taps.taken() as states:
             states[LOGITS] = self.model(
                 input_ids=tokens,
@@ -219,15 +202,15 @@ class HfCausalTarget(TappedModel):
                 use_cache=True,
                 **picked,
             ).logits
-        return states
+        return states, columns
 
     def _try_a_tree(self) -> None:
         """Refuse a model whose nodes do not see their own path: all that masks and positions should do."""
         token = [(7 * i + 1) % self.vocab_size for i in range(6)]
         tree = TokenTree(token[2:], [-1, 0, 0, 1])
         try:
-            rows, _ = self.prefill([token[:2]])
-            scores = self.score(rows, [tree])
+            row = self.open()
+            scores = self.score([Call(row, [*token[:2], token[2]], tree)])
             for path in tree.paths():
                 text = [*token[:2], *(tree.token_list[node] for node in path)]
                 with torch.no_grad():
@@ -236,12 +219,41 @@ class HfCausalTarget(TappedModel):
                 apart = np.abs(scores.logits(0, path) - alone).max()
                 if not apart < 0.05 * alone.std():
                     raise ValueError(f"the logits of a tree's path are off by {apart:.2g}")
-            self.free(rows)
+            self.free([row])
         except Exception as error:
             raise OutpaceError(
                 f"the model type {self._facts.name!r} cannot be a target: a tree could not be scored "
                 f"({error}); tested are {', '.join(TESTED)}"
             ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a row's last call has run: the call, and states [N, ...] of its tree's nodes and of padding."""
+
+    call: Call
+    states: States
+
+
+def _joined(
+    new: States,
+    columns: Sequence[int],
+    calls: Sequence[Call],
+    known: Sequence[int],
+    last: Mapping[int, Known],
+) -> tuple[States, list[int]]:
+    """States [B, N, ...] of the calls' trees, those of known nodes included, padded; all in column 0."""
+    padded = {}
+    for name, states in new.items():
+        parts = []
+        for place, (call, column, old) in enumerate(zip(calls, columns, known, strict=True)):
+            num_old = old and old - call.lead
+            part = states[place, column : column + call.tree.num_nodes - num_old]
+            if num_old:
+                part = torch.cat([last[call.row].states[name][:num_old], part])
+            parts.append(part)
+        padded[name] = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
+    return padded, [0] * len(calls)
 
 
 def _num_known(before: TokenTree, tree: TokenTree) -> int:

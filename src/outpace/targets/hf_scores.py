@@ -13,7 +13,6 @@ from outpace.core import sampling as sampling_
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import NO_CHOICE, Edit, Sampling, edited, gumbel, warp
 
-MAX_NODES = 1024  # of a tree; a mask of so many nodes is small beside the logits
 LOGITS = "logits"
 States = dict[str, Tensor]
 """What a call gives for every node, [B, N, ...] each: "logits", and hidden states by tap."""

@@ -1,8 +1,8 @@
 """An encoder-decoder transformers model as a target: texts that are written from a source.
 
     encode    runs the encoder, once per source
-    prefill   takes prompts that carry a source; the decoder's first call caches the keys and values of its
-              cross attention, once for all rows of a source (`fork` shares them), till the last of them ends
+    open      takes a source; the decoder's first call on it caches the keys and values of its cross
+              attention, once for all rows of a source (`fork` shares them), till the last of them ends
     score     a tree of the decoder's tokens in one call: a 4-D mask (`hf_masks.py`), a cache with rows
               (`hf_cache.py`) for the decoder and one for the sources, positions that are told in the calling
               thread as long as the call lasts (`hf_seq2seq_positions.py`)
@@ -13,23 +13,23 @@ The model is unmodified and nothing stays behind in it. "identical" holds up to 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
-from typing import Any, Self
+from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import EncoderDecoderCache
 
-from outpace.core.contracts import Exactness
+from outpace.core.call import UNBOUNDED, Call, Kept, Source, check_room, wrong_source
 from outpace.core.errors import OutpaceError
-from outpace.core.tree import Shape, TokenTree
-from outpace.targets.hf_cache import SlotCache
+from outpace.core.steps import Exactness
+from outpace.core.tree import TokenTree
+from outpace.targets.hf_cache import SlotCache, keep_calls
 from outpace.targets.hf_linears import linears_of
 from outpace.targets.hf_masks import tree_masks
 from outpace.targets.hf_models import check_mode
-from outpace.targets.hf_rows import check_room, keep_prompts, texts_of
-from outpace.targets.hf_scores import LOGITS, MAX_NODES, States, TorchScores, scores_of
+from outpace.targets.hf_scores import LOGITS, States, TorchScores, scores_of
 from outpace.targets.hf_seq2seq_models import TESTED, inspect_seq2seq
 from outpace.targets.hf_taps import TappedModel, Taps
 from outpace.targets.hf_wrapped import plain_model
@@ -37,8 +37,8 @@ from outpace.targets.hf_wrapped import plain_model
 TYPICAL_SOURCE = 32  # tokens
 
 
-class Source:
-    """What a text is written from, encoded: made by `HfSeq2SeqTarget.encode`.
+class Encoded:
+    """What a text is written from (a `core.call.Source`), encoded: made by `HfSeq2SeqTarget.encode`.
 
     states  [S, D]: the encoder's output, padding left out.
     ids     the S token ids that were encoded; None where they are none, as in speech.
@@ -50,29 +50,10 @@ class Source:
         self.states = states
         self.ids = ids
 
-
-class SourcePrompt(tuple[int, ...]):
-    """The decoder's first tokens, and the source that they belong to: a prompt for `prefill` or a Request.
-
-    To drafters it is a prompt like others; those that copy look for `source_ids`.
-    """
-
-    source: Source
-
-    def __new__(cls, tokens: Iterable[int], source: Source) -> Self:
-        prompt = super().__new__(cls, tokens)
-        prompt.source = source
-        return prompt
-
     @property
-    def source_ids(self) -> list[int] | None:
-        """Token ids of the source, where it is text in the target's vocabulary."""
-        return self.source.ids
-
-    @property
-    def beside(self) -> Hashable:
-        """What else makes a prompt the same one: its source."""
-        return id(self.source) if self.source.ids is None else tuple(self.source.ids)
+    def key(self) -> Hashable:
+        """The tokens; where there are none, only the same object is the same source."""
+        return id(self) if self.ids is None else tuple(self.ids)
 
 
 class HfSeq2SeqTarget(TappedModel):
@@ -85,7 +66,7 @@ class HfSeq2SeqTarget(TappedModel):
 
     exactness: Exactness = "identical"
     rounds = True  # the same logits only up to the order of summation
-    max_nodes = MAX_NODES
+    max_nodes = chunk = UNBOUNDED
 
     def __init__(self, model: Any, *, context_length: int | None = None, kernels: str = "torch") -> None:
         model = plain_model(model)
@@ -103,12 +84,13 @@ class HfSeq2SeqTarget(TappedModel):
         self._facts = facts
         self._cache = SlotCache(self._device, max_slots=self.context_length)
         self._cross = SlotCache(self._device)
-        self._sources: dict[int, Source] = {}  # row -> its source
-        self._cross_rows: dict[Source, int] = {}  # the sources of rows -> their rows in the cross cache
+        self._last: dict[int, Call] = {}
+        self._sources: dict[int, Encoded] = {}  # row -> its source
+        self._cross_rows: dict[Encoded, int] = {}  # the sources of rows -> their rows in the cross cache
         if facts.name not in TESTED:
             self._try_a_tree()
 
-    def encode(self, inputs: Tensor, attention_mask: Tensor | None = None) -> list[Source]:
+    def encode(self, inputs: Tensor, attention_mask: Tensor | None = None) -> list[Encoded]:
         """Run the encoder on a batch of sources.
 
         inputs          i64[B, S] token ids, or whatever else the encoder reads (Whisper: features
@@ -126,12 +108,12 @@ class HfSeq2SeqTarget(TappedModel):
         with torch.no_grad():
             states = encoder(inputs, attention_mask=mask, return_dict=True).last_hidden_state
         if not is_text:
-            return [Source(row, None) for row in states]
+            return [Encoded(row, None) for row in states]
         masks = torch.ones_like(inputs, dtype=torch.bool) if mask is None else mask.bool()
         if not masks.any(dim=1).all():
             raise OutpaceError("a source is empty, accepted are sources of 1 token or more")
         return [
-            Source(row[kept.to(row.device)], ids[kept].tolist())
+            Encoded(row[kept.to(row.device)], ids[kept].tolist())
             for row, ids, kept in zip(states, inputs, masks, strict=True)
         ]
 
@@ -148,54 +130,51 @@ class HfSeq2SeqTarget(TappedModel):
         if not is_text and inputs.dtype != self._dtype and not torch.is_autocast_enabled(inputs.device.type):
             raise OutpaceError(f"the sources are in {inputs.dtype}, accepted is the model's {self._dtype}")
 
-    def prompt_of(self, tokens: Sequence[int]) -> SourcePrompt:
-        """A prompt to measure with: these tokens, written from a source of some length that says nothing."""
-        states = torch.zeros((TYPICAL_SOURCE, self._facts.width), dtype=self._dtype, device=self._device)
-        return SourcePrompt(tokens, Source(states, None))
+    def typical_source(self) -> Encoded:
+        """To measure with: of some length, and it says nothing."""
+        return Encoded(
+            torch.zeros((TYPICAL_SOURCE, self._facts.width), dtype=self._dtype, device=self._device), None
+        )
 
-    def prefill(
-        self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]] | None = None
-    ) -> tuple[list[int], TorchScores]:
-        """Cache the prompts, which are `SourcePrompt`s, in new rows.
+    def open(self, source: Source | None = None) -> int:
+        """A new row without tokens, whose text is written from a source of `encode`."""
+        if not isinstance(source, Encoded):
+            raise wrong_source(source, "Prompt(tokens, source) with a source from encode")
+        (row,) = self._cache.open()
+        self._sources[row] = source
+        return row
 
-        The scores are of their last tokens and of the drafts after them.
-        Raises PromptTooLong for a prompt that does not fit, OutpaceError for an empty one.
+    def score(self, calls: Sequence[Call]) -> TorchScores:
+        """Run what is pending and every node of every tree, in one call; nothing is committed.
+
+        Sources that are new are cached on the way.
         """
-        sources = [_source_of(prompt) for prompt in prompts]
-        texts, depths = texts_of(prompts, drafts, self.context_length)
-        new = [source for source in dict.fromkeys(sources) if source not in self._cross_rows]
-        if 0 < len(new) < len(prompts):
-            # One call either fills the cross cache or reads it: where both would be, new sources go first.
-            held, _ = self.prefill([SourcePrompt(prompts[sources.index(s)], s) for s in new])
-            try:
-                return self.prefill(prompts, drafts)
-            finally:
-                self.free(held)
-        self._linears.look()
-        rows = self._cache.open(len(prompts))
+        assert len({call.row for call in calls}) == len(calls), "different rows"
+        for call in calls:
+            check_room(self._cache.length(call.row), self.context_length, call)
+        trees = [call.joined for call in calls]
+        self._check_texts([tree.token_list for tree in trees])
+        rows = [call.row for call in calls]
+        new = {source: call for call in calls if (source := self._sources[call.row]) not in self._cross_rows}
         self._cross_rows |= zip(new, self._cross.open(len(new)), strict=True)
-        self._sources |= zip(rows, sources, strict=True)
         try:
-            shapes = [Shape.chain(len(text)) for text in texts]
-            states, width = self._forward(rows, texts, shapes, fill=new)
+            if 0 < len(new) < len(calls):
+                # One call either fills the cross cache or reads it: new sources go first, with a token each.
+                firsts = [TokenTree.root(call.pending[0]) for call in new.values()]
+                self._forward([call.row for call in new.values()], firsts, list(new))
+                states, width = self._forward(rows, trees)
+            else:
+                states, width = self._forward(rows, trees, list(new))
         except BaseException:
-            self.free(rows)
+            self._cross.free([self._cross_rows.pop(source) for source in new])
             raise
-        keep_prompts(self._cache, rows, prompts, drafts)
-        firsts = [row * width + len(prompt) - 1 for row, prompt in enumerate(prompts)]
-        return rows, scores_of(states, firsts, depths)
+        self._last = {call.row: call for call in calls}
+        starts = [width * place + call.lead for place, call in enumerate(calls)]
+        return scores_of(states, starts, [call.tree.shape.depths for call in calls])
 
-    def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> TorchScores:
-        """Run every node of every tree in one call; nothing is committed."""
-        check_room(self._cache, rows, trees, self.context_length)
-        shapes = [tree.shape for tree in trees]
-        states, width = self._forward(rows, [tree.token_list for tree in trees], shapes)
-        firsts = [width * row for row in range(len(rows))]
-        return scores_of(states, firsts, [shape.depths for shape in shapes])
-
-    def keep(self, rows: Sequence[int], paths: Sequence[Sequence[int]]) -> None:
-        """Commit the roots of the last `score` of these rows and the given nodes after them."""
-        self._cache.keep(rows, paths)
+    def keep(self, rows: Sequence[int], paths: Sequence[Kept]) -> None:
+        """Commit what was pending in the last `score`, of these rows, and the given nodes."""
+        keep_calls(self._cache, self._last, rows, paths)
 
     def fork(self, row: int) -> int:
         """A new row with the same cached tokens, copied, and the same source, shared."""
@@ -207,7 +186,7 @@ class HfSeq2SeqTarget(TappedModel):
         """Give rows back, and the cached sources that no row is left of. Their memory stays allotted."""
         self._cache.free(rows)
         left = {self._sources.pop(row) for row in rows}.difference(self._sources.values())
-        self._cross.free([self._cross_rows.pop(source) for source in left])
+        self._cross.free([self._cross_rows.pop(source) for source in left if source in self._cross_rows])
 
     def length(self, row: int) -> int:
         """How many tokens the row has cached."""
@@ -240,19 +219,20 @@ class HfSeq2SeqTarget(TappedModel):
         dtype: torch.dtype = self.model.dtype
         return dtype
 
-    def _forward(
-        self,
-        rows: Sequence[int],
-        texts: Sequence[Sequence[int]],
-        shapes: Sequence[Shape],
-        fill: Sequence[Source] = (),
-    ) -> tuple[States, int]:
-        """(states of all nodes, padded, and their number N). `fill`: the rows' sources, if not cached."""
+    def _check_texts(self, texts: Sequence[Sequence[int]]) -> None:
         check_mode(self.model, self.vocab_size)
         if min(map(min, texts)) < 0 or max(map(max, texts)) >= self.vocab_size:
             raise OutpaceError(f"token ids are not all from 0 to {self.vocab_size - 1}")
+
+    def _forward(
+        self, rows: Sequence[int], trees: Sequence[TokenTree], fill: Sequence[Encoded] = ()
+    ) -> tuple[States, int]:
+        """(states of all nodes, padded, and their number N). `fill`: the rows' sources, if not cached."""
+        texts, shapes = [tree.token_list for tree in trees], [tree.shape for tree in trees]
         num_nodes = max(map(len, texts))
         lengths = [self._cache.length(row) for row in rows]
+        if 0 in lengths:
+            self._linears.look()
         inputs = np.zeros((2, len(rows), num_nodes), dtype=np.int64)
         for row, (text, shape, length) in enumerate(zip(texts, shapes, lengths, strict=True)):
             inputs[0, row, : len(text)] = text
@@ -280,7 +260,7 @@ class HfSeq2SeqTarget(TappedModel):
             self._cross.keep([self._cross_rows[s] for s in fill], [range(1, len(s.states)) for s in fill])
         return states, num_nodes
 
-    def _sources_of(self, rows: Sequence[int], fill: Sequence[Source]) -> tuple[Tensor, Tensor | None]:
+    def _sources_of(self, rows: Sequence[int], fill: Sequence[Encoded]) -> tuple[Tensor, Tensor | None]:
         """([B, S, D], bool[B, S] or None): the rows' sources padded to the longest, and where they are.
 
         The values count where the cross cache is to be filled from them; else only the shape does.
@@ -305,10 +285,10 @@ class HfSeq2SeqTarget(TappedModel):
         tree = TokenTree(token[2:], [-1, 0, 0, 1])
         generator = torch.Generator().manual_seed(0)
         states = torch.randn((5, self._facts.width), generator=generator).to(self._device, self._dtype)
-        sources = [Source(states, None), Source(states[:3], None)]
+        rows = [self.open(Encoded(states, None)), self.open(Encoded(states[:3], None))]
         try:
-            rows, _ = self.prefill([SourcePrompt(token[:2], sources[0]), SourcePrompt(token[:1], sources[1])])
-            scores = self.score(rows, [tree, TokenTree.root(0)])
+            calls = [Call(rows[0], [*token[:2], token[2]], tree), Call.read(rows[1], [token[0], 0])]
+            scores = self.score(calls)
             for path in tree.paths():
                 text = [*token[:2], *(tree.token_list[node] for node in path)]
                 with torch.no_grad():
@@ -327,15 +307,6 @@ class HfSeq2SeqTarget(TappedModel):
                 f"the model type {self._facts.name!r} cannot be a target: a tree could not be scored "
                 f"({error}); tested are {', '.join(TESTED)}"
             ) from error
-
-
-def _source_of(prompt: Sequence[int]) -> Source:
-    if not isinstance(prompt, SourcePrompt):
-        raise OutpaceError(
-            f"the prompt is a {type(prompt).__name__} without a source, accepted is SourcePrompt(tokens, "
-            "source) with a source from encode"
-        )
-    return prompt.source
 
 
 def _slot_positions(positions: Tensor, in_sight: int) -> Tensor:

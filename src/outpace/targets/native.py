@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.contracts import Exactness
-from outpace.core.errors import OutpaceError, PromptTooLong
+from outpace.core.call import Call, Kept, Source, joined_path, refuse_source
+from outpace.core.errors import OutpaceError
 from outpace.core.machine import default_threads, processor_key
 from outpace.core.options import checked, whole
 from outpace.core.sampling import NO_CHOICE, Edit, Sampling, no_choice, warp
+from outpace.core.steps import Exactness
 from outpace.core.tree import TokenTree
 from outpace.formats.memory import copied, forget_mapped, has_room_for_copy, wanted_memory
 from outpace.targets.fetching import LEAST_BYTES, SIZES, Arrays, apply, are_fetches, measured
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from outpace.formats.memo import Memo
     from outpace.formats.packed import PackedFile
 
-PREFILL_CHUNK = 256  # tokens of a prompt that share one pass over the weights
 DEFAULT_CACHE_ROWS = 4  # so many rows of full context fit; the memory is used only as rows grow
 CACHE_TYPES = ("f16", "f32")
 
@@ -50,6 +50,7 @@ class NativeTarget:
     """
 
     exactness: Exactness = "identical"
+    chunk = 256  # tokens of a prompt that share one pass over the weights
 
     @checked
     def __init__(
@@ -111,7 +112,7 @@ class NativeTarget:
         self.max_nodes: int = _native.Decoder.max_nodes
         self.max_top: int = _native.Decoder.max_top  # of one `Scores.top` without whole logits
         self._fingerprint: str | None = None
-        self._leads: dict[int, int] = {}  # of prompts read with drafts: tokens that the next `keep` commits
+        self._leads: dict[int, int] = {}  # of the last call, by row
         self._call = 0  # number of the last native call: older scores have been overwritten
 
     @property
@@ -134,102 +135,51 @@ class NativeTarget:
         """Bytes of the pages of keys and values that rows hold now."""
         return self._decoder.cache_bytes
 
-    def prefill(
-        self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]] | None = None
-    ) -> tuple[list[int], NativeScores]:
-        """Cache the prompts in new rows; the scores are of their last tokens and of the drafts after them.
+    def open(self, source: Source | None = None) -> int:
+        """A new row without tokens."""
+        refuse_source(source)
+        return self._decoder.open()
 
-        Raises PromptTooLong for a prompt that does not fit, OutpaceError for an empty one. Interrupted, it
-        leaves no row behind.
-        """
-        for prompt in prompts:
-            if not prompt:
-                raise OutpaceError("a prompt needs at least one token")
-            if len(prompt) > self.context_length:
-                raise PromptTooLong(
-                    f"the prompt has {len(prompt)} tokens, the context holds {self.context_length}"
-                )
-        # The last chunks of all prompts go in one call, so that their scores can be asked for together.
-        behind = [()] * len(prompts) if drafts is None else drafts
-        last = max(1, min(PREFILL_CHUNK, (self.max_nodes - sum(map(len, behind))) // len(prompts)))
-        rows: list[int] = []
-        try:
-            for prompt in prompts:
-                row = self._decoder.open()
-                rows.append(row)
-                at = 0
-                while len(prompt) - at > last:
-                    chunk = prompt[at : min(at + PREFILL_CHUNK, len(prompt) - 1)]
-                    self._score([row], [TokenTree.chain(chunk[0], chunk[1:])])
-                    self._decoder.keep(row, list(range(1, len(chunk))))
-                    at += len(chunk)
-            leads = [len(prompt) - self.length(row) - 1 for row, prompt in zip(rows, prompts, strict=True)]
-            places = self._score(
-                rows,
-                [
-                    TokenTree.chain(prompt[-1 - lead], [*prompt[len(prompt) - lead :], *draft])
-                    for prompt, lead, draft in zip(prompts, leads, behind, strict=True)
-                ],
-            )
-            self._leads |= zip(rows, leads, strict=True)
-            if drafts is None:
-                self.keep(rows, [[]] * len(rows))
-        except BaseException:
-            self.free(rows)
-            raise
-        ends = zip(places, leads, strict=True)
-        return rows, NativeScores(self, [(first + lead, count - lead) for (first, count), lead in ends])
-
-    def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> NativeScores:
-        """Run every node of every tree in one call; nothing is committed."""
-        return NativeScores(self, self._score(rows, trees))
+    def score(self, calls: Sequence[Call]) -> NativeScores:
+        """Run what is pending and every node of every tree, in one call; nothing is committed."""
+        return self._score(calls)
 
     def run(
-        self,
-        rows: Sequence[int],
-        trees: Sequence[TokenTree],
-        *,
-        layers: int | None = None,
-        skip: Collection[int] = (),
+        self, calls: Sequence[Call], *, layers: int | None = None, skip: Collection[int] = ()
     ) -> NativeScores:
         """`score` by a part of the model (see `contracts.Layered`)."""
-        layers = self.num_layers if layers is None else layers
-        return NativeScores(self, self._score(rows, trees, layers, skip))
+        return self._score(calls, self.num_layers if layers is None else layers, skip)
 
-    def _score(
-        self,
-        rows: Sequence[int],
-        trees: Sequence[TokenTree],
-        layers: int = -1,
-        skip: Collection[int] = (),
-    ) -> list[tuple[int, int]]:
-        assert self._leads.keys().isdisjoint(rows), "a prompt that was read with drafts is kept first"
+    def _score(self, calls: Sequence[Call], layers: int = -1, skip: Collection[int] = ()) -> NativeScores:
         starts, places = [0], []
         tokens: list[int] = []
         parents: list[int] = []
-        for tree in trees:
+        for call in calls:
+            tree, lead = call.joined, call.lead
             tokens += tree.token_list
             parents += tree.shape.parent_list
-            places.append((starts[-1], tree.num_nodes))
+            places.append((starts[-1] + lead, tree.num_nodes - lead))
             starts.append(len(tokens))
         self._call += 1
+        self._leads = {call.row: call.lead for call in calls}
         try:
-            self._decoder.score(list(rows), starts, tokens, parents, self.taps, layers, list(skip))
+            self._decoder.score(
+                [call.row for call in calls], starts, tokens, parents, self.taps, layers, list(skip)
+            )
         except ValueError as error:  # more nodes than a call has
             raise OutpaceError(str(error)) from None
         except RuntimeError as error:
             raise self._no_room(error) from None
-        return places
+        return NativeScores(self, places)
 
-    def keep(self, rows: Sequence[int], paths: Sequence[Sequence[int]]) -> None:
-        """Commit the roots of the last `score` of these rows and the given nodes after them."""
+    def keep(self, rows: Sequence[int], paths: Sequence[Kept]) -> None:
+        """Commit what was pending in the last `score`, of these rows, and the given nodes."""
         for row, path in zip(rows, paths, strict=True):
-            lead = self._leads.pop(row, 0)
-            self._decoder.keep(row, [*range(1, lead + 1), *(lead + node for node in path)])
+            if (joined := joined_path(self._leads.pop(row, 0), path)) is not None:
+                self._decoder.keep(row, joined)
 
     def fork(self, row: int) -> int:
         """A new row with the same cached tokens; full pages are shared."""
-        assert row not in self._leads, "a prompt that was read with drafts is kept first"
         try:
             return self._decoder.fork(row)
         except RuntimeError as error:
@@ -251,7 +201,7 @@ class NativeTarget:
 
     def length(self, row: int) -> int:
         """How many tokens the row has cached."""
-        return self._decoder.length(row) + self._leads.get(row, 0)
+        return self._decoder.length(row)
 
     def fingerprint(self) -> str:
         """Names the weights: the same on every machine (see `native_fingerprint.py`)."""
@@ -291,7 +241,7 @@ class NativeTarget:
 
         def call(size: int) -> None:
             tree = TokenTree.chain(0, [0] * (size - 1))
-            NativeScores(self, self._score([row], [tree])).choose([Sampling()], [0])
+            self._score([Call.on(row, tree)]).choose([Sampling()], [0])
 
         try:
             return measured(

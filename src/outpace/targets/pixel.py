@@ -1,6 +1,6 @@
 """A pixel-autoregressive model as a target: pictures written from small ones, intensity by intensity.
 
-    prefill   takes prompts that carry a small picture; what it says of every intensity is computed here, once
+    open      takes a small picture; what it says of every intensity is computed here, once
     score     a tree of intensities in one call: a cache with rows (`hf_cache.py`), of which the model's
               attention gets no more than its window, and a mask (`hf_masks.py`)
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
@@ -20,37 +19,36 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from outpace.core.contracts import Exactness
+from outpace.core.call import UNBOUNDED, Call, Kept, Prompt, Source, check_room, wrong_source
 from outpace.core.errors import OutpaceError
+from outpace.core.steps import Exactness
 from outpace.core.tree import Shape, TokenTree
-from outpace.targets.hf_cache import SlotCache
+from outpace.targets.hf_cache import SlotCache, keep_calls
 from outpace.targets.hf_linears import linears_of
 from outpace.targets.hf_masks import tree_masks
 from outpace.targets.hf_products import TorchProduct
-from outpace.targets.hf_rows import check_room, keep_prompts, texts_of
-from outpace.targets.hf_scores import LOGITS, MAX_NODES, States, TorchScores, scores_of
+from outpace.targets.hf_scores import LOGITS, States, TorchScores, scores_of
 from outpace.targets.hf_taps import FINAL, TappedModel, Taps
 from outpace.targets.pixel_model import NUM_LEVELS, START, PixelModel
 
 
-class PixelPrompt(tuple[int, ...]):
-    """A small picture, and the first tokens of the large one: a prompt for `prefill` or a Request.
+class SmallPicture:
+    """What a large picture is written from (a `Source`): u8[h, w, C], or u8[h, w] of one channel."""
 
-    small   u8[h, w, C], or u8[h, w] where a picture has one channel.
-    tokens  START, and any intensities that are known.
-    """
+    ids = None
 
-    small: NDArray[np.uint8]
-
-    def __new__(cls, small: NDArray[np.uint8], tokens: Iterable[int] = (START,)) -> Self:
-        prompt = super().__new__(cls, tokens)
-        prompt.small = small
-        return prompt
+    def __init__(self, pixels: NDArray[np.uint8]) -> None:
+        self.pixels = pixels
 
     @property
-    def beside(self) -> Hashable:
-        """What else makes a prompt the same one: its picture."""
-        return self.small.tobytes()
+    def key(self) -> Hashable:
+        """Its bytes."""
+        return self.pixels.tobytes()
+
+
+def pixel_prompt(small: NDArray[np.uint8], tokens: Iterable[int] = (START,)) -> Prompt:
+    """The prompt of a small picture: START, and any intensities that are known."""
+    return Prompt(tokens, SmallPicture(small))
 
 
 class PixelTarget(TappedModel):
@@ -61,7 +59,7 @@ class PixelTarget(TappedModel):
 
     exactness: Exactness = "identical"
     rounds = True  # the same logits only up to the order of summation
-    max_nodes = MAX_NODES
+    max_nodes = chunk = UNBOUNDED
     vocab_size = NUM_LEVELS + 1
     eos_ids: frozenset[int] = frozenset()
 
@@ -75,47 +73,34 @@ class PixelTarget(TappedModel):
         self._linears = linears_of(self.model, kernels)
         self._cache = SlotCache(self._device, max_slots=self.context_length)
         self._places: dict[int, Tensor] = {}  # row -> [N, D]
+        self._last: dict[int, Call] = {}
 
-    def prefill(
-        self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]] | None = None
-    ) -> tuple[list[int], TorchScores]:
-        """Cache the prompts, which are `PixelPrompt`s, in new rows.
-
-        The scores are of their last tokens and of the drafts after them.
-        Raises PromptTooLong for a prompt that does not fit, OutpaceError for one without a small picture.
-        """
-        smalls = [self._small_of(prompt) for prompt in prompts]
-        texts, depths = texts_of(prompts, drafts, self.context_length)
+    def open(self, source: Source | None = None) -> int:
+        """A new row without tokens, whose picture is written from a `SmallPicture`."""
+        small = self._small_of(source)
         with torch.no_grad():
-            places = self.model.places(torch.from_numpy(np.stack(smalls)).to(self._device))
-        self._linears.look()
-        rows = self._cache.open(len(prompts))
-        self._places |= zip(rows, places, strict=True)
-        try:
-            states = self._forward(rows, texts, [Shape.chain(len(text)) for text in texts])
-        except BaseException:
-            self.free(rows)
-            raise
-        keep_prompts(self._cache, rows, prompts, drafts)
-        width = states[LOGITS].shape[1]
-        firsts = [row * width + len(prompt) - 1 for row, prompt in enumerate(prompts)]
-        return rows, scores_of(states, firsts, depths)
+            (places,) = self.model.places(torch.from_numpy(small[None]).to(self._device))
+        (row,) = self._cache.open()
+        self._places[row] = places
+        return row
 
-    def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> TorchScores:
-        """Run every node of every tree in one call; nothing is committed."""
-        check_room(self._cache, rows, trees, self.context_length)
-        shapes = [tree.shape for tree in trees]
-        states = self._forward(rows, [tree.token_list for tree in trees], shapes)
-        firsts = [states[LOGITS].shape[1] * row for row in range(len(rows))]
-        return scores_of(states, firsts, [shape.depths for shape in shapes])
+    def score(self, calls: Sequence[Call]) -> TorchScores:
+        """Run what is pending and every node of every tree, in one call; nothing is committed."""
+        assert len({call.row for call in calls}) == len(calls), "different rows"
+        for call in calls:
+            check_room(self._cache.length(call.row), self.context_length, call)
+        states = self._forward([call.row for call in calls], [call.joined for call in calls])
+        self._last = {call.row: call for call in calls}
+        starts = [states[LOGITS].shape[1] * place + call.lead for place, call in enumerate(calls)]
+        return scores_of(states, starts, [call.tree.shape.depths for call in calls])
 
     def tap(self, *names: str) -> None:
         """See `Tapped`. "final" is at hand in every call, without a hook."""
         self._taps.add([name for name in names if name != FINAL])
 
-    def keep(self, rows: Sequence[int], paths: Sequence[Sequence[int]]) -> None:
-        """Commit the roots of the last `score` of these rows and the given nodes after them."""
-        self._cache.keep(rows, paths)
+    def keep(self, rows: Sequence[int], paths: Sequence[Kept]) -> None:
+        """Commit what was pending in the last `score`, of these rows, and the given nodes."""
+        keep_calls(self._cache, self._last, rows, paths)
 
     def fork(self, row: int) -> int:
         """A new row with the same cached tokens, copied, and the same small picture."""
@@ -144,26 +129,25 @@ class PixelTarget(TappedModel):
         rows = slice(None) if token_ids is None else torch.from_numpy(np.asarray(token_ids, dtype=np.int64))
         return TorchProduct(output.weight[rows], output.bias[rows])
 
-    def _small_of(self, prompt: Sequence[int]) -> NDArray[np.uint8]:
-        if not isinstance(prompt, PixelPrompt):
-            raise OutpaceError(
-                f"the prompt is a {type(prompt).__name__} without a picture, accepted is PixelPrompt(small)"
-            )
-        shape, small = self.model.config.small_shape, prompt.small
+    def _small_of(self, source: Source | None) -> NDArray[np.uint8]:
+        if not isinstance(source, SmallPicture):
+            raise wrong_source(source, "pixel_prompt(small)")
+        shape, small = self.model.config.small_shape, source.pixels
         if small.dtype != np.uint8 or small.shape not in (shape, shape[:2] if shape[2] == 1 else shape):
             raise OutpaceError(
                 f"the small picture is {small.dtype}{list(small.shape)}, accepted is uint8{list(shape)}"
             )
         return small.reshape(shape)
 
-    def _forward(
-        self, rows: Sequence[int], texts: Sequence[Sequence[int]], shapes: Sequence[Shape]
-    ) -> States:
+    def _forward(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> States:
         """What the model makes of all nodes, padded."""
+        texts, shapes = [tree.token_list for tree in trees], [tree.shape for tree in trees]
         if min(map(min, texts)) < 0 or max(map(max, texts)) >= self.vocab_size:
             raise OutpaceError(f"token ids are not all from 0 to {self.vocab_size - 1}")
         num_nodes = max(map(len, texts))
         lengths = [self._cache.length(row) for row in rows]
+        if 0 in lengths:
+            self._linears.look()
         inputs = np.zeros((2, len(rows), num_nodes), dtype=np.int64)
         for row, (text, shape, length) in enumerate(zip(texts, shapes, lengths, strict=True)):
             inputs[0, row, : len(text)] = text

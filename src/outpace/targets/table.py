@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core import sampling as sampling_
-from outpace.core.contracts import Exactness
-from outpace.core.errors import OutpaceError, PromptTooLong
+from outpace.core.call import UNBOUNDED, Call, Kept, Source, check_room, refuse_source
+from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Edit, Sampling, edited, warp
+from outpace.core.steps import Exactness
 from outpace.core.tree import TokenTree
 
 
@@ -26,6 +27,7 @@ class TableTarget:
     """
 
     exactness: Exactness = "identical"
+    max_nodes = chunk = UNBOUNDED
 
     def __init__(
         self,
@@ -40,7 +42,7 @@ class TableTarget:
         self.context_length = context_length
         self.eos_ids = eos_ids
         self._rows: dict[int, list[int]] = {}
-        self._scored: dict[int, TokenTree] = {}
+        self._scored: dict[int, Call] = {}
         self._ids = itertools.count()
         if self.order < 1 or set(self.table.shape) != {self.vocab_size}:
             raise OutpaceError(f"a table needs two or more axes of one length, got shape {self.table.shape}")
@@ -79,50 +81,37 @@ class TableTarget:
             }
         return laws
 
-    def prefill(
-        self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]] | None = None
-    ) -> tuple[list[int], TableScores]:
-        """Cache the prompts in new rows; the scores are of their last tokens and of the drafts after them."""
-        for prompt in prompts:
-            if not prompt:
-                raise OutpaceError("the prompt is empty, accepted are prompts of 1 token or more")
-            if len(prompt) > self.context_length:
-                raise PromptTooLong(
-                    f"the prompt has {len(prompt)} tokens, the context holds {self.context_length}"
-                )
-            self._check_tokens(prompt)
-        rows = list(itertools.islice(self._ids, len(prompts)))
-        if drafts is not None:
-            self._rows.update((row, list(prompt[:-1])) for row, prompt in zip(rows, prompts, strict=True))
-            chains = [TokenTree.chain(p[-1], draft) for p, draft in zip(prompts, drafts, strict=True)]
-            return rows, self.score(rows, chains)
-        self._rows.update(zip(rows, map(list, prompts), strict=True))
-        roots = [TokenTree.root(prompt[-1]) for prompt in prompts]
-        return rows, TableScores(roots, [self.after(prompt)[None] for prompt in prompts])
+    def open(self, source: Source | None = None) -> int:
+        """A new row without tokens."""
+        refuse_source(source)
+        row = next(self._ids)
+        self._rows[row] = []
+        return row
 
-    def score(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> TableScores:
+    def score(self, calls: Sequence[Call]) -> TableScores:
         """Look up every node of every tree; nothing is committed."""
-        assert len(set(rows)) == len(rows) == len(trees), "one tree for each of different rows"
+        assert len({call.row for call in calls}) == len(calls), "different rows"
         logits = []
-        for row, tree in zip(rows, trees, strict=True):
-            cached, tokens = self._rows[row], tree.token_list
-            if len(cached) + tree.num_nodes > self.context_length:
-                raise OutpaceError(
-                    f"the row holds {len(cached)} tokens and {tree.num_nodes} were to be scored, "
-                    f"the context holds {self.context_length}"
-                )
-            self._check_tokens(tokens)
-            texts = [[*cached, *(tokens[i] for i in tree.path_to(node))] for node in range(tree.num_nodes)]
+        for call in calls:
+            cached, tree = self._rows[call.row], call.tree
+            check_room(len(cached), self.context_length, call)
+            self._check_tokens(call.pending)
+            self._check_tokens(tree.token_list)
+            before, tokens = [*cached, *call.pending[:-1]], tree.token_list
+            texts = [[*before, *(tokens[i] for i in tree.path_to(node))] for node in range(tree.num_nodes)]
             logits.append(np.stack([self.after(text) for text in texts]))
-        self._scored = dict(zip(rows, trees, strict=True))
-        return TableScores(list(trees), logits)
+        self._scored = {call.row: call for call in calls}
+        return TableScores([call.tree for call in calls], logits)
 
-    def keep(self, rows: Sequence[int], paths: Sequence[Sequence[int]]) -> None:
-        """Commit the roots of the last `score` of these rows and the given nodes after them."""
+    def keep(self, rows: Sequence[int], paths: Sequence[Kept]) -> None:
+        """Commit what was pending in the last `score`, of these rows, and the given nodes."""
         for row, path in zip(rows, paths, strict=True):
-            tree = self._scored.pop(row)
+            call = self._scored.pop(row)
+            tree = call.tree
             assert not path or tree.path_to(path[-1])[1:] == list(path), "a path leads down from the root"
-            self._rows[row] += [tree.token_list[node] for node in (0, *path)]
+            self._rows[row] += call.pending[:-1]
+            if path is not None:
+                self._rows[row] += [tree.token_list[node] for node in (0, *path)]
 
     def fork(self, row: int) -> int:
         """A new row with the same cached tokens."""

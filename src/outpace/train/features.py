@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from outpace.core.call import Call
 from outpace.core.contracts import Tapped
 from outpace.core.errors import OutpaceError
 from outpace.core.tree import TokenTree
@@ -137,16 +138,15 @@ def add_answers(
 
 def hidden_states(target: Tapped, token_ids: Sequence[int]) -> NDArray[np.float32]:
     """f32[N, D] at "final" behind every token of a text."""
-    rows, scores = target.prefill([token_ids[:1]])
-    parts = [scores.hidden("final")]
+    row, parts = target.open(), []
     try:
-        for first in range(1, len(token_ids), CHUNK):
+        for first in range(0, len(token_ids), CHUNK):
             chunk = token_ids[first : first + CHUNK]
-            scores = target.score(rows, [TokenTree.chain(chunk[0], chunk[1:])])
+            scores = target.score([Call.on(row, TokenTree.chain(chunk[0], chunk[1:]))])
             parts.append(scores.hidden("final"))
-            target.keep(rows, [range(1, len(chunk))])
+            target.keep([row], [range(1, len(chunk))])
     finally:
-        target.free(rows)
+        target.free([row])
     return np.concatenate(parts)
 
 

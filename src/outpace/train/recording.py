@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.contracts import Ask, RowScores, Step
+from outpace.core.call import Prompt
+from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 
 FINAL = "final"
@@ -22,7 +23,7 @@ class Recorder:
     def __init__(self) -> None:
         self.rows: list[list[NDArray[np.float16]]] = []
 
-    def start(self, prompt: Sequence[int], scores: RowScores) -> list[NDArray[np.float16]]:
+    def start(self, prompt: Prompt) -> list[NDArray[np.float16]]:
         """A new row."""
         self.rows.append([])
         return self.rows[-1]

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from outpace.core.contracts import Candidates
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
+from outpace.core.steps import Candidates
 from outpace.core.tree import TokenTree
 
 

@@ -19,9 +19,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from outpace.core.contracts import Candidates
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
+from outpace.core.steps import Candidates
 from outpace.core.tree import TokenTree
 from outpace.trees.template import best
 

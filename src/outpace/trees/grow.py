@@ -27,8 +27,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.contracts import Ask, Candidates, TreePolicy
+from outpace.core.contracts import TreePolicy
 from outpace.core.sampling import Sampling, edited, fresh_seed, gumbel, survivors, warp
+from outpace.core.steps import Ask, Candidates
 from outpace.core.tree import Draw, TokenTree
 
 Logits = NDArray[np.floating]

@@ -22,9 +22,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from outpace.core.contracts import Candidates
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
+from outpace.core.steps import Candidates
 from outpace.core.tree import TokenTree
 from outpace.trees.dynamic import joint
 from outpace.trees.template import best

@@ -22,10 +22,10 @@ from functools import cached_property
 
 import numpy as np
 
-from outpace.core.contracts import Candidates
 from outpace.core.costs import CallCosts
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
+from outpace.core.steps import Candidates
 from outpace.core.tree import TokenTree
 from outpace.trees.template import Ranks, Template
 

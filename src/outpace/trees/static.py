@@ -17,9 +17,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from outpace.core.contracts import Candidates
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
+from outpace.core.steps import Candidates
 from outpace.core.tree import TokenTree
 from outpace.trees.template import Ranks, Template
 

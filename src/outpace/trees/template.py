@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from outpace.core.contracts import Candidates
+from outpace.core.steps import Candidates
 from outpace.core.tree import TokenTree
 
 Ranks = tuple[int, ...]

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from outpace.core.contracts import RowScores, Step
+from outpace.core.call import Call, Prompt, Source
 from outpace.core.sampling import Sampling
+from outpace.core.steps import Step
 from outpace.core.tree import TokenTree
 from outpace.drafters.none import NoDraft
 from outpace.drafters.small_model import SmallModel
@@ -19,7 +20,7 @@ from outpace.rules import RULES
 from outpace.rules.match import Match
 from outpace.targets.table import TableTarget
 from outpace.trees import TREES
-from tests.fakes import Hostile, full_tree, hostile, whole
+from tests.fakes import Hostile, hostile, whole
 from tests.laws import FALSE_ALARM_RATE, g_test
 
 VOCAB_SIZE = 6
@@ -27,24 +28,14 @@ SAMPLING = Sampling(temperature=1.0, seed=7)
 PROMPTS = [[1, 2, 3, 1, 2], [4], [0, 0, 1]]
 
 
-class Opening(Hostile):
-    """Begins in the prompts' own call."""
+class Noting(TableTarget):
+    """Writes down the calls."""
 
-    opens = True
+    calls: list[Sequence[Call]]
 
-    def start(self, prompt: Sequence[int], scores: RowScores | None) -> Any:
-        assert scores is None
-        return super().start(prompt, scores)  # type: ignore[arg-type]
-
-
-class Prefills(TableTarget):
-    """Writes down the drafts that prompts are read with."""
-
-    drafts: Sequence[Sequence[int]] | None = None
-
-    def prefill(self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]] | None = None) -> Any:
-        self.drafts = drafts
-        return super().prefill(prompts, drafts)
+    def score(self, calls: Sequence[Call]) -> Any:
+        self.calls = [*getattr(self, "calls", []), calls]
+        return super().score(calls)
 
 
 @pytest.mark.parametrize("widths", ["[1,2]", "[2,2]", "[1,1]"])
@@ -75,10 +66,10 @@ def plain(max_tokens: int = 20) -> list[list[int]]:
     return [one.token_ids for one in alone]
 
 
-def knowing(num: int) -> Opening:
+def knowing(num: int) -> Hostile:
     """Drafts what comes next of the first prompt, `num` tokens."""
     text = [*PROMPTS[0], *plain()[0]]
-    return Opening(lambda ask, rng: TokenTree.chain(ask.root, text[ask.position + 1 :][:num]))
+    return Hostile(lambda ask, rng: TokenTree.chain(ask.root, text[ask.position + 1 :][:num]))
 
 
 def first(drafter: Hostile, max_tokens: int = 20) -> tuple[list[list[int]], Generation]:
@@ -89,14 +80,10 @@ def first(drafter: Hostile, max_tokens: int = 20) -> tuple[list[list[int]], Gene
     return [tokens for tokens, _ in pieces], generation
 
 
-def full_tree_of_2(ask: Any, rng: Any) -> TokenTree:
-    return full_tree(ask, VOCAB_SIZE, 2)
-
-
 @pytest.mark.parametrize("name", hostile(VOCAB_SIZE))
 def test_whatever_is_drafted_the_tokens_are_those_of_plain_decoding(name: str) -> None:
     target = TableTarget.random(vocab_size=VOCAB_SIZE)
-    drafter = Opening(hostile(VOCAB_SIZE)[name].draft)
+    drafter = Hostile(hostile(VOCAB_SIZE)[name].draft)
     batch = whole(generate_batch(target, drafter, Match(), requests()))[1]
     assert [one.token_ids for one in batch] == plain() and target.num_rows == 0
 
@@ -117,45 +104,47 @@ def test_a_draft_ends_where_the_answer_has_to() -> None:
     assert (stats.mean_accepted_length, stats.tokens_per_s) == (1.0, 0.0)
 
 
-def test_prompts_are_read_with_the_first_path_of_a_tree() -> None:
-    target = Prefills.random(vocab_size=VOCAB_SIZE)
-    assert isinstance(target, Prefills)
-    tree = Opening(lambda ask, rng: TokenTree([ask.root, 2, 5, 4, 1, 3], [-1, 0, 0, 1, 1, 2]))
-    for drafter, drafts in ((tree, [[2, 4]] * 3), (Opening(full_tree_of_2), [[0, 0]] * 3)):
-        whole(generate_batch(target, drafter, Match(), requests()))
-        assert target.drafts == drafts
+def test_prompts_are_read_with_the_whole_tree_behind_them() -> None:
+    target = Noting.random(vocab_size=VOCAB_SIZE)
+    assert isinstance(target, Noting)
+    shape = [-1, 0, 0, 1, 1, 2]
+    drafter = Hostile(lambda ask, rng: TokenTree([ask.root, 2, 5, 4, 1, 3], shape))
+    whole(generate_batch(target, drafter, Match(), requests()))
+    first = target.calls[0]
+    assert [list(call.pending) for call in first] == PROMPTS
+    assert all(call.tree.shape.parent_list == shape for call in first)
+    assert all(len(call.pending) == 1 for calls in target.calls[1:] for call in calls)
 
 
-def test_a_drafter_that_does_not_say_that_it_opens_sees_the_first_token_first() -> None:
-    class Late(Hostile):
-        def start(self, prompt: Sequence[int], scores: RowScores) -> Any:
-            assert scores is not None
-            return super().start(prompt, scores)
+def test_prompts_that_fill_a_call_are_read_in_chunks() -> None:
+    class Narrow(Noting):
+        max_nodes, chunk = 90, 7
 
-        def observe(self, states: Any, steps: Sequence[Step]) -> list[Any]:
-            seen.append([one.tree.num_nodes for one in steps])
-            return super().observe(states, steps)
+    target = Narrow.random(vocab_size=VOCAB_SIZE)
+    assert isinstance(target, Narrow)
+    prompts = [[n % VOCAB_SIZE for n in range(length)] for length in (40, 1, 7, 8, 23)]
+    batch = [Request(prompt, SAMPLING, 9) for prompt in prompts]
+    drafter = hostile(VOCAB_SIZE)["everything"]
+    together = whole(generate_batch(target, drafter, Match(), batch))[1]
+    assert max(sum(call.lead + call.tree.num_nodes for call in calls) for calls in target.calls) <= 90
+    assert max(len(call.pending) for calls in target.calls for call in calls) == 7
+    free = TableTarget.random(vocab_size=VOCAB_SIZE)
+    alone = [whole(generate(free, NoDraft(), Match(), one))[1] for one in batch]
+    assert [one.token_ids for one in together] == [one.token_ids for one in alone]
 
-    seen: list[list[int]] = []
-    target = Prefills.random(vocab_size=VOCAB_SIZE)
-    assert isinstance(target, Prefills)
-    late = Late(lambda ask, rng: TokenTree.chain(ask.root, [0]))
-    whole(generate_batch(target, late, Match(), requests()))
-    assert target.drafts is None and seen[0] == [1, 1, 1] and seen[1] == [2, 2, 2]
 
-
-class Leaky(Opening):
+class Leaky(Hostile):
     """Counts what is begun and stopped; fails where it is told to."""
 
     def __init__(self, method: str) -> None:
         super().__init__(lambda ask, rng: TokenTree.chain(ask.root, [0, 0]))
         self.method, self.held, self.left = method, 0, 1
 
-    def start(self, prompt: Sequence[int], scores: RowScores | None) -> Any:
+    def start(self, prompt: Prompt) -> Any:
         if self.method == "start" and self.held == 2:
             raise KeyboardInterrupt
         self.held += 1
-        return super().start(prompt, scores)
+        return super().start(prompt)
 
     def propose(self, states: Any, asks: Any) -> list[TokenTree]:
         if self.method == "propose":
@@ -174,13 +163,13 @@ class Leaky(Opening):
 class Full(TableTarget):
     """Has no room for a row."""
 
-    def prefill(self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]] | None = None) -> Any:
+    def open(self, source: Source | None = None) -> Any:
         raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("method", ["start", "propose", "observe", "prefill"])
+@pytest.mark.parametrize("method", ["start", "propose", "observe", "open"])
 def test_rows_and_states_are_given_back_when_it_fails(method: str) -> None:
-    target = (Full if method == "prefill" else TableTarget).random(vocab_size=VOCAB_SIZE)
+    target = (Full if method == "open" else TableTarget).random(vocab_size=VOCAB_SIZE)
     drafter = Leaky(method)
     with pytest.raises(KeyboardInterrupt):
         whole(generate_batch(target, drafter, Match(), requests()))

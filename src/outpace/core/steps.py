@@ -1,0 +1,222 @@
+"""What passes between the parts in a step: Ask, Scores, Verdict, Step, Candidates.
+
+Shapes: N nodes of a tree, V vocabulary, D width of a hidden state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outpace.core.call import Call
+from outpace.core.sampling import Edit, Sampling, edited, warp
+from outpace.core.tree import Draw, TokenTree
+
+Exactness = Literal["identical", "distribution", "lossy"]
+"""The strongest promise first: plain decoding's tokens for the same seed; its law on other paths; neither."""
+
+Editor = Callable[[TokenTree], Sequence[Edit | None]]
+"""Penalties, grammars, bans: what to add to the logits after each node, given the path to the node."""
+
+
+def weakest(*promises: Exactness) -> Exactness:
+    """The promise that is left when several parts make these."""
+    return max(promises, key=get_args(Exactness).index)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What the loop wants for one row: where a proposal starts, and what it may cost and look like.
+
+    root      the last committed token; the proposed tree's node 0 must carry it.
+    position  the root's absolute position.
+    sampling  how the target will choose; a drafter that knows its own law adds the same noise.
+    budget    at most so many drafted nodes (the root is free); the loop cuts off what goes beyond.
+    depth     at most so many levels below the root: as many as could still be kept.
+    edits     the row's logit edits, or None.
+    row       the row's number at the target. A drafter that is made of the target itself may `fork` it, or
+              `score` or `run` on it, if nothing is `unread`; it never keeps or frees it.
+    draw      how a drafter that has a law of its own should choose the children of a node; the rule's wish.
+    law       whether the rule reads the laws that drafts are drawn from. Where not, a drafter may leave them
+              out and choose as seems best to it: a "point" tree.
+    top       how many of the likeliest tokens after each node the drafter will ask for (its `reads_top`).
+    unread    committed tokens before the root that the row's cache does not hold yet, such as a prompt: the
+              call reads them too.
+    """
+
+    root: int
+    position: int
+    sampling: Sampling
+    budget: int
+    depth: int
+    edits: Editor | None = None
+    row: int = -1
+    draw: Draw = "without_replacement"
+    law: bool = True
+    top: int = 0
+    unread: Sequence[int] = ()
+
+    def call(self, tree: TokenTree) -> Call:
+        """What the row runs to have a proposed tree scored."""
+        return Call(self.row, [*self.unread, self.root], tree)
+
+
+class Scores(Protocol):
+    """The target's answer to one call: every row of the call, N_r nodes for row r.
+
+    Valid until the next `score` of the same target; `keep`, `fork` and `free` do not touch it.
+    Computed where the logits live; they move only when somebody asks.
+    """
+
+    def choose(
+        self,
+        samplings: Sequence[Sampling],
+        positions: Sequence[int],
+        edits: Sequence[Sequence[Edit | None] | None] | None = None,
+        top: int = 0,
+    ) -> list[list[int]]:
+        """The target's own choice after every node, as Python ints, one list per row.
+
+        `positions` are those of the rows' roots: the choice after a node of depth d has the noise of
+        position + d + 1. `edits`, per row and node, are added to the raw logits first. `top` announces that
+        `Scores.top` will be asked for so many, which is cheap to find on the way.
+        """
+
+    def logits(self, row: int, nodes: Sequence[int]) -> NDArray[np.float32]:
+        """f32[n, V]: raw logits (no edits, no temperature) after these nodes; the caller's own copy."""
+
+    def law(self, row: int, node: int, sampling: Sampling) -> NDArray[np.floating]:
+        """[V]: the law of the choice after a node, without edits; the caller's own copy."""
+
+    def top(self, row: int, nodes: Sequence[int], k: int) -> tuple[NDArray[np.integer], NDArray[np.floating]]:
+        """([n, k] ids, [n, k] raw logits): the likeliest tokens after nodes, lower id first on ties."""
+
+    def hidden(self, tap: str) -> NDArray[np.float32]:
+        """f32[sum of N_r, D]: hidden states at a tap, rows after one another."""
+
+
+class RowScores:
+    """One row's view of a call's scores, edits applied: all that a rule or a drafter sees of them."""
+
+    __slots__ = ("_call", "_row")
+
+    def __init__(self, call: ScoredCall, row: int) -> None:
+        self._call = call
+        self._row = row
+
+    @property
+    def choices(self) -> list[int]:
+        """The target's own choice after every node. A call's first reader computes those of all its rows."""
+        return self._call.choices()[self._row]
+
+    def logits(self, nodes: Sequence[int]) -> NDArray[np.float32]:
+        """f32[n, V]: raw logits after these nodes, without edits."""
+        return self._call.scores.logits(self._row, nodes)
+
+    def law(self, node: int, sampling: Sampling) -> NDArray[np.floating]:
+        """[V]: the law of the target's choice after a node, edits included."""
+        edits = self._call.edits[self._row]
+        if edits is None or edits[node] is None:
+            return self._call.scores.law(self._row, node, sampling)
+        return warp(edited(self.logits([node])[0], edits[node]), sampling)
+
+    def top(self, nodes: Sequence[int], k: int) -> tuple[NDArray[np.integer], NDArray[np.floating]]:
+        """([n, k] ids, [n, k] raw logits) of the likeliest tokens after nodes, without edits."""
+        return self._call.scores.top(self._row, nodes, k)
+
+    def hidden(self, tap: str) -> NDArray[np.float32]:
+        """f32[N, D]: hidden states of this row's nodes at a tap."""
+        start = sum(tree.num_nodes for tree in self._call.trees[: self._row])
+        return self._call.scores.hidden(tap)[start : start + self._call.trees[self._row].num_nodes]
+
+
+class ScoredCall:
+    """A call's scores together with what its choices depend on, so that one `choose` serves all rows.
+
+    This is the one place where logit edits enter.
+    """
+
+    __slots__ = ("_choices", "asks", "edits", "scores", "trees")
+
+    def __init__(self, scores: Scores, trees: Sequence[TokenTree], asks: Sequence[Ask]) -> None:
+        self.scores = scores
+        self.trees = trees
+        self.asks = asks
+        self.edits = [ask.edits and ask.edits(tree) for tree, ask in zip(trees, asks, strict=True)]
+        self._choices: list[list[int]] | None = None
+
+    def choices(self) -> list[list[int]]:
+        """Per row, the target's choice after every node."""
+        if self._choices is None:
+            samplings = [ask.sampling for ask in self.asks]
+            positions = [ask.position for ask in self.asks]
+            edits = None if all(row is None for row in self.edits) else self.edits
+            top = max(ask.top for ask in self.asks)
+            self._choices = self.scores.choose(samplings, positions, edits, top)
+        return self._choices
+
+    def rows(self) -> list[RowScores]:
+        """A view for each row."""
+        return [RowScores(self, row) for row in range(len(self.trees))]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A rule's judgement: `path` are the ids of the nodes kept after the root, `token` is the one more."""
+
+    path: Sequence[int]
+    token: int
+    exactness: Exactness
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of one row: all that a drafter may learn from. `scores` dies with the target's next call."""
+
+    tree: TokenTree
+    scores: RowScores
+    verdict: Verdict
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens that the step commits: the kept drafts and the one more."""
+        tokens = self.tree.token_list
+        return [*[tokens[node] for node in self.verdict.path], self.verdict.token]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What may be hung on a tree: for F of its nodes, K tokens each in the order of their draw.
+
+    nodes   the F nodes, ascending.
+    tokens  i32[F, K]; logq f32[F, K]: log-probabilities under the law, -inf where there is no such token.
+    laws    F laws f32[V] or f64[V], the drafter's after each node. Drawn from, they are those of the row's
+            sampling. In a "point" draw they tell what the target's choice will be, in the drafter's view, and
+            are missing (an empty list, and logq 0) where neither rule nor policy reads them.
+    draw    how the tokens were drawn from the laws.
+    """
+
+    nodes: Sequence[int]
+    tokens: NDArray[np.int32]
+    logq: NDArray[np.float32]
+    laws: Sequence[NDArray[np.floating]]
+    draw: Draw
+
+    def hang(self, tree: TokenTree, counts: Sequence[int]) -> TokenTree:
+        """The tree with the first counts[f] tokens of each node as its children, node by node.
+
+        Counts may depend on the paths to the nodes and on their laws. Counts that depend on the tokens drawn
+        here bias the draw: such a policy has to hang them all and `TokenTree.prune` the tree afterwards.
+        """
+        places = [(f, k) for f, count in enumerate(counts) for k in range(count) if self.logq[f, k] > -np.inf]
+        return tree.extend(
+            [self.nodes[f] for f, _ in places],
+            [int(self.tokens[place]) for place in places],
+            logq=[float(self.logq[place]) for place in places] if self.laws else None,
+            laws={} if self.draw == "point" else dict(zip(self.nodes, self.laws, strict=True)),
+            draw=self.draw,
+        )
