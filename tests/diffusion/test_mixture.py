@@ -97,3 +97,12 @@ def test_random_ones_are_the_same_for_the_same_seed() -> None:
 def test_bad_input(make, message) -> None:
     with pytest.raises(OutpaceError, match=message):
         make()
+
+
+@pytest.mark.parametrize(("dimensions", "shape"), [(1, (5,)), (2, (1,)), (2, (3,)), (2, (2, 2))])
+def test_states_of_other_dimensions_are_named(dimensions: int, shape: tuple[int, ...]) -> None:
+    """One dimension would spread over many without a word."""
+    model = GaussianMixture.random(dimensions, 2).denoiser(LEVELS[0])
+    process = diffusion.chain(LEVELS[0], prediction="epsilon")
+    with pytest.raises(OutpaceError, match=rf"states of shape \(4, .*accepted: \[n, {dimensions}\] are"):
+        diffusion.sample(model, process, shape, 4)

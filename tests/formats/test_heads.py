@@ -170,6 +170,18 @@ def test_every_fault_is_named(folder: Path, damage: Callable[[Path], None], mess
     assert "\n" not in str(raised.value) and str(folder) in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["hidden.weight", "hidden.bias", "output.weight", "output.bias"])
+def test_tensors_of_other_shapes_are_no_heads(name: str) -> None:
+    """They would be written, and refused at the next start."""
+    heads = random_heads(6, "sha256:x", num_heads=3)
+    with pytest.raises(AssertionError, match="tensors of shapes"):
+        Heads(heads.config, {**heads.tensors, name: heads.tensors[name][1:]}, None)
+    with pytest.raises(AssertionError, match="tensors of shapes"):
+        Heads(heads.config, {key: one for key, one in heads.tensors.items() if key != name}, None)
+    with pytest.raises(AssertionError, match="a list of tokens"):
+        Heads(heads.config, heads.tensors, np.zeros((2, 2), np.int32))
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"no folder of heads .*gone, accepted is what `outpace train"):
         read_heads(tmp_path / "gone")

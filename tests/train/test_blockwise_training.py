@@ -147,6 +147,33 @@ def test_the_loss_is_the_mean_over_heads(first: str, count: int, token_ids: Any)
     assert float(found.value.detach()) == pytest.approx(np.mean(means), rel=1e-4)
 
 
+class Misshapen(Seq2SeqBase):
+    """A base that gives states of a text as they are, or too few tokens ahead."""
+
+    def __init__(self, model: Any, spoil: Callable[[Any, Any], tuple[Any, Any]]) -> None:
+        super().__init__(model)
+        self.spoil = spoil
+
+    def states(self, batch: Any, num_heads: int) -> tuple[Any, Any]:
+        return self.spoil(*super().states(batch, num_heads))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda states, ahead: (states[None], ahead), r"states are \[n, D\]"),
+        (lambda states, ahead: (states[:, 1:], ahead), r"states are \[n, D\]"),
+        (lambda states, ahead: (states, ahead[:, :1]), "as many tokens ahead"),
+        (lambda states, ahead: (states, ahead[:-1]), "as many tokens ahead"),
+    ],
+)
+def test_a_base_of_ones_own_is_held_to_its_shapes(spoil: Any, message: str) -> None:
+    model = marian()
+    loss = BlockwiseLoss(Misshapen(model, spoil), random_layer(2), [0, 1], 2, 2, None, finetuned=False)
+    with pytest.raises(AssertionError, match=message):
+        loss(translation_batch(model), torch.Generator().manual_seed(7))
+
+
 def head_state(layer: Any, x: np.ndarray, learned: int) -> np.ndarray:
     """f64[D]: the residual layer of one learned head; the state itself for the identity."""
     if learned < 0:

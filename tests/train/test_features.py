@@ -19,6 +19,7 @@ from outpace.train.features import (  # noqa: E402
     TOKENS,
     FeatureBase,
     FeatureFile,
+    Features,
     add_answers,
     hidden_states,
 )
@@ -119,6 +120,16 @@ def test_what_is_no_file_is_named(tmp_path: Path, kind: str, name: str) -> None:
     SPECIAL[kind](tmp_path / name)
     with pytest.raises(OutpaceError, match=f"{name}|cannot write"):
         FeatureFile(tmp_path, WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("states", "tokens", "ends"), [((4,), 4, [4]), ((4, 3), 3, [3]), ((4, 3), 4, [3]), ((4, 3), 4, [2, 5])]
+)
+def test_features_that_do_not_fit_together_are_none(
+    states: tuple[int, ...], tokens: int, ends: list[int]
+) -> None:
+    with pytest.raises(AssertionError, match=r"a state for every token|end with the last token"):
+        Features(np.zeros(states, np.float16), np.zeros(tokens, np.int32), np.array(ends, np.int64))
 
 
 def test_nothing_to_read_is_named(tmp_path: Path) -> None:

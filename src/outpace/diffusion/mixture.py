@@ -65,7 +65,13 @@ class GaussianMixture:
         return self.means[chosen] + self.width * noise
 
     def clean(self, states: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        """f64[n, D]: the expected clean samples of states f64[n, D] at levels f64[n]."""
+        """f64[n, D]: the expected clean samples of states f64[n, D] at levels f64[n].
+
+        Raises OutpaceError for states of other dimensions.
+        """
+        if states.ndim != 2 or states.shape[1] != self.means.shape[1]:
+            accepted = f"[n, {self.means.shape[1]}]"
+            raise OutpaceError(f"states of shape {tuple(states.shape)} are not accepted: {accepted} are")
         alpha, sigma = alpha[:, None], sigma[:, None]
         variance = (alpha * self.width) ** 2 + sigma**2
         means = self.means.to(states.device)

@@ -77,6 +77,11 @@ class Heads:
     tensors: Mapping[str, NDArray[np.float32]]
     token_ids: NDArray[np.int32] | None
 
+    def __post_init__(self) -> None:
+        shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
+        assert shapes == self.config.shapes(), f"tensors of shapes {shapes}, not {self.config.shapes()}"
+        assert self.token_ids is None or self.token_ids.ndim == 1, "a list of tokens"
+
 
 def read_heads(folder: str | Path) -> Heads:
     """The heads in a folder; FormatError where they are missing, truncated or something else."""

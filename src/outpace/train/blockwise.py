@@ -236,6 +236,8 @@ class BlockwiseLoss:
     def __call__(self, batch: Any, random: torch.Generator) -> Loss:
         with torch.set_grad_enabled(self._finetuned):
             states, ahead = self._base.states(batch, self._num_heads)
+        assert states.shape == (len(states), self._layer.hidden_size), "states are [n, D]"
+        assert ahead.shape == (len(states), self._num_heads), "as many tokens ahead of each state as heads"
         if self._number is not None:
             ahead = torch.where(ahead < 0, ahead, self._number[ahead.clamp(min=0)])
         picked = torch.randperm(len(self._trained), generator=random)[: self._count].tolist()

@@ -116,6 +116,10 @@ class Features:
     tokens: NDArray[np.int32]
     ends: NDArray[np.int64]
 
+    def __post_init__(self) -> None:
+        assert self.states.ndim == 2 and self.tokens.shape == self.states.shape[:1], "a state for every token"
+        assert self.ends.ndim == 1 and self.ends[-1] == len(self.tokens), "texts that end with the last token"
+
 
 def add_answers(
     file: FeatureFile,
