@@ -14,10 +14,10 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch.nn.functional import mse_loss
 
-from experiments.averages import train_averaged
 from experiments.diffusion.scales import Network
+from experiments.kit.averages import train_averaged
+from experiments.kit.trainings import train_within
 from experiments.superres.pictures import Pictures
-from experiments.trainings import train_within
 from outpace.progress import Progress
 from outpace.train.checkpoint import Checkpoint
 from outpace.train.loop import Loss, Plan

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.debian import Apt
+from experiments.kit.debian import Apt
 from outpace.core.errors import OutpaceError
 
 DIGITS_FILE = "digits.npz"

@@ -27,10 +27,10 @@ from experiments.diffusion.measure import Measure, draw
 from experiments.diffusion.scales import QUARTER, ImageScale, Network
 from experiments.diffusion.settings import Chain, Setting, Sweep
 from experiments.diffusion.two_sample import ALARM_RATE, energy_test, permutations_for
-from experiments.results import Record, Results
+from experiments.kit.results import Record, Results
+from experiments.kit.trainings import duration_of, short_fingerprint
 from experiments.superres import pictures
 from experiments.superres.pictures import Pictures
-from experiments.trainings import duration_of, short_fingerprint
 from outpace.diffusion import chain, ddpm_levels
 from outpace.diffusion.folders import load_pipeline
 from outpace.diffusion.pipelines import accelerate

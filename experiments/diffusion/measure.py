@@ -30,7 +30,7 @@ from experiments.diffusion.settings import (
     make_draft,
     make_window,
 )
-from experiments.results import Record, Results
+from experiments.kit.results import Record, Results
 from outpace.diffusion import Samples, Stats, sample
 from outpace.diffusion.measure import call_times, fitted_price
 from outpace.diffusion.process import Model, Process

@@ -16,7 +16,7 @@ from experiments.diffusion.measure import Measure
 from experiments.diffusion.scales import MERGED, PERTURBED, MixtureScale
 from experiments.diffusion.settings import Chain
 from experiments.diffusion.two_sample import ALARM_RATE, energy_test, permutations_for
-from experiments.results import Record, Results
+from experiments.kit.results import Record, Results
 from outpace.core.errors import OutpaceError
 from outpace.diffusion import Levels, chain, linear_interpolant, variance_exploding, variance_preserving
 from outpace.diffusion.mixture import GaussianMixture

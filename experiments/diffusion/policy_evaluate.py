@@ -31,8 +31,8 @@ from experiments.diffusion.policy_train import POLICY
 from experiments.diffusion.scales import PolicyScale
 from experiments.diffusion.settings import Setting, make_window
 from experiments.diffusion.two_sample import ALARM_RATE, permutations_for
-from experiments.results import Record, Results
-from experiments.trainings import duration_of, short_fingerprint
+from experiments.kit.results import Record, Results
+from experiments.kit.trainings import duration_of, short_fingerprint
 from outpace.diffusion import Samples, sample
 from outpace.diffusion.names import make_draft
 from outpace.formats.json_files import json_file

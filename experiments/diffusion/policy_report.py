@@ -14,9 +14,9 @@ from experiments.diffusion.scales import Scale
 from experiments.diffusion.sections import Fields, common_fields
 from experiments.diffusion.settings import Chain, Setting
 from experiments.diffusion.tables import Found
-from experiments.markdown import spread, table
-from experiments.plots import plot_acceptance
-from experiments.results import Record, Results
+from experiments.kit.markdown import spread, table
+from experiments.kit.plots import plot_acceptance
+from experiments.kit.results import Record, Results
 
 RESAMPLES = 10_000
 COVERED = 0.95  # by the bootstrap's intervals

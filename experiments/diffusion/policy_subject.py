@@ -14,7 +14,7 @@ from experiments.diffusion.policy_task import PushT
 from experiments.diffusion.policy_train import POLICY
 from experiments.diffusion.settings import Chain
 from experiments.diffusion.two_sample import grouped_energy_test
-from experiments.results import Record
+from experiments.kit.results import Record
 from outpace.core.errors import OutpaceError
 from outpace.diffusion.process import Model, Process
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from experiments.averages import train_averaged
 from experiments.diffusion.policy_demos import Demonstrations, make_demonstrations
 from experiments.diffusion.policy_model import (
     PREDICTION,
@@ -23,7 +22,8 @@ from experiments.diffusion.policy_model import (
     told,
 )
 from experiments.diffusion.scales import PolicyScale
-from experiments.trainings import train_within
+from experiments.kit.averages import train_averaged
+from experiments.kit.trainings import train_within
 from outpace.progress import Progress
 from outpace.train.checkpoint import Checkpoint
 from outpace.train.loop import Loss, Plan

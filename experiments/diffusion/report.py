@@ -14,9 +14,9 @@ from string import Template
 from experiments.diffusion.policy_report import policy_section
 from experiments.diffusion.scales import SCALES, WORK, Scale
 from experiments.diffusion.sections import Fields, images_section, mixtures_section
-from experiments.markdown import runs_table
-from experiments.reports import is_newer, report_command
-from experiments.results import RESULTS, Results
+from experiments.kit.markdown import runs_table
+from experiments.kit.reports import is_newer, report_command
+from experiments.kit.results import RESULTS, Results
 
 REPORT = "REPORT.md"
 HERE = Path(__file__).parent

@@ -26,7 +26,7 @@ from experiments.diffusion.policy_task import PushT
 from experiments.diffusion.policy_train import train_policy
 from experiments.diffusion.report import write_report
 from experiments.diffusion.scales import DIGITS, PATCHES, SCALES, WORK, Scale
-from experiments.results import RESULTS, Results, check_device, run_record
+from experiments.kit.results import RESULTS, Results, check_device, run_record
 from experiments.superres import pictures
 from experiments.superres.prepare import APT, prepare
 from outpace.core.errors import OutpaceError

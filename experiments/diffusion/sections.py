@@ -11,10 +11,10 @@ from experiments.diffusion.mixtures import subject_name
 from experiments.diffusion.scales import Scale
 from experiments.diffusion.settings import Sweep
 from experiments.diffusion.tables import Found
-from experiments.grids import draw_grid
-from experiments.markdown import table
-from experiments.plots import plot_acceptance
-from experiments.results import Record, Results
+from experiments.kit.grids import draw_grid
+from experiments.kit.markdown import table
+from experiments.kit.plots import plot_acceptance
+from experiments.kit.results import Record, Results
 
 Fields = dict[str, str]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from experiments.results import Record
+from experiments.kit.results import Record
 from outpace.diffusion import Independent, names
 from outpace.diffusion.drafts import Draft
 from outpace.diffusion.process import Model

@@ -9,8 +9,8 @@ from typing import Any
 
 from experiments.diffusion.settings import Chain, Setting, Sweep
 from experiments.diffusion.two_sample import ALARM_RATE, holm
-from experiments.markdown import spread, table
-from experiments.results import Record, Results
+from experiments.kit.markdown import spread, table
+from experiments.kit.results import Record, Results
 
 PRICED_STATES = (2, 4, 8, 16)
 

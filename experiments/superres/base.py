@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from experiments.kit.trainings import PACE_STEPS, announce, measured_once, precision_of
 from experiments.superres import pictures
 from experiments.superres.pictures import PATCHES, WORK, Pictures
 from experiments.superres.scales import SCALES, Scale
-from experiments.trainings import PACE_STEPS, announce, measured_once, precision_of
 from outpace.core.errors import OutpaceError
 from outpace.progress import progress_bar
 from outpace.targets.pixel_model import PixelModel

@@ -21,14 +21,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from experiments.results import RESULTS, Record, Results, run_record
+from experiments.kit.results import RESULTS, Record, Results, run_record
+from experiments.kit.trainings import duration_of, short_fingerprint
 from experiments.superres import pictures
 from experiments.superres.base import BASE, mean_bits
 from experiments.superres.decoding import decode
 from experiments.superres.heads import Training, trainings
 from experiments.superres.pictures import Pictures
 from experiments.superres.scales import Scale
-from experiments.trainings import duration_of, short_fingerprint
 from outpace.core.contracts import Drafter
 from outpace.drafters.blockwise import Blockwise
 from outpace.drafters.jacobi import Jacobi

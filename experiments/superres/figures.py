@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.grids import draw_grid
-from experiments.results import Record, Results
+from experiments.kit.grids import draw_grid
+from experiments.kit.results import Record, Results
 
 
 def draw_pictures(path: Path, results: Results, model: str) -> None:

@@ -14,18 +14,18 @@ from typing import Literal
 
 import numpy as np
 
-from experiments.superres import pictures
-from experiments.superres.base import BASE
-from experiments.superres.own import OWN, write_own
-from experiments.superres.pictures import Pictures
-from experiments.superres.scales import Scale
-from experiments.trainings import (
+from experiments.kit.trainings import (
     duration_of,
     precision_of,
     short_fingerprint,
     steps_before,
     train_within,
 )
+from experiments.superres import pictures
+from experiments.superres.base import BASE
+from experiments.superres.own import OWN, write_own
+from experiments.superres.pictures import Pictures
+from experiments.superres.scales import Scale
 from outpace.formats.heads import read_heads
 from outpace.progress import Progress
 from outpace.targets.pixel_model import NUM_LEVELS, PixelModel

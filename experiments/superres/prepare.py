@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
-from experiments.debian import Apt
+from experiments.kit.debian import Apt
 from experiments.superres.photographs import PHOTOGRAPHS, Photograph
 from experiments.superres.pictures import PATCHES, SIDE, SOURCES, WORK, luminance
 from outpace.core.errors import OutpaceError

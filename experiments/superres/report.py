@@ -12,10 +12,10 @@ from pathlib import Path
 from statistics import mean
 from string import Template
 
-from experiments.markdown import runs_table, spread, table
-from experiments.plots import Series, plot_over_heads
-from experiments.reports import is_newer, report_command
-from experiments.results import RESULTS, Record, Results
+from experiments.kit.markdown import runs_table, spread, table
+from experiments.kit.plots import Series, plot_over_heads
+from experiments.kit.reports import is_newer, report_command
+from experiments.kit.results import RESULTS, Record, Results
 from experiments.superres.figures import draw_pictures
 from experiments.superres.pictures import WORK
 from experiments.superres.scales import SCALES

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.results import check_device
+from experiments.kit.results import check_device
 from experiments.superres.base import BASE, train_base
 from experiments.superres.evaluate import evaluate
 from experiments.superres.heads import train_heads

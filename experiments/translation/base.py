@@ -20,7 +20,7 @@ from typing import Any
 import sacrebleu
 import torch
 
-from experiments.trainings import announce, is_finished, measured_once, short_fingerprint
+from experiments.kit.trainings import announce, is_finished, measured_once, short_fingerprint
 from experiments.translation import corpus
 from experiments.translation.model import Batches, Examples, load_model, new_model, translate
 from experiments.translation.pieces import MODEL, Pieces, train_pieces

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from experiments.trainings import short_fingerprint
+from experiments.kit.trainings import short_fingerprint
 from experiments.translation import corpus
 from experiments.translation.base import BASE, TEACHER
 from experiments.translation.corpus import Segment

@@ -25,8 +25,8 @@ from typing import Any
 
 import torch
 
-from experiments.results import RESULTS, Record, Results, run_record
-from experiments.trainings import duration_of, short_fingerprint
+from experiments.kit.results import RESULTS, Record, Results, run_record
+from experiments.kit.trainings import duration_of, short_fingerprint
 from experiments.translation import bleu, corpus
 from experiments.translation.base import BASE, TEACHER
 from experiments.translation.corpus import Segment

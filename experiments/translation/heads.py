@@ -13,7 +13,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.trainings import (
+from experiments.kit.trainings import (
     is_finished,
     precision_of,
     short_fingerprint,

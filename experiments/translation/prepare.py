@@ -18,7 +18,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from experiments.debian import Apt, Package
+from experiments.kit.debian import Apt, Package
 from experiments.translation import catalogues, clean, corpus, documents
 from experiments.translation.corpus import Segment
 from experiments.translation.packages import PACKAGES

@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from string import Template
 
-from experiments.markdown import runs_table
-from experiments.plots import Series, plot_over_heads
-from experiments.reports import is_newer, report_command
-from experiments.results import RESULTS, Results
+from experiments.kit.markdown import runs_table
+from experiments.kit.plots import Series, plot_over_heads
+from experiments.kit.reports import is_newer, report_command
+from experiments.kit.results import RESULTS, Results
 from experiments.translation import paper, tables
 from experiments.translation.heads import HEADS_FIRST, TOKENS_PART
 from experiments.translation.prepare import WORK

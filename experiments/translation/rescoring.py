@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.results import Results
+from experiments.kit.results import Results
 from experiments.translation import corpus
 from experiments.translation.decoding import Ids, accelerated, in_batches
 from experiments.translation.heads import BASES, Training, segments_of

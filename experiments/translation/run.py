@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import transformers
 
-from experiments.results import check_device
+from experiments.kit.results import check_device
 from experiments.translation.base import DISTILLED, train_base, train_bases
 from experiments.translation.distil import distil_corpus, distilled_segments
 from experiments.translation.evaluate import evaluate

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.results import Record
+from experiments.kit.results import Record
 from experiments.translation.heads import Data, Training, trainings
 from experiments.translation.scales import Scale
 

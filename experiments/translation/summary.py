@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.results import Record, Results
+from experiments.kit.results import Record, Results
 from experiments.translation import bleu
 from experiments.translation.heads import BASES, Data
 from experiments.translation.settings import NONE

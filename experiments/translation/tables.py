@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.markdown import spread, table
-from experiments.results import Results
+from experiments.kit.markdown import spread, table
+from experiments.kit.results import Results
 from experiments.translation import paper
 from experiments.translation.heads import BASES
 from experiments.translation.settings import LATTICE, MIN_BLOCK, TOP2, TOP3, TREE

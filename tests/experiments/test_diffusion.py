@@ -26,7 +26,7 @@ from experiments.diffusion.mixtures import MixtureSubject, merged
 from experiments.diffusion.scales import DIGITS, MERGED, PATCHES, QUARTER, SCALES
 from experiments.diffusion.settings import Chain, Setting, Sweep
 from experiments.diffusion.tables import Found, times_text
-from experiments.results import Record, Results
+from experiments.kit.results import Record, Results
 from outpace.core.errors import OutpaceError
 from outpace.diffusion import accelerate
 from outpace.diffusion.folders import load_pipeline

@@ -56,7 +56,7 @@ from experiments.diffusion.policy_train import POLICY
 from experiments.diffusion.scales import SCALES
 from experiments.diffusion.settings import Setting
 from experiments.diffusion.two_sample import energy_test
-from experiments.results import Record, Results
+from experiments.kit.results import Record, Results
 from outpace.diffusion import Samples, Stats, sample
 from tests.experiment_runs import state
 

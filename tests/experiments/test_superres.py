@@ -15,13 +15,13 @@ pytest.importorskip("matplotlib")
 import torch
 from PIL import Image
 
-from experiments.results import Results
+from experiments.kit.results import Results
+from experiments.kit.trainings import steps_for
 from experiments.superres import heads, pictures, run
 from experiments.superres.evaluate import DISTANCE, EXACT, HEADS, JACOBI, Subject, settings_of
 from experiments.superres.heads import trainings
 from experiments.superres.report import PAPER
 from experiments.superres.scales import SCALES
-from experiments.trainings import steps_for
 from outpace.core.errors import OutpaceError
 from outpace.targets.hf_taps import model_fingerprint
 from outpace.targets.pixel_model import PixelConfig, PixelModel

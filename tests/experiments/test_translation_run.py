@@ -16,7 +16,7 @@ pytest.importorskip("sacrebleu")
 import sacrebleu
 from PIL import Image
 
-from experiments.results import Results
+from experiments.kit.results import Results
 from experiments.translation import bleu, corpus, distil, heads, paper, run
 from experiments.translation.corpus import Segment
 from experiments.translation.heads import BASES, trainings

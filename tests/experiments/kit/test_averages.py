@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch")
 import torch
 
-from experiments.averages import FORGET, train_averaged
+from experiments.kit.averages import FORGET, train_averaged
 from outpace.train.checkpoint import Checkpoint
 from outpace.train.loop import Loss, Plan
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median, quantiles
 
-from experiments.results import Results
+from experiments.kit.results import Results
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
