@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 
 def synthetic(count: int, seed: int) -> np.ndarray:
@@ -21,3 +22,13 @@ def state(work: Path) -> dict[str, tuple[int, bytes]]:
     """Every file, with when it was written and what it holds."""
     files = [path for path in work.rglob("*") if path.is_file()]
     return {str(path.relative_to(work)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def check_report(folder: Path, *figures: str) -> str:
+    """Its text: all fields are filled in, no path of this machine, and figures that are more than a dot."""
+    report = (folder / "REPORT.md").read_text()
+    assert "$" not in report and str(folder.parent) not in report
+    for name in figures:
+        with Image.open(folder / name) as image:
+            assert min(image.size) > 60
+    return report

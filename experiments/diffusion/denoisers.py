@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch.nn.functional import mse_loss
 
 from experiments.diffusion.scales import Network
-from experiments.kit.averages import train_averaged
-from experiments.kit.trainings import train_within
+from experiments.kit.averages import train_averaged_within
+from experiments.kit.trainings import LossOf
 from experiments.superres.pictures import Pictures
-from outpace.progress import Progress
-from outpace.train.checkpoint import Checkpoint
-from outpace.train.loop import Loss, Plan
+from outpace.train.loop import Loss
 
 PIPELINE = "pipeline"
 
@@ -38,14 +37,7 @@ def train_denoiser(
     """Into folder/pipeline, unless it is there. steps: in place of minutes."""
     scheduler = make_scheduler()
 
-    def run(where: Path, steps: int, progress: Progress | None) -> None:
-        plan = Plan(steps, network.lr, seed=seed)
-        checkpoint = Checkpoint(where, {"data": images.data_hash, **asdict(plan), **asdict(network)})
-        if "finished" in checkpoint.run:
-            return
-        torch.manual_seed(seed)
-        model = make_unet(network).to(device).train()
-
+    def loss_of(model: UNet2DModel) -> LossOf:
         def loss(step: int, random: torch.Generator) -> Loss:
             picked = images.batch(network.batch, seed, step)["labels"]
             clean = as_tensor(picked.reshape(-1, network.side, network.side, network.channels))
@@ -56,12 +48,23 @@ def train_denoiser(
             said = model(noisy.to(device), times.to(device)).sample
             return Loss(mse_loss(said, wanted.to(device)), picked.numel())
 
-        averaged = train_averaged(model, loss, plan, checkpoint, progress=progress)
-        DDPMPipeline(averaged.cpu(), scheduler).save_pretrained(where / PIPELINE)
-        checkpoint.note(finished=True, passes=round(plan.steps * network.batch / len(images.large), 2))
-        checkpoint.done()
+        return loss
 
-    train_within(minutes, folder, run, steps=steps)
+    def finish(model: UNet2DModel, where: Path, steps: int) -> dict[str, Any]:
+        DDPMPipeline(model, scheduler).save_pretrained(where / PIPELINE)
+        return {"passes": round(steps * network.batch / len(images.large), 2)}
+
+    train_averaged_within(
+        minutes,
+        folder,
+        lambda: make_unet(network).to(device).train(),
+        loss_of,
+        finish,
+        settings={"data": images.data_hash, **asdict(network)},
+        lr=network.lr,
+        steps=steps,
+        seed=seed,
+    )
 
 
 def make_unet(network: Network) -> UNet2DModel:

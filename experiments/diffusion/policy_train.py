@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,11 +23,8 @@ from experiments.diffusion.policy_model import (
     told,
 )
 from experiments.diffusion.scales import PolicyScale
-from experiments.kit.averages import train_averaged
-from experiments.kit.trainings import train_within
-from outpace.progress import Progress
-from outpace.train.checkpoint import Checkpoint
-from outpace.train.loop import Loss, Plan
+from experiments.kit.averages import train_averaged_within
+from outpace.train.loop import Loss
 
 POLICY, DEMONSTRATIONS = "policy", "demonstrations"
 LR, WEIGHT_DECAY = 1e-3, 1e-4
@@ -40,31 +38,36 @@ def train_policy(folder: Path, scale: PolicyScale, *, device: str = "cpu", seed:
     demonstrations = make_demonstrations(folder / DEMONSTRATIONS, scale.demonstrations, processes=processes)
     examples = Examples(demonstrations, device)
 
-    def run(where: Path, steps: int, progress: Progress | None) -> None:
-        plan = Plan(steps, LR, weight_decay=WEIGHT_DECAY, seed=seed)
-        config = PolicyConfig(scale.width, scale.num_blocks)
-        settings = {"data": demonstrations.data_hash, "batch": BATCH, "prediction": PREDICTION}
-        checkpoint = Checkpoint(where, {**settings, **asdict(plan), **asdict(config)})
-        if "finished" in checkpoint.run:
-            return
-        torch.manual_seed(seed)
+    config = PolicyConfig(scale.width, scale.num_blocks)
+
+    def new() -> Policy:
         model = Policy(config)
         model.learn_scales(examples.told.cpu(), examples.sequences.cpu())
-        model.to(device)
-        averaged = train_averaged(
-            model, lambda _, random: examples.loss(model, random), plan, checkpoint, progress=progress
-        )
-        averaged.cpu().save(where)
+        return model.to(device)
+
+    def finish(model: Policy, where: Path, steps: int) -> dict[str, Any]:
+        model.save(where)
         facts = {
             "tried": demonstrations.tried,
             "kept": len(demonstrations.lengths),
             "mean_length": round(float(demonstrations.lengths.mean()), 1),
-            "passes": round(plan.steps * BATCH / len(examples.told), 2),
+            "passes": round(steps * BATCH / len(examples.told), 2),
         }
-        checkpoint.note(finished=True, demonstrations=facts)
-        checkpoint.done()
+        return {"demonstrations": facts}
 
-    train_within(scale.minutes, folder / POLICY, run, steps=scale.steps)
+    settings = {"data": demonstrations.data_hash, "batch": BATCH, "prediction": PREDICTION}
+    train_averaged_within(
+        scale.minutes,
+        folder / POLICY,
+        new,
+        lambda model: lambda _, random: examples.loss(model, random),
+        finish,
+        settings={**settings, **asdict(config)},
+        lr=LR,
+        weight_decay=WEIGHT_DECAY,
+        steps=scale.steps,
+        seed=seed,
+    )
 
 
 class Examples:

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from string import Template
 
 from experiments.diffusion.policy_report import policy_section
 from experiments.diffusion.scales import SCALES, WORK, Scale
 from experiments.diffusion.sections import Fields, images_section, mixtures_section
 from experiments.kit.markdown import runs_table
-from experiments.kit.reports import is_newer, report_command
-from experiments.kit.results import RESULTS, Results
+from experiments.kit.reports import filled, report_command, write_report
+from experiments.kit.results import Results
 
-REPORT = "REPORT.md"
 HERE = Path(__file__).parent
 SECTIONS: dict[str, Callable[[Results, Path, Scale], Fields | None]] = {
     "mixtures": mixtures_section,
@@ -29,32 +27,29 @@ SECTIONS: dict[str, Callable[[Results, Path, Scale], Fields | None]] = {
 
 
 def main() -> None:
-    report_command(__doc__, WORK, SCALES, lambda folder, to, scale: write_report(folder, to, SCALES[scale]))
+    report_command(__doc__, SCALES, WORK, report)
 
 
-def write_report(folder: Path, to: Path, scale: Scale) -> None:
+def report(folder: Path, to: Path, scale: Scale) -> None:
     """The report of folder/results.jsonl, unless there is one that is newer."""
-    path, source = to / REPORT, folder / RESULTS
-    templates = [HERE / "REPORT.template.md", *(HERE / f"{part}.template.md" for part in SECTIONS)]
-    if is_newer(path, source, templates, run="python -m experiments.diffusion.run"):
-        return
-    results = Results(source)
-    to.mkdir(parents=True, exist_ok=True)
-    parts = {part: _section(part, results, to, scale) for part in SECTIONS}
-    path.write_text(_filled("REPORT", {"runs": runs_table(results), **parts}), encoding="utf-8")
-    print(f"{path}", flush=True)
+
+    def text(results: Results) -> str:
+        parts = {part: _section(part, results, to, scale) for part in SECTIONS}
+        return filled(_template("REPORT"), {"runs": runs_table(results), **parts})
+
+    templates = [_template(name) for name in ("REPORT", *SECTIONS)]
+    write_report(folder, to, templates, text, run="experiments.diffusion.run")
 
 
 def _section(part: str, results: Results, to: Path, scale: Scale) -> str:
     fields = SECTIONS[part](results, to, scale)
     if fields is None:
         return f"## {part.capitalize()}\n\nNot measured in this run (`--part {part}`)."
-    return _filled(part, fields).rstrip()
+    return filled(_template(part), fields).rstrip()
 
 
-def _filled(template: str, fields: Fields) -> str:
-    text = (HERE / f"{template}.template.md").read_text(encoding="utf-8")
-    return Template(text).substitute(fields)
+def _template(part: str) -> Path:
+    return HERE / f"{part}.template.md"
 
 
 if __name__ == "__main__":

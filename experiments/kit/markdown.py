@@ -34,3 +34,17 @@ def spread(ratios: Sequence[float]) -> str:
         return f"{median(ratios):.2f}"
     low, middle, high = quantiles(ratios, n=4, method="inclusive")
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+def exactness(num: int, margins: Sequence[float], *, what: str, token: str) -> str:
+    """How many of `num` outputs of the exact rule are greedy's, and how near a tie the others parted from it.
+
+    margins  of each of the others, by how much the model prefers greedy's token.
+    """
+    text = f"{num - len(margins)} of {num} {what} with the exact rule are greedy's own"
+    if not margins:
+        return f"{text}."
+    return (
+        f"{text}; where another one parts from it, the model prefers greedy's {token} by a logit of "
+        f"{max(margins):.1g} at most."
+    )

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from time import perf_counter
+from typing import Any, TypeVar
+
+import torch
 
 from outpace.core.errors import OutpaceError
 from outpace.progress import Progress, progress_bar
 from outpace.targets.hf_taps import model_fingerprint
-from outpace.train.checkpoint import RUN
+from outpace.train.checkpoint import RUN, Checkpoint
+from outpace.train.loop import Loss, Plan, train
 from outpace.train.origin import unlike
-from outpace.train.precision import Precision
+from outpace.train.precision import Precision, faster_precision
 
-PACE = "pace.json"
+PACE, FINISHED = "pace.json", "finished"
 PACE_STEPS = 24  # the first ones allocate
 
+LossOf = Callable[[int, torch.Generator], Loss]
+Module = TypeVar("Module", bound=torch.nn.Module)
 Run = Callable[[Path, int, Progress | None], None]
 """Train for so many steps into a folder, with a progress bar or none."""
 
@@ -33,9 +41,63 @@ def train_within(minutes: float, folder: Path, run: Run, *, steps: int | None = 
 
     number = steps_for(minutes, folder, step_seconds, steps=steps)
     if not is_finished(folder):
-        announce(folder.name, number, minutes)
+        _announce(folder.name, number, minutes)
     with progress_bar() as progress:
         run(folder, number, progress)
+
+
+def train_base(
+    where: Path,
+    new: Callable[[], Module],
+    loss: Callable[[Module, Precision], LossOf],
+    finish: Callable[[Module, int], dict[str, Any]],
+    *,
+    settings: dict[str, Any],
+    lr: float,
+    minutes: float,
+    steps: int | None,
+    seed: int,
+    weight_decay: float = 0.0,
+) -> None:
+    """Train the model that heads are put on, or on from where that was killed.
+
+    new     the model at its beginning, on its device. loss: of a model whose products have a precision.
+    finish  saves a model that has made so many steps, and judges it: facts for its run.json.
+    steps   in place of minutes; else how many fit is measured once, on a model that is thrown away.
+    """
+
+    def measure() -> dict[str, Any]:
+        model = new()
+        precision, number = faster_precision(next(model.parameters()).device), steps
+        if number is None:
+            number = max(1, round(60 * minutes / _step_seconds(model, loss(model, precision))))
+        return {"precision": precision, "steps": number}
+
+    pace = _measured_once(where, measure)
+    plan = Plan(int(pace["steps"]), lr, weight_decay=weight_decay, seed=seed)
+    checkpoint = Checkpoint(where, {**settings, "precision": pace["precision"], **asdict(plan)})
+    _announce(where.name, plan.steps, 0 if steps else minutes)
+    model = new().train()
+    with progress_bar() as progress:
+        train([model], loss(model, pace["precision"]), plan, checkpoint, progress=progress)
+    facts = finish(model.eval(), plan.steps)
+    checkpoint.note(**facts)
+    checkpoint.done()
+    print(f"{where.name}: " + ", ".join(f"{name} {value}" for name, value in facts.items()), flush=True)
+
+
+def _step_seconds(model: torch.nn.Module, loss: LossOf) -> float:
+    """The median time of a training step."""
+    optimizer, times = torch.optim.AdamW(model.train().parameters()), []
+    for step in range(PACE_STEPS):
+        began = perf_counter()
+        one = loss(step, torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        one.value.backward()
+        optimizer.step()
+        float(one.value.detach())  # wait for the device
+        times.append(perf_counter() - began)
+    return median(times)
 
 
 def steps_for(
@@ -48,7 +110,7 @@ def steps_for(
     def measure() -> dict[str, Any]:
         return {"minutes": minutes, "steps": max(1, round(60 * minutes / step_seconds()))}
 
-    return int(measured_once(folder, measure)["steps"])
+    return int(_measured_once(folder, measure)["steps"])
 
 
 def precision_of(folder: Path) -> Precision:
@@ -57,12 +119,12 @@ def precision_of(folder: Path) -> Precision:
     return precision
 
 
-def announce(name: str, steps: int, minutes: float) -> None:
+def _announce(name: str, steps: int, minutes: float) -> None:
     """A line for whoever waits. minutes: 0 where only the steps were given."""
     print(f"{name}: {steps} steps" + (f", about {minutes:g} minutes" if minutes else ""), flush=True)
 
 
-def measured_once(folder: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _measured_once(folder: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The facts of a folder's pace.json, which are measured where there is none."""
     path = folder / PACE
     if not path.exists():
@@ -74,11 +136,14 @@ def measured_once(folder: Path, measure: Callable[[], dict[str, Any]]) -> dict[s
     return facts
 
 
-def is_finished(folder: Path, **settings: Any) -> bool:
-    """Whether a training is done; an OutpaceError if it is, with other settings than these."""
+def is_finished(folder: Path, *, by: str = FINISHED, **settings: Any) -> bool:
+    """Whether a training is done; an OutpaceError if it is, with other settings than these.
+
+    by  the fact in its run.json that is noted last.
+    """
     path = folder / RUN
     run = json.loads(path.read_text()) if path.exists() else {}
-    if "finished" not in run:
+    if by not in run:
         return False
     listed = unlike({name: run["settings"].get(name) for name in settings}, settings)
     if listed:
@@ -90,26 +155,6 @@ def duration_of(folder: Path) -> dict[str, Any]:
     """Steps and minutes of a training, for records."""
     run = json.loads((folder / RUN).read_text())
     return {"steps": run["steps_done"], "minutes": round(run["seconds"] / 60, 1)}
-
-
-class GoingOn(Protocol):
-    """A training of heads that goes on with what another one has made, or with nothing."""
-
-    @property
-    def before(self) -> GoingOn | None:
-        """The other one."""
-
-    def heads(self, folder: Path) -> Path:
-        """Where its heads lie in the folder of a scale."""
-
-
-def steps_before(training: GoingOn, folder: Path) -> int:
-    """Of all trainings that it goes on with: their batches have been read."""
-    steps, before = 0, training.before
-    while before is not None:
-        steps += duration_of(before.heads(folder))["steps"]
-        before = before.before
-    return steps
 
 
 def short_fingerprint(model: Any) -> str:

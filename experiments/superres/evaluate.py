@@ -13,7 +13,7 @@ kind "time"     a test picture by one setting, decoded alone, beside greedy a mo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +22,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from experiments.kit.results import RESULTS, Record, Results, run_record
-from experiments.kit.trainings import duration_of, short_fingerprint
+from experiments.kit.subjects import EXACT, Setting, Subject, by_model, one_by_one, settings_of
 from experiments.superres import pictures
-from experiments.superres.base import BASE, mean_bits
+from experiments.superres.base import mean_bits
 from experiments.superres.decoding import decode
-from experiments.superres.heads import Training, trainings
+from experiments.superres.heads import trainings
 from experiments.superres.pictures import Pictures
 from experiments.superres.scales import Scale
 from outpace.core.contracts import Drafter
 from outpace.drafters.blockwise import Blockwise
 from outpace.drafters.jacobi import Jacobi
 from outpace.engine.request import Generation
-from outpace.progress import progress_bar
 from outpace.rules import RULES
 from outpace.targets.pixel import PixelTarget
 from outpace.targets.pixel_model import PixelModel
@@ -42,7 +41,7 @@ from outpace.trees.chain import Chain
 
 HEADS, NEAR, JACOBI = "heads", "near", "jacobi"
 EPS = 2  # levels that the distance rule allows, and that heads which draft "near" aim at
-EXACT, DISTANCE = "match", f"distance:eps={EPS}"
+DISTANCE = f"distance:eps={EPS}"
 JACOBI_LENGTH = 23
 GREEDY = {"regime": None, "data": None, "k": 1, "draft": "none", "rule": "greedy"}
 BATCH = 32
@@ -50,52 +49,32 @@ NUM_SHOWN = 6  # pictures whose intensities are recorded, for the report
 WARM_UP_TOKENS = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What drafts, at most k - 1 tokens, and a rule. Without heads, of a training's model alone.
+def drafter_of(setting: Setting, target: PixelTarget, folder: Path) -> Drafter:
+    """For a target of its model, with what lies in the folder of a scale.
 
-    draft  "heads": the best token of each. "near": of each the token that is likeliest to be within EPS of
-           the right one. "jacobi": what the model said of the last draft.
+    "heads" drafts the best token of each; "near" of each the token that is likeliest to be within EPS of the
+    right one; "jacobi" what the model said of the last draft, without heads.
     """
-
-    training: Training
-    k: int
-    draft: str
-    rule: str
-
-    @property
-    def record(self) -> Record:
-        """As records have it."""
-        record: Record = {"regime": self.training.regime, "data": self.training.data, "k": self.k}
-        return record | {"draft": self.draft, "rule": self.rule}
-
-    def drafter(self, target: PixelTarget, folder: Path) -> Drafter:
-        """For a target of its model, with what lies in the folder of a scale."""
-        if self.draft == JACOBI:
-            return Jacobi(length=self.k - 1)
-        return Blockwise(
-            target,
-            path=str(self.training.heads(folder)),
-            heads=self.k,
-            tree=Chain(length=self.k - 1),
-            near=EPS if self.draft == NEAR else 0,
-        )
+    if setting.draft == JACOBI:
+        return Jacobi(length=setting.k - 1)
+    return Blockwise(
+        target,
+        path=str(setting.training.heads(folder)),
+        heads=setting.k,
+        tree=Chain(length=setting.k - 1),
+        near=EPS if setting.draft == NEAR else 0,
+    )
 
 
-class Subject:
+class Pixels(Subject):
     """A model with the settings that write pictures with it. Greedy has a target without taps."""
 
     def __init__(self, folder: Path, settings: list[Setting], device: str) -> None:
-        first = settings[0].training
-        self.settings = settings
-        self.name = BASE if first.regime == "frozen" else first.name
-        self.trained = {one.training.name: one.training.heads(folder) for one in settings}
-        if self.name == BASE:
-            self.trained[BASE] = folder / BASE
-        self.model = PixelModel.open(first.model(folder)).to(device)
+        super().__init__(folder, settings)
+        self.model = PixelModel.open(self.where).to(device)
         kernels = "block" if device == "cpu" else "torch"
         self.plain, self._tapped = (PixelTarget(self.model, kernels=kernels) for _ in range(2))
-        self._drafters = [one.drafter(self._tapped, folder) for one in settings]
+        self._drafters = [drafter_of(one, self._tapped, folder) for one in settings]
 
     def all_settings(
         self, smalls: NDArray[np.uint8], *, max_tokens: int | None = None
@@ -106,19 +85,16 @@ class Subject:
             rule = RULES.create(setting.rule)
             yield setting.record, decode(self._tapped, smalls, drafter, rule, max_tokens=max_tokens)
 
-    def margin(self, small: NDArray[np.uint8], tokens: list[int], others: list[int]) -> float | None:
-        """By how much the model prefers `tokens` to `others` where they first differ; None: nowhere.
+    def parting(self, small: NDArray[np.uint8], tokens: list[int], others: list[int]) -> float | None:
+        """The margin of two pictures of a small one."""
 
-        Of two pictures that are both greedy up to rounding, this is about the size of a rounding error.
-        """
-        if tokens == others:
-            return None
-        at = next(place for place, pair in enumerate(zip(tokens, others, strict=True)) if pair[0] != pair[1])
-        device = self.model.output.weight.device
-        with torch.no_grad():
+        def logits(at: int) -> torch.Tensor:
+            device = self.model.output.weight.device
             line = lines(torch.tensor([tokens], device=device))
-            logits = self.model(line, torch.from_numpy(small[None]).to(device))[0, at]
-        return abs(float(logits[tokens[at]] - logits[others[at]]))
+            said: torch.Tensor = self.model(line, torch.from_numpy(small[None]).to(device))[0, at]
+            return said
+
+        return self.margin(tokens, others, logits)
 
 
 def evaluate(patches: Path, folder: Path, scale: Scale, *, command: str = "", device: str = "cpu") -> None:
@@ -127,41 +103,25 @@ def evaluate(patches: Path, folder: Path, scale: Scale, *, command: str = "", de
     numbers = np.linspace(0, len(test.large) - 1, min(scale.pictures, len(test.large))).astype(int).tolist()
     timed = numbers[:: max(1, len(numbers) // scale.timed)][: scale.timed]
     shown = set(numbers[:: max(1, len(numbers) // NUM_SHOWN)][:NUM_SHOWN])
-    subjects = _subjects(folder, scale, device)
+    subjects = [Pixels(folder, some, device) for some in by_model(settings(scale), folder)]
     work = _Work(Results(folder / RESULTS, run_record(command, device)), test)
     for subject in subjects:
         work.describe(subject, numbers)
-    with progress_bar() as progress:
-        done, total = 0, len(subjects) + len(timed)
-        for subject in subjects:
-            if progress is not None:
-                progress(done, total, f"pictures by {subject.name}")
-            work.write_pictures(subject, numbers, shown)
-            done += 1
-        for number in timed:
-            if progress is not None:
-                progress(done, total, "one by one")
-            work.time_picture(subjects, number)
-            done += 1
+    tasks = [
+        (f"pictures by {one.name}", partial(work.write_pictures, one, numbers, shown)) for one in subjects
+    ]
+    one_by_one([*tasks, *(("one by one", partial(work.time_picture, subjects, n)) for n in timed)])
 
 
-def settings_of(scale: Scale) -> list[Setting]:
-    """All rows of the table: frozen heads serve every k; jacobi drafts are for models of the largest."""
+def settings(scale: Scale) -> list[Setting]:
+    """All rows of the table; jacobi drafts are for models of the largest k."""
     found = []
     for training in trainings(scale):
-        for k in scale.num_heads if training.regime == "frozen" else (training.num_heads,):
-            some = ((HEADS, EXACT), (HEADS, DISTANCE), (NEAR, DISTANCE))
-            found += [Setting(training, k, draft, rule) for draft, rule in some]
+        some = ((HEADS, EXACT), (HEADS, DISTANCE), (NEAR, DISTANCE))
+        found += settings_of(training, scale.num_heads, some)
         if training.data == "gold" and training.num_heads == max(scale.num_heads):
             found += [Setting(training, JACOBI_LENGTH + 1, JACOBI, rule) for rule in (EXACT, DISTANCE)]
     return found
-
-
-def _subjects(folder: Path, scale: Scale, device: str) -> list[Subject]:
-    by_model: dict[Path, list[Setting]] = {}
-    for setting in settings_of(scale):
-        by_model.setdefault(setting.training.model(folder), []).append(setting)
-    return [Subject(folder, settings, device) for settings in by_model.values()]
 
 
 class _Work:
@@ -172,25 +132,18 @@ class _Work:
         self._test = test
         self._warm = False
 
-    def describe(self, subject: Subject, numbers: list[int]) -> None:
-        """A model's record; results of another model of its name are refused."""
-        fingerprint = short_fingerprint(subject.model)
-        if self._results.knows(subject.name, fingerprint):
-            return
-        trained = {name: duration_of(where) for name, where in subject.trained.items()}
+    def describe(self, subject: Pixels, numbers: list[int]) -> None:
+        """A model's record."""
         some = Pictures(self._test.large[numbers], self._test.small[numbers])
-        self._results.add(
-            {
-                "kind": "model",
-                "model": subject.name,
-                "fingerprint": fingerprint,
+        subject.describe(
+            self._results,
+            lambda: {
                 "parameters": sum(parameter.numel() for parameter in subject.model.parameters()),
-                "trainings": trained,
                 "test_bits": round(mean_bits(subject.model, some), 4),
-            }
+            },
         )
 
-    def write_pictures(self, subject: Subject, numbers: list[int], shown: set[int]) -> None:
+    def write_pictures(self, subject: Pixels, numbers: list[int], shown: set[int]) -> None:
         """The pictures in batches: records of kind "picture"."""
         wanted = 1 + len(subject.settings)
         for first in range(0, len(numbers), BATCH):
@@ -211,7 +164,7 @@ class _Work:
                     )
                 )
 
-    def time_picture(self, subjects: list[Subject], number: int) -> None:
+    def time_picture(self, subjects: list[Pixels], number: int) -> None:
         """One picture by all settings of all models, in turns: records of kind "time"."""
         small = self._test.small[number : number + 1]
         for subject in subjects:
@@ -235,7 +188,7 @@ class _Work:
 
     def _picture(
         self,
-        subject: Subject,
+        subject: Pixels,
         setting: Record,
         number: int,
         written: Generation,
@@ -252,7 +205,7 @@ class _Work:
         if setting is GREEDY:
             record["mse_bicubic"] = _mse(_bicubic(small, truth.shape), truth)
         if setting["rule"] == EXACT:
-            record["margin"] = subject.margin(small, greedy, written.token_ids)
+            record["margin"] = subject.parting(small, greedy, written.token_ids)
         if shown:
             record["intensities"] = tokens.tolist()
             if setting is GREEDY:

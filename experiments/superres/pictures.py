@@ -71,7 +71,7 @@ def jittered(labels: Tensor, jitter: float, random: np.random.Generator) -> Tens
 def read(patches: Path, split: str, config: PixelConfig) -> Pictures:
     """The pictures of a split; patches that are larger than the model's pictures are made smaller."""
     if not patches.exists():
-        raise OutpaceError(f"{patches} is missing, run `python -m experiments.superres.prepare` first")
+        raise OutpaceError(f"{patches} is missing, run `python -m experiments.superres.run` first")
     try:
         with patches.open("rb") as file, np.load(file) as arrays:
             colour: NDArray[np.uint8] = arrays[split]

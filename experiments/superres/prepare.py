@@ -1,7 +1,5 @@
 """Patches of packaged photographs, 32 x 32 in colour: train, dev and test from different photographs.
 
-    python -m experiments.superres.prepare --work FOLDER
-
 Downloads about 270 MB with apt-get into the folder and installs nothing. A run that was interrupted goes on.
 A photograph is made smaller, to several sizes, so that a patch of it shows something; of every size it gives
 patches at random places, half of them mirrored. Patches with next to no contrast are left out.
@@ -9,7 +7,6 @@ patches at random places, half of them mirrored. Patches with next to no contras
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import math
@@ -23,7 +20,7 @@ from rich.progress import track
 
 from experiments.kit.debian import Apt
 from experiments.superres.photographs import PHOTOGRAPHS, Photograph
-from experiments.superres.pictures import PATCHES, SIDE, SOURCES, WORK, luminance
+from experiments.superres.pictures import PATCHES, SIDE, SOURCES, luminance
 from outpace.core.errors import OutpaceError
 
 APT = "apt"
@@ -32,16 +29,6 @@ LONGEST, SHORTEST = 1024, 224  # of a photograph's long side, when patches are t
 NUM_SIZES = 12
 LEAST_CONTRAST = 8.0  # standard deviation of a patch's luminance, in levels
 TRIES = 4  # places looked at for each patch that is wanted
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--work", type=Path, default=WORK, help="the folder for all that is made")
-    parser.add_argument("--seed", type=int, default=0, help="of the places of patches")
-    args = parser.parse_args()
-    prepare(args.work, seed=args.seed)
 
 
 def prepare(work: Path, *, seed: int) -> None:
@@ -134,7 +121,3 @@ def _some(picture: NDArray[np.uint8], count: int, random: np.random.Generator) -
             if len(found) == count:
                 break
     return found
-
-
-if __name__ == "__main__":
-    main()

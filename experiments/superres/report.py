@@ -10,18 +10,17 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
-from string import Template
 
-from experiments.kit.markdown import runs_table, spread, table
+from experiments.kit.markdown import exactness, runs_table, spread, table
 from experiments.kit.plots import Series, plot_over_heads
-from experiments.kit.reports import is_newer, report_command
-from experiments.kit.results import RESULTS, Record, Results
+from experiments.kit.reports import filled, report_command, write_report
+from experiments.kit.results import Record, Results
 from experiments.superres.figures import draw_pictures
 from experiments.superres.pictures import WORK
 from experiments.superres.scales import SCALES
 
 TEMPLATE = Path(__file__).parent / "REPORT.template.md"
-REPORT, BLOCKS, PICTURES = "REPORT.md", "blocks.png", "pictures.png"
+BLOCKS, PICTURES = "blocks.png", "pictures.png"
 
 # Stern et al. 2018, arXiv:1811.03115, super-resolution: mean accepted block size by k.
 PAPER: dict[tuple[str, str], dict[int, float]] = {
@@ -36,16 +35,16 @@ RULES = {"match": "exact"}
 
 
 def main() -> None:
-    report_command(__doc__, WORK, SCALES, lambda folder, to, _: write_report(folder, to))
+    report_command(__doc__, SCALES, WORK, lambda folder, to, _: report(folder, to))
 
 
-def write_report(folder: Path, to: Path) -> None:
+def report(folder: Path, to: Path) -> None:
     """The report on folder/results.jsonl, unless there is one that is newer."""
-    path, source = to / REPORT, folder / RESULTS
-    if is_newer(path, source, [TEMPLATE], run="python -m experiments.superres.run"):
-        return
-    results = Results(source)
-    to.mkdir(parents=True, exist_ok=True)
+    write_report(folder, to, [TEMPLATE], lambda results: _text(results, to), run="experiments.superres.run")
+
+
+def _text(results: Results, to: Path) -> str:
+    """The report, its figures in a folder."""
     blocks = _blocks(results)
     papers = {
         _label((regime, "gold", "heads", rule)): list(points.items())
@@ -54,17 +53,18 @@ def write_report(folder: Path, to: Path) -> None:
     shown = {label: [point for point in points if point[0] <= 8] for label, points in papers.items()}
     plot_over_heads(to / BLOCKS, _series(blocks), shown, of="tokens per call")
     draw_pictures(to / PICTURES, results, _largest_finetuned(results))
-    text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        runs=runs_table(results),
-        blocks=_blocks_table(blocks),
-        settings=_settings_table(results),
-        models=_models_table(results),
-        exact=_exactness(results),
-        drawn=_largest_finetuned(results),
-        bicubic=f"{_psnr([r['mse_bicubic'] for r in results.of('picture', rule='greedy')]):.2f}",
+    return filled(
+        TEMPLATE,
+        {
+            "runs": runs_table(results),
+            "blocks": _blocks_table(blocks),
+            "settings": _settings_table(results),
+            "models": _models_table(results),
+            "exact": _exactness(results),
+            "drawn": _largest_finetuned(results),
+            "bicubic": f"{_psnr([r['mse_bicubic'] for r in results.of('picture', rule='greedy')]):.2f}",
+        },
     )
-    path.write_text(text, encoding="utf-8")
-    print(f"{path}", flush=True)
 
 
 def _blocks(results: Results) -> dict[Column, dict[int, float]]:
@@ -151,18 +151,9 @@ def _models_table(results: Results) -> str:
 
 
 def _exactness(results: Results) -> str:
-    """How many exact pictures are greedy's, and how near a tie the others parted from it."""
     exact = results.of("picture", rule="match")
     margins = [record["margin"] for record in exact if record["margin"] is not None]
-    text = (
-        f"{len(exact) - len(margins)} of {len(exact)} pictures written with the exact rule are greedy's own"
-    )
-    if not margins:
-        return f"{text}."
-    return (
-        f"{text}; where another one parts from it, the model prefers greedy's intensity by a logit of "
-        f"{max(margins):.1g} at most."
-    )
+    return exactness(len(exact), margins, what="pictures written", token="intensity")
 
 
 def _largest_finetuned(results: Results) -> str:

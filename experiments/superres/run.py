@@ -8,52 +8,33 @@ All that is made lies in --work, the results and the report in its folder of the
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-import torch
-
-from experiments.kit.results import check_device
+from experiments.kit.command import Command, Job
 from experiments.superres.base import BASE, train_base
 from experiments.superres.evaluate import evaluate
 from experiments.superres.heads import train_heads
 from experiments.superres.pictures import PATCHES, WORK
 from experiments.superres.prepare import prepare
-from experiments.superres.report import write_report
-from experiments.superres.scales import SCALES
-from outpace.core.errors import OutpaceError
-from outpace.train.allocator import keep_freed_memory
+from experiments.superres.report import report
+from experiments.superres.scales import SCALES, Scale
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--scale", default="session", choices=SCALES, help="how large; see scales.py")
-    parser.add_argument("--work", type=Path, default=WORK, help="the folder for all that is made")
-    parser.add_argument("--patches", type=Path, help="use this file of patches and prepare none")
-    parser.add_argument("--threads", type=int, help="of torch; its own choice if not given")
-    parser.add_argument("--device", default="cpu", help="of torch")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(arguments)
-    keep_freed_memory()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    command = f"python -m experiments.superres.run --scale {args.scale} --device {args.device}"
-    if args.threads:
-        command += f" --threads {args.threads}"
-    scale, folder = SCALES[args.scale], args.work / args.scale
-    try:
-        check_device(args.device)
-        if args.patches is None:
-            prepare(args.work, seed=args.seed)
-        patches = args.patches or args.work / PATCHES
-        train_base(patches, folder / BASE, scale, device=args.device, seed=args.seed)
-        train_heads(patches, folder, scale, device=args.device, seed=args.seed)
-        evaluate(patches, folder, scale, command=command, device=args.device)
-        write_report(folder, folder)
-    except (OutpaceError, OSError) as error:
-        raise SystemExit("error: " + " ".join(str(error).split())) from error
+    command = Command(__doc__, "experiments.superres.run", SCALES, WORK)
+    command.add("--patches", type=Path, help="use this file of patches and prepare none")
+    command.run(_steps, arguments)
+
+
+def _steps(job: Job[Scale]) -> None:
+    folder, scale, patches = job.folder, job.scale, job.options.patches
+    if patches is None:
+        prepare(job.work, seed=job.seed)
+        patches = job.work / PATCHES
+    train_base(patches, folder / BASE, scale, device=job.device, seed=job.seed)
+    train_heads(patches, folder, scale, device=job.device, seed=job.seed)
+    evaluate(patches, folder, scale, command=job.command, device=job.device)
+    report(folder, folder)
 
 
 if __name__ == "__main__":

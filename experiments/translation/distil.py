@@ -1,14 +1,11 @@
 """Sequence-level distillation: the training sources as the teacher translates them.
 
-    python -m experiments.translation.distil --work FOLDER --scale full
-
 Kim & Rush 2016, arXiv:1606.07947. CTranslate2 decodes with 4 beams; an interrupted run goes on. The result is
 `distilled.tsv` beside the teacher.
 """
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
@@ -21,8 +18,7 @@ from experiments.translation.base import BASE, TEACHER
 from experiments.translation.corpus import Segment
 from experiments.translation.model import MAX_PIECES, load_model
 from experiments.translation.pieces import MODEL, Pieces
-from experiments.translation.prepare import WORK
-from experiments.translation.scales import SCALES, Scale
+from experiments.translation.scales import Scale
 from outpace.core.errors import OutpaceError
 from outpace.progress import progress_bar
 from outpace.train.data import Pair
@@ -33,20 +29,6 @@ BEAMS = 4
 BATCH = 1024  # texts, which every thread has a part of at a time
 # As the model's generation_config has it.
 LENGTHS = {"max_decoding_length": 2 * MAX_PIECES - 1, "min_decoding_length": 0}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--work", type=Path, default=WORK)
-    parser.add_argument("--scale", default="session", choices=("full", "session"))
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    try:
-        distil_corpus(args.work, args.work / args.scale, SCALES[args.scale], threads=args.threads)
-    except (OutpaceError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
 
 
 def distilled_segments(folder: Path, scale: Scale) -> Path:
@@ -134,7 +116,3 @@ def _ctranslate2(name: str) -> Any:
         raise OutpaceError(
             "distillation and its speed comparison need CTranslate2: pip install 'outpace[experiments]'"
         ) from None
-
-
-if __name__ == "__main__":
-    main()

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from experiments.kit.results import RESULTS, Record, Results, run_record
-from experiments.kit.trainings import duration_of, short_fingerprint
+from experiments.kit.subjects import EXACT, Setting, Subject, by_model, one_by_one
 from experiments.translation import bleu, corpus
 from experiments.translation.base import BASE, TEACHER
 from experiments.translation.corpus import Segment
@@ -39,37 +39,30 @@ from experiments.translation.decoding import (
     in_batches,
 )
 from experiments.translation.distil import converted, translator
-from experiments.translation.heads import BASES
 from experiments.translation.model import load_model, short_enough
 from experiments.translation.pieces import MODEL, Pieces
 from experiments.translation.rescoring import rescored_settings
 from experiments.translation.scales import Scale
-from experiments.translation.settings import CTRANSLATE2, EXACT, NONE, TRANSFORMERS, Setting, chains
+from experiments.translation.settings import CTRANSLATE2, NONE, TRANSFORMERS, chains, options_of
 from outpace.engine.request import Generation
-from outpace.progress import progress_bar
 from outpace.train.checkpoint import RUN
 
+OTHERS = (TRANSFORMERS, CTRANSLATE2)
 Way = Callable[[Ids], Ids]
 """To translate one segment."""
 
 
-class Subject:
+class Translator(Subject):
     """A model with the settings that translate with it. Greedy has a target of its own, without taps."""
 
     def __init__(self, folder: Path, settings: list[Setting], pieces: Pieces, device: str) -> None:
-        first = settings[0].training
-        self.settings = settings
-        self.name = BASES[first.data] if first.regime == "frozen" else first.name
-        self.where = first.model(folder)
-        self.trained = {one.training.name: one.training.heads(folder) for one in settings}
-        if first.regime == "frozen":
-            self.trained[self.name] = self.where
+        super().__init__(folder, settings)
         if self.name == BASE and (folder / TEACHER / RUN).exists():
             self.trained[TEACHER] = folder / TEACHER
         self.pieces = pieces
         self.model = load_model(self.where, device)
         self.fast: list[tuple[Record, Any]] = [(NONE, accelerated(self.model, draft="none"))]
-        self.fast += [(one.record, accelerated(self.model, **one.options(folder))) for one in settings]
+        self.fast += [(one.record, accelerated(self.model, **options_of(one, folder))) for one in settings]
 
     def ways(self) -> list[tuple[Record, Way]]:
         """Everything that is timed."""
@@ -77,23 +70,23 @@ class Subject:
             self.pieces.save(self.where)  # for the conversion
         other = translator(converted(self.where), threads=torch.get_num_threads())
         ways: list[tuple[Record, Way]] = [(record, partial(alone, fast)) for record, fast in self.fast]
-        ways.append((TRANSFORMERS, lambda source: by_transformers(self.model, source)))
-        ways.append((CTRANSLATE2, lambda source: by_ctranslate2(other, self.pieces, source)))
-        return ways
+        others: tuple[Way, ...] = (
+            lambda source: by_transformers(self.model, source),
+            lambda source: by_ctranslate2(other, self.pieces, source),
+        )
+        return ways + list(zip(OTHERS, others, strict=True))
 
-    def margin(self, source: Ids, tokens: Ids, others: Ids) -> float | None:
-        """By how much the model prefers `tokens` to `others` where they first differ; None: nowhere.
+    def parting(self, source: Ids, tokens: Ids, others: Ids) -> float | None:
+        """The margin of two translations of a source."""
 
-        Of two outputs that are both greedy up to rounding, this is about the size of a rounding error.
-        """
-        if tokens == others:
-            return None
-        at = next(place for place, pair in enumerate(zip(tokens, others, strict=False)) if pair[0] != pair[1])
-        ids = torch.tensor([source], device=self.model.device)
-        begun = torch.tensor([[self.pieces.pad_id, *tokens[:at]]], device=self.model.device)
-        with torch.no_grad():
-            logits = self.model(input_ids=ids, decoder_input_ids=begun, use_cache=False).logits[0, -1]
-        return abs(float(logits[tokens[at]] - logits[others[at]]))
+        def logits(at: int) -> torch.Tensor:
+            ids = torch.tensor([source], device=self.model.device)
+            begun = torch.tensor([[self.pieces.pad_id, *tokens[:at]]], device=self.model.device)
+            said = self.model(input_ids=ids, decoder_input_ids=begun, use_cache=False)
+            last: torch.Tensor = said.logits[0, -1]
+            return last
+
+        return self.margin(tokens, others, logits)
 
 
 def evaluate(
@@ -106,20 +99,17 @@ def evaluate(
         results.add(_corpus_record(corpus_folder, pieces))
     test = short_enough(corpus.read(corpus_folder / "test.tsv"), pieces)[: scale.sentences]
     settings = [*chains(scale), *rescored_settings(results, corpus_folder, folder, scale, device)]
-    by_model: dict[Path, list[Setting]] = {}
-    for setting in settings:
-        by_model.setdefault(setting.training.model(folder), []).append(setting)
-    subjects = [Subject(folder, some, pieces, device) for some in by_model.values()]
+    subjects = [Translator(folder, some, pieces, device) for some in by_model(settings, folder)]
     sources = pieces.encode([one.source for one in test])
     for subject in subjects:
-        _describe(results, subject)
-    with progress_bar() as progress:
-        timed = min(scale.timed, len(test))
-        for done, subject in enumerate(subjects):
-            if progress is not None:
-                progress(done, len(subjects) + timed, f"translations by {subject.name}")
-            _translate_all(results, subject, test, sources)
-        _time_all(results, subjects, sources[:timed], progress)
+        subject.describe(results, partial(_size, subject))
+    turns = _Turns(results, subjects, sources)
+    tasks: list[tuple[str, Callable[[], None]]] = [
+        (f"translations by {one.name}", partial(_translate_all, results, one, test, sources))
+        for one in subjects
+    ]
+    timed = range(min(scale.timed, len(test)))
+    one_by_one([*tasks, *(("one by one", partial(turns.time, number)) for number in timed)])
 
 
 def _corpus_record(corpus_folder: Path, pieces: Pieces) -> Record:
@@ -134,28 +124,12 @@ def _corpus_record(corpus_folder: Path, pieces: Pieces) -> Record:
     }
 
 
-def _describe(results: Results, subject: Subject) -> None:
-    """A model's record; results of another model of its name are refused."""
-    fingerprint = short_fingerprint(subject.model)
-    if results.knows(subject.name, fingerprint):
-        return
-    trained = {}
-    for name, where in subject.trained.items():
-        run = json.loads((where / RUN).read_text())
-        trained[name] = duration_of(where) | {key: run[key] for key in ("dev_bleu", "passes") if key in run}
-    weights = sum(weight.numel() for weight in subject.model.parameters() if weight.requires_grad)
-    results.add(
-        {
-            "kind": "model",
-            "model": subject.name,
-            "fingerprint": fingerprint,
-            "weights": weights,
-            "trainings": trained,
-        }
-    )
+def _size(subject: Translator) -> Record:
+    weights = (weight.numel() for weight in subject.model.parameters() if weight.requires_grad)
+    return {"weights": sum(weights)}
 
 
-def _translate_all(results: Results, subject: Subject, test: list[Segment], sources: list[Ids]) -> None:
+def _translate_all(results: Results, subject: Translator, test: list[Segment], sources: list[Ids]) -> None:
     """All test segments in batches: a record of kind "outputs" for each setting that has none."""
     missing = [
         (setting, fast)
@@ -172,7 +146,7 @@ def _translate_all(results: Results, subject: Subject, test: list[Segment], sour
 
 
 def _outputs(
-    subject: Subject,
+    subject: Translator,
     setting: Record,
     test: list[Segment],
     sources: list[Ids],
@@ -189,29 +163,33 @@ def _outputs(
     }  # fmt: skip
     if setting["rule"] == EXACT:
         margins = [
-            subject.margin(source, plain.token_ids, one.token_ids)
+            subject.parting(source, plain.token_ids, one.token_ids)
             for source, one, plain in zip(sources, written, greedy, strict=True)
         ]
         record["margins"] = [margin for margin in margins if margin is not None]
     return record
 
 
-def _time_all(results: Results, subjects: list[Subject], sources: list[Ids], progress: Any) -> None:
+class _Turns:
     """Segments one by one by all ways of all models, in turns: records of kind "time"."""
-    has = Counter((record["model"], record["segment"]) for record in results.of("time"))
-    whole = {subject.name: len(subject.fast) + 2 for subject in subjects}
-    if all(has[name, number] >= whole[name] for name in whole for number in range(len(sources))):
-        return
-    ways = {subject.name: subject.ways() for subject in subjects}
-    for some in ways.values():
-        for _, way in some:
-            way(sources[0])  # the first call allocates
-    for number, source in enumerate(sources):
-        if progress is not None:
-            progress(len(subjects) + number, len(subjects) + len(sources), "one by one")
-        for name, some in ways.items():
-            if has[name, number] < whole[name]:
-                results.add(*_times(name, some, number, source))
+
+    def __init__(self, results: Results, subjects: list[Translator], sources: list[Ids]) -> None:
+        self._results, self._subjects, self._sources = results, subjects, sources
+        self._has = Counter((record["model"], record["segment"]) for record in results.of("time"))
+        self._ways: dict[str, list[tuple[Record, Way]]] = {}
+
+    def time(self, number: int) -> None:
+        """What is missing of a segment."""
+        missing = [
+            one.name for one in self._subjects if self._has[one.name, number] < len(one.fast) + len(OTHERS)
+        ]
+        if missing and not self._ways:
+            self._ways = {subject.name: subject.ways() for subject in self._subjects}
+            for some in self._ways.values():
+                for _, way in some:
+                    way(self._sources[0])  # the first call allocates
+        for name in missing:
+            self._results.add(*_times(name, self._ways[name], number, self._sources[number]))
 
 
 def _times(name: str, ways: list[tuple[Record, Way]], number: int, source: Ids) -> list[Record]:

@@ -1,13 +1,10 @@
 """English-German segments from packaged catalogues and manuals: train, dev and test without common sources.
 
-    python -m experiments.translation.prepare --work FOLDER
-
 Downloads the packages with apt-get into the folder and installs nothing. A run that was interrupted goes on.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import re
@@ -29,19 +26,6 @@ NUM_DEV, NUM_TEST = 500, 1500
 MIN_HELD_OUT_WORDS = 4  # shorter ones are too easy to tell models apart
 
 Content = dict[str, Any]  # of a package, as `_content` makes it
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--work", type=Path, default=WORK, help="the folder for all that is made")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of dev and test segments")
-    args = parser.parse_args()
-    try:
-        prepare(args.work, seed=args.seed)
-    except (OutpaceError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
 
 
 def prepare(work: Path, *, seed: int = 0) -> None:
@@ -163,7 +147,3 @@ def split(segments: Iterable[Segment], *, seed: int, num_dev: int, num_test: int
         "dev": [by_key[key][0] for key in held_out[:num_dev]],
         "test": [by_key[key][0] for key in held_out[num_dev:]],
     }
-
-
-if __name__ == "__main__":
-    main()

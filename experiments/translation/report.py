@@ -6,34 +6,36 @@ python -m experiments.translation.report --scale full --to experiments/translati
 from __future__ import annotations
 
 from pathlib import Path
-from string import Template
 
+from experiments.kit.heads import HEADS_FIRST
 from experiments.kit.markdown import runs_table
 from experiments.kit.plots import Series, plot_over_heads
-from experiments.kit.reports import is_newer, report_command
-from experiments.kit.results import RESULTS, Results
+from experiments.kit.reports import filled, report_command, write_report
+from experiments.kit.results import Results
 from experiments.translation import paper, tables
-from experiments.translation.heads import HEADS_FIRST, TOKENS_PART
+from experiments.translation.heads import TOKENS_PART
 from experiments.translation.prepare import WORK
 from experiments.translation.scales import SCALES
 from experiments.translation.summary import Row, Summary
 
 TEMPLATE = Path(__file__).parent / "REPORT.template.md"
-REPORT, BLOCKS, SPEED = "REPORT.md", "blocks.png", "speed.png"
+BLOCKS, SPEED = "blocks.png", "speed.png"
 
 
 def main() -> None:
-    report_command(__doc__, WORK, SCALES, lambda folder, to, _: write_report(folder, to))
+    report_command(__doc__, SCALES, WORK, lambda folder, to, _: report(folder, to))
 
 
-def write_report(folder: Path, to: Path) -> None:
+def report(folder: Path, to: Path) -> None:
     """The report on folder/results.jsonl, unless there is one that is newer."""
-    path, source = to / REPORT, folder / RESULTS
-    if is_newer(path, source, [TEMPLATE], run="python -m experiments.translation.run"):
-        return
-    results = Results(source)
+    write_report(
+        folder, to, [TEMPLATE], lambda results: _text(results, to), run="experiments.translation.run"
+    )
+
+
+def _text(results: Results, to: Path) -> str:
+    """The report, its figures in a folder."""
     summary = Summary(results)
-    to.mkdir(parents=True, exist_ok=True)
     rows = summary.chains("match")
     most = max(row.k for row in rows)
     papers = {
@@ -45,26 +47,27 @@ def write_report(folder: Path, to: Path) -> None:
     theirs = {tables.label("finetuned", "distilled"): speeds}
     plot_over_heads(to / SPEED, _series(rows, "speed"), theirs, of="times greedy's speed")
     corpus = results.of("corpus")[0]
-    text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        runs=runs_table(results),
-        table=tables.regimes(summary),
-        settings=tables.settings(summary),
-        relaxed=tables.relaxed(summary),
-        rescored=tables.rescored(summary),
-        alphas=tables.alphas(results),
-        plain=tables.plain(summary),
-        exact=tables.exactness(summary),
-        teacher=tables.teacher(results),
-        trainings=tables.trainings(results),
-        num_test=len(summary.greedy("base").record["tokens"]),
-        packages=tables.packages(corpus["packages"]),
-        pieces=f"{corpus['pieces']:,}",
-        heads_first=f"{HEADS_FIRST:.0%}".replace("%", " %"),
-        tokens_part=f"{TOKENS_PART:g} times",
-        **corpus["segments"],
+    return filled(
+        TEMPLATE,
+        {
+            "runs": runs_table(results),
+            "table": tables.regimes(summary),
+            "settings": tables.settings(summary),
+            "relaxed": tables.relaxed(summary),
+            "rescored": tables.rescored(summary),
+            "alphas": tables.alphas(results),
+            "plain": tables.plain(summary),
+            "exact": tables.exact(summary),
+            "teacher": tables.teacher(results),
+            "trainings": tables.trainings(results),
+            "num_test": len(summary.greedy("base").record["tokens"]),
+            "packages": tables.packages(corpus["packages"]),
+            "pieces": f"{corpus['pieces']:,}",
+            "heads_first": f"{HEADS_FIRST:.0%}".replace("%", " %"),
+            "tokens_part": f"{TOKENS_PART:g} times",
+            **corpus["segments"],
+        },
     )
-    path.write_text(text, encoding="utf-8")
-    print(f"{path}", flush=True)
 
 
 def _series(rows: list[Row], of: str) -> Series:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.kit.heads import Training
 from experiments.kit.results import Results
+from experiments.kit.subjects import Setting
 from experiments.translation import corpus
 from experiments.translation.decoding import Ids, accelerated, in_batches
-from experiments.translation.heads import BASES, Training, segments_of
+from experiments.translation.heads import BASES, segments_of
 from experiments.translation.model import load_model
 from experiments.translation.pieces import MODEL, Pieces
 from experiments.translation.scales import Scale
-from experiments.translation.settings import LATTICE, TREE, Setting, ngrams_file, rescored
+from experiments.translation.settings import LATTICE, TREE, ngrams_file, options_of, rescored
 from outpace.formats.backoff import write_backoff
 
 
@@ -63,7 +65,7 @@ def _weigh(
     model = load_model(training.model(folder), device)
     for alpha in missing:
         setting = Setting(training, training.num_heads, LATTICE, alpha=alpha)
-        written = in_batches(accelerated(model, **setting.options(folder)), sources, pad_id)
+        written = in_batches(accelerated(model, **options_of(setting, folder)), sources, pad_id)
         tokens = sum(len(one.token_ids) for one in written)
         calls = sum(one.stats.target_calls + 1 for one in written)
         results.add({"kind": "alpha", **kind, "alpha": alpha, "tokens": tokens, "calls": calls})

@@ -8,63 +8,45 @@ left alone, one that was interrupted goes on. The corpus lies in --work, all els
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
-from experiments.kit.results import check_device
+from experiments.kit.command import Command, Job
 from experiments.translation.base import DISTILLED, train_base, train_bases
 from experiments.translation.distil import distil_corpus, distilled_segments
 from experiments.translation.evaluate import evaluate
 from experiments.translation.heads import train_heads
 from experiments.translation.prepare import WORK, prepare
-from experiments.translation.report import write_report
-from experiments.translation.scales import SCALES
-from outpace.core.errors import OutpaceError
-from outpace.train.allocator import keep_freed_memory
+from experiments.translation.report import report
+from experiments.translation.scales import SCALES, Scale
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--scale", default="session", choices=SCALES, help="how large; see scales.py")
-    parser.add_argument("--work", type=Path, default=WORK, help="the folder for all that is made")
-    parser.add_argument("--corpus", type=Path, help="a folder with train.tsv, dev.tsv and test.tsv to use")
-    parser.add_argument(
-        "--threads", type=int, help="of torch and CTranslate2; torch's own choice if not given"
-    )
-    parser.add_argument("--device", default="cpu", help="of torch")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(arguments)
-    keep_freed_memory()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    command = f"python -m experiments.translation.run --scale {args.scale} --device {args.device}"
-    if args.threads:
-        command += f" --threads {args.threads}"
+    command = Command(__doc__, "experiments.translation.run", SCALES, WORK)
+    command.add("--corpus", type=Path, help="a folder with train.tsv, dev.tsv and test.tsv to use")
+    command.run(_steps, arguments)
+
+
+def _steps(job: Job[Scale]) -> None:
     transformers.utils.logging.disable_progress_bar()
-    scale, folder = SCALES[args.scale], args.work / args.scale
-    where: dict[str, Any] = {"seed": args.seed, "device": args.device}
-    try:
-        check_device(args.device)
-        if args.corpus is None and not (args.work / "sources.json").exists():
-            prepare(args.work, seed=args.seed)
-        corpus = args.corpus or args.work
-        train_bases(corpus, folder, scale, **where)
-        distil_corpus(corpus, folder, scale, threads=torch.get_num_threads())
-        distilled = distilled_segments(folder, scale)
-        train_base(
-            corpus, folder, scale, DISTILLED, minutes=scale.distilled_minutes, distilled=distilled, **where
-        )
-        train_heads(corpus, folder, scale, **where)
-        evaluate(corpus, folder, scale, command=command, device=args.device)
-        write_report(folder, folder)
-    except (OutpaceError, OSError) as error:
-        raise SystemExit("error: " + " ".join(str(error).split())) from error
+    folder, scale, corpus = job.folder, job.scale, job.options.corpus
+    where: dict[str, Any] = {"seed": job.seed, "device": job.device}
+    if corpus is None:
+        if not (job.work / "sources.json").exists():
+            prepare(job.work, seed=job.seed)
+        corpus = job.work
+    train_bases(corpus, folder, scale, **where)
+    distil_corpus(corpus, folder, scale, threads=torch.get_num_threads())
+    distilled = distilled_segments(folder, scale)
+    train_base(
+        corpus, folder, scale, DISTILLED, minutes=scale.distilled_minutes, distilled=distilled, **where
+    )
+    train_heads(corpus, folder, scale, **where)
+    evaluate(corpus, folder, scale, command=job.command, device=job.device)
+    report(folder, folder)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.kit.heads import Training
 from experiments.kit.results import Record
-from experiments.translation.heads import Data, Training, trainings
+from experiments.kit.subjects import EXACT, Setting, settings_of
+from experiments.translation.heads import trainings
 from experiments.translation.scales import Scale
 
-EXACT = "match"
 TOP2, TOP3 = "topk:k=2", "topk:k=3"
 MIN_BLOCK = "min_block:length=2"
 RELAXED = (TOP2, TOP3, MIN_BLOCK)
@@ -22,46 +22,29 @@ TRANSFORMERS = NONE | {"draft": "transformers"}
 CTRANSLATE2 = NONE | {"draft": "ctranslate2"}
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """Heads, how many of them are used, how they draft, a rule. alpha: what n-grams weigh in a lattice."""
-
-    training: Training
-    k: int
-    draft: str = CHAIN
-    rule: str = EXACT
-    alpha: float | None = None
-
-    @property
-    def record(self) -> Record:
-        """As records have it."""
-        record: Record = {"regime": self.training.regime, "data": self.training.data, "k": self.k}
-        record |= {"draft": self.draft, "rule": self.rule}
-        return record if self.alpha is None else record | {"alpha": self.alpha}
-
-    def options(self, folder: Path) -> dict[str, str]:
-        """For `outpace.accelerate`."""
-        heads = f"path={self.training.heads(folder)},heads={self.k}"
-        if self.draft == CHAIN:
-            return {"draft": f"blockwise:{heads}", "tree": f"chain:length={self.k - 1}", "rule": self.rule}
-        if self.draft == TREE:
-            return {"draft": f"blockwise:{heads},{NODES}", "rule": self.rule}
-        ngrams = f"ngrams={ngrams_file(folder, self.training.data)},alpha={self.alpha}"
-        return {"draft": f"blockwise_lattice:{heads},{NODES},{ngrams}", "rule": self.rule}
+def options_of(setting: Setting, folder: Path) -> dict[str, str]:
+    """For `outpace.accelerate`."""
+    heads = f"path={setting.training.heads(folder)},heads={setting.k}"
+    if setting.draft == CHAIN:
+        return {"draft": f"blockwise:{heads}", "tree": f"chain:length={setting.k - 1}", "rule": setting.rule}
+    if setting.draft == TREE:
+        return {"draft": f"blockwise:{heads},{NODES}", "rule": setting.rule}
+    ngrams = f"ngrams={ngrams_file(folder, setting.training.data)},alpha={setting.alpha}"
+    return {"draft": f"blockwise_lattice:{heads},{NODES},{ngrams}", "rule": setting.rule}
 
 
-def ngrams_file(folder: Path, data: Data) -> Path:
+def ngrams_file(folder: Path, data: str) -> Path:
     """The back-off table of the targets that were trained on."""
     return folder / f"ngrams-{data}.npz"
 
 
 def chains(scale: Scale) -> list[Setting]:
-    """The paper's: frozen heads serve every k, relaxed rules are for models finetuned on distilled data."""
+    """The paper's: relaxed rules are for models finetuned on distilled data."""
     found = []
     for training in trainings(scale):
         relaxed = training.regime == "finetuned" and training.data == "distilled"
-        for k in scale.num_heads if training.regime == "frozen" else (training.num_heads,):
-            found += [Setting(training, k, CHAIN, rule) for rule in (EXACT, *(RELAXED if relaxed else ()))]
+        rules = (EXACT, *(RELAXED if relaxed else ()))
+        found += settings_of(training, scale.num_heads, [(CHAIN, rule) for rule in rules])
     return found
 
 

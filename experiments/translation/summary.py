@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.kit.results import Record, Results
 from experiments.translation import bleu
-from experiments.translation.heads import BASES, Data
+from experiments.translation.heads import BASES
 from experiments.translation.settings import NONE
 
 SETTING = ("model", "regime", "data", "k", "draft", "rule")
@@ -98,7 +98,7 @@ class Summary:
 
     def _row(self, record: Record) -> Row:
         model = record["model"]
-        data: Data = next((data for data in BASES if f"-{data}-" in model or BASES[data] == model), "gold")
+        data: str = next((data for data in BASES if f"-{data}-" in model or BASES[data] == model), "gold")
         counts, base = np.array(record["counts"]), self._counts[BASES[data]]
         times = self._times[_key(record)]
         greedy = self._times[_key({"model": model, **NONE})]

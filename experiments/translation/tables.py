@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.kit.markdown import spread, table
+from experiments.kit.markdown import exactness, spread, table
 from experiments.kit.results import Results
 from experiments.translation import paper
 from experiments.translation.heads import BASES
@@ -130,17 +130,12 @@ def alphas(results: Results) -> str:
     return table(["heads", *(f"alpha {alpha:g}" for alpha in tried)], lines)
 
 
-def exactness(summary: Summary) -> str:
-    """How many outputs of the exact rule are greedy's, and how near a tie the others parted from it."""
+def exact(summary: Summary) -> str:
+    """How many outputs of the exact rule are greedy's."""
     rows = [row for row in summary.drafted() if row.rule == "match"]
-    total = sum(len(row.record["tokens"]) for row in rows)
     margins = [margin for row in rows for margin in row.record["margins"]]
-    text = f"{total - len(margins)} of {total} translations with the exact rule are greedy's own"
-    if not margins:
-        return f"{text}."
-    return (
-        f"{text}; where another one parts from it, the model prefers greedy's piece by a logit of "
-        f"{max(margins):.1g} at most."
+    return exactness(
+        sum(len(row.record["tokens"]) for row in rows), margins, what="translations", token="piece"
     )
 
 

@@ -24,14 +24,14 @@ from experiments.diffusion.images import ImageSubject, decoded, encoded
 from experiments.diffusion.measure import draw
 from experiments.diffusion.mixtures import MixtureSubject, merged
 from experiments.diffusion.scales import DIGITS, MERGED, PATCHES, QUARTER, SCALES
-from experiments.diffusion.settings import Chain, Setting, Sweep
+from experiments.diffusion.settings import INDEPENDENT, Chain, Setting, Sweep
 from experiments.diffusion.tables import Found, times_text
 from experiments.kit.results import Record, Results
 from outpace.core.errors import OutpaceError
 from outpace.diffusion import accelerate
 from outpace.diffusion.folders import load_pipeline
 from outpace.diffusion.mixture import GaussianMixture
-from tests.experiment_runs import state, synthetic
+from tests.experiment_runs import check_report, state, synthetic
 
 SMOKE = SCALES["smoke"]
 DIMS = [f"{dim} dimensions" for dim in SMOKE.mixtures.dims]
@@ -41,10 +41,14 @@ DIMS = [f"{dim} dimensions" for dim in SMOKE.mixtures.dims]
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A work folder after a run of both parts, its pictures in it."""
     work = tmp_path_factory.mktemp("diffusion")
-    np.savez(work / "patches.npz", train=synthetic(128, 0), test=synthetic(64, 1))
-    np.savez(work / DIGITS_FILE, train=synthetic(128, 2), test=synthetic(64, 3))
+    write_pictures(work)
     run_smoke(work)
     return work
+
+
+def write_pictures(work: Path) -> None:
+    np.savez(work / "patches.npz", train=synthetic(128, 0), test=synthetic(64, 1))
+    np.savez(work / DIGITS_FILE, train=synthetic(128, 2), test=synthetic(64, 3))
 
 
 def run_smoke(work: Path, *parts: str) -> None:
@@ -61,6 +65,19 @@ def of(work: Path, kind: str, **values: Any) -> list[Record]:
 def sweeps() -> dict[str, Sweep]:
     found = dict.fromkeys(DIMS, SMOKE.mixtures.sweep)
     return found | {name: scale.sweep for name, scale in SMOKE.images.items()}
+
+
+def test_a_short_run_comes_to_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step once, with hardly any training; what comes out of more is what the slow tests look at."""
+    few = replace(SMOKE.images[DIGITS].sweep, drafts=("frozen", INDEPENDENT + QUARTER), leading=("stale",))
+    images = {name: replace(of, steps=4, samples=24, sweep=few) for name, of in SMOKE.images.items()}
+    monkeypatch.setitem(SCALES, "smoke", replace(SMOKE, images=images))
+    write_pictures(tmp_path)
+    run_smoke(tmp_path, "images")
+    for subject in images:
+        assert len(of(tmp_path, "setting", subject=subject)) == len(few.settings())
+    report = check_report(tmp_path / "smoke", "images.png", f"{DIGITS}.png", f"{PATCHES}.png")
+    assert "Not measured in this run (`--part mixtures`)" in report
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ from experiments.diffusion.settings import Setting
 from experiments.diffusion.two_sample import energy_test
 from experiments.kit.results import Record, Results
 from outpace.diffusion import Samples, Stats, sample
-from tests.experiment_runs import state
+from tests.experiment_runs import check_report, state
 
 SMOKE = SCALES["smoke"].policy
 
@@ -365,6 +366,19 @@ def run_smoke(work: Path) -> None:
 
 def of(work: Path, kind: str, **values: Any) -> list[Record]:
     return Results(work / "smoke" / "results.jsonl").of(kind, subject=POLICY, **values)
+
+
+def test_a_short_run_comes_to_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step once, with hardly any training; what comes out of more is what the slow tests look at."""
+    few = {"demonstrations": 2, "observations": 2, "repeats": 4, "episodes": 1, "steps": 4}
+    short = replace(SCALES["smoke"], policy=replace(SMOKE, **few))
+    monkeypatch.setitem(SCALES, "smoke", short)
+    run_smoke(tmp_path)
+    for setting in SMOKE.sweep.settings():
+        assert len(of(tmp_path, "setting", **setting.record)) == 1
+        (played,) = of(tmp_path, "episodes", **setting.record)
+        assert len(played["reward"]) == 1
+    check_report(tmp_path / "smoke", "policy.png")
 
 
 @pytest.mark.slow

@@ -13,19 +13,18 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 import torch
-from PIL import Image
 
+from experiments.kit.heads import Training
 from experiments.kit.results import Results
-from experiments.kit.trainings import steps_for
+from experiments.kit.subjects import EXACT
 from experiments.superres import heads, pictures, run
-from experiments.superres.evaluate import DISTANCE, EXACT, HEADS, JACOBI, Subject, settings_of
+from experiments.superres.evaluate import DISTANCE, HEADS, JACOBI, Pixels, settings
 from experiments.superres.heads import trainings
 from experiments.superres.report import PAPER
 from experiments.superres.scales import SCALES
 from outpace.core.errors import OutpaceError
-from outpace.targets.hf_taps import model_fingerprint
-from outpace.targets.pixel_model import PixelConfig, PixelModel
-from tests.experiment_runs import state, synthetic
+from outpace.targets.pixel_model import PixelConfig
+from tests.experiment_runs import check_report, state, synthetic
 
 SMOKE = SCALES["smoke"]
 
@@ -34,32 +33,49 @@ SMOKE = SCALES["smoke"]
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A work folder after a whole run, and its patches."""
     work = tmp_path_factory.mktemp("superres")
-    splits = {"train": synthetic(256, 0), "dev": synthetic(16, 1), "test": synthetic(16, 2)}
-    np.savez(work / "patches.npz", **splits)
+    write_patches(work)
     run_smoke(work)
     return work
 
 
+def write_patches(work: Path) -> None:
+    splits = {"train": synthetic(256, 0), "dev": synthetic(16, 1), "test": synthetic(16, 2)}
+    np.savez(work / "patches.npz", **splits)
+
+
 def run_smoke(work: Path) -> None:
-    run.main(["--scale", "smoke", "--work", str(work), "--patches", str(work / "patches.npz")])
+    patches = str(work / "patches.npz")
+    run.main(["--scale", "smoke", "--work", str(work), "--patches", patches, "--threads", "1"])
 
 
 def of(work: Path, kind: str, **values: Any) -> list[dict[str, Any]]:
     return Results(work / "smoke" / "results.jsonl").of(kind, **values)
 
 
+def test_a_short_run_comes_to_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step once, with hardly any training; what comes out of more is what the slow tests look at."""
+    short = replace(SMOKE, steps=4, pictures=2, timed=1, num_heads=(2, 4), own_pictures=4)
+    monkeypatch.setitem(SCALES, "smoke", short)
+    write_patches(tmp_path)
+    run_smoke(tmp_path)
+    for setting in settings(short):
+        assert len(of(tmp_path, "picture", **setting.record)) == 2
+        assert len(of(tmp_path, "time", **setting.record)) == 1
+    check_report(tmp_path / "smoke", "blocks.png", "pictures.png")
+
+
 @pytest.mark.slow
 def test_every_setting_has_its_pictures_and_times(made: Path) -> None:
-    settings = settings_of(SMOKE)
-    with_heads = [one for one in settings if one.draft != JACOBI]
+    rows = settings(SMOKE)
+    with_heads = [one for one in rows if one.draft != JACOBI]
     assert {(one.training.regime, one.training.data, one.k) for one in with_heads} == {
         ("frozen", "gold", 2), ("frozen", "gold", 4), ("finetuned", "gold", 2), ("finetuned", "gold", 4),
         ("frozen", "own", 2), ("frozen", "own", 4), ("finetuned", "own", 4),
     }  # fmt: skip
-    assert {(one.training.name, one.rule) for one in settings if one.draft == JACOBI} == {
+    assert {(one.training.name, one.rule) for one in rows if one.draft == JACOBI} == {
         (name, rule) for name in ("frozen-gold-4", "finetuned-gold-4") for rule in (EXACT, DISTANCE)
     }
-    for setting in settings:
+    for setting in rows:
         written = of(made, "picture", **setting.record)
         assert len({record["picture"] for record in written}) == len(written) == SMOKE.pictures
         assert all(record["tokens"] == SMOKE.config.num_intensities for record in written)
@@ -101,12 +117,15 @@ def test_all_that_is_finetuned_makes_as_many_steps(tmp_path: Path, monkeypatch: 
     """How many fit into the minutes is measured with the fewest heads."""
     asked: dict[str, tuple[float, int | None]] = {}
 
-    def train_within(minutes: float, folder: Path, run: object, *, steps: int | None) -> None:
-        asked[folder.name] = minutes, steps
-        folder.mkdir(parents=True)
-        (folder / "run.json").write_text(json.dumps({"steps_done": steps or 77, "seconds": 1.0}))
+    def train_heads(
+        training: Training, folder: Path, *_: Any, minutes: float, steps: int | None, **__: Any
+    ) -> None:
+        asked[training.name] = minutes, steps
+        training.heads(folder).mkdir(parents=True)
+        run_json = json.dumps({"steps_done": steps or 77, "seconds": 1.0})
+        (training.heads(folder) / "run.json").write_text(run_json)
 
-    monkeypatch.setattr(heads, "train_within", train_within)
+    monkeypatch.setattr(heads.heads, "train_heads", train_heads)
     scale = replace(SMOKE, num_heads=(4, 2), steps=None, frozen_minutes=3, finetuned_minutes=5)
     data = pictures.Pictures.of(synthetic(4, 0)[..., :1], scale.config)
     for training in trainings(scale):
@@ -118,44 +137,14 @@ def test_all_that_is_finetuned_makes_as_many_steps(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.slow
-def test_finetuning_goes_on_from_the_k_before(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its model, its heads, and the pictures after those that it has read."""
-    folder, seen = made / "smoke", []
-
-    def train_blockwise(base: Any, batches: Any, where: Path, **options: Any) -> None:
-        seen.append((base.fingerprint(), options["start"], batches(3)))
-
-    def train_within(minutes: float, where: Path, run: Any, *, steps: int) -> None:
-        run(where, steps, None)
-
-    monkeypatch.setattr(heads, "train_blockwise", train_blockwise)
-    monkeypatch.setattr(heads, "train_within", train_within)
-    data = pictures.read(made / "patches.npz", "train", SMOKE.config)
-    two, four = (one for one in trainings(SMOKE) if one.name in ("finetuned-gold-2", "finetuned-gold-4"))
-    for training in (two, four):
-        heads._train(training, data, folder, SMOKE, "cpu", 0)
-    fingerprints = [model_fingerprint(PixelModel.open(path)) for path in (folder / "base", two.model(folder))]
-    assert [fingerprint for fingerprint, *_ in seen] == fingerprints
-    assert seen[0][1] is None and seen[1][1].config.num_heads == 2
-    for (*_, batch), first in zip(seen, (0, SMOKE.steps), strict=True):
-        expected = data.batch(SMOKE.batch, 0, first + 3, SMOKE.jitter)
-        assert batch.keys() == expected.keys()
-        assert all(torch.equal(batch[name], expected[name]) for name in expected)
-
-
-@pytest.mark.slow
 def test_the_report_shows_ours_beside_the_papers(made: Path) -> None:
-    report = (made / "smoke" / "REPORT.md").read_text()
-    assert "$" not in report and str(made) not in report
+    report = check_report(made / "smoke", "blocks.png", "pictures.png")
     line = next(line for line in report.splitlines() if line.startswith("| 4 |"))
     for points in PAPER.values():
         assert f"({points[4]:.2f})" in line
     mine = of(made, "picture", regime="finetuned", data="gold", k=4, draft=HEADS, rule="match")
     size = sum(r["tokens"] for r in mine) / sum(r["calls"] for r in mine)
     assert f"{size:.2f} ({PAPER['finetuned', 'match'][4]:.2f})" in line
-    for name in ("blocks.png", "pictures.png"):
-        with Image.open(made / "smoke" / name) as image:
-            assert min(image.size) > 100
 
 
 @pytest.mark.slow
@@ -203,13 +192,13 @@ def test_results_of_other_models_are_refused(made: Path, tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_margin_is_where_pictures_first_differ(made: Path) -> None:
-    settings = [one for one in settings_of(SMOKE) if one.training.regime == "frozen"]
-    subject = Subject(made / "smoke", settings, "cpu")
+    rows = [one for one in settings(SMOKE) if one.training.regime == "frozen"]
+    subject = Pixels(made / "smoke", rows, "cpu")
     small = np.full(SMOKE.config.small_shape, 100, np.uint8)
     (_, (greedy,)) = next(subject.all_settings(small[None]))
-    assert subject.margin(small, greedy.token_ids, greedy.token_ids) is None
+    assert subject.parting(small, greedy.token_ids, greedy.token_ids) is None
     other = [*greedy.token_ids[:9], (greedy.token_ids[9] + 128) % 256, *greedy.token_ids[10:]]
-    margin = subject.margin(small, greedy.token_ids, other)
+    margin = subject.parting(small, greedy.token_ids, other)
     assert margin is not None and margin > 1e-3
 
 
@@ -254,9 +243,3 @@ def test_a_batch_is_a_function_of_its_step() -> None:
     noise = [one["read"] - one["labels"] for one in (first, second)]
     assert not torch.equal(*noise) and bool(noise[0].any())
     assert "read" not in all_pictures.batch(4, 7, 0)
-
-
-def test_steps_are_measured_once(tmp_path: Path) -> None:
-    assert steps_for(2, tmp_path, lambda: 0.5) == 240
-    assert steps_for(2, tmp_path, lambda: 9.0) == 240
-    assert steps_for(2, tmp_path / "other", lambda: 9.0, steps=7) == 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,17 @@ pytest.importorskip("ctranslate2")
 pytest.importorskip("matplotlib")
 pytest.importorskip("sacrebleu")
 import sacrebleu
-from PIL import Image
 
 from experiments.kit.results import Results
-from experiments.translation import bleu, corpus, distil, heads, paper, run
+from experiments.kit.subjects import EXACT
+from experiments.translation import bleu, corpus, distil, paper, run
 from experiments.translation.corpus import Segment
 from experiments.translation.heads import BASES, trainings
-from experiments.translation.model import load_model
 from experiments.translation.scales import SCALES
-from experiments.translation.settings import EXACT, LATTICE, MIN_BLOCK, RELAXED, TREE, chains
+from experiments.translation.settings import LATTICE, MIN_BLOCK, RELAXED, TREE, chains
 from experiments.translation.summary import Summary
 from outpace.core.errors import OutpaceError
-from outpace.targets.hf_taps import model_fingerprint
-from tests.experiment_runs import state
+from tests.experiment_runs import check_report, state
 
 SMOKE = SCALES["smoke"]
 WORDS = {"red": "rotes", "blue": "blaues", "old": "altes", "new": "neues", "big": "großes", "wet": "nasses"}
@@ -38,6 +37,12 @@ PACKAGE = {"package": "toy", "version": "1", "licence": "GPL-2 | MIT", "checksum
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A work folder after a whole run, the corpus in it."""
     work = tmp_path_factory.mktemp("translation")
+    write_corpus(work)
+    run_smoke(work)
+    return work
+
+
+def write_corpus(work: Path) -> None:
     segments = [
         Segment(f"the {a} {b} {c}", f"das {WORDS[a]} {WORDS[b]} {THINGS[c]}", "toy")
         for a in WORDS for b in WORDS for c in THINGS
@@ -47,8 +52,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, part in {"test": shuffled[:24], "dev": shuffled[24:36], "train": shuffled[36:]}.items():
         corpus.write(work / f"{name}.tsv", part)
     (work / "sources.json").write_text(json.dumps([PACKAGE]))
-    run_smoke(work)
-    return work
 
 
 def run_smoke(work: Path) -> None:
@@ -65,6 +68,18 @@ def results(work: Path) -> Results:
 
 def of(work: Path, kind: str, **values: Any) -> list[dict[str, Any]]:
     return results(work).of(kind, **values)
+
+
+def test_a_short_run_comes_to_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step once, with little training; what comes out of more is what the slow tests look at."""
+    short = replace(SMOKE, base_steps=60, steps=4, sentences=4, timed=1, tuned=2, distil_segments=16)
+    monkeypatch.setitem(SCALES, "smoke", short)
+    write_corpus(tmp_path)
+    run_smoke(tmp_path)
+    for setting in chains(short):
+        (outputs,) = of(tmp_path, "outputs", **setting.record)
+        assert len(outputs["tokens"]) == 4 and len(of(tmp_path, "time", **setting.record)) == 1
+    check_report(tmp_path / "smoke", "blocks.png", "speed.png")
 
 
 @pytest.mark.slow
@@ -123,36 +138,14 @@ def test_exact_is_greedy_and_blocks_are_larger(made: Path) -> None:
 
 
 @pytest.mark.slow
-def test_finetuning_goes_on_from_the_k_before(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its model, its heads, and the batches after those that it has read."""
-    folder, seen = made / "smoke", []
-
-    def train_blockwise(base: Any, batches: Any, where: Path, **options: Any) -> None:
-        seen.append((base.fingerprint(), options["start"], batches(3)))
-
-    monkeypatch.setattr(heads, "train_blockwise", train_blockwise)
-    two, four = (one for one in trainings(SMOKE) if one.name.startswith("finetuned-gold"))
-    for training in (two, four):
-        heads._train(training, folder, made / "train.tsv", lambda step: step, SMOKE, "cpu", 0, made, 33, None)
-    fingerprints = [model_fingerprint(load_model(path)) for path in (folder / "base", two.model(folder))]
-    assert [fingerprint for fingerprint, *_ in seen] == fingerprints
-    assert seen[0][1] is None and seen[1][1].config.num_heads == 2
-    assert [batch for *_, batch in seen] == [3, 83]
-
-
-@pytest.mark.slow
 def test_the_report_shows_ours_beside_the_papers(made: Path) -> None:
-    report = (made / "smoke" / "REPORT.md").read_text()
-    assert "$" not in report and str(made) not in report
+    report = check_report(made / "smoke", "blocks.png", "speed.png")
     line = next(line for line in report.splitlines() if line.startswith("| 4 |"))
     for points in paper.BY_REGIME.values():
         assert f"({points[4][0]:.2f} / {points[4][1]:.2f})" in line
     (mine,) = of(made, "outputs", regime="finetuned", data="distilled", k=4, draft="chain", rule=EXACT)
     assert f" / {sum(mine['tokens']) / sum(mine['calls']):.2f} (26.36 / 3.27)" in line
     assert "| toy | 1 | GPL-2 / MIT | 216 |" in report and "a teacher of the base's size" in report
-    for name in ("blocks.png", "speed.png"):
-        with Image.open(made / "smoke" / name) as image:
-            assert min(image.size) > 100
 
 
 @pytest.mark.slow
