@@ -1,7 +1,7 @@
 """Speculative sampling of diffusion models (De Bortoli et al. 2025, arXiv:2501.05370): from data to a report.
 
-    python -m experiments.diffusion.run --scale session --threads 2
-    python -m experiments.diffusion.run --scale session --threads 2 --part mixtures
+    python -m experiments.diffusion.run --scale hours --threads 2
+    python -m experiments.diffusion.run --scale hours --threads 2 --part mixtures
 
 Parts: mixtures of Gaussians with the known score, images by models that are trained here, a policy that
 pushes a block. A step that is done is left alone, one that was interrupted goes on. How many minutes each

@@ -3,7 +3,7 @@
 Minutes are on two cores with nothing beside (`--threads 2`): how many steps fit into them is measured when a
 training begins, so that a slower machine trains less, not longer. Measuring takes about as long as is said:
 
-                              full    session
+                              full      hours
     mixtures, measured          40          5
     digits, training            20         10
     digits, draft network        8          3
@@ -164,7 +164,7 @@ SCALES = {
             episodes=100, sweep=_POLICY, ddim=(5, 10, 20),
         ),
     ),
-    "session": Scale(
+    "hours": Scale(
         MixtureScale((2, 8, 32, 128, 512), 512, 8, _MIXTURES),
         {
             DIGITS: ImageScale(_DIGITS, _DIGITS_DRAFT, 10, 3, 512, 128, 20, _IMAGES),

@@ -39,7 +39,7 @@ class Command(Generic[Scale]):
 
     def __init__(self, about: str | None, module: str, scales: Mapping[str, Scale], work: Path) -> None:
         self._module, self._scales = module, scales
-        self._parser = parser_of(about, scales, work, scale="session")
+        self._parser = parser_of(about, scales, work, scale="hours")
         self.add = self._parser.add_argument
         self.add("--threads", type=int, help="of torch; its own choice if not given")
         self.add("--device", default="cpu", help="of torch")

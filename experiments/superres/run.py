@@ -1,6 +1,6 @@
 """Super-resolution by blockwise decoding (Stern et al. 2018, arXiv:1811.03115): from packages to a report.
 
-    python -m experiments.superres.run --scale session --threads 2
+    python -m experiments.superres.run --scale hours --threads 2
 
 Prepare, base, heads, evaluate, report: a step that is done is left alone, one that was interrupted goes on.
 All that is made lies in --work, the results and the report in its folder of the scale.

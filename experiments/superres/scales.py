@@ -3,7 +3,7 @@
 Minutes are on two cores with nothing beside (`--threads 2`): how many steps fit into them is measured when a
 training begins, so that a slower machine trains less, not longer. What they come to:
 
-                         full    session
+                         full      hours
     base                  120         18
     frozen heads           15          3
     finetuned heads        17          6   (k = 2; as many steps with k = 4, 6, 8 take 76 and 28 minutes)
@@ -59,6 +59,6 @@ _TINY = PixelConfig(
 
 SCALES = {
     "full": Scale(PixelConfig(), 16, 120, 15, 17, 128, 12, own_pictures=2048, own_num_heads=(4, 8)),
-    "session": Scale(_QUARTER, 8, 18, 3, 6, 64, 16),
+    "hours": Scale(_QUARTER, 8, 18, 3, 6, 64, 16),
     "smoke": Scale(_TINY, 8, 0, 0, 0, 6, 2, (2, 4), own_pictures=16, own_num_heads=(4,), jitter=2, steps=150),
 }

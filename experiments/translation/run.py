@@ -1,6 +1,6 @@
 """Translation by blockwise decoding (Stern et al. 2018, arXiv:1811.03115): from packages to a report.
 
-    python -m experiments.translation.run --scale session --threads 2
+    python -m experiments.translation.run --scale hours --threads 2
 
 Prepare, base and teacher, distil, base on distilled targets, heads, evaluate, report: a step that is done is
 left alone, one that was interrupted goes on. The corpus lies in --work, all else in its folder of the scale.

@@ -3,12 +3,12 @@
 Minutes are on two cores with nothing beside (`--threads 2`): how many steps fit into them is measured when a
 training begins, so that a slower machine trains less, not longer. The model of `full` (8.4 million weights)
 was seen to train at about 1,500 target tokens a second, one pass over the corpus in an hour; that of
-`session` has 5 million and a vocabulary of 2,000. What they are planned to come to, in minutes:
+`hours` has 5 million and a vocabulary of 2,000. What they are planned to come to, in minutes:
 
-                               full    session
+                               full      hours
     prepare, pieces              20         15   (most of it the download)
     base                        115         35   (asked for 25: the pace is measured on a few steps)
-    teacher, of another seed     70          -   (session: the base teaches)
+    teacher, of another seed     70          -   (hours: the base teaches)
     distil                       60          3   (150,000 and 60,000 segments with 4 beams)
     base, on distilled targets   45          5
     frozen heads             2 x 15      2 x 5
@@ -64,7 +64,7 @@ _TINY = Size(width=32, encoder_layers=1, decoder_layers=1, heads=2, hidden=64, d
 
 SCALES = {
     "full": Scale(Size(), 8000, 2048, 1e-3, 115, 70, 150_000, 45, 15, 32, 1500, 150, 200),
-    "session": Scale(_SHALLOW, 2000, 1024, 1e-3, 25, 0, 60_000, 5, 5, 11, 500, 40, 100),
+    "hours": Scale(_SHALLOW, 2000, 1024, 1e-3, 25, 0, 60_000, 5, 5, 11, 500, 40, 100),
     "smoke": Scale(
         _TINY, 60, 256, 1e-2, 0, 0.1, 64, 0, 0, 0, 24, 2, 8, (2, 4), (0.1, 0.5), base_steps=160, steps=80
     ),

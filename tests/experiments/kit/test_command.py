@@ -16,7 +16,7 @@ from experiments.kit.reports import filled, report_command, write_report
 from experiments.kit.results import Results
 from outpace.core.errors import OutpaceError
 
-SCALES = {"smoke": 1, "session": 2, "full": 3}
+SCALES = {"smoke": 1, "hours": 2, "full": 3}
 
 
 def run(*arguments: str, steps: Any = None) -> list[Job[int]]:
@@ -30,17 +30,17 @@ def run(*arguments: str, steps: Any = None) -> list[Job[int]]:
 
 def test_a_job_is_what_was_asked_for(tmp_path: Path) -> None:
     (job,) = run("--work", str(tmp_path), "--data", "here", "--part", "b", "--seed", "4", "--threads", "1")
-    assert (job.work, job.folder, job.scale) == (tmp_path, tmp_path / "session", 2)
+    assert (job.work, job.folder, job.scale) == (tmp_path, tmp_path / "hours", 2)
     assert (job.device, job.seed, job.options.data, job.options.part) == ("cpu", 4, Path("here"), "b")
     assert not any(tmp_path.iterdir())
     # What was not said and paths are no part of the record.
     said = set(job.command.split(" --"))
-    assert said == {"python -m experiments.some.run", "scale session", "part b", "seed 4", "threads 1"}
+    assert said == {"python -m experiments.some.run", "scale hours", "part b", "seed 4", "threads 1"}
 
 
-@pytest.mark.parametrize("name", ["hours", "Full", ""])
+@pytest.mark.parametrize("name", ["session", "Full", ""])
 def test_other_scales_get_a_line_that_names_those_there_are(name: str, tmp_path: Path) -> None:
-    message = f"error: there is no scale '{name}', accepted are smoke, session, full"
+    message = f"error: there is no scale '{name}', accepted are smoke, hours, full"
     with pytest.raises(SystemExit, match=f"^{message}$"):
         run("--work", str(tmp_path), "--scale", name)
     assert not any(tmp_path.iterdir())
@@ -101,5 +101,5 @@ def test_the_reports_command_takes_the_same_scales(tmp_path: Path, monkeypatch: 
         (tmp_path / "full", tmp_path / "full", 3),
         (tmp_path / "smoke", Path("there"), 1),
     ]
-    with pytest.raises(SystemExit, match=r"^error: there is no scale 'hours', accepted are smoke"):
-        command("--scale", "hours")
+    with pytest.raises(SystemExit, match=r"^error: there is no scale 'session', accepted are smoke"):
+        command("--scale", "session")
