@@ -4,6 +4,8 @@
 #   make test     check + the test suite, experiments in short
 #   make test-experiments  all tests of the experiments, also those that train until something is learned
 #   make check    ruff, mypy, clang-format
+#   make quick    check + the tests of what differs from BASE (HEAD), about a minute for a change in one place
+#   make coverage the test suite, or the part of it that ARGS= names, and which lines of src/ it runs
 #   make bench    our drafts against our plain decoding (MODEL= PROMPTS= LIMIT= TOKENS= ARGS= say otherwise)
 #   make compare  the same model file and prompts in llama.cpp and here, side by side
 #   make peers    the same with all engines that read the file, and what calls of 1 to 16 tokens take (ENGINES=)
@@ -38,10 +40,11 @@ LIMIT ?= 10
 TOKENS ?= 128
 ARGS ?=
 SECONDS ?= 300
+BASE ?=
 ENGINES ?= ik_llama_cpp llama_cpp xllamacpp openvino_genai
 MEASURED := --model "$(MODEL)" --limit $(LIMIT) --max-tokens $(TOKENS) $(if $(PROMPTS),--prompts "$(PROMPTS)") $(ARGS)
 
-.PHONY: demo test test-experiments check bench compare peers fidelity fuzz sanitize docs site clean
+.PHONY: demo test test-experiments check quick coverage bench compare peers fidelity fuzz sanitize docs site clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
@@ -61,6 +64,12 @@ check: $(VENV)/.dev $(VENV)/.runtime
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(filter %.cpp %.hpp,$(NATIVE))
+
+quick: check
+	$(BIN)/python -m tests.quick --jobs $(JOBS) $(if $(BASE),--base $(BASE))
+
+coverage: $(VENV)/.dev $(VENV)/.runtime
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal --quiet --cov=outpace --cov-report=term-missing $(ARGS)
 
 bench: $(VENV)/.runtime
 	$(BIN)/outpace bench --draft ngram $(MEASURED)

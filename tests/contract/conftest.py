@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,24 @@ import pytest
 
 from outpace.core.contracts import Tapped, Target
 from tests.contract.rows import TARGETS, VOCAB_SIZE
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    about = "of each test of the contract suite, run the first and every Nth case after it"
+    parser.addoption("--every", type=int, default=1, metavar="N", help=about)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    every, folder = config.getoption("--every"), Path(__file__).parent
+    seen: Counter[str] = Counter()
+    kept, left_out = [], []
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        (left_out if item.path.parent == folder and seen[test] % every else kept).append(item)
+        seen[test] += 1
+    if left_out:
+        items[:] = kept
+        config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture(scope="module", params=TARGETS, ids=lambda factory: factory.__name__)
