@@ -22,6 +22,14 @@ ALWAYS = ("tests/test_layers.py", "tests/test_size.py", "tests/test_project.py")
 DOCS = ("tests/test_docs.py", "tests/test_site.py")
 NATIVE = ("tests/native", "tests/targets/test_native*.py")
 CONTRACT = "tests/contract"
+PARTS = {
+    "drafters": ("test_drafters.py", "test_options.py"),
+    "rules": ("test_drafters.py", "test_rules.py"),
+    "trees": ("test_drafters.py", "test_trees.py"),
+    **dict.fromkeys(("api.py", "bench", "cli", "diffusion", "server", "train"), ()),
+}
+"""Files of the contract suite for a folder of src/outpace; of all others, `COMMON`."""
+COMMON = ("test_drafters.py", "test_targets.py")
 LEFT_OUT = ("tests/experiments", "tests/fuzz", CONTRACT)
 # No factor in common with how many targets, samplings and rules there are: all of them come up.
 EVERY = 29
@@ -49,7 +57,7 @@ def main() -> int:
         f"--numprocesses={args.jobs}",
         "--dist=worksteal",
     ]
-    if CONTRACT in chosen:
+    if any(path.startswith(CONTRACT) for path in chosen):
         options.append(f"--every={EVERY}")
     return pytest.main([*options, *chosen])
 
@@ -75,7 +83,10 @@ def chosen_for(changed: Iterable[str], root: Path = ROOT) -> list[str]:
             found.update(_mirror(root, path))
         elif top == "tests":
             found.update(_of_test(root, path))
-        if top in ("native", "src") or path.startswith(f"{CONTRACT}/"):
+        if top == "native" or path.startswith("src/outpace/"):
+            parts = PARTS.get(path.split("/")[2], COMMON) if top == "src" else COMMON
+            found.update(f"{CONTRACT}/{part}" for part in parts)
+        elif path.startswith(f"{CONTRACT}/"):
             found.add(CONTRACT)
     inside = {path for path in found if any(path.startswith(f"{other}/") for other in found)}
     return sorted(path for path in found - inside if (root / path).exists())
