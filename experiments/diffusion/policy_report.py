@@ -22,13 +22,15 @@ RESAMPLES = 10_000
 COVERED = 0.95  # by the bootstrap's intervals
 
 
-def policy_section(results: Results, to: Path, scale: Scale) -> Fields | None:
-    """Fields of policy.template.md; None where nothing was measured."""
-    found = Found(results, scale.policy.sweep, [POLICY])
-    if not found.subjects:
-        return None
+def policy_found(results: Results, scale: Scale) -> Found:
+    """What was measured of the policy."""
+    return Found(results, scale.policy.sweep, [POLICY])
+
+
+def policy_section(found: Found, to: Path, scale: Scale) -> Fields:
+    """Fields of policy.template.md."""
     plot_acceptance(to / "policy.png", {POLICY: tables.acceptance_of(found, POLICY, found.sweep.window)})
-    (model,) = results.of("model", model=POLICY)
+    (model,) = found.results.of("model", model=POLICY)
     return {
         **common_fields(found),
         "tried": str(model["tried"]),

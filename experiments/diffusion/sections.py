@@ -19,12 +19,18 @@ from experiments.kit.results import Record, Results
 Fields = dict[str, str]
 
 
-def mixtures_section(results: Results, to: Path, scale: Scale) -> Fields | None:
-    """Fields of mixtures.template.md; None where nothing was measured."""
-    subjects = [subject_name(dim) for dim in scale.mixtures.dims]
-    found = Found(results, scale.mixtures.sweep, subjects)
-    if not found.subjects:
-        return None
+def mixtures_found(results: Results, scale: Scale) -> Found:
+    """What was measured of mixtures."""
+    return Found(results, scale.mixtures.sweep, [subject_name(dim) for dim in scale.mixtures.dims])
+
+
+def images_found(results: Results, scale: Scale) -> Found:
+    """What was measured of images. The parts have one sweep each, and all of them the same."""
+    return Found(results, next(iter(scale.images.values())).sweep, list(scale.images))
+
+
+def mixtures_section(found: Found, to: Path, scale: Scale) -> Fields:
+    """Fields of mixtures.template.md."""
     plot_acceptance(to / "mixtures.png", _panels(found))
     base, sweep = scale.mixtures.sweep.base, scale.mixtures.sweep
     return {
@@ -33,18 +39,14 @@ def mixtures_section(results: Results, to: Path, scale: Scale) -> Fields | None:
     }
 
 
-def images_section(results: Results, to: Path, scale: Scale) -> Fields | None:
-    """Fields of images.template.md; None where nothing was measured."""
-    # The parts have one sweep each, and all of them the same.
-    sweep = next(iter(scale.images.values())).sweep
-    found = Found(results, sweep, list(scale.images))
-    if not found.subjects:
-        return None
+def images_section(found: Found, to: Path, scale: Scale) -> Fields:
+    """Fields of images.template.md."""
     plot_acceptance(to / "images.png", _panels(found))
     pictures = []
     for subject in found.subjects:
         rows = {
-            record["draft"] or "plain": record["png"] for record in results.of("pictures", subject=subject)
+            record["draft"] or "plain": record["png"]
+            for record in found.results.of("pictures", subject=subject)
         }
         columns = {label: decoded(png) for label, png in rows.items()}
         lines = [dict(zip(columns, line, strict=True)) for line in zip(*columns.values(), strict=True)]

@@ -101,16 +101,20 @@ def axis_table(found: Found, axis: str, values: Sequence[Any]) -> str:
     return table([axis, "draft", *found.subjects], lines)
 
 
+def alarms_of(found: Found) -> tuple[list[Record], int]:
+    """The settings that a test tells from plain sampling, and how many were tested (Holm)."""
+    settings = _settings(found)
+    adjusted = holm([record["p"] for record in settings])
+    return [one for one, p in zip(settings, adjusted, strict=True) if p < ALARM_RATE], len(settings)
+
+
 def tests_text(found: Found) -> str:
     """How many settings a test tells from plain sampling, and what it tells of others."""
-    settings = [record for name in found.subjects for record in found.results.of("setting", subject=name)]
-    adjusted = holm([record["p"] for record in settings])
-    alarms = [record for record, p in zip(settings, adjusted, strict=True) if p < ALARM_RATE]
-    text = (
-        f"Of {len(settings)} settings, {len(alarms)} are told from plain sampling at a false-alarm rate of "
-    )
+    alarms, num = alarms_of(found)
+    chances = [record["p"] for record in _settings(found)]
+    text = f"Of {num} settings, {len(alarms)} are told from plain sampling at a false-alarm rate of "
     text += f"{ALARM_RATE:.0%} for the whole table (Holm); the smallest p is "
-    text += f"{min(record['p'] for record in settings):.2g}, adjusted for their number {min(adjusted):.2g}."
+    text += f"{min(chances):.2g}, adjusted for their number {min(holm(chances)):.2g}."
     for record in alarms:
         text += f" Told apart: {record['subject']}, {_words(record)}."
     return text
@@ -155,20 +159,26 @@ def times_text(found: Found) -> str:
     sentences = []
     for subject in found.subjects:
         ratios = {one: ratios_of(found.results, subject, one) for one in _timed(found.sweep)}
-        medians = {one: median(some) for one, some in ratios.items()}
-        best = max(medians, key=medians.__getitem__)
-        faster = sum(sorted(ratios[one])[len(ratios[one]) // 4] > 1 for one in medians)
+        best, largest = fastest(found, subject)
+        faster = sum(sorted(some)[len(some) // 4] > 1 for some in ratios.values())
         (record,) = found.results.of("price", subject=subject, model="")
         times = _times(record)
         verdict = "it pays" if faster else "it does not pay"
         longer = f"{times[8] / times[1]:.1f} times as long as with 1"
-        share = f"{faster} of {len(medians)} settings are"
+        share = f"{faster} of {len(ratios)} settings are"
         sentences.append(
             f"- {subject}: {verdict}. A call with 8 states takes {longer}. {share} faster than "
             f"plain sampling for three of four samples; the largest median is that of "
-            f"`{best.draft}` with window {best.window}, {medians[best]:.2f} times plain sampling's speed."
+            f"`{best.draft}` with window {best.window}, {largest:.2f} times plain sampling's speed."
         )
     return "\n".join(sentences)
+
+
+def fastest(found: Found, subject: str) -> tuple[Setting, float]:
+    """The setting with the largest median of plain sampling's seconds over its own, and that median."""
+    medians = {one: median(ratios_of(found.results, subject, one)) for one in _timed(found.sweep)}
+    best = max(medians, key=medians.__getitem__)
+    return best, medians[best]
 
 
 def acceptance_of(found: Found, subject: str, window: str) -> dict[str, list[float]]:
@@ -186,6 +196,10 @@ def ratios_of(results: Results, subject: str, setting: Setting) -> list[float]:
     """Plain sampling's seconds over a setting's, of single samples."""
     records = results.of("time", subject=subject, **setting.record)
     return [record["plain_wall_s"] / record["wall_s"] for record in records]
+
+
+def _settings(found: Found) -> list[Record]:
+    return [record for name in found.subjects for record in found.results.of("setting", subject=name)]
 
 
 def _timed(sweep: Sweep) -> list[Setting]:

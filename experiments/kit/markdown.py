@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import median, quantiles
+from textwrap import TextWrapper
 
 from experiments.kit.results import Results
 
@@ -48,3 +49,11 @@ def exactness(num: int, margins: Sequence[float], *, what: str, token: str) -> s
         f"{text}; where another one parts from it, the model prefers greedy's {token} by a logit of "
         f"{max(margins):.1g} at most."
     )
+
+
+def bullets(sentences: Sequence[str]) -> str:
+    """A list, an item for each, in lines of at most 118 characters."""
+    wrapper = TextWrapper(
+        118, initial_indent="- ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(map(wrapper.fill, sentences))

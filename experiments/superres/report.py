@@ -9,26 +9,19 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean
 
 from experiments.kit.markdown import exactness, runs_table, spread, table
 from experiments.kit.plots import Series, plot_over_heads
 from experiments.kit.reports import filled, report_command, write_report
-from experiments.kit.results import Record, Results
+from experiments.kit.results import Results
 from experiments.superres.figures import draw_pictures
 from experiments.superres.pictures import WORK
 from experiments.superres.scales import SCALES
+from experiments.superres.summary import PAPER, Row, findings, psnr, rows_of
 
 TEMPLATE = Path(__file__).parent / "REPORT.template.md"
 BLOCKS, PICTURES = "blocks.png", "pictures.png"
 
-# Stern et al. 2018, arXiv:1811.03115, super-resolution: mean accepted block size by k.
-PAPER: dict[tuple[str, str], dict[int, float]] = {
-    ("frozen", "match"): {2: 1.07, 4: 1.08, 6: 1.09, 8: 1.09, 10: 1.10},
-    ("frozen", "distance:eps=2"): {2: 1.24, 4: 1.36, 6: 1.38, 8: 1.49, 10: 1.40},
-    ("finetuned", "match"): {2: 1.59, 4: 2.11, 6: 2.23, 8: 2.17, 10: 2.04},
-    ("finetuned", "distance:eps=2"): {2: 1.96, 4: 3.75, 6: 5.25, 8: 6.36, 10: 6.79},
-}
 Column = tuple[str, str, str, str]
 """(regime, data, draft, rule)."""
 RULES = {"match": "exact"}
@@ -45,7 +38,7 @@ def report(folder: Path, to: Path) -> None:
 
 def _text(results: Results, to: Path) -> str:
     """The report, its figures in a folder."""
-    blocks = _blocks(results)
+    blocks, rows = _blocks(results), rows_of(results)
     papers = {
         _label((regime, "gold", "heads", rule)): list(points.items())
         for (regime, rule), points in PAPER.items()
@@ -56,13 +49,14 @@ def _text(results: Results, to: Path) -> str:
     return filled(
         TEMPLATE,
         {
+            "findings": findings(rows),
             "runs": runs_table(results),
             "blocks": _blocks_table(blocks),
-            "settings": _settings_table(results),
+            "settings": _settings_table(rows),
             "models": _models_table(results),
             "exact": _exactness(results),
             "drawn": _largest_finetuned(results),
-            "bicubic": f"{_psnr([r['mse_bicubic'] for r in results.of('picture', rule='greedy')]):.2f}",
+            "bicubic": f"{psnr([r['mse_bicubic'] for r in results.of('picture', rule='greedy')]):.2f}",
         },
     )
 
@@ -105,27 +99,17 @@ def _blocks_table(blocks: dict[Column, dict[int, float]]) -> str:
     return table(["k", *map(_label, blocks)], lines)
 
 
-def _settings_table(results: Results) -> str:
+def _settings_table(rows: Sequence[Row]) -> str:
     """A line for each setting: calls, time, errors."""
-    by_setting: dict[tuple[str, str, int, str, str], list[Record]] = {}
-    for record in results.of("picture"):
-        key = (record["model"], record["data"] or "", record["k"], record["draft"], record["rule"])
-        by_setting.setdefault(key, []).append(record)
-    greedy = {model: some for (model, _, _, _, rule), some in by_setting.items() if rule == "greedy"}
-    lines = []
-    for (model, data, k, draft, rule), some in by_setting.items():
-        times = results.of("time", model=model, data=data or None, k=k, draft=draft, rule=rule)
-        psnr, plain = (_psnr([r["mse_truth"] for r in part]) for part in (some, greedy[model]))
-        speed = "1" if rule == "greedy" else _speed(times)
-        same = sum(record["mse_greedy"] == 0 for record in some)
-        lines.append(
-            [
-                model, "-" if draft in ("none", "jacobi") else data, str(k), draft, RULES.get(rule, rule),
-                f"{sum(r['tokens'] for r in some) / sum(r['calls'] for r in some):.2f}",
-                f"{mean(r['calls'] for r in some):.0f}", speed, f"{psnr:.2f}",
-                f"{psnr - plain:+.2f}", _decibels([r["mse_greedy"] for r in some]), f"{same} of {len(some)}",
-            ]
-        )  # fmt: skip
+    lines = [
+        [
+            row.model, "-" if row.draft in ("none", "jacobi") else row.data or "-", str(row.k), row.draft,
+            RULES.get(row.rule, row.rule), f"{row.block:.2f}", f"{row.calls:.0f}", _speed(row),
+            f"{row.psnr:.2f}", f"{row.less:+.2f}",
+            "-" if math.isinf(row.to_greedy) else f"{row.to_greedy:.1f}", f"{row.same} of {row.num}",
+        ]
+        for row in rows
+    ]  # fmt: skip
     head = [
         "model", "heads trained on", "k", "draft", "rule", "tokens per call", "calls", "times greedy's speed",
         "PSNR", "less greedy's", "PSNR to greedy", "same as greedy",
@@ -133,12 +117,11 @@ def _settings_table(results: Results) -> str:
     return table(head, lines)
 
 
-def _speed(times: list[Record]) -> str:
+def _speed(row: Row) -> str:
     """Times greedy's: of all pictures together; their median and middle half."""
-    if not times:
-        return "-"
-    together = sum(one["greedy_wall_s"] for one in times) / sum(one["wall_s"] for one in times)
-    return f"{together:.2f}; {spread([one['greedy_wall_s'] / one['wall_s'] for one in times])}"
+    if row.rule == "greedy":
+        return "1"
+    return f"{row.speed:.2f}; {spread(row.speeds)}" if row.speeds else "-"
 
 
 def _models_table(results: Results) -> str:
@@ -160,17 +143,6 @@ def _largest_finetuned(results: Results) -> str:
     """The model whose pictures are drawn."""
     found = results.of("picture", regime="finetuned", data="gold")
     return str(max(found, key=lambda record: record["k"])["model"])
-
-
-def _psnr(errors: Sequence[float]) -> float:
-    """In dB, of the mean squared error of all pictures together."""
-    error = mean(errors)
-    return 10 * math.log10(255**2 / error) if error else math.inf
-
-
-def _decibels(errors: Sequence[float]) -> str:
-    psnr = _psnr(errors)
-    return "-" if math.isinf(psnr) else f"{psnr:.1f}"
 
 
 if __name__ == "__main__":

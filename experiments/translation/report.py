@@ -50,6 +50,7 @@ def _text(results: Results, to: Path) -> str:
     return filled(
         TEMPLATE,
         {
+            "findings": tables.findings(summary),
             "runs": runs_table(results),
             "table": tables.regimes(summary),
             "settings": tables.settings(summary),

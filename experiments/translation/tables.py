@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.kit.markdown import exactness, spread, table
+from experiments.kit.markdown import bullets, exactness, spread, table
 from experiments.kit.results import Results
 from experiments.translation import paper
 from experiments.translation.heads import BASES
@@ -17,6 +17,33 @@ RULES = {"match": "exact", TOP2: "top-2", TOP3: "top-3", MIN_BLOCK: "minimum blo
 def label(regime: str, data: str) -> str:
     """Of a column or a line in a plot."""
     return f"{regime}, {data}"
+
+
+def findings(summary: Summary) -> str:
+    """What was found, a sentence a line."""
+    chains = {(row.regime, row.data, row.k): row for row in summary.chains("match")}
+    most = max(k for _, _, k in chains)
+    rows = [row for row in summary.drafted() if row.rule == "match"]
+    relaxed = [row for row in summary.drafted() if row.rule != "match"]
+    longest, fastest, lossy = max(rows, key=_block), max(rows, key=_speed), max(relaxed, key=_speed)
+    kept = [
+        f"{chains[regime, data, most].block:.2f} ({label(regime, data)}{_paper(points.get(most))})"
+        for (regime, data), points in paper.BY_REGIME.items()
+    ]
+    costs = [
+        f"from {chains['frozen', data, most].bleu:.2f} to {chains['finetuned', data, most].bleu:.2f} ({data})"
+        for data in BASES
+    ]
+    return bullets(
+        [
+            exact(summary),
+            f"Chains of k = {most} keep {', '.join(kept)} tokens per call with the exact rule.",
+            f"Finetuning for k = {most} changes BLEU {' and '.join(costs)}.",
+            f"The most tokens per call of an exact setting are {longest.block:.2f}: {_named(longest)}.",
+            f"The fastest exact setting has {fastest.speed:.2f} times greedy's speed ({_named(fastest)}), "
+            f"the fastest lossy one {lossy.speed:.2f} times ({_named(lossy)}).",
+        ]
+    )
 
 
 def regimes(summary: Summary) -> str:
@@ -174,6 +201,24 @@ def packages(listed: list[dict[str, Any]]) -> str:
         for one in sorted(listed, key=lambda one: -one["pairs"])
     ]
     return table(["package", "version", "licence", "segments"], lines)
+
+
+def _block(row: Row) -> float:
+    return row.block
+
+
+def _speed(row: Row) -> float:
+    return row.speed
+
+
+def _named(row: Row) -> str:
+    """A setting in words."""
+    rule = "" if row.rule == "match" else f", {RULES[row.rule]}"
+    return f"{label(row.regime, row.data)}, k = {row.k}, {row.draft}{rule}"
+
+
+def _paper(point: tuple[float, float] | None) -> str:
+    return "" if point is None else f"; the paper {point[1]:.2f}"
 
 
 def _cell(row: Row | None, theirs: tuple[float, float] | None) -> str:

@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,7 @@ def test_no_setting_is_told_from_plain_sampling_and_other_models_are(made: Path)
     for subjects in (DIMS, [DIGITS, PATCHES]):
         count = sum(len(sweeps()[subject].settings()) for subject in subjects)
         assert f"Of {count} settings, 0 are told from plain sampling" in report
+        assert f" 0 of {count} (" in " ".join(report.partition("De Bortoli")[0].split())
     assert of(made, "control", subject=DIMS[-1], draft=MERGED)[0]["p"] < 0.005
     assert of(made, "control", subject=PATCHES, draft=QUARTER)[0]["p"] < 0.005
 
@@ -241,6 +243,18 @@ def test_one_part_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     run.main(["--scale", "smoke", "--work", str(tmp_path), "--part", "mixtures", "--threads", "1"])
     report = (tmp_path / "smoke" / "REPORT.md").read_text()
     assert "Not measured in this run (`--part images`)" in report and "8 dimensions" in report
+    results = Results(tmp_path / "smoke" / "results.jsonl")
+    chain = few.base.record
+    (frozen,) = results.of("setting", draft="frozen", window=few.window, **chain)
+    fewer = [one["plain_calls"] / one["sequential_calls"] for one in results.of("setting", **chain)]
+    times = [median(one["plain_wall_s"] / one["wall_s"] for one in results.of("time", **setting.record))
+             for setting in few.settings() if setting.chain == few.base]  # fmt: skip
+    first, second, third = " ".join(report.split("\n\n")[1].split()).split("- ")[1:]
+    kept = frozen["plain_calls"] / frozen["sequential_calls"]
+    assert first.startswith(f"Mixtures: `frozen` needs {kept:.2f} times fewer sequential calls")
+    assert f"the best setting {max(fewer):.2f} times fewer." in first
+    assert f" of {len(results.of('setting'))} (mixtures) settings" in second
+    assert f" {max(times):.2f} (8 dimensions) times as fast" in third
 
 
 def test_the_report_says_whether_drafts_pay(tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from experiments.kit.heads import Training
 from experiments.kit.results import Results
 from experiments.kit.subjects import EXACT
 from experiments.superres import heads, pictures, run
-from experiments.superres.evaluate import DISTANCE, HEADS, JACOBI, Pixels, settings
+from experiments.superres.evaluate import DISTANCE, HEADS, JACOBI, NEAR, Pixels, settings
 from experiments.superres.heads import trainings
-from experiments.superres.report import PAPER
 from experiments.superres.scales import SCALES
+from experiments.superres.summary import PAPER, Row, findings
 from outpace.core.errors import OutpaceError
 from outpace.targets.pixel_model import PixelConfig
 from tests.experiment_runs import check_report, state, synthetic
@@ -136,6 +136,30 @@ def test_all_that_is_finetuned_makes_as_many_steps(tmp_path: Path, monkeypatch: 
     }  # fmt: skip
 
 
+def test_the_report_begins_with_what_was_found() -> None:
+    """Of models trained on real pictures: the most kept, the fastest; the paper's figure where it has one."""
+
+    def row(
+        regime: str, k: int, draft: str, rule: str, block: float, speed: float, data: str = "gold"
+    ) -> Row:
+        return Row(f"{regime}-{k}", regime, data, k, draft, rule, block, 9, speed, [], 20, -0.3, 30, 3, 4)
+
+    rows = [
+        row(regime, k, draft, rule, block + k / 10, block - k / 10)
+        for regime, start in (("frozen", 1.0), ("finetuned", 2.0))
+        for k in (2, 3)
+        for draft, rule, block in ((HEADS, EXACT, start), (HEADS, DISTANCE, start + 1), (NEAR, DISTANCE, 9.0))
+    ]
+    rows += [row("frozen", 24, JACOBI, EXACT, 7, 4), row("frozen", 8, HEADS, EXACT, 99, 99, data="own")]
+    text = " ".join(findings(rows).split())
+    assert text.startswith("- The exact rule writes greedy's own picture in 18 of 24 cases. - Frozen heads")
+    assert "to 1.30 intensities per call with the exact rule (k = 3), and up to 2.30 with the" in text
+    assert "to 2.30 intensities per call with the exact rule (k = 3), and up to 3.30 with the" in text
+    assert "`frozen-2`, distance rule, draft `near`) are 8.80 times as fast as greedy" in text
+    assert "a PSNR 0.30 dB below" in text and "keep 7.00" in text and "99" not in text
+    assert "(k = 2; the paper 1.07)" in findings(rows[:3] + rows[6:9] + rows[-2:])
+
+
 @pytest.mark.slow
 def test_the_report_shows_ours_beside_the_papers(made: Path) -> None:
     report = check_report(made / "smoke", "blocks.png", "pictures.png")
@@ -145,6 +169,10 @@ def test_the_report_shows_ours_beside_the_papers(made: Path) -> None:
     mine = of(made, "picture", regime="finetuned", data="gold", k=4, draft=HEADS, rule="match")
     size = sum(r["tokens"] for r in mine) / sum(r["calls"] for r in mine)
     assert f"{size:.2f} ({PAPER['finetuned', 'match'][4]:.2f})" in line
+    first, second = report.splitlines()[2:4]
+    exact = of(made, "picture", rule="match")
+    assert f"in {sum(r['mse_greedy'] == 0 for r in exact)} of {len(exact)} cases" in first
+    assert second.startswith("- Frozen heads keep up to")
 
 
 @pytest.mark.slow

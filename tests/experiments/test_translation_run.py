@@ -144,7 +144,13 @@ def test_the_report_shows_ours_beside_the_papers(made: Path) -> None:
     for points in paper.BY_REGIME.values():
         assert f"({points[4][0]:.2f} / {points[4][1]:.2f})" in line
     (mine,) = of(made, "outputs", regime="finetuned", data="distilled", k=4, draft="chain", rule=EXACT)
-    assert f" / {sum(mine['tokens']) / sum(mine['calls']):.2f} (26.36 / 3.27)" in line
+    kept = f"{sum(mine['tokens']) / sum(mine['calls']):.2f}"
+    assert f" / {kept} (26.36 / 3.27)" in line
+    top = " ".join(report.partition("The first task")[0].split())
+    assert f"{kept} (finetuned, distilled; the paper 3.27) tokens per call" in top
+    exact = [one for one in of(made, "outputs", rule=EXACT) if one["draft"] != "none"]
+    most = max(sum(one["tokens"]) / sum(one["calls"]) for one in exact)
+    assert f"of an exact setting are {most:.2f}: " in top
     assert "| toy | 1 | GPL-2 / MIT | 216 |" in report and "a teacher of the base's size" in report
 
 
