@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,22 @@ def state(work: Path) -> dict[str, tuple[int, bytes]]:
     """Every file, with when it was written and what it holds."""
     files = [path for path in work.rglob("*") if path.is_file()]
     return {str(path.relative_to(work)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def kill(folder: Path, training: Path, weights: Path, *, cut: int = 5) -> list[bytes]:
+    """Leave a run as if it had been killed before the end of a training, and in the middle of a result.
+
+    Returns the lines of the results as they were; of the last `cut`, the first is half there.
+    """
+    record = json.loads((training / "run.json").read_text())
+    del record["finished"]
+    (training / "run.json").write_text(json.dumps(record))
+    weights.unlink()
+    results = folder / "results.jsonl"
+    lines = results.read_bytes().splitlines(keepends=True)
+    results.write_bytes(b"".join(lines[:-cut]) + lines[-cut][:20])
+    (folder / "REPORT.md").unlink()
+    return lines
 
 
 def check_report(folder: Path, *figures: str) -> str:

@@ -27,6 +27,12 @@ class Row:
             together, and of each.
     """
 
+    model: str
+    regime: str
+    data: str
+    k: int
+    draft: str
+    rule: str
     record: Record
     block: float
     bleu: float
@@ -34,30 +40,6 @@ class Row:
     speed: float
     speeds: Sequence[float]
     times: Times
-
-    @property
-    def model(self) -> str:
-        return str(self.record["model"])
-
-    @property
-    def regime(self) -> str:
-        return str(self.record["regime"])
-
-    @property
-    def data(self) -> str:
-        return str(self.record["data"])
-
-    @property
-    def k(self) -> int:
-        return int(self.record["k"])
-
-    @property
-    def draft(self) -> str:
-        return str(self.record["draft"])
-
-    @property
-    def rule(self) -> str:
-        return str(self.record["rule"])
 
 
 class Summary:
@@ -104,6 +86,7 @@ class Summary:
         greedy = self._times[_key({"model": model, **NONE})]
         speeds = [greedy[number] / times[number] for number in times]
         return Row(
+            **{name: record[name] for name in SETTING},
             record=record,
             block=sum(record["tokens"]) / sum(record["calls"]),
             bleu=bleu.bleu(counts),

@@ -32,7 +32,7 @@ from outpace.core.errors import OutpaceError
 from outpace.diffusion import accelerate
 from outpace.diffusion.folders import load_pipeline
 from outpace.diffusion.mixture import GaussianMixture
-from tests.experiment_runs import check_report, state, synthetic
+from tests.experiment_runs import check_report, kill, state, synthetic
 
 SMOKE = SCALES["smoke"]
 DIMS = [f"{dim} dimensions" for dim in SMOKE.mixtures.dims]
@@ -141,17 +141,10 @@ def test_a_run_that_was_killed_goes_on(made: Path) -> None:
     before = state(made)
     weights = {name: data for name, (_, data) in before.items() if name.endswith(".safetensors")}
     assert len(weights) == 4
-    # Killed before the end of a training, and in the middle of a line of the results.
-    record = json.loads((smoke / DIGITS / "run.json").read_text())
-    del record["finished"]
-    (smoke / DIGITS / "run.json").write_text(json.dumps(record))
-    (smoke / DIGITS / PIPELINE / "model_index.json").unlink()
-    next((smoke / DIGITS / PIPELINE).rglob("*.safetensors")).unlink()
-    lines = (smoke / "results.jsonl").read_bytes().splitlines(keepends=True)
-    cut = 14
     assert "patches, plain and drafted" in (smoke / "REPORT.md").read_text()
-    (smoke / "results.jsonl").write_bytes(b"".join(lines[:-cut]) + lines[-cut][:20])
-    (smoke / "REPORT.md").unlink()
+    (smoke / DIGITS / PIPELINE / "model_index.json").unlink()
+    cut, pipeline = 14, smoke / DIGITS / PIPELINE
+    lines = kill(smoke, smoke / DIGITS, next(pipeline.rglob("*.safetensors")), cut=cut)
     run_smoke(made, "mixtures")
     # What is half measured is not in the report.
     assert "patches, plain and drafted" not in (smoke / "REPORT.md").read_text()

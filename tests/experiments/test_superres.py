@@ -24,7 +24,7 @@ from experiments.superres.scales import SCALES
 from experiments.superres.summary import PAPER, Row, findings
 from outpace.core.errors import OutpaceError
 from outpace.targets.pixel_model import PixelConfig
-from tests.experiment_runs import check_report, state, synthetic
+from tests.experiment_runs import check_report, kill, state, synthetic
 
 SMOKE = SCALES["smoke"]
 
@@ -189,15 +189,8 @@ def test_a_run_that_was_killed_goes_on(made: Path) -> None:
     before = state(made)
     weights = {name: data for name, (_, data) in before.items() if name.endswith("model.safetensors")}
     assert len(weights) == 1 + 5 + 3  # base, heads, finetuned models
-    # Killed before the end of one training, and in the middle of a line of the results.
     where = smoke / "heads" / "finetuned-gold-4"
-    record = json.loads((where / "run.json").read_text())
-    del record["finished"]
-    (where / "run.json").write_text(json.dumps(record))
-    (where / "model.safetensors").unlink()
-    lines = (smoke / "results.jsonl").read_bytes().splitlines(keepends=True)
-    (smoke / "results.jsonl").write_bytes(b"".join(lines[:-5]) + lines[-5][:20])
-    (smoke / "REPORT.md").unlink()
+    lines = kill(smoke, where, where / "model.safetensors")
     run_smoke(made)
     after = state(made)
     assert {name: after[name][1] for name in weights} == weights

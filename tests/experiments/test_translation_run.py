@@ -25,7 +25,7 @@ from experiments.translation.scales import SCALES
 from experiments.translation.settings import LATTICE, MIN_BLOCK, RELAXED, TREE, chains
 from experiments.translation.summary import Summary
 from outpace.core.errors import OutpaceError
-from tests.experiment_runs import check_report, state
+from tests.experiment_runs import check_report, kill, state
 
 SMOKE = SCALES["smoke"]
 WORDS = {"red": "rotes", "blue": "blaues", "old": "altes", "new": "neues", "big": "großes", "wet": "nasses"}
@@ -180,16 +180,9 @@ def test_a_run_that_was_killed_goes_on(made: Path) -> None:
     before = state(made)
     weights = {name: data for name, (_, data) in before.items() if name.endswith("model.safetensors")}
     assert len(weights) == 3 + 6 + 4  # base, teacher, distilled base; heads; finetuned models
-    # Killed before the end of one training and of the distillation, and in the middle of a line of results.
     trained = smoke / "heads" / "finetuned-distilled-4"
-    record = json.loads((trained / "run.json").read_text())
-    del record["finished"]
-    (trained / "run.json").write_text(json.dumps(record))
-    (trained / "model.safetensors").unlink()
-    (smoke / "teacher" / "distilled.tsv").unlink()
-    lines = (smoke / "results.jsonl").read_bytes().splitlines(keepends=True)
-    (smoke / "results.jsonl").write_bytes(b"".join(lines[:-5]) + lines[-5][:20])
-    (smoke / "REPORT.md").unlink()
+    lines = kill(smoke, trained, trained / "model.safetensors")
+    (smoke / "teacher" / "distilled.tsv").unlink()  # before the end of the distillation too
     run_smoke(made)
     after = state(made)
     assert {name: after[name][1] for name in weights} == weights
