@@ -11,13 +11,16 @@ import numpy as np
 from outpace.core.call import Prompt
 from outpace.core.contracts import TreePolicy
 from outpace.core.steps import Ask, Candidates, Step
-from outpace.core.tree import Draw, TokenTree
+from outpace.core.traits import Traits
+from outpace.core.tree import TokenTree
 from outpace.targets.table import TableTarget
-from outpace.trees.grow import Logits, grow_trees
+from outpace.trees.grow import EVERY_DRAW, Logits, grow_trees
 
 
 class Hostile:
     """A drafter made of one function of an ask and its own coins."""
+
+    traits = Traits(branches=True)
 
     def __init__(self, draft: Callable[[Ask, random.Random], TokenTree]) -> None:
         self.draft = draft
@@ -74,6 +77,8 @@ def hostile(vocab_size: int) -> dict[str, Hostile]:
 class Wide:
     """A tree policy: `width` children for every node down to depth `levels`, whatever was drawn."""
 
+    traits = Traits()
+
     def __init__(self, width: int, levels: int) -> None:
         self.width = width
         self.levels = levels
@@ -95,8 +100,7 @@ class TableDraft:
     prune  what to make of a finished tree.
     """
 
-    draws: frozenset[Draw] = frozenset({"iid", "without_replacement", "hub"})
-    branches = True
+    traits = Traits(draws=EVERY_DRAW, branches=True)
 
     def __init__(
         self,

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
     from outpace.accelerated import Accelerated, accelerate
     from outpace.api import Generation, Model, Stream, load
+    from outpace.core.call import Prompt
     from outpace.core.contracts import Drafter, Rule, Target
     from outpace.core.errors import OutpaceError
     from outpace.core.sampling import Sampling
     from outpace.core.steps import Ask, Scores, Step, Verdict
+    from outpace.core.traits import Traits
     from outpace.core.tree import TokenTree
 
 __version__ = "0.2.0"
@@ -29,6 +31,7 @@ __all__ = [
     "Generation",
     "Model",
     "OutpaceError",
+    "Prompt",
     "Rule",
     "Sampling",
     "Scores",
@@ -36,6 +39,7 @@ __all__ = [
     "Stream",
     "Target",
     "TokenTree",
+    "Traits",
     "Verdict",
     "accelerate",
     "load",
@@ -44,9 +48,10 @@ __all__ = [
 _MODULES = {
     **dict.fromkeys(("Accelerated", "accelerate"), "outpace.accelerated"),
     **dict.fromkeys(("Generation", "Model", "Stream", "load"), "outpace.api"),
-    **dict.fromkeys(
-        ("Ask", "Drafter", "Rule", "Scores", "Step", "Target", "Verdict"), "outpace.core.contracts"
-    ),
+    **dict.fromkeys(("Drafter", "Rule", "Target"), "outpace.core.contracts"),
+    **dict.fromkeys(("Ask", "Scores", "Step", "Verdict"), "outpace.core.steps"),
+    "Prompt": "outpace.core.call",
+    "Traits": "outpace.core.traits",
     "OutpaceError": "outpace.core.errors",
     "Sampling": "outpace.core.sampling",
     "TokenTree": "outpace.core.tree",

@@ -32,7 +32,7 @@ class Layers(Target):
 
 
 class Theirs(NoDraft):
-    draws = frozenset({"iid", "hub"})
+    traits = Traits(draws=frozenset({"iid", "hub"}))
 
     def __init__(
         self, *, path: str, size: int | None = None, on: bool = True, w: str = "3,2", target: Layers, memo,

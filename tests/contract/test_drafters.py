@@ -15,6 +15,7 @@ from outpace.core.contracts import Drafter, Target
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
 from outpace.core.steps import Ask, ScoredCall, Step
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.decode.step import judge, step
 from outpace.drafters import DRAFTERS
@@ -97,6 +98,10 @@ def test_threads_share_target_and_drafter(
 
 class Watched:
     """Passes everything on and remembers what was asked and proposed."""
+
+    @property
+    def traits(self) -> Traits:
+        return self.drafter.traits
 
     def __init__(self, drafter: Drafter) -> None:
         self.drafter = drafter

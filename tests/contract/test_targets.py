@@ -1,6 +1,6 @@
 """Every target: a tree equals its paths, a row ignores its companions, keep equals a fresh row.
 
-"Equal" is to the last bit for a target that promises "identical", unless it says that it rounds.
+"Equal" is to the last bit for a target whose numerics are "bitwise".
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def rows_of(target: Target, prompts: Sequence[Sequence[int]]) -> Iterator[list[i
 
 
 def assert_same(target: Target, actual: np.ndarray, expected: np.ndarray) -> None:
-    if target.exactness == "identical" and not getattr(target, "rounds", False):
+    if target.exactness == "identical" and target.traits.numerics == "bitwise":
         assert np.array_equal(actual, expected)
     else:
         assert np.allclose(actual, expected, atol=1e-4)

@@ -95,7 +95,7 @@ def test_rows_do_not_see_one_another(spec: str, seed: int, budgets: list[int]) -
         )
 
 
-@pytest.mark.parametrize("spec", [spec for spec in TREE_SPECS if not getattr(make(spec), "reads_logq", True)])
+@pytest.mark.parametrize("spec", [spec for spec in TREE_SPECS if not make(spec).traits.reads_logq])
 @given(st.integers(0, 10**6), st.integers(0, 15))
 @settings(max_examples=10)
 def test_picked_tokens_make_the_same_tree(spec: str, seed: int, budget: int) -> None:

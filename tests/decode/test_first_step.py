@@ -11,6 +11,7 @@ import pytest
 from outpace.core.call import Call, Prompt, Source
 from outpace.core.sampling import Sampling
 from outpace.core.steps import Step
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.drafters.none import NoDraft
 from outpace.drafters.small_model import SmallModel
@@ -118,7 +119,7 @@ def test_prompts_are_read_with_the_whole_tree_behind_them() -> None:
 
 def test_prompts_that_fill_a_call_are_read_in_chunks() -> None:
     class Narrow(Noting):
-        max_nodes, chunk = 90, 7
+        traits = Traits(max_nodes=90, chunk=7)
 
     target = Narrow.random(vocab_size=VOCAB_SIZE)
     assert isinstance(target, Narrow)

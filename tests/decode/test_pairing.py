@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ import pytest
 from outpace.core.contracts import Target
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
+from outpace.core.traits import Traits
 from outpace.decode.pairing import check_pairing
 from outpace.drafters.ngram import NGram
 from outpace.drafters.none import NoDraft
@@ -17,6 +19,7 @@ from outpace.engine.generate import generate
 from outpace.engine.request import Request
 from outpace.rules import RULES
 from outpace.targets.table import TableTarget
+from outpace.trees.grow import EVERY_DRAW
 from tests.fakes import TableDraft, Wide
 
 TARGET = TableTarget.random(vocab_size=4, order=1)
@@ -44,13 +47,13 @@ def test_a_rule_that_needs_the_law_refuses_drafters_without(name: str) -> None:
 def test_a_law_of_another_draw_does_not_do(name: str) -> None:
     rule = RULES.create(name)
     served = TableDraft(TARGET, Wide(2, 2))
-    served.draws = frozenset({"iid", "without_replacement", "hub"} - {rule.draw})
+    served.traits = replace(served.traits, draws=EVERY_DRAW - {rule.draw})
     with pytest.raises(OutpaceError, match="needs the law"):
         check_pairing(TARGET, served, rule)
 
 
 def test_trees_need_a_target_that_branches() -> None:
-    chains_only = cast("Target", SimpleNamespace(branching=False))
+    chains_only = cast("Target", SimpleNamespace(traits=Traits(chains_only=True)))
     match: Any = RULES.create("match")
     check_pairing(chains_only, NGram(), match)
     with pytest.raises(OutpaceError, match=r"chains only .*TableDraft .*accepted"):

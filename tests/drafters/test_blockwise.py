@@ -322,7 +322,7 @@ def test_a_rule_that_reads_laws_gets_those_of_the_heads(
     state = states_of(causal, [5, 17, 3])[2:]
     logits = ProposalHeads(causal, tmp_path).logits(state)[0]
     drafter = make(causal, tmp_path, tree=tree)
-    assert draw in drafter.draws
+    assert draw in drafter.traits.draws
     [drawn] = proposed(drafter, state, 3, sampling=SAMPLED, law=True, draw=draw)
     assert drawn.draw == draw
     inner = set(drawn.shape.parent_list[1:])

@@ -59,7 +59,7 @@ def repeating(seed: int = 5) -> Counted:
 
 def cascade(small: Target, target: Target | None = None, tokenizer: Any = LETTERS, **options: Any) -> Cascade:
     context: dict[str, Any] = {
-        "open_model": lambda source: SimpleNamespace(target=small, tokenizer=LETTERS),
+        "open_model": lambda source: SimpleNamespace(target=small, tokenizer=LETTERS, costs=None),
         "target": target or table(),
         "tokenizer": tokenizer,
     }
@@ -105,7 +105,7 @@ def test_guesses_leave_no_trace() -> None:
     small, smaller = table(9), table(11)
     models = {"small": small, "smaller": smaller}
     context: dict[str, Any] = {
-        "open_model": lambda source: SimpleNamespace(target=models[source], tokenizer=LETTERS),
+        "open_model": lambda source: SimpleNamespace(target=models[source], tokenizer=LETTERS, costs=None),
         "target": table(),
         "tokenizer": LETTERS,
     }
@@ -200,7 +200,7 @@ def test_native_models(tmp_path: Path) -> None:
     options: dict[str, Any] = {"context_length": 64, "threads": 1}
     target, small = (gguf_target(tmp_path, "llama", "F32", **options) for _ in range(2))
     context: dict[str, Any] = {
-        "open_model": lambda source: SimpleNamespace(target=small, tokenizer=None),
+        "open_model": lambda source: SimpleNamespace(target=small, tokenizer=None, costs=None),
         "target": target,
         "tokenizer": None,
     }

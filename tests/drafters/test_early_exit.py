@@ -90,7 +90,8 @@ def test_verifying_runs_the_rest_of_the_layers_alone(target: NativeTarget) -> No
 
 def test_options(target: NativeTarget) -> None:
     assert EarlyExit(target=target).layers == 2  # of 3
-    assert not EarlyExit(target=target).branches and EarlyExit(tree=Wide(2, 2), target=target).branches
+    assert not EarlyExit(target=target).traits.branches
+    assert EarlyExit(tree=Wide(2, 2), target=target).traits.branches
     for layers in (-1, target.num_layers + 1):
         with pytest.raises(OutpaceError, match="accepted are 0 to 3"):
             EarlyExit(layers=layers, target=target)

@@ -12,6 +12,7 @@ from outpace.core.costs import CallCosts, LiveCosts, straight
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
 from outpace.core.steps import Ask, Step, Verdict
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.drafters import DRAFTERS
 from outpace.drafters import mix as mix_
@@ -20,18 +21,16 @@ from outpace.drafters.mix import Mix, Weights, _convex
 SCORES: Any = None  # no source here reads any
 
 
-class Fixed:
-    """A source that expects the same after any text."""
+class Source:
+    """A source without a state."""
 
-    def __init__(self, *expected: tuple[int, float], level: int = 0) -> None:
-        self.expected = expected
-        self.level = level
+    traits = Traits(branches=True)
 
     def start(self, prompt: Prompt) -> None:
         return None
 
-    def successors(self, state: None, text: Sequence[int]) -> tuple[int, Sequence[tuple[int, float]]]:
-        return self.level, self.expected
+    def propose(self, states: Sequence[None], asks: Sequence[Ask]) -> list[TokenTree]:
+        raise AssertionError("nobody asks for its trees")
 
     def observe(self, states: Sequence[None], steps: Sequence[Step]) -> list[None]:
         return list(states)
@@ -40,10 +39,19 @@ class Fixed:
         pass
 
 
-class Proposing(Fixed):
-    """A source that proposes a tree."""
+class Fixed(Source):
+    """A source that expects the same after any text."""
 
-    successors = None  # type: ignore[assignment]
+    def __init__(self, *expected: tuple[int, float], level: int = 0) -> None:
+        self.expected = expected
+        self.level = level
+
+    def successors(self, state: None, text: Sequence[int]) -> tuple[int, Sequence[tuple[int, float]]]:
+        return self.level, self.expected
+
+
+class Proposing(Source):
+    """A source that proposes a tree."""
 
     def __init__(self, tree: TokenTree) -> None:
         self.tree = tree
@@ -205,7 +213,7 @@ def test_trees_follow_what_calls_take_now(monkeypatch: pytest.MonkeyPatch) -> No
     assert max(sizes[:40]) >= 5 and max(sizes[-20:]) <= 3
 
 
-class ByDepth(Proposing):
+class ByDepth(Source):
     """A source like proposal heads, whose opinion depends on the depth alone."""
 
     def __init__(self, *by_depth: Sequence[tuple[int, float]]) -> None:

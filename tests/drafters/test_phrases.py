@@ -14,6 +14,7 @@ from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
 from outpace.core.steps import Ask, RowScores, Step, Verdict
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.drafters.phrases import PhrasePool, Phrases, confirmed
 from outpace.engine.generate import generate
@@ -36,6 +37,8 @@ def step(tokens: list[int]) -> Step:
 
 class Inner:
     """A drafter that proposes the same tree always and remembers what it is told."""
+
+    traits = Traits(branches=True)
 
     def __init__(self, tree: TokenTree) -> None:
         self.tree = tree

@@ -194,7 +194,7 @@ def test_a_row_that_was_never_observed_can_be_stopped() -> None:
 def test_more_successors_than_tokens() -> None:
     small = TableTarget.random(vocab_size=3)
     drafter = Recycling(small)
-    assert drafter.k == drafter.reads_top == 3
+    assert drafter.k == drafter.traits.reads_top == 3
 
 
 def test_a_second_request_is_drafted_from_what_the_first_has_left() -> None:

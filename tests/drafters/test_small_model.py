@@ -250,9 +250,9 @@ def test_the_same_vocabulary_up_to_padding_is_recognised() -> None:
         )
         return SmallModel(model="x", open_model=lambda source: small, target=table(), tokenizer=letters)
 
-    assert make(letters, VOCAB_SIZE).draws and make(Padded(), VOCAB_SIZE + 2).draws
+    assert make(letters, VOCAB_SIZE).traits.draws and make(Padded(), VOCAB_SIZE + 2).traits.draws
     # Two letters the other way round are another vocabulary: drafts by text, without laws.
-    assert not make(Letters("abcdefghijlk"), VOCAB_SIZE).draws
+    assert not make(Letters("abcdefghijlk"), VOCAB_SIZE).traits.draws
 
 
 def test_refusals() -> None:

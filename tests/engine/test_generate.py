@@ -15,6 +15,7 @@ from outpace.core.contracts import Drafter
 from outpace.core.errors import OutpaceError, PromptTooLong
 from outpace.core.sampling import Edit, Sampling, choose
 from outpace.core.steps import Step
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.drafters.ngram import NGram
 from outpace.drafters.none import NoDraft
@@ -264,7 +265,7 @@ def test_requests_share_the_nodes_that_a_call_may_have() -> None:
     calls: list[int] = []
 
     class Narrow(TableTarget):
-        max_nodes = 40
+        traits = Traits(max_nodes=40)
 
         def score(self, now: Any) -> Any:
             calls.append(sum(call.lead + call.tree.num_nodes for call in now))

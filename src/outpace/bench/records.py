@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from outpace.core.errors import OutpaceError
 from outpace.core.steps import Exactness
+from outpace.core.traits import Numerics
 from outpace.formats.json_files import json_value
 from outpace.formats.regular import open_regular, read_text
 
@@ -30,7 +31,7 @@ _FIGURES = (
     "score_s",
 )  # fmt: skip
 # What the fields mean where a record of an older version has none.
-OLDER = {"tree": None, "rule": "match"}
+OLDER = {"tree": None, "rule": "match", "numerics": "bitwise"}
 
 
 def generation_record(
@@ -61,6 +62,7 @@ def generation_record(
         "draft_s": stats.draft_s,
         "score_s": stats.score_s,
         "exactness": generation.exactness,
+        "numerics": generation.numerics,
         "identical_to_plain": identical_to_plain,
         "text": generation.text,
         "token_ids": list(generation.token_ids),
@@ -85,6 +87,8 @@ def _wrong_field(record: Record) -> str | None:
             return name
     if record.get("exactness") not in get_args(Exactness):
         return "exactness"
+    if record.get("numerics", "bitwise") not in get_args(Numerics):
+        return "numerics"
     if not isinstance(record.get("identical_to_plain"), bool):
         return "identical_to_plain"
     return None if isinstance(record.get("token_ids"), list) else "token_ids"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from outpace.bench.method import Method
 from outpace.bench.records import Record
 from outpace.bench.run import PLAIN
 from outpace.core.errors import one_line
 from outpace.core.steps import Exactness, weakest
+from outpace.core.traits import Numerics
 
 OVERALL = "overall"
 COLUMNS = (
@@ -35,6 +37,7 @@ class Row:
     drafted_per_call      drafted nodes per call.
     draft_share           the drafter's part of the time after the prompt's call.
     ms_per_call           milliseconds of a call, its choices and the verdict.
+    numerics              "ties" where choices between tokens that are that close may fall either way.
     identical_share       the part of the prompts whose tokens are those of plain decoding.
     """
 
@@ -48,6 +51,7 @@ class Row:
     draft_share: float
     ms_per_call: float
     exactness: Exactness
+    numerics: Numerics
     identical_share: float
 
 
@@ -120,7 +124,7 @@ def _figures(row: Row) -> tuple[str, ...]:
         f"{row.drafted_per_call:.1f}",
         f"{100 * row.draft_share:.1f}",
         f"{row.ms_per_call:.2f}",
-        row.exactness,
+        row.exactness if row.numerics == "bitwise" else f"{row.exactness} (ties)",
         identical[row.exactness],
     )
 
@@ -147,6 +151,7 @@ def _row(category: str, method: Method, by_method: dict[Method, list[Record]]) -
         draft_share=_sum(records, "draft_s") / after_prompt_s if after_prompt_s > 0 else 0.0,
         ms_per_call=1e3 * _sum(records, "score_s") / calls if calls else 0.0,
         exactness=weakest(*(record["exactness"] for record in records)),
+        numerics=max((record["numerics"] for record in records), key=get_args(Numerics).index),
         identical_share=sum(record["identical_to_plain"] for record in records) / len(records),
     )
 

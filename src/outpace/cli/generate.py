@@ -115,6 +115,8 @@ def _comparison(generation: Generation, plain: Generation, method: Method) -> st
     identical = "yes" if generation.token_ids == plain.token_ids else "no"
     if generation.exactness != "identical":
         identical += f"; what is promised: {generation.exactness}"
+    if generation.numerics == "ties":
+        identical += "; up to floating-point ties"
     return "\n".join(
         [
             "",

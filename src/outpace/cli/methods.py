@@ -14,6 +14,7 @@ import typer
 from outpace.cli import render
 from outpace.core.errors import OutpaceError
 from outpace.core.registry import value_text
+from outpace.core.traits import Traits
 
 if TYPE_CHECKING:
     from outpace.core.registry import Registry
@@ -82,7 +83,9 @@ def describe(registry: Registry, name: str) -> Entry:
     if registry.kind == "drafter":
         entry["takes_tree"] = "tree" in parameters
         # Whether a draft in the shape of a tree has a law may depend on what it is made of.
-        entry["draws"] = _declared(factory, "draws") or ("by option" if entry["takes_tree"] else None)
+        traits = getattr(factory, "traits", Traits())
+        draws = sorted(traits.draws) if isinstance(traits, Traits) else None
+        entry["draws"] = draws or ("by option" if entry["takes_tree"] else None)
     return entry | {"doc": doc}
 
 

@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from outpace.core.contracts import Target
 
 
-UNBOUNDED = 2**31
-"""`max_nodes` and `chunk` of a target that names no bound."""
-
-
 class Source(Protocol):
     """What a text is written from, beside its first tokens: an encoded sentence, a small picture."""
 
@@ -148,12 +144,13 @@ def read(
             raise OutpaceError("the prompt is empty, accepted are prompts of 1 token or more")
         if (length := target.length(row) + len(text)) > target.context_length:
             raise PromptTooLong(f"the prompt has {length} tokens, the context holds {target.context_length}")
-    last = max(1, min(target.chunk, (target.max_nodes - spare) // max(1, len(rows))))
+    chunk = target.traits.chunk
+    last = max(1, min(chunk, (target.traits.max_nodes - spare) // max(1, len(rows))))
     left = []
     for row, text in zip(rows, texts, strict=True):
         at = 0
         while len(text) - at > last:
-            end = min(at + target.chunk, len(text) - 1)
+            end = min(at + chunk, len(text) - 1)
             target.score([Call.read(row, text[at:end])])
             target.keep([row], [()])
             at = end

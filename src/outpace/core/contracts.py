@@ -17,6 +17,7 @@ from outpace.core.call import Call, Kept, Prompt, Source
 from outpace.core.products import Product
 from outpace.core.sampling import Sampling
 from outpace.core.steps import Ask, Candidates, Exactness, RowScores, Scores, Step, Verdict
+from outpace.core.traits import Traits
 from outpace.core.tree import Draw, TokenTree
 
 
@@ -47,12 +48,8 @@ class Target(Protocol):
         """What `score` promises: "identical" if a node's logits ignore its companions in the call."""
 
     @property
-    def max_nodes(self) -> int:
-        """The most tokens of a call, those of all rows together."""
-
-    @property
-    def chunk(self) -> int:
-        """The most tokens of a prompt that are worth reading in one call."""
+    def traits(self) -> Traits:
+        """Numerics, and the sizes of calls."""
 
     def open(self, source: Source | None = None) -> int:
         """A new row without tokens. Raises an OutpaceError for a source that the target does not read."""
@@ -77,6 +74,14 @@ class Target(Protocol):
 
     def length(self, row: int) -> int:
         """How many tokens the row has cached."""
+
+
+@runtime_checkable
+class Sourced(Target, Protocol):
+    """A target whose texts are written from a source."""
+
+    def typical_source(self) -> Source:
+        """One to measure calls with."""
 
 
 @runtime_checkable
@@ -133,14 +138,11 @@ class Drafter(Protocol):
     A state belongs to the caller and goes through `start`, then any number of `propose` and `observe`, then
     `stop`. Methods may change the state they are given in place and return it. The prompt's own call is a
     step like others: its ask has the prompt `unread`.
-
-    Four attributes are optional:
-    draws      frozenset of the draws that it serves beside "point"; absent: none, it has no law of its own.
-    reads_top  the largest k that it asks `RowScores.top` for; absent: 0.
-    branches   whether it may propose more than a chain; absent: False.
-    fork       a method: state -> a second state of the same row, for a continuation that may come to nothing.
-               It is stopped like any other and must leave no trace; absent: no cascade can be built on it.
     """
+
+    @property
+    def traits(self) -> Traits:
+        """Which trees it proposes, and what it reads."""
 
     def start(self, prompt: Prompt) -> Any:
         """The state for a new row, whose text begins with these tokens."""
@@ -155,17 +157,40 @@ class Drafter(Protocol):
         """Give back what the state holds."""
 
 
+@runtime_checkable
+class Forkable(Drafter, Protocol):
+    """A drafter that can try a text and forget it: cascades are built on it."""
+
+    def fork(self, state: Any) -> Any:
+        """A second state of the same row. It is stopped like any other and must leave no trace."""
+
+
+@runtime_checkable
+class Successors(Drafter, Protocol):
+    """A drafter that names the successors of any text: `mix` asks it below every node of a tree."""
+
+    def successors(self, state: Any, text: Sequence[int]) -> tuple[int, Sequence[tuple[int, float]]]:
+        """(length of the match, [(token, its probability), ...]) after a text that ends with these tokens."""
+
+
+@runtime_checkable
+class ByDepth(Drafter, Protocol):
+    """A drafter whose opinion depends on the depth in the tree alone, such as heads."""
+
+    def expected_by_depth(self, state: Any, ask: Ask) -> Sequence[Sequence[tuple[int, float]]]:
+        """Per level below the root, [(token, its probability), ...]."""
+
+
 class TreePolicy(Protocol):
     """Where a model-based drafter spends its budget; knows no model and keeps no state.
 
     The growth loop (`trees/grow.py`) asks in turns which nodes to expand, has the drafter's model score them,
     draws `width` candidates after each, and lets the policy hang what it wants. At the end it prunes, always.
-
-    Two attributes are optional:
-    reads_logq  whether it looks at log-probabilities or laws; absent: True. Who does not spares their price.
-    keeps_draw  whether its trees serve rules that read laws; absent: True. A policy that takes or leaves
-                nodes for the tokens that were drawn does not: its trees have a "point" draw, always.
     """
+
+    @property
+    def traits(self) -> Traits:
+        """What it reads of candidates, and whether drawn ones stay drawn."""
 
     @property
     def width(self) -> int:

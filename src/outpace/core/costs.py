@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from outpace.core.call import Call, Prompt, begin
-from outpace.core.contracts import Target
+from outpace.core.contracts import Sourced, Target
 from outpace.core.sampling import Sampling
 from outpace.core.tree import TokenTree
 
@@ -57,7 +57,8 @@ class CallCosts:
         seconds = []
         for context in contexts:
             text = [position * 7919 % target.vocab_size for position in range(context + sizes[-1])]
-            row = begin(target, Prompt(text[:context], getattr(target, "typical_source", lambda: None)()))
+            source = target.typical_source() if isinstance(target, Sourced) else None
+            row = begin(target, Prompt(text[:context], source))
             try:
                 times: dict[int, list[float]] = {size: [] for size in sizes}
                 for _ in range(rounds):

@@ -21,10 +21,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from outpace.core.call import Call, Prompt, read
-from outpace.core.contracts import Drafter, Target
+from outpace.core.contracts import Drafter, Forkable, Target
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.steps import Ask, Step
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.decode.pairing import check_pairing
 from outpace.decode.step import half_step, step
@@ -78,22 +79,22 @@ class Cascade:
             "target": small.target,
             "tokenizer": small.tokenizer,
             "tree": None,
-            "costs": getattr(small, "costs", None),
+            "costs": small.costs,
             "memo": lambda name, make, fits=None: make(),
         }
         inner: Drafter = DRAFTERS.create(draft, **{**context, **own})
-        if not hasattr(inner, "fork"):
+        if not isinstance(inner, Forkable):
             raise OutpaceError(
                 f"cascade has draft={draft!r}, accepted are drafters that can try a text and forget it, such "
                 "as ngram, small_model and cascade"
             )
         check_pairing(small.target, inner, MATCH)
         self._small: Target = small.target
-        self._inner: Any = inner
+        self._inner: Forkable = inner
         self._length = length
         self._tail = tail
         self._eos_ids = target.eos_ids
-        self.reads_top: int = getattr(inner, "reads_top", 0)
+        self.traits = Traits(reads_top=inner.traits.reads_top)
 
     def start(self, prompt: Prompt) -> CascadeState:
         """The small model reads the prompt when it is first asked."""
@@ -247,5 +248,5 @@ class Cascade:
             unread=unread,
             draw=MATCH.draw,
             law=False,
-            top=self.reads_top,
+            top=self.traits.reads_top,
         )

@@ -37,8 +37,7 @@ class HeadedTarget:
         self.context_length = target.context_length
         self.eos_ids = target.eos_ids
         self.hidden_size = target.hidden_size
-        self.max_nodes, self.chunk = target.max_nodes, target.chunk
-        self.rounds: bool = getattr(target, "rounds", False)
+        self.traits = target.traits
 
     def open(self, source: Source | None = None) -> int:
         """See `Target`."""

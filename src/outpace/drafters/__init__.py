@@ -6,7 +6,7 @@ puts things together:
 target      the Target that it will draft for.
 tokenizer   the target's tokenizer.
 tree        a TreePolicy, or None for the drafter's own. Who does not name it refuses the option.
-open_model  a function: short name, file or folder -> an object with `target` and `tokenizer`.
+open_model  a function: short name, file or folder -> an object with `target`, `tokenizer` and `costs`.
 memo        a function (name, make, fits) -> arrays: `make()`, kept on disk beside the target's weights and
             taken from there where `fits(arrays)`, if that is given, is true.
 beside      a function: name -> path of a file that belongs to the target's weights; None if they are no file.

@@ -22,6 +22,7 @@ from outpace.core.contracts import Target
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.steps import Ask, Step
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.formats.backoff import BackoffTable, read_backoff
 from outpace.formats.datastore import vocabulary_id
@@ -36,7 +37,7 @@ class Backoff:
     path  a table made by `outpace datastore count`; None for the one beside the model's packed weights.
     """
 
-    branches = True
+    traits = Traits(branches=True)
 
     @checked
     def __init__(

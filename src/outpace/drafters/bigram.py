@@ -30,6 +30,7 @@ from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.sampling import Sampling
 from outpace.core.steps import Ask, Step
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.drafters.ngram import NGram, NGramState
 
@@ -51,7 +52,7 @@ class Bigram:
     Making the table takes as long as reading a prompt of V tokens: up to some minutes, once per model.
     """
 
-    branches = True
+    traits = Traits(branches=True)
 
     @checked
     def __init__(

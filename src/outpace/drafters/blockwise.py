@@ -19,6 +19,7 @@ the target's choice, a chain may have of every head the token that is likeliest 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 from outpace.drafters.proposal_heads import FINAL, ProposalHeads, packaged_heads
 from outpace.trees.chain import Chain
-from outpace.trees.grow import StepFunction, draws_of, grow_trees, point_law
+from outpace.trees.grow import StepFunction, grow_trees, point_law, traits_of
 from outpace.trees.likeliest import After, likeliest
 
 RANKS = 8  # of each head's tokens come into a tree of the likeliest
@@ -84,8 +85,7 @@ class Blockwise:
         self._near = near
         self._check_near()
         self.policy: TreePolicy = Chain(length=self._heads.num_drafted) if tree is None else tree
-        self.draws = draws_of(self.policy)
-        self.branches = tree is None or tree.width > 1
+        self.traits = replace(traits_of(self.policy), branches=tree is None or tree.width > 1)
 
     def start(self, prompt: Prompt) -> BlockwiseState:
         """Nothing is proposed before the prompt's own call has been observed."""
@@ -163,7 +163,7 @@ class Blockwise:
     @property
     def _is_fixed(self) -> bool:
         """Whether every draft is a chain of as many tokens."""
-        return isinstance(self._tree, Chain) and not self._tree.reads_logq
+        return isinstance(self._tree, Chain) and not self._tree.traits.reads_logq
 
     def _check_near(self) -> None:
         ids = self._heads.token_ids

@@ -24,6 +24,7 @@ from outpace.core.contracts import Tapped
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.steps import Ask, Step
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.drafters.backoff import table_for
 from outpace.drafters.blockwise import Blockwise, BlockwiseState, Pairs
@@ -51,7 +52,7 @@ class BlockwiseLattice:
     The other options are those of `blockwise`.
     """
 
-    branches = True
+    traits = Traits(branches=True)
 
     @checked
     def __init__(

@@ -91,8 +91,7 @@ class BlockwiseLocal:
         self._small = small
         self._alpha = alpha
         self._ranks = ranks
-        self.draws = heads.draws
-        self.branches = heads.policy.width > 1
+        self.traits = replace(heads.traits, branches=heads.policy.width > 1)
 
     def start(self, prompt: Prompt) -> BlockwiseLocalState:
         """Both rows."""

@@ -26,6 +26,7 @@ from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.steps import Ask, Step
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 
 MAX_ENDED = 32  # rows of one prompt that are remembered after their end
@@ -56,7 +57,7 @@ class ConsensusState:
 class Consensus:
     """Trees of `size` nodes and `depth` levels that the other rows of the same prompt vote for."""
 
-    branches = True
+    traits = Traits(branches=True)
 
     @checked
     def __init__(self, *, min_n: int = 1, max_n: int = 4, size: int = 12, depth: int = 8) -> None:

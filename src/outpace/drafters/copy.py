@@ -26,6 +26,7 @@ from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.steps import Ask, Step
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 
 REACH = 8
@@ -73,6 +74,8 @@ class CopyState:
 
 class Copy:
     """Chains of `length` tokens of the prompt, from where the output stands in it."""
+
+    traits = Traits()
 
     @checked
     def __init__(self, *, length: int = 8, min_match: int = 2) -> None:

@@ -28,7 +28,7 @@ from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 from outpace.drafters.own_layers import grow_on_rows, layered
 from outpace.trees.chain import Chain
-from outpace.trees.grow import draws_of
+from outpace.trees.grow import traits_of
 
 
 class EarlyExit:
@@ -44,8 +44,7 @@ class EarlyExit:
             )
         self.layers = layers or max(1, 3 * most // 4)
         self._tree: TreePolicy = Chain(length=4, min_p=0.5) if tree is None else tree
-        self.branches = self._tree.width > 1
-        self.draws = draws_of(self._tree)
+        self.traits = traits_of(self._tree)
 
     def start(self, prompt: Prompt) -> None:
         """There is nothing to remember."""

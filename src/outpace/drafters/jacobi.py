@@ -25,6 +25,7 @@ from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.steps import Ask, Step
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 
 
@@ -39,6 +40,8 @@ class JacobiState:
 
 class Jacobi:
     """Chains of the `length` guesses that one more iteration would check."""
+
+    traits = Traits()
 
     @checked
     def __init__(self, *, length: int = 8) -> None:

@@ -26,7 +26,7 @@ from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 from outpace.drafters.own_layers import grow_on_rows, layered
 from outpace.trees.chain import Chain
-from outpace.trees.grow import draws_of
+from outpace.trees.grow import traits_of
 
 RATE_MEMORY = 0.5
 """The paper's beta 1."""
@@ -74,8 +74,7 @@ class LayerSkip:
         self.adapt = adapt
         self.acceptance = acceptance
         self._tree: TreePolicy = Chain(length=8) if tree is None else tree
-        self.branches = self._tree.width > 1
-        self.draws = draws_of(self._tree)
+        self.traits = traits_of(self._tree)
 
     def start(self, prompt: Prompt) -> LayerSkipState:
         """As if all was going as wished."""

@@ -26,6 +26,7 @@ from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.steps import Ask, Step
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 
 
@@ -49,7 +50,7 @@ class LookaheadState:
 class Lookahead:
     """A window of `window` columns that makes n-grams of `ngram` tokens; `candidates` of them are tried."""
 
-    branches = True
+    traits = Traits(branches=True)
 
     @checked
     def __init__(self, *, window: int = 4, ngram: int = 4, candidates: int = 4) -> None:

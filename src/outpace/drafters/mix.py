@@ -26,12 +26,13 @@ from time import perf_counter
 from typing import Any
 
 from outpace.core.call import Prompt
-from outpace.core.contracts import Drafter
+from outpace.core.contracts import ByDepth, Drafter, Successors
 from outpace.core.costs import CallCosts
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.registry import split_specs
 from outpace.core.steps import Ask, Step
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.drafters import backoff
 from outpace.drafters.proposal_heads import find_packaged_heads
@@ -43,7 +44,7 @@ PRIOR = 8.0  # how many observations the weights over all contexts count for
 CURVE_STEP = 128  # tokens of context over which one cost curve serves
 CALLS_PER_CURVE = 32  # so long it serves before the costs are asked again
 
-Successors = Sequence[tuple[int, float]]
+Guesses = Sequence[tuple[int, float]]
 Key = tuple[int, int, int]  # length of the best match, depth (both capped), sources that had a say (bits)
 
 
@@ -54,8 +55,6 @@ class Mix:
     heads for it, else ngram+suffix.
     depth  at most so many tokens deep.
     """
-
-    branches = True
 
     @checked
     def __init__(
@@ -75,11 +74,12 @@ class Mix:
         if len(specs) > MAX_SOURCES:
             raise OutpaceError(f"mix has {len(specs)} drafts, accepted are 1 to {MAX_SOURCES}")
         self.sources: list[Drafter] = [DRAFTERS.create(spec, **context) for spec in specs]
-        self.reads_top: int = max(getattr(source, "reads_top", 0) for source in self.sources)
+        reads_top = max(source.traits.reads_top for source in self.sources)
+        self.traits = Traits(branches=True, reads_top=reads_top)
         self.size = size
         self.depth = depth
-        self._successors = [getattr(source, "successors", None) for source in self.sources]
-        self._expected = [getattr(source, "expected_by_depth", None) for source in self.sources]
+        self._successors = [s.successors if isinstance(s, Successors) else None for s in self.sources]
+        self._expected = [s.expected_by_depth if isinstance(s, ByDepth) else None for s in self.sources]
         self._proposing = [
             s for s, function in enumerate(self._successors) if function is None and self._expected[s] is None
         ]
@@ -175,8 +175,8 @@ class Mix:
         depth: int,
         trees: Sequence[TokenTree | None],
         places: Sequence[int],
-        by_depth: Mapping[int, Sequence[Successors]],
-    ) -> tuple[Key, list[Successors]]:
+        by_depth: Mapping[int, Sequence[Guesses]],
+    ) -> tuple[Key, list[Guesses]]:
         """What each source expects after a text, and the key of the weights."""
         level, said, expected = 0, 0, []
         for s, successors in enumerate(self._successors):
@@ -220,7 +220,7 @@ class MixState:
         self.num_prompt = len(text)
         self.weights = weights
         self.tree = TokenTree.root(text[-1])
-        self.expected: dict[int, tuple[Key, list[Successors]]] = {}
+        self.expected: dict[int, tuple[Key, list[Guesses]]] = {}
 
 
 class Weights:
@@ -260,7 +260,7 @@ class Weights:
             self._ready[key] = ready
         return ready
 
-    def mixture(self, key: Key, expected: Sequence[Successors]) -> dict[int, float]:
+    def mixture(self, key: Key, expected: Sequence[Guesses]) -> dict[int, float]:
         """{token: probability} under the weights of a key."""
         mixed: dict[int, float] = {}
         for weight, pairs in zip(self.of(key), expected, strict=True):
@@ -271,7 +271,7 @@ class Weights:
                     mixed[token] = weight * p
         return mixed
 
-    def learn(self, key: Key, expected: Sequence[Successors], token: int) -> None:
+    def learn(self, key: Key, expected: Sequence[Guesses], token: int) -> None:
         """The token came: share one count among the sources that expected it."""
         shares = [
             weight * next((p for other, p in pairs if other == token), 0.0)
@@ -293,7 +293,7 @@ def _auto(context: Mapping[str, Any]) -> str:
     return "ngram+blockwise" if target is not None and find_packaged_heads(target) else "ngram+suffix"
 
 
-def _children(tree: TokenTree | None, node: int) -> Successors:
+def _children(tree: TokenTree | None, node: int) -> Guesses:
     """What a proposed tree says about the tokens after a node; certainty where it gives no probabilities."""
     if tree is None or node < 0:
         return ()

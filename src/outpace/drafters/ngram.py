@@ -22,6 +22,7 @@ from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.steps import Ask, Step
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 
 
@@ -40,6 +41,8 @@ class NGram:
 
     Beyond `length`, a match lengthens the draft up to `max_length`; equal, they draft one length always.
     """
+
+    traits = Traits()
 
     @checked
     def __init__(self, *, min_n: int = 1, max_n: int = 3, length: int = 3, max_length: int = 12) -> None:

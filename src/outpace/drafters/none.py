@@ -13,11 +13,14 @@ from collections.abc import Sequence
 
 from outpace.core.call import Prompt
 from outpace.core.steps import Ask, Step
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 
 
 class NoDraft:
     """The baseline that every drafter is compared with."""
+
+    traits = Traits()
 
     def start(self, prompt: Prompt) -> None:
         """There is nothing to remember."""

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from outpace.core.call import Prompt
 from outpace.core.contracts import Drafter
 from outpace.core.steps import Ask, Step
-from outpace.core.tree import Draw, TokenTree
+from outpace.core.tree import TokenTree
 from outpace.trees.chain import OpenChain
 
 MOST = 32  # levels that are told apart
@@ -75,9 +75,7 @@ class Paced:
         self, inner: Drafter, *, chain: OpenChain | None = None, clock: Callable[[], float] = perf_counter
     ) -> None:
         self.inner = inner
-        self.draws: frozenset[Draw] = getattr(inner, "draws", frozenset())
-        self.reads_top: int = getattr(inner, "reads_top", 0)
-        self.branches: bool = getattr(inner, "branches", False)
+        self.traits = inner.traits
         self._clock = clock
         self._chain = chain
         self._record = _Record(THETAS if chain else (0.0,))

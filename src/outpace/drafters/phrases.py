@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from outpace.core.call import Prompt
@@ -46,8 +46,6 @@ class Phrases:
     Up to `pool` phrases are kept of a row, and as many of all requests before.
     """
 
-    branches = True
-
     @checked
     def __init__(
         self,
@@ -64,7 +62,8 @@ class Phrases:
         self.num_phrases = num_phrases
         self.phrase_length = phrase_length
         self.inner: Drafter = DRAFTERS.create(draft, **context)
-        self.reads_top: int = getattr(self.inner, "reads_top", 0)
+        # Lengthened by phrases, a tree has no distribution left.
+        self.traits = replace(self.inner.traits, branches=True, draws=frozenset())
         # Changes in `stop` alone: rows that run side by side do not see one another.
         self._pool = PhrasePool(pool)
 

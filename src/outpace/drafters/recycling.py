@@ -27,6 +27,7 @@ from outpace.core.contracts import Target
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.steps import Ask, Step
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 
 RANK_ODDS = (0.36, 0.10, 0.05, 0.03, 0.023, 0.017, 0.013, 0.011)
@@ -40,15 +41,14 @@ Successors = dict[int, list[int]]
 class Recycling:
     """Trees of `size` nodes from a matrix of the `k` successors that the target last gave every token."""
 
-    branches = True
-
     @checked
     def __init__(self, target: Target, *, size: int = 16, k: int = len(RANK_ODDS)) -> None:
         if size < 1:
             raise OutpaceError(f"recycling has size={size}, accepted are whole numbers >= 1")
         if not 1 <= k <= len(RANK_ODDS):
             raise OutpaceError(f"recycling has k={k}, accepted are 1 to {len(RANK_ODDS)}")
-        self.k = self.reads_top = min(k, target.vocab_size)
+        self.k = min(k, target.vocab_size)
+        self.traits = Traits(branches=True, reads_top=self.k)
         self._template = template(size, RANK_ODDS[: self.k])
         self._logq = [log(odds) for odds in RANK_ODDS]
         # Changes in `stop` alone: rows that run side by side do not see one another.

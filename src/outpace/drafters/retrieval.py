@@ -27,6 +27,7 @@ from outpace.core.contracts import Target
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.steps import Ask, Step
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.formats.datastore import END, KEY_LENGTH, Datastore, vocabulary_id
 
@@ -44,7 +45,7 @@ class RetrievalState:
 class Retrieval:
     """Trees of the `size` most frequent continuations in the datastore at `path`, `length` levels at most."""
 
-    branches = True
+    traits = Traits(branches=True)
 
     @checked
     def __init__(

@@ -19,6 +19,7 @@ or that has tokens unknown to it, drafts nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ from outpace.drafters.vocabulary import (
     same_vocabulary,
 )
 from outpace.trees.chain import Chain
-from outpace.trees.grow import draws_of, grow_trees
+from outpace.trees.grow import grow_trees, traits_of
 
 BRIDGES = ("auto", "text", "intersection")
 
@@ -113,8 +114,8 @@ class SmallModel:
         self._bridge = bridge
         self._tree: TreePolicy = Chain() if tree is None else tree
         self.same_vocabulary = isinstance(bridge, SameVocabulary)
-        self.draws = bridge.draws & draws_of(self._tree)
-        self.branches = self._tree.width > 1
+        grown = traits_of(self._tree)
+        self.traits = replace(grown, draws=bridge.draws & grown.draws)
 
     def start(self, prompt: Prompt) -> SmallModelState:
         """The prompt is to be read; nothing runs before the first draft."""
@@ -265,7 +266,7 @@ class Calls:
         self, rows: Rows, trees: Trees, nodes: Nodes
     ) -> tuple[Scores | None, list[tuple[int, list[int]]]]:
         """One call on the nodes and their ancestors: the places of the rows it has, and their nodes in it."""
-        part, calls, left = list[tuple[int, list[int]]](), list[Call](), self._target.max_nodes
+        part, calls, left = list[tuple[int, list[int]]](), list[Call](), self._target.traits.max_nodes
         for place, (row, tree, wanted) in enumerate(zip(rows, trees, nodes, strict=True)):
             state, kept = self._states[row], tree.shape.closure(wanted)
             pending = state.reading.ids

@@ -25,6 +25,7 @@ from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.steps import Ask, Step
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.drafters.suffix_trie import ENTRY_BYTES, Place, SuffixTrie
 
@@ -38,7 +39,7 @@ class Suffix:
     counts of a request, and those of past outputs, take `memory_mb` at most; then they forget what is old.
     """
 
-    branches = True
+    traits = Traits(branches=True)
 
     @checked
     def __init__(

@@ -29,7 +29,7 @@ from outpace.core.tree import TokenTree
 from outpace.drafters.own_layers import grow_on_rows, layered
 from outpace.drafters.sublayer_search import Search, Sublayers
 from outpace.trees.chain import Chain
-from outpace.trees.grow import draws_of
+from outpace.trees.grow import traits_of
 
 
 class SwiftState:
@@ -76,8 +76,7 @@ class Swift:
         self.patience = patience
         self.enough = enough
         self._tree: TreePolicy = Chain(length=6, min_p=0.5) if tree is None else tree
-        self.branches = self._tree.width > 1
-        self.draws = draws_of(self._tree)
+        self.traits = traits_of(self._tree)
         self._search = Search(self._target.num_layers, ratio)
 
     def start(self, prompt: Prompt) -> SwiftState:

@@ -76,13 +76,13 @@ def _run(
 ) -> Generator[dict[int, Piece], None, list[Generation]]:
     began, paused = perf_counter(), 0.0
     ours, drafts = turns_of(target), turns_of(drafter)  # always in this order
-    top: int = getattr(drafter, "reads_top", 0)
+    top = drafter.traits.reads_top
 
     def ask(
         outputs: Sequence[Output], rows: Sequence[int], unread: Sequence[Sequence[int]] | None = None
     ) -> list[Ask]:
         unread = [()] * len(rows) if unread is None else unread
-        room = max(0, (target.max_nodes - sum(map(len, unread))) // len(outputs) - 1)
+        room = max(0, (target.traits.max_nodes - sum(map(len, unread))) // len(outputs) - 1)
         return [
             output.ask(row=row, draw=rule.draw, law=rule.needs_law, top=top, room=room, unread=before)
             for output, row, before in zip(outputs, rows, unread, strict=True)
@@ -134,7 +134,7 @@ def _run(
         ours.soon(give_back(rows, states))
     yield pieces
     exactness = weakest(target.exactness, rule.exactness)
-    return [output.generation(exactness) for output in outputs]
+    return [output.generation(exactness, target.traits.numerics) for output in outputs]
 
 
 def _give_back(target: Target, drafter: Drafter, rows: list[int], states: list[Any]) -> None:

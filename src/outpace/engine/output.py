@@ -8,6 +8,7 @@ from functools import partial
 from outpace.core.contracts import Target
 from outpace.core.stats import GenerationStats, StepTimes
 from outpace.core.steps import Ask, Exactness, Step
+from outpace.core.traits import Numerics
 from outpace.core.tree import Draw
 from outpace.engine.request import FinishReason, Generation, Request
 from outpace.engine.text import TextStream
@@ -65,13 +66,13 @@ class Output:
         self.stats.wall_s = wall_s
         return new, piece
 
-    def generation(self, exactness: Exactness) -> Generation:
+    def generation(self, exactness: Exactness, numerics: Numerics) -> Generation:
         """The whole, once it has ended."""
         assert self.finish_reason is not None
         num_prompt = len(self.request.prompt)
         new_tokens = self._tokens[num_prompt:]
         text = "".join(self._pieces)
-        return Generation(text, new_tokens, self.finish_reason, self.stats, num_prompt, exactness)
+        return Generation(text, new_tokens, self.finish_reason, self.stats, num_prompt, exactness, numerics)
 
     def _add(self, tokens: list[int]) -> tuple[list[int], str]:
         """Take tokens up to the end; returns what was taken, and the text that became certain."""

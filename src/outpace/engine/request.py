@@ -12,6 +12,7 @@ from outpace.core.options import accept
 from outpace.core.sampling import Edit, Sampling
 from outpace.core.stats import GenerationStats
 from outpace.core.steps import Exactness
+from outpace.core.traits import Numerics
 from outpace.core.tree import TokenTree
 
 FinishReason = Literal["stop", "length"]
@@ -58,6 +59,7 @@ class Generation:
     token_ids      with the end token, or with the token that completed the stop string; nothing after it.
     finish_reason  "stop": an end token or a stop string; "length": max_tokens, or the context is full.
     exactness      what target and rule promise together.
+    numerics       how far logits depend on what shares a call: "bitwise" not at all, "ties" in last digits.
     """
 
     text: str
@@ -66,3 +68,4 @@ class Generation:
     stats: GenerationStats
     prompt_tokens: int
     exactness: Exactness
+    numerics: Numerics

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from outpace.core.call import UNBOUNDED, Call, Kept, Source, check_room, refuse_source
+from outpace.core.call import Call, Kept, Source, check_room, refuse_source
 from outpace.core.errors import OutpaceError
 from outpace.core.steps import Exactness
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.targets.hf_cache import SlotCache, keep_calls
 from outpace.targets.hf_linears import linears_of
@@ -42,8 +43,7 @@ class HfCausalTarget(TappedModel):
     """
 
     exactness: Exactness = "identical"
-    rounds = True  # the same logits only up to the order of summation
-    max_nodes = chunk = UNBOUNDED  # prompts are read whole: causal calls have the quicker kernels
+    traits = Traits(numerics="ties")  # prompts are read whole: causal calls have the quicker kernels
 
     def __init__(
         self,

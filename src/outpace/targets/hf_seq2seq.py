@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import EncoderDecoderCache
 
-from outpace.core.call import UNBOUNDED, Call, Kept, Source, check_room, wrong_source
+from outpace.core.call import Call, Kept, Source, check_room, wrong_source
 from outpace.core.errors import OutpaceError
 from outpace.core.steps import Exactness
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.targets.hf_cache import SlotCache, keep_calls
 from outpace.targets.hf_linears import linears_of
@@ -65,8 +66,7 @@ class HfSeq2SeqTarget(TappedModel):
     """
 
     exactness: Exactness = "identical"
-    rounds = True  # the same logits only up to the order of summation
-    max_nodes = chunk = UNBOUNDED
+    traits = Traits(numerics="ties")
 
     def __init__(self, model: Any, *, context_length: int | None = None, kernels: str = "torch") -> None:
         model = plain_model(model)

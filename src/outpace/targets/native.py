@@ -20,6 +20,7 @@ from outpace.core.machine import default_threads, processor_key
 from outpace.core.options import checked, whole
 from outpace.core.sampling import NO_CHOICE, Edit, Sampling, no_choice, warp
 from outpace.core.steps import Exactness
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.formats.memory import copied, forget_mapped, has_room_for_copy, wanted_memory
 from outpace.targets.fetching import LEAST_BYTES, SIZES, Arrays, apply, are_fetches, measured
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from outpace.formats.packed import PackedFile
 
 DEFAULT_CACHE_ROWS = 4  # so many rows of full context fit; the memory is used only as rows grow
+CHUNK = 256  # tokens of a prompt that share one pass over the weights
 CACHE_TYPES = ("f16", "f32")
 
 
@@ -50,7 +52,6 @@ class NativeTarget:
     """
 
     exactness: Exactness = "identical"
-    chunk = 256  # tokens of a prompt that share one pass over the weights
 
     @checked
     def __init__(
@@ -109,7 +110,7 @@ class NativeTarget:
             raise OutpaceError(str(error)) from None
         except (RuntimeError, MemoryError) as error:  # no memory for keys and values
             raise OutpaceError(f"{error}; accepted is a smaller context_length") from None
-        self.max_nodes: int = _native.Decoder.max_nodes
+        self.traits = Traits(max_nodes=_native.Decoder.max_nodes, chunk=CHUNK)
         self.max_top: int = _native.Decoder.max_top  # of one `Scores.top` without whole logits
         self._fingerprint: str | None = None
         self._leads: dict[int, int] = {}  # of the last call, by row

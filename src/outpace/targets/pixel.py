@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from outpace.core.call import UNBOUNDED, Call, Kept, Prompt, Source, check_room, wrong_source
+from outpace.core.call import Call, Kept, Prompt, Source, check_room, wrong_source
 from outpace.core.errors import OutpaceError
 from outpace.core.steps import Exactness
+from outpace.core.traits import Traits
 from outpace.core.tree import Shape, TokenTree
 from outpace.targets.hf_cache import SlotCache, keep_calls
 from outpace.targets.hf_linears import linears_of
@@ -58,8 +59,7 @@ class PixelTarget(TappedModel):
     """
 
     exactness: Exactness = "identical"
-    rounds = True  # the same logits only up to the order of summation
-    max_nodes = chunk = UNBOUNDED
+    traits = Traits(numerics="ties")
     vocab_size = NUM_LEVELS + 1
     eos_ids: frozenset[int] = frozenset()
 

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core import sampling as sampling_
-from outpace.core.call import UNBOUNDED, Call, Kept, Source, check_room, refuse_source
+from outpace.core.call import Call, Kept, Source, check_room, refuse_source
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Edit, Sampling, edited, warp
 from outpace.core.steps import Exactness
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 
 
@@ -27,7 +28,7 @@ class TableTarget:
     """
 
     exactness: Exactness = "identical"
-    max_nodes = chunk = UNBOUNDED
+    traits = Traits()
 
     def __init__(
         self,

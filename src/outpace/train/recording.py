@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from outpace.core.call import Prompt
 from outpace.core.steps import Ask, Step
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 
 FINAL = "final"
@@ -19,6 +20,8 @@ class Recorder:
 
     `rows` are in the order in which requests were started: f16[D] for every token of each.
     """
+
+    traits = Traits()
 
     def __init__(self) -> None:
         self.rows: list[list[NDArray[np.float16]]] = []

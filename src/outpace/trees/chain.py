@@ -21,6 +21,7 @@ import numpy as np
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.steps import Candidates
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 
 
@@ -37,7 +38,7 @@ class Chain:
             raise OutpaceError(f"chain has min_p={min_p}, accepted are 0 to 1")
         self.length = length
         self.min_p = min_p
-        self.reads_logq = min_p > 0
+        self.traits = Traits(reads_logq=min_p > 0)
 
     def expand(self, tree: TokenTree) -> Sequence[int]:
         """The last node."""
@@ -62,7 +63,7 @@ class OpenChain(Chain):
 
     def __init__(self, *, length: int) -> None:
         super().__init__(length=length)
-        self.reads_logq = True
+        self.traits = Traits()
 
     @staticmethod
     def sure(tree: TokenTree) -> list[float]:

@@ -22,6 +22,7 @@ from dataclasses import replace
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.steps import Candidates
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.trees.template import best
 
@@ -29,7 +30,7 @@ from outpace.trees.template import best
 class Dynamic:
     """The `size` likeliest nodes of a tree with `k` nodes of `k` children each on each of `depth` levels."""
 
-    keeps_draw = False
+    traits = Traits(keeps_draw=False)
 
     @checked
     def __init__(self, *, size: int = 16, k: int = 4, depth: int = 6) -> None:

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from outpace.core.contracts import TreePolicy
 from outpace.core.sampling import Sampling, edited, fresh_seed, gumbel, survivors, warp
 from outpace.core.steps import Ask, Candidates
+from outpace.core.traits import Traits
 from outpace.core.tree import Draw, TokenTree
 
 Logits = NDArray[np.floating]
@@ -51,9 +52,10 @@ draw would take from the logits, best first, which may be far cheaper to get."""
 EVERY_DRAW: frozenset[Draw] = frozenset({"iid", "without_replacement", "hub"})
 
 
-def draws_of(policy: TreePolicy) -> frozenset[Draw]:
-    """The draws, beside "point", that trees of a policy can have where the drafter has a law."""
-    return EVERY_DRAW if getattr(policy, "keeps_draw", True) else frozenset()
+def traits_of(policy: TreePolicy) -> Traits:
+    """Those of a drafter that has a law and grows its trees by a policy."""
+    draws = EVERY_DRAW if policy.traits.keeps_draw else frozenset[Draw]()
+    return Traits(draws=draws, branches=policy.width > 1)
 
 
 def grow_trees(
@@ -66,7 +68,7 @@ def grow_trees(
     """
     trees = [TokenTree.root(ask.root) for ask in asks]
     rows = [row for row, ask in enumerate(asks) if ask.budget > 0]
-    if getattr(policy, "reads_logq", True) or any(ask.law or ask.edits is not None for ask in asks):
+    if policy.traits.reads_logq or any(ask.law or ask.edits is not None for ask in asks):
         pick = None
     while True:
         expanded = {

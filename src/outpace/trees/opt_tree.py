@@ -25,6 +25,7 @@ from dataclasses import replace
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.steps import Candidates
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.trees.dynamic import joint
 from outpace.trees.template import best
@@ -33,7 +34,7 @@ from outpace.trees.template import best
 class OptTree:
     """`size` nodes; another level is drafted while the last one was worth `gain` accepted tokens."""
 
-    keeps_draw = False
+    traits = Traits(keeps_draw=False)
 
     @checked
     def __init__(self, *, size: int = 16, k: int = 8, gain: float = 0.2, depth: int = 10) -> None:

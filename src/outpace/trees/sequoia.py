@@ -26,6 +26,7 @@ from outpace.core.costs import CallCosts
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.steps import Candidates
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.trees.template import Ranks, Template
 
@@ -42,7 +43,7 @@ class Sequoia:
     auto        whether fewer may do: choose by `costs`.
     """
 
-    reads_logq = False
+    traits = Traits(reads_logq=False)
 
     @checked
     def __init__(

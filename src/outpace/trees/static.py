@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.steps import Candidates
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.trees.template import Ranks, Template
 
@@ -32,7 +33,7 @@ class Static:
     In `ranks` a node is the ranks on its path, joined by dots: "0.1" is the second child of the first child.
     """
 
-    reads_logq = False
+    traits = Traits(reads_logq=False)
 
     @checked
     def __init__(self, *, widths: str = "3,2,1,1", ranks: str = "") -> None:

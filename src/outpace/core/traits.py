@@ -1,0 +1,48 @@
+"""What a part says of itself, for the parts that it is put together with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from outpace.core.tree import Draw
+
+Numerics = Literal["bitwise", "ties"]
+"""Whether a token's logits ignore what shares its call to the last bit, or up to floating-point ties: there
+their last digits differ, and where two tokens are that close the choice may fall either way."""
+
+UNBOUNDED = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """Declared by every target, drafter and tree policy; the defaults are those of the simplest one.
+
+    A wrapper passes on what it does not change: `replace(inner.traits, ...)`.
+
+    Of a target:
+    numerics    "bitwise" or "ties".
+    max_nodes   the most tokens of a call, those of all rows together.
+    chunk       the most tokens of a prompt that are worth reading in one call.
+    chains_only whether it scores no trees that branch.
+
+    Of a drafter:
+    draws       the draws that its trees may have beside "point"; none: it has no distribution of its own.
+    branches    whether it may propose more than a chain.
+    reads_top   the largest k that it asks `RowScores.top` for.
+
+    Of a tree policy:
+    reads_logq  whether it looks at log-probabilities or distributions, which have a price.
+    keeps_draw  whether its trees serve rules that read distributions. If it takes or leaves nodes for the
+                tokens that were drawn they do not: they have a "point" draw, always.
+    """
+
+    numerics: Numerics = "bitwise"
+    max_nodes: int = UNBOUNDED
+    chunk: int = UNBOUNDED
+    chains_only: bool = False
+    draws: frozenset[Draw] = frozenset()
+    branches: bool = False
+    reads_top: int = 0
+    reads_logq: bool = True
+    keeps_draw: bool = True
