@@ -37,7 +37,7 @@ class Ours:
         start = time.perf_counter()
         row = target.open()
         (left,) = read(target, [row], [list(tokens)])
-        target.score([Call.read(row, left)]).choose([Sampling()], [len(tokens) - 1])
+        target.score([Call(row, left, TokenTree.root(left[-1]))]).choose([Sampling()], [len(tokens) - 1])
         seconds = time.perf_counter() - start
         target.free([row])
         return seconds

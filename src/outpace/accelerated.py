@@ -21,7 +21,6 @@ from outpace.core.machine import default_threads
 from outpace.core.options import checked, shown
 from outpace.core.turns import turns_of
 from outpace.decode.pairing import check_pairing
-from outpace.drafters.paced import Paced
 from outpace.drafters.small_model import SmallModel
 from outpace.engine.generate import generate, generate_batch
 from outpace.engine.generation_config import Wanted, read_options
@@ -30,6 +29,7 @@ from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.formats import LoadedModel
 from outpace.formats.tokenizer import Tokenizer
+from outpace.pricing.pace import pace_of
 from outpace.rules import RULES
 from outpace.targets.hf_causal import HfCausalTarget
 from outpace.targets.hf_inputs import check_ids, draw_seed, paddings
@@ -86,10 +86,8 @@ def accelerate(
     text_model = Model(cast(LoadedModel, loaded), target, name=name, num_threads=default_threads())
     if hasattr(draft, "state_dict"):  # a model of torch
         policy = TREES.create(tree, costs=text_model.costs) if isinstance(tree, str) else tree
-        paced = OpenChain(length=DRAFT_LENGTH)
-        drafter: Drafter = _draft_model(draft, draft_tokenizer, policy or paced, target, ours, kernels)
-        if policy is None:
-            drafter = Paced(drafter, chain=paced)
+        policy = policy or OpenChain(length=DRAFT_LENGTH)
+        drafter: Drafter = _draft_model(draft, draft_tokenizer, policy, target, ours, kernels)
     elif draft_tokenizer is not None:
         raise OutpaceError("draft_tokenizer goes with a transformers model as draft")
     else:
@@ -192,7 +190,9 @@ class Accelerated:
         )
         request = self._request(prompt_ids, self._wanted(options))
         text = TextStream(self._text_model.tokenizer, stop=() if stop is None else stop, keep_first_space=raw)
-        return Stream(generate(self.target, self.drafter, self.rule, request, text=text))
+        return Stream(
+            generate(self.target, self.drafter, self.rule, request, text=text, pace=pace_of(self.drafter))
+        )
 
     def _wanted(self, options: dict[str, Any]) -> Wanted:
         config = generation_config_of(self.model, self.target.model)
@@ -219,7 +219,7 @@ class Accelerated:
             self._request(row, wanted, padding=count, number=number)
             for number, (row, count) in enumerate(zip(input_ids.tolist(), counts, strict=True))
         ]
-        steps = generate_batch(self.target, self.drafter, self.rule, requests)
+        steps = generate_batch(self.target, self.drafter, self.rule, requests, pace=pace_of(self.drafter))
         while True:
             try:
                 next(steps)

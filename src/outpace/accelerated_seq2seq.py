@@ -26,6 +26,7 @@ from outpace.engine.generation_config import Options, Wanted, read_options
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.formats.tokenizer import Tokenizer
+from outpace.pricing.pace import pace_of
 from outpace.targets.hf_inputs import SOURCES_ARE_GUESSED, check_ids, check_mask, draw_seed
 from outpace.targets.hf_seq2seq import HfSeq2SeqTarget
 from outpace.targets.hf_seq2seq_models import begin_ids
@@ -131,7 +132,9 @@ class AcceleratedSeq2Seq:
         pieces = TextStream(self._pieces, stop=stop)
         (prompt,) = self._prompts(ids, None, asked)
         (request,) = asked.requests([prompt], ids)
-        return Stream(generate(self.target, self.drafter, self.rule, request, text=pieces))
+        return Stream(
+            generate(self.target, self.drafter, self.rule, request, text=pieces, pace=pace_of(self.drafter))
+        )
 
     def _asked(self, options: dict[str, Any], decoder_input_ids: Any = None) -> Asked:
         inner = self.target.model
@@ -162,7 +165,7 @@ class AcceleratedSeq2Seq:
 
     def _run(self, prompts: Sequence[Prompt], asked: Asked, inputs: Any) -> list[Generation]:
         requests = asked.requests(prompts, inputs)
-        steps = generate_batch(self.target, self.drafter, self.rule, requests)
+        steps = generate_batch(self.target, self.drafter, self.rule, requests, pace=pace_of(self.drafter))
         while True:
             try:
                 next(steps)

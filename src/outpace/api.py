@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from outpace.core.contracts import Drafter, Rule, Target, TreePolicy
-from outpace.core.costs import CallCosts, LiveCosts, are_costs
 from outpace.core.errors import OutpaceError
 from outpace.core.machine import processor_key
 from outpace.core.options import accept, accept_object, checked, whole
@@ -22,6 +21,8 @@ from outpace.engine.prompt import Prompt, prompt_ids
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.formats.memo import Memo
+from outpace.pricing.costs import CallCosts, LiveCosts, are_costs
+from outpace.pricing.pace import pace_of
 from outpace.rules import RULES
 from outpace.trees import TREES
 
@@ -198,7 +199,8 @@ class Model:
         most = self.target.context_length if max_tokens is None else max_tokens
         text = TextStream(self.tokenizer, stop=() if stop is None else stop, keep_first_space=raw)
         request = Request(ids, sampling, most)
-        steps = generate(self.target, self.drafter(draft, tree=tree), _rule(rule), request, text=text)
+        drafter = self.drafter(draft, tree=tree)
+        steps = generate(self.target, drafter, _rule(rule), request, text=text, pace=pace_of(drafter))
         return Stream(steps)
 
     def prompt_ids(self, prompt: Prompt, **options: Any) -> list[int]:

@@ -14,10 +14,10 @@ import pytest
 
 from outpace import drafters
 from outpace.core.contracts import Drafter, Target
-from outpace.core.costs import straight
 from outpace.drafters import DRAFTERS
 from outpace.formats.backoff import write_backoff
 from outpace.formats.datastore import vocabulary_id, write_datastore
+from outpace.pricing.costs import straight
 from outpace.rules import RULES
 from outpace.targets.hf_causal import HfCausalTarget
 from outpace.targets.table import TableTarget

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outpace.core.contracts import TreePolicy
-from outpace.core.costs import straight
 from outpace.core.sampling import Sampling, fresh_seed, gumbel, warp
 from outpace.core.steps import Ask
 from outpace.core.tree import Draw
+from outpace.pricing.costs import straight
 from outpace.trees import TREES
 from outpace.trees.grow import grow_trees
 from tests.strategies import samplings

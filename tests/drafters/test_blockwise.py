@@ -14,7 +14,6 @@ torch = pytest.importorskip("torch")
 from outpace import drafters  # noqa: E402
 from outpace.core.call import Prompt  # noqa: E402
 from outpace.core.contracts import Tapped  # noqa: E402
-from outpace.core.costs import straight  # noqa: E402
 from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.core.sampling import Sampling, choose, warp  # noqa: E402
 from outpace.core.steps import Ask, RowScores, ScoredCall, Step, Verdict  # noqa: E402
@@ -30,6 +29,7 @@ from outpace.engine.generate import generate, generate_batch  # noqa: E402
 from outpace.engine.request import Generation, Request  # noqa: E402
 from outpace.formats.heads import Heads, read_heads, write_heads  # noqa: E402
 from outpace.formats.packing import unpack  # noqa: E402
+from outpace.pricing.costs import straight  # noqa: E402
 from outpace.rules import RULES  # noqa: E402
 from outpace.rules.match import Match  # noqa: E402
 from outpace.targets.hf_causal import HfCausalTarget  # noqa: E402

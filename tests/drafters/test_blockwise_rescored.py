@@ -12,7 +12,6 @@ import pytest
 torch = pytest.importorskip("torch")
 from outpace.core.call import Prompt  # noqa: E402
 from outpace.core.contracts import Drafter  # noqa: E402
-from outpace.core.costs import straight  # noqa: E402
 from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.core.sampling import Sampling  # noqa: E402
 from outpace.core.steps import Ask, ScoredCall  # noqa: E402
@@ -26,6 +25,7 @@ from outpace.drafters.small_model import SmallModel  # noqa: E402
 from outpace.engine.generate import generate  # noqa: E402
 from outpace.engine.request import Request  # noqa: E402
 from outpace.formats.backoff import write_backoff  # noqa: E402
+from outpace.pricing.costs import straight  # noqa: E402
 from outpace.rules import RULES  # noqa: E402
 from outpace.rules.match import Match  # noqa: E402
 from outpace.targets.hf_causal import HfCausalTarget  # noqa: E402

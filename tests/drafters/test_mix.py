@@ -8,15 +8,14 @@ from typing import Any
 import pytest
 
 from outpace.core.call import Prompt
-from outpace.core.costs import CallCosts, LiveCosts, straight
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
-from outpace.core.steps import Ask, Step, Verdict
+from outpace.core.steps import Ask, Step, StepTimes, Verdict
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.drafters import DRAFTERS
-from outpace.drafters import mix as mix_
 from outpace.drafters.mix import Mix, Weights, _convex
+from outpace.pricing.costs import CallCosts, LiveCosts, straight
 
 SCORES: Any = None  # no source here reads any
 
@@ -199,18 +198,28 @@ def test_an_unknown_source_names_those_that_exist() -> None:
 
 def test_trees_follow_what_calls_take_now(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measured: nodes cost next to nothing. Then calls of many nodes take as long as that many calls."""
-    now = 0.0
-    monkeypatch.setattr(mix_, "perf_counter", lambda: now)
     costs = LiveCosts([1, 24], [1], [[1.0, 1.1]])
     drafter = mix(monkeypatch, Fixed((1, 0.9)), costs=costs)
     state = drafter.start(Prompt.of([7]))
     sizes = []
     for _ in range(300):
         [tree] = drafter.propose([state], [ask()])
-        now += tree.num_nodes
         sizes.append(tree.num_nodes)
-        [state] = drafter.observe([state], [Step(tree, SCORES, Verdict([], 1, "identical"))])
+        times = StepTimes(draft_s=0.0, score_s=0.75 * tree.num_nodes, keep_s=0.25 * tree.num_nodes)
+        [state] = drafter.observe([state], [Step(tree, SCORES, Verdict([], 1, "identical"), times)])
     assert max(sizes[:40]) >= 5 and max(sizes[-20:]) <= 3
+
+
+def test_rows_share_what_a_call_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node of each of 16 rows costs what 16 nodes cost: the more rows, the smaller their trees."""
+    sizes = {}
+    for rows in (1, 4, 16):
+        drafter = mix(monkeypatch, Fixed((1, 0.7), (2, 0.2)), costs=straight(0.05))
+        states = [drafter.start(Prompt.of([7])) for _ in range(rows)]
+        trees = drafter.propose(states, [ask()] * rows)
+        assert len({tree.num_nodes for tree in trees}) == 1
+        sizes[rows] = trees[0].num_nodes
+    assert sizes[1] > sizes[4] > sizes[16] >= 1
 
 
 class ByDepth(Source):

@@ -306,7 +306,7 @@ def test_times_add_up_and_leave_the_reader_out(monkeypatch: pytest.MonkeyPatch) 
         clock[0] += 1
         return clock[0]
 
-    monkeypatch.setattr("outpace.engine.generate.perf_counter", tick)
+    monkeypatch.setattr("outpace.engine.engine.now", tick)
     monkeypatch.setattr("outpace.decode.step.perf_counter", tick)
     generator = generate(cycle(), BLOCKS, Match(), Request([0], max_tokens=7))
     try:

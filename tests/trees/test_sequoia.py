@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outpace.core.costs import CallCosts, straight
 from outpace.core.errors import OutpaceError
+from outpace.pricing.costs import CallCosts, straight
 from outpace.trees.sequoia import CONTEXT, Programme, Sequoia
 from outpace.trees.template import Ranks
 from tests.trees.growing import Paths, grow

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
+from outpace.core.traits import Traits
 from outpace.trees.chain import Chain
 from outpace.trees.static import Static
 from outpace.trees.template import Template, ranks_of
@@ -61,6 +62,7 @@ def test_of_a_template_the_least_worth_goes_first() -> None:
     template = Template({(0,): 0.2, (1,): 0.7, (0, 0): 0.1, (1, 0): 0.5})
 
     class Policy:
+        traits = Traits()
         width = template.width
         expand, grow, prune = template.expand, template.grow, template.prune
 

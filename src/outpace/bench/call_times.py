@@ -81,7 +81,7 @@ def sampling_cost(target: Target, *, context: int = 256, repeats: int = 40) -> f
         for _ in range(repeats):
             for sampling, times in zip(samplings, seconds, strict=True):
                 start = time.perf_counter()
-                target.score([Call.read(row, text[context:])]).choose([sampling], [context])
+                target.score([Call.on(row, TokenTree.root(text[context]))]).choose([sampling], [context])
                 times.append(time.perf_counter() - start)
     finally:
         target.free([row])

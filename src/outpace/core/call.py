@@ -78,6 +78,7 @@ class Call:
     row      its number at the target.
     pending  P >= 1 tokens: committed, and not in the row's cache yet. The last is the root of the tree.
     tree     N nodes, all of them scored. A call that only reads has the root alone.
+    wanted   whether there are scores of it: not of a call that only reads.
 
     The call runs P - 1 + N tokens of this row.
     """
@@ -85,6 +86,7 @@ class Call:
     row: int
     pending: Sequence[int]
     tree: TokenTree
+    wanted: bool = True
 
     def __post_init__(self) -> None:
         assert self.pending and self.pending[-1] == self.tree.token_list[0], (
@@ -99,7 +101,7 @@ class Call:
     @classmethod
     def read(cls, row: int, tokens: Sequence[int]) -> Call:
         """Of a row that only reads tokens, one or more."""
-        return cls(row, tokens, TokenTree.root(tokens[-1]))
+        return cls(row, tokens, TokenTree.root(tokens[-1]), wanted=False)
 
     @property
     def lead(self) -> int:

@@ -57,7 +57,7 @@ class Target(Protocol):
     def score(self, calls: Sequence[Call]) -> Scores:
         """Run what is pending and every node of every tree, in one call; nothing is committed.
 
-        The rows differ. Scores are of the trees' nodes alone, numbered from their roots.
+        The rows differ. Scores are of the wanted calls in their order, and of their trees' nodes alone.
         """
 
     def keep(self, rows: Sequence[int], paths: Sequence[Kept]) -> None:

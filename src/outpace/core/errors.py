@@ -23,6 +23,10 @@ class FormatError(OutpaceError):
     """A model file that is truncated, malformed or of a kind that cannot be read."""
 
 
+class CacheFull(OutpaceError):
+    """No room is left for keys and values until a row is given back."""
+
+
 class PromptTooLong(OutpaceError):
     """A prompt (with the tokens asked for) that does not fit into the model's context."""
 

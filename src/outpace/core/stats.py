@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from outpace.core.steps import Step
-
-
-@dataclass(frozen=True, slots=True)
-class StepTimes:
-    """draft_s: propose and observe; score_s: the target's call, its choices and the verdict."""
-
-    draft_s: float
-    score_s: float
+from outpace.core.steps import Step, StepTimes
 
 
 @dataclass(slots=True)

@@ -43,6 +43,8 @@ class Ask:
     draw      how a drafter that has a law of its own should choose the children of a node; the rule's wish.
     law       whether the rule reads the laws that drafts are drawn from. Where not, a drafter may leave them
               out and choose as seems best to it: a "point" tree.
+    min_p     for a drafter that `stops`: it ends its tree before the first level that holds no token of this
+              probability, and gives log-probabilities. None: it does as it likes.
     top       how many of the likeliest tokens after each node the drafter will ask for (its `reads_top`).
     unread    committed tokens before the root that the row's cache does not hold yet, such as a prompt: the
               call reads them too.
@@ -59,6 +61,7 @@ class Ask:
     law: bool = True
     top: int = 0
     unread: Sequence[int] = ()
+    min_p: float | None = None
 
     def call(self, tree: TokenTree) -> Call:
         """What the row runs to have a proposed tree scored."""
@@ -174,12 +177,34 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class StepTimes:
+    """What a step of all its rows took, in seconds.
+
+    draft_s  the drafter: what it proposed and, once that is known, what it observed.
+    score_s  the target's call, its choices and the verdicts. keep_s: what it committed.
+    """
+
+    draft_s: float
+    score_s: float
+    keep_s: float = 0.0
+
+    @property
+    def call_s(self) -> float:
+        """All of the target's part."""
+        return self.score_s + self.keep_s
+
+
+UNTIMED = StepTimes(0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One step of one row: all that a drafter may learn from. `scores` dies with the target's next call."""
 
     tree: TokenTree
     scores: RowScores
     verdict: Verdict
+    times: StepTimes = UNTIMED
 
     @property
     def tokens(self) -> list[int]:

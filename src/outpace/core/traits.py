@@ -30,6 +30,9 @@ class Traits:
     draws       the draws that its trees may have beside "point"; none: it has no distribution of its own.
     branches    whether it may propose more than a chain.
     reads_top   the largest k that it asks `RowScores.top` for.
+    paced       whether its drafts cost so much, in time or in nodes, that they may not pay: they are then as
+                deep as has paid of late, maybe not at all.
+    stops       whether it ends a draft where it is less sure than `Ask.min_p`; of a policy: drafters with it.
 
     Of a tree policy:
     reads_logq  whether it looks at log-probabilities or distributions, which have a price.
@@ -44,5 +47,7 @@ class Traits:
     draws: frozenset[Draw] = frozenset()
     branches: bool = False
     reads_top: int = 0
+    paced: bool = False
+    stops: bool = False
     reads_logq: bool = True
     keeps_draw: bool = True

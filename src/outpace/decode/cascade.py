@@ -94,7 +94,7 @@ class Cascade:
         self._length = length
         self._tail = tail
         self._eos_ids = target.eos_ids
-        self.traits = Traits(reads_top=inner.traits.reads_top)
+        self.traits = Traits(reads_top=inner.traits.reads_top, paced=True)
 
     def start(self, prompt: Prompt) -> CascadeState:
         """The small model reads the prompt when it is first asked."""

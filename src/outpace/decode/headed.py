@@ -45,7 +45,9 @@ class HeadedTarget:
 
     def score(self, calls: Sequence[Call]) -> HeadedScores:
         """See `Target`."""
-        return HeadedScores(self._target.score(calls), self._head, [call.tree for call in calls])
+        return HeadedScores(
+            self._target.score(calls), self._head, [call.tree for call in calls if call.wanted]
+        )
 
     def keep(self, rows: Sequence[int], paths: Sequence[Kept]) -> None:
         """See `Target`."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
+from outpace.core.call import Call
 from outpace.core.contracts import Drafter, Rule, Target
-from outpace.core.sampling import NO_CHOICE, no_choice
-from outpace.core.stats import StepTimes
-from outpace.core.steps import Ask, ScoredCall, Step
+from outpace.core.steps import Ask, ScoredCall, Step, StepTimes
+from outpace.decode.judge import judge
 
 
 def step(
@@ -18,16 +19,22 @@ def step(
     rule: Rule,
     states: Sequence[Any],
     asks: Sequence[Ask],
+    reading: Sequence[Call] = (),
 ) -> tuple[list[Step], list[Any], StepTimes]:
-    """Commit one token or more to every row (its `Step.tokens`); returns steps, new states and times."""
+    """Commit one token or more to every row (its `Step.tokens`); returns steps, new states and times.
+
+    The calls `reading` are of other rows, which only read.
+    """
     began = perf_counter()
-    steps, proposed = half_step(target, drafter, rule, states, asks)
+    steps, proposed = half_step(target, drafter, rule, states, asks, reading)
     judged = perf_counter()
-    target.keep([ask.row for ask in asks], [step.verdict.path for step in steps])
+    rows = [*(ask.row for ask in asks), *(call.row for call in reading)]
+    target.keep(rows, [*(step.verdict.path for step in steps), *(() for _ in reading)])
     kept = perf_counter()
+    times = StepTimes(draft_s=proposed - began, score_s=judged - proposed, keep_s=kept - judged)
+    steps = [replace(step, times=times) for step in steps]
     states = drafter.observe(states, steps)
-    observed = perf_counter()
-    return steps, states, StepTimes(draft_s=proposed - began + observed - kept, score_s=judged - proposed)
+    return steps, states, replace(times, draft_s=times.draft_s + perf_counter() - kept)
 
 
 def half_step(
@@ -36,6 +43,7 @@ def half_step(
     rule: Rule,
     states: Sequence[Any],
     asks: Sequence[Ask],
+    reading: Sequence[Call] = (),
 ) -> tuple[list[Step], float]:
     """Propose, score and judge, but commit nothing; returns the steps and when the proposals were there."""
     vocab_size = target.vocab_size
@@ -44,16 +52,6 @@ def half_step(
         for tree, ask in zip(drafter.propose(states, asks), asks, strict=True)
     ]
     proposed = perf_counter()
-    scores = target.score([ask.call(tree) for ask, tree in zip(asks, trees, strict=True)])
+    calls = [ask.call(tree) for ask, tree in zip(asks, trees, strict=True)]
+    scores = target.score([*calls, *reading])
     return judge(rule, ScoredCall(scores, trees, asks)), proposed
-
-
-def judge(rule: Rule, scored: ScoredCall) -> list[Step]:
-    """The rule's verdict on every row of a call. Raises an OutpaceError where the target has no choice."""
-    steps = [
-        Step(tree, scores, rule.judge(tree, scores, ask.sampling, ask.position))
-        for tree, scores, ask in zip(scored.trees, scored.rows(), scored.asks, strict=True)
-    ]
-    if any(step.verdict.token == NO_CHOICE for step in steps):
-        raise no_choice()
-    return steps

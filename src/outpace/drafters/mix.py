@@ -22,12 +22,10 @@ from collections.abc import Callable, Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import pairwise
 from math import exp, log
-from time import perf_counter
 from typing import Any
 
 from outpace.core.call import Prompt
 from outpace.core.contracts import ByDepth, Drafter, Successors
-from outpace.core.costs import CallCosts
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.registry import split_specs
@@ -36,6 +34,8 @@ from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.drafters import backoff
 from outpace.drafters.proposal_heads import find_packaged_heads
+from outpace.pricing.costs import CallCosts
+from outpace.pricing.curve import INSTANT
 
 HISTORY = 12  # committed tokens that sources see, the root included
 MAX_LEVEL, MAX_DEPTH = 9, 2  # beyond, matches and depths share their weights
@@ -84,8 +84,7 @@ class Mix:
             s for s, function in enumerate(self._successors) if function is None and self._expected[s] is None
         ]
         self._costs = costs()
-        self._curves: dict[int, list[float]] = {}
-        self._proposed = 0.0
+        self._curves: dict[tuple[int, int], list[float]] = {}
         self._calls = 0
         self._shared = Weights(len(self.sources))
 
@@ -99,15 +98,15 @@ class Mix:
         for s in self._proposing:
             trees[s] = list(self.sources[s].propose([state.inner[s] for state in states], asks))
         for row, (state, ask) in enumerate(zip(states, asks, strict=True)):
-            state.tree = self._grow(state, ask, [of_source[row] for of_source in trees])
-        self._proposed = perf_counter()
+            curve = self._curve(ask.position, len(asks))
+            state.tree = self._grow(state, ask, [of_source[row] for of_source in trees], curve)
         return [state.tree for state in states]
 
     def observe(self, states: Sequence[MixState], steps: Sequence[Step]) -> list[MixState]:
         """Every source sees the step; the weights learn from the tokens that it committed."""
         # What a prompt's own call costs says nothing about later ones.
         if len(steps) == 1 and states[0].expected and len(states[0].text) > states[0].num_prompt:
-            self._learn_costs(steps[0].tree.num_nodes, len(states[0].text))
+            self._learn_costs(steps[0], len(states[0].text))
         for s, source in enumerate(self.sources):
             inner = source.observe([state.inner[s] for state in states], steps)
             for state, one in zip(states, inner, strict=True):
@@ -130,9 +129,11 @@ class Mix:
             source.stop(inner)
         self._shared.add(state.weights)
 
-    def _grow(self, state: MixState, ask: Ask, trees: Sequence[TokenTree | None]) -> TokenTree:
+    def _grow(
+        self, state: MixState, ask: Ask, trees: Sequence[TokenTree | None], curve: Sequence[float]
+    ) -> TokenTree:
         size, depth = min(self.size, ask.budget), min(self.depth, ask.depth)
-        curve, weights, expected_at = self._curve(ask.position), state.weights, state.expected
+        weights, expected_at = state.weights, state.expected
         by_depth = {s: ahead(state.inner[s], ask) for s, ahead in enumerate(self._expected) if ahead}
         tokens, parents, logq, depths = [ask.root], [-1], [0.0], [0]
         texts = [state.text[-HISTORY:]]
@@ -193,20 +194,22 @@ class Mix:
             expected.append(pairs)
         return (min(level, MAX_LEVEL), min(depth, MAX_DEPTH), said), expected
 
-    def _learn_costs(self, num_nodes: int, context: int) -> None:
-        """What has passed since the proposal is the call: a clock is no part of any row's state."""
-        self._costs.learn(num_nodes, context, perf_counter() - self._proposed)
+    def _learn_costs(self, step: Step, context: int) -> None:
+        self._costs.learn(step.tree.num_nodes, context, max(step.times.call_s, INSTANT))
         self._calls += 1
         if self._calls % CALLS_PER_CURVE == 0:
             self._curves.clear()
 
-    def _curve(self, position: int) -> list[float]:
-        """curve[n]: seconds of a call of n nodes behind so many tokens, made convex; curve[0] is unused."""
-        step = position // CURVE_STEP
-        if step not in self._curves:
-            costs = self._costs.curve(self.size + 3, step * CURVE_STEP + CURVE_STEP // 2).tolist()
-            self._curves[step] = [0.0, *_convex(costs)]
-        return self._curves[step]
+    def _curve(self, position: int, rows: int) -> list[float]:
+        """curve[n]: seconds of a call in which each of the rows has n nodes, made convex; curve[0] is unused.
+
+        A node of one row then costs a share of what a node of every row costs, and brings a share of it.
+        """
+        key = position // CURVE_STEP, rows
+        if key not in self._curves:
+            costs = self._costs.curve(rows * (self.size + 3), key[0] * CURVE_STEP + CURVE_STEP // 2)
+            self._curves[key] = [0.0, *_convex(costs[rows - 1 :: rows].tolist())]
+        return self._curves[key]
 
 
 class MixState:

@@ -87,7 +87,9 @@ class Swift:
         """One trial and a tree for each row; rows with the same set are drafted for together."""
         rows_of: dict[Sublayers, list[int]] = {}
         for row, (state, ask) in enumerate(zip(states, asks, strict=True)):
-            if state.room and not ask.unread and self._searches(state.search):
+            if min(ask.depth, ask.budget) < 1:
+                pass  # nothing is wanted, and a trial takes a call
+            elif state.room and not ask.unread and self._searches(state.search):
                 self._try(state, ask)
             elif not ask.unread:
                 self._close(state)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from outpace.core.contracts import Target
-from outpace.core.stats import GenerationStats, StepTimes
-from outpace.core.steps import Ask, Exactness, Step
+from outpace.core.stats import GenerationStats
+from outpace.core.steps import Ask, Exactness, Step, StepTimes
 from outpace.core.traits import Numerics
 from outpace.core.tree import Draw
 from outpace.engine.request import FinishReason, Generation, Request
@@ -21,11 +21,12 @@ class Output:
         self.request = request
         self.stats = GenerationStats(prompt_tokens=len(request.prompt))
         self.finish_reason: FinishReason | None = None
-        self._tokens = list(request.prompt)
+        self.drafting = False  # whether the last step could have a draft
+        self.tokens = list(request.prompt)
         self._text = text
         self._pieces: list[str] = []
         self._eos_ids = target.eos_ids if request.eos_ids is None else request.eos_ids
-        self._edits = None if request.edits is None else partial(request.edits, self._tokens)
+        self._edits = None if request.edits is None else partial(request.edits, self.tokens)
         # The token after a full context can still be chosen, but no longer be scored.
         limit = min(request.max_tokens, target.context_length - len(request.prompt) + 1)
         self._end = len(request.prompt) + limit
@@ -37,9 +38,9 @@ class Output:
         room    how many drafted nodes of this row the next call has a place for.
         unread  what the target has still to read before the last token.
         """
-        position = len(self._tokens) - 1
+        position = len(self.tokens) - 1
         return Ask(
-            root=self._tokens[-1],
+            root=self.tokens[-1],
             position=position,
             sampling=self.request.sampling,
             budget=min(self.request.budget, room, self._context_length - position - 1),
@@ -70,13 +71,13 @@ class Output:
         """The whole, once it has ended."""
         assert self.finish_reason is not None
         num_prompt = len(self.request.prompt)
-        new_tokens = self._tokens[num_prompt:]
+        new_tokens = self.tokens[num_prompt:]
         text = "".join(self._pieces)
         return Generation(text, new_tokens, self.finish_reason, self.stats, num_prompt, exactness, numerics)
 
     def _add(self, tokens: list[int]) -> tuple[list[int], str]:
         """Take tokens up to the end; returns what was taken, and the text that became certain."""
-        assert len(self._tokens) + len(tokens) <= self._end, "the ask's depth bounds what a step commits"
+        assert len(self.tokens) + len(tokens) <= self._end, "the ask's depth bounds what a step commits"
         new = shown = tokens
         for index, token in enumerate(new):
             if token in self._eos_ids:
@@ -90,8 +91,8 @@ class Output:
             if self._text.stopped:
                 new = new[: self._text.tokens_used - before]
                 self.finish_reason = "stop"
-        self._tokens += new
-        if self.finish_reason is None and len(self._tokens) == self._end:
+        self.tokens += new
+        if self.finish_reason is None and len(self.tokens) == self._end:
             self.finish_reason = "length"
         if self.finish_reason is not None and self._text is not None:
             piece += self._text.finish()

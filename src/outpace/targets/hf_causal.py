@@ -98,7 +98,7 @@ class HfCausalTarget(TappedModel):
                 call, {name: state[place, column:] for name, state in states.items()}
             )
         starts = [place * width + column for place, column in enumerate(columns)]
-        return scores_of(states, starts, [call.tree.shape.depths for call in calls])
+        return scores_of(states, starts, calls)
 
     def keep(self, rows: Sequence[int], paths: Sequence[Kept]) -> None:
         """Commit what was pending in the last `score`, of these rows, and the given nodes."""

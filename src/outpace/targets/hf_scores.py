@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outpace.core import sampling as sampling_
+from outpace.core.call import Call
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import NO_CHOICE, Edit, Sampling, edited, gumbel, warp
 
@@ -141,10 +142,15 @@ class TorchScores:
         return torch.tensor([first + node for node in nodes], device=self._logits.device)
 
 
-def scores_of(states: States, firsts: Sequence[int], depths: Sequence[Sequence[int]]) -> TorchScores:
-    """Scores from what a call gives, whose rows are flattened here."""
+def scores_of(states: States, firsts: Sequence[int], calls: Sequence[Call]) -> TorchScores:
+    """Scores of the wanted calls from what a call gives, whose rows are flattened here.
+
+    firsts: where the nodes of each call begin then.
+    """
     flat = {name: state.flatten(0, 1) for name, state in states.items()}
-    return TorchScores(flat.pop(LOGITS), firsts, depths, flat)
+    wanted = [pair for pair in zip(firsts, calls, strict=True) if pair[1].wanted]
+    depths = [call.tree.shape.depths for _, call in wanted]
+    return TorchScores(flat.pop(LOGITS), [first for first, _ in wanted], depths, flat)
 
 
 def _wide_choices(

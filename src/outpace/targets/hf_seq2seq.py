@@ -170,7 +170,7 @@ class HfSeq2SeqTarget(TappedModel):
             raise
         self._last = {call.row: call for call in calls}
         starts = [width * place + call.lead for place, call in enumerate(calls)]
-        return scores_of(states, starts, [call.tree.shape.depths for call in calls])
+        return scores_of(states, starts, calls)
 
     def keep(self, rows: Sequence[int], paths: Sequence[Kept]) -> None:
         """Commit what was pending in the last `score`, of these rows, and the given nodes."""

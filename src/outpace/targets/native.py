@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core.call import Call, Kept, Source, joined_path, refuse_source
-from outpace.core.errors import OutpaceError
+from outpace.core.errors import CacheFull, OutpaceError
 from outpace.core.machine import default_threads, processor_key
 from outpace.core.options import checked, whole
 from outpace.core.sampling import NO_CHOICE, Edit, Sampling, no_choice, warp
@@ -159,7 +159,8 @@ class NativeTarget:
             tree, lead = call.joined, call.lead
             tokens += tree.token_list
             parents += tree.shape.parent_list
-            places.append((starts[-1] + lead, tree.num_nodes - lead))
+            if call.wanted:
+                places.append((starts[-1] + lead, tree.num_nodes - lead))
             starts.append(len(tokens))
         self._call += 1
         self._leads = {call.row: call.lead for call in calls}
@@ -189,7 +190,7 @@ class NativeTarget:
     def _no_room(self, error: RuntimeError) -> OutpaceError:
         if "is full" not in str(error):
             return OutpaceError(str(error))
-        return OutpaceError(
+        return CacheFull(
             f"the cache of keys and values is full: unfinished texts hold its {self.cache_tokens} tokens; "
             "close() streams that are not read to their end (a with block does), or load more cache_tokens"
         )

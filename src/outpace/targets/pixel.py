@@ -92,7 +92,7 @@ class PixelTarget(TappedModel):
         states = self._forward([call.row for call in calls], [call.joined for call in calls])
         self._last = {call.row: call for call in calls}
         starts = [states[LOGITS].shape[1] * place + call.lead for place, call in enumerate(calls)]
-        return scores_of(states, starts, [call.tree.shape.depths for call in calls])
+        return scores_of(states, starts, calls)
 
     def tap(self, *names: str) -> None:
         """See `Tapped`. "final" is at hand in every call, without a hook."""

@@ -100,9 +100,10 @@ class TableTarget:
             self._check_tokens(tree.token_list)
             before, tokens = [*cached, *call.pending[:-1]], tree.token_list
             texts = [[*before, *(tokens[i] for i in tree.path_to(node))] for node in range(tree.num_nodes)]
-            logits.append(np.stack([self.after(text) for text in texts]))
+            if call.wanted:
+                logits.append(np.stack([self.after(text) for text in texts]))
         self._scored = {call.row: call for call in calls}
-        return TableScores([call.tree for call in calls], logits)
+        return TableScores([call.tree for call in calls if call.wanted], logits)
 
     def keep(self, rows: Sequence[int], paths: Sequence[Kept]) -> None:
         """Commit what was pending in the last `score`, of these rows, and the given nodes."""

@@ -59,15 +59,8 @@ class Chain:
 
 
 class OpenChain(Chain):
-    """A chain whose `min_p` is set from draft to draft, by whoever learns what it should be."""
+    """A chain of up to `length` tokens that ends where the drafter is less sure than `Ask.min_p`."""
 
     def __init__(self, *, length: int) -> None:
         super().__init__(length=length)
-        self.traits = Traits()
-
-    @staticmethod
-    def sure(tree: TokenTree) -> list[float]:
-        """Of each drafted token, what `grow` compares with `min_p`."""
-        if tree.draw != "point" and tree.laws is not None:
-            return [float(law.max()) for law in tree.laws[: tree.num_nodes - 1] if law is not None]
-        return [1.0] * (tree.num_nodes - 1) if tree.logq is None else np.exp(tree.logq[1:]).tolist()
+        self.traits = Traits(stops=True)

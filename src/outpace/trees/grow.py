@@ -55,7 +55,7 @@ EVERY_DRAW: frozenset[Draw] = frozenset({"iid", "without_replacement", "hub"})
 def traits_of(policy: TreePolicy) -> Traits:
     """Those of a drafter that has a law and grows its trees by a policy."""
     draws = EVERY_DRAW if policy.traits.keeps_draw else frozenset[Draw]()
-    return Traits(draws=draws, branches=policy.width > 1)
+    return Traits(draws=draws, branches=policy.width > 1, paced=True, stops=policy.traits.stops)
 
 
 def grow_trees(
@@ -68,6 +68,7 @@ def grow_trees(
     """
     trees = [TokenTree.root(ask.root) for ask in asks]
     rows = [row for row, ask in enumerate(asks) if ask.budget > 0]
+    stops = [ask.min_p if policy.traits.stops else None for ask in asks]
     if policy.traits.reads_logq or any(ask.law or ask.edits is not None for ask in asks):
         pick = None
     while True:
@@ -90,10 +91,18 @@ def grow_trees(
                 for row, after in zip(rows, step(rows, before, nodes), strict=True)
             ]
         for row, candidates in zip(rows, drawn, strict=True):
-            if candidates is not None:
+            stop = stops[row] or 0.0
+            if candidates is not None and (stop == 0 or _sureness(candidates) >= stop):
                 trees[row] = policy.grow(trees[row], candidates)
         rows = [row for row, tree in zip(rows, before, strict=True) if trees[row] is not tree]
     return [policy.prune(tree, ask.budget) for tree, ask in zip(trees, asks, strict=True)]
+
+
+def _sureness(candidates: Candidates) -> float:
+    """The largest probability of a token after any of the nodes, whichever was drawn."""
+    if candidates.draw == "point":
+        return float(np.exp(candidates.logq[:, 0].max()))
+    return max(float(law.max()) for law in candidates.laws)
 
 
 def draw_candidates(

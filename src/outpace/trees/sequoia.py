@@ -22,12 +22,12 @@ from functools import cached_property
 
 import numpy as np
 
-from outpace.core.costs import CallCosts
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.steps import Candidates
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
+from outpace.pricing.costs import CallCosts
 from outpace.trees.template import Ranks, Template
 
 CONTEXT = 256  # tokens before the tree, for which calls are priced

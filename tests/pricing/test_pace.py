@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ from outpace.core.call import Call
 from outpace.core.contracts import Drafter
 from outpace.core.sampling import Sampling
 from outpace.drafters.none import NoDraft
-from outpace.drafters.paced import Paced
 from outpace.drafters.small_model import SmallModel
 from outpace.engine.generate import generate_batch
 from outpace.engine.request import Generation, Request
+from outpace.pricing.pace import Pace
 from outpace.rules.match import Match
 from outpace.targets.table import TableTarget
 from outpace.trees.chain import Chain, OpenChain
@@ -57,6 +58,11 @@ class Timed(TableTarget):
         self.sizes.append(nodes)
         self.clock.now += self.price() * (1 + 0.05 * (nodes - 1) + self.second * (nodes > 1))
         return super().score(calls)
+
+
+def timed_by(clock: Callable[[], float]) -> Any:
+    """Within it the loop looks at this clock."""
+    return mock.patch("outpace.decode.step.perf_counter", clock)
 
 
 def timed(table: np.ndarray, clock: Clock, price: float | Callable[[], float]) -> Timed:
@@ -103,14 +109,15 @@ def run(
     target, draft = timed(table, clock, 1.0), timed(other, clock, price)
     target.second, draft.reading_s, target.reads_free = second, reading_s, True
     drafter: Drafter = NoDraft()
-    chain = OpenChain(length=20) if is_open else None
+    pace = None
     if length != 0:
-        drafter = SmallModel.of(draft, tree=chain or Chain(length=length or 20))
+        drafter = SmallModel.of(draft, tree=OpenChain(length=20) if is_open else Chain(length=length or 20))
     if length is None:
-        drafter = Paced(drafter, chain=chain, clock=clock)
+        pace = Pace(drafter.traits)
     prompts = [[1 + row, 2, 3] for row in range(num_rows)]
     requests = [Request(prompt, Sampling(temperature=1.0, seed=5), num) for prompt in prompts]
-    texts = whole(generate_batch(target, drafter, Match(), requests))[1]
+    with timed_by(clock):
+        texts = whole(generate_batch(target, drafter, Match(), requests, pace=pace))[1]
     return Written(texts, clock.now, target.sizes)
 
 
@@ -170,9 +177,10 @@ def greedily(other: np.ndarray, table: np.ndarray, policy: Any, num: int = LONG)
     target = timed(table, clock, 1.0)
     target.reads_free = True
     drafter: Drafter = SmallModel.of(timed(other, clock, 0.2), tree=policy)
-    if isinstance(policy, OpenChain):
-        drafter = Paced(drafter, chain=policy, clock=clock)
-    [text] = whole(generate_batch(target, drafter, Match(), [Request([1, 2, 3], Sampling(), num)]))[1]
+    pace = Pace(drafter.traits) if isinstance(policy, OpenChain) else None
+    request = Request([1, 2, 3], Sampling(), num)
+    with timed_by(clock):
+        [text] = whole(generate_batch(target, drafter, Match(), [request], pace=pace))[1]
     return Written([text], clock.now, target.sizes)
 
 
@@ -213,10 +221,12 @@ def test_drafts_end_when_they_cease_to_pay_and_come_back() -> None:
     clock = Clock()
     table, other = tables(0.1)
     draft = timed(other, clock, lambda: 1.0 if 100 < clock.now < 1100 else 0.1)
-    drafter = Paced(SmallModel.of(draft, tree=Chain(length=8)), clock=clock)
+    drafter = SmallModel.of(draft, tree=Chain(length=8))
     request = Request([1, 2, 3], Sampling(temperature=1.0, seed=5), 4000)
-    steps = generate_batch(timed(table, clock, 1.0), drafter, Match(), [request])
-    written = np.array([(clock.now, len(pieces[0][0])) for pieces in steps])
+    pace = Pace(drafter.traits)
+    steps = generate_batch(timed(table, clock, 1.0), drafter, Match(), [request], pace=pace)
+    with timed_by(clock):
+        written = np.array([(clock.now, len(pieces[0][0])) for pieces in steps])
 
     def speed(first: float, end: float) -> float:
         """Tokens per second of a time."""
@@ -243,11 +253,10 @@ def test_whatever_the_clock_says_the_text_is_the_same(sampling: Sampling) -> Non
     rng = random.Random(4)
     table, other = tables(0.5)
     requests = [Request([1 + row, 2], sampling, 20 + 13 * row) for row in range(4)]
-    drafter = Paced(
-        SmallModel.of(TableTarget(other), tree=Dynamic(size=6)),
-        clock=lambda: rng.choice([0.0, 1.0, 1.0, 50.0, rng.random()]),
-    )
+    drafter = SmallModel.of(TableTarget(other), tree=Dynamic(size=6))
+    pace = Pace(drafter.traits)
     expected = whole(generate_batch(TableTarget(table), NoDraft(), Match(), requests))[1]
     for _ in range(5):
-        ours = whole(generate_batch(TableTarget(table), drafter, Match(), requests))[1]
+        with timed_by(lambda: rng.choice([0.0, 1.0, 1.0, 50.0, rng.random()])):
+            ours = whole(generate_batch(TableTarget(table), drafter, Match(), requests, pace=pace))[1]
         assert [one.token_ids for one in ours] == [one.token_ids for one in expected]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from outpace.core import costs as costs_
-from outpace.core.costs import LARGE, CallCosts, LiveCosts, are_costs, straight
+from outpace.pricing import costs as costs_
+from outpace.pricing.costs import LARGE, CallCosts, LiveCosts, are_costs, straight
 from outpace.targets.table import TableTarget
 
 

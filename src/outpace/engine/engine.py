@@ -1,0 +1,276 @@
+"""The engine: requests join, run side by side and leave; every step is one call of the target.
+
+    add      a request joins with the next step
+    step     rows that have read their prompt get a draft, and what fits beside them of the others' prompts is
+             read in the same call; the tokens are those that each request gets alone
+    cancel   a request leaves
+
+Where the target's cache is full, the youngest request gives its row back and waits: it goes on from its
+tokens when another has ended. A request that fails does so alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+from outpace.core.call import Call, Prompt
+from outpace.core.contracts import Drafter, Rule, Target
+from outpace.core.errors import CacheFull
+from outpace.core.steps import Step, StepTimes, weakest
+from outpace.core.traits import UNBOUNDED
+from outpace.core.turns import turns_of
+from outpace.decode.pairing import check_pairing
+from outpace.decode.step import step
+from outpace.engine.output import Output
+from outpace.engine.request import Generation, Request
+from outpace.engine.text import TextStream
+from outpace.pricing.clock import now
+from outpace.pricing.pace import Pace
+
+FIRST_NODES = 16  # of a row's drafts, for which a call that others read in has a place
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A request in the engine, and what became of it.
+
+    result  once it has ended. error: what it failed with.
+    """
+
+    output: Output
+    number: int  # by age
+    row: int | None = None
+    state: Any = None
+    started: bool = False  # there is a state
+    reads: bool = True  # what is pending is more than its last token
+    pending: list[int] = field(default_factory=list)
+    begun: bool = False  # its first tokens are there
+    prompt_s: float = 0.0
+    wall_s: float = 0.0
+    result: Generation | None = None
+    error: Exception | None = None
+
+
+class Event(NamedTuple):
+    """What a step added to a request: tokens, and the text that became certain; nothing where it failed."""
+
+    job: Job
+    tokens: list[int]
+    text: str
+
+
+class Engine:
+    """Runs requests with one target, drafter and rule.
+
+    pace  cuts drafts to the depth that pays; None takes them as they come.
+
+    Several engines, in one thread or in many, may use one target: they take turns step by step.
+    """
+
+    def __init__(self, target: Target, drafter: Drafter, rule: Rule, *, pace: Pace | None = None) -> None:
+        check_pairing(target, drafter, rule)
+        self._target = target
+        self._drafter = drafter
+        self._rule = rule
+        self._pace = pace
+        self._turns = turns_of(target), turns_of(drafter)  # always in this order
+        self._added = 0
+        self._jobs: list[Job] = []  # those that step go to the end
+        self._held: list[Job] = []  # without a row, until another has ended
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request has not ended."""
+        return bool(self._jobs or self._held)
+
+    def add(self, request: Request, *, text: TextStream | None = None) -> Job:
+        """A request joins. Raises an OutpaceError for one that the target cannot serve."""
+        request.check(self._target)
+        self._added += 1
+        job = Job(Output(self._target, request, text), self._added)
+        self._jobs.append(job)
+        return job
+
+    def cancel(self, job: Job) -> None:
+        """A request leaves; nothing happens to one that has ended."""
+        for jobs in (self._jobs, self._held):
+            if job in jobs:
+                jobs.remove(job)
+        self._give_back(job)
+
+    def close(self) -> None:
+        """All leave."""
+        for job in [*self._jobs, *self._held]:
+            self.cancel(job)
+
+    def step(self) -> list[Event]:
+        """One call for all that have a place in it; what it added to each."""
+        began, events = now(), list[Event]()
+        ours, drafts = self._turns
+        with ours, drafts:
+            self._admit(events)
+            ready, parts = self._compose()
+            if ready or parts:
+                self._run(ready, parts, events, began)
+        spent = now() - began
+        for job in [*self._jobs, *self._held]:
+            job.wall_s += spent
+        return events
+
+    def _admit(self, events: list[Event]) -> None:
+        if not self._jobs:
+            self._jobs, self._held = self._held, []
+        for job in [job for job in self._jobs if not job.started]:
+            prompt = Prompt(job.output.tokens, Prompt.of(job.output.request.prompt).source)
+            try:
+                job.row = self._target.open(prompt.source)
+                job.state, job.started = self._drafter.start(prompt), True
+            except Exception as error:
+                self._fail(job, error, events)
+            job.pending, job.reads = list(prompt), True
+
+    def _compose(self) -> tuple[list[Job], list[tuple[Job, int]]]:
+        """The rows that are drafted for, and how many tokens others read of what is pending."""
+        traits = self._target.traits
+        ready = [job for job in self._jobs if not job.reads][: traits.max_nodes]
+        reading = [job for job in self._jobs if job.reads]
+        if traits.chunk == UNBOUNDED:  # prompts are read whole, which nobody else should be padded for
+            return (reading, []) if reading else (ready, [])
+        room = traits.max_nodes - len(ready) * (1 + FIRST_NODES)
+        most = traits.chunk if ready else room  # those that run wait no longer than that
+        for job in reading:
+            size = len(job.pending)
+            if size <= min(traits.chunk, most) and size + FIRST_NODES <= room:
+                ready.append(job)
+                room, most = room - size - FIRST_NODES, most - size
+                continue
+            part = min(size - 1, traits.chunk, most, room)
+            if part < 1 and not ready:  # a call too small for drafts
+                return [job], []
+            return ready, [(job, part)] if part > 0 else []
+        return ready, []
+
+    def _run(
+        self, ready: Sequence[Job], parts: Sequence[tuple[Job, int]], events: list[Event], began: float
+    ) -> None:
+        jobs = [*ready, *(job for job, _ in parts)]
+        lengths = [self._target.length(_row(job)) for job in jobs]
+        try:
+            steps, times = self._step(ready, parts)
+        except CacheFull as error:
+            if len(self._jobs) > 1:
+                self._hold(max(self._jobs, key=lambda job: job.number))
+            else:
+                self._fail(jobs[0], error, events)
+            return
+        except Exception as error:
+            for job, length in zip(jobs, lengths, strict=True):
+                # Alone, it fails or not; what was committed without its drafter hearing of it cannot go on.
+                if len(jobs) == 1 or self._target.length(_row(job)) != length:
+                    self._fail(job, error, events)
+            for job in ready if len(jobs) > 1 else ():
+                if job.error is None:
+                    self._run([job], [], events, began)
+            for job, part in parts if len(jobs) > 1 else ():
+                if job.error is None:
+                    self._run([], [(job, part)], events, began)
+            return
+        for job, part in parts:
+            del job.pending[:part]
+            job.prompt_s += times.score_s
+        for job, one in zip(ready, steps, strict=True):
+            try:
+                self._take(job, one, times, events, now() - began)
+            except Exception as error:  # of a tokenizer
+                self._fail(job, error, events)
+
+    def _step(
+        self, ready: Sequence[Job], parts: Sequence[tuple[Job, int]]
+    ) -> tuple[Sequence[Step], StepTimes]:
+        traits, rule = self._drafter.traits, self._rule
+        used = sum(len(job.pending) for job in ready) + sum(part for _, part in parts)
+        room = max(0, self._target.traits.max_nodes - used) // max(1, len(ready))
+        asks = [
+            job.output.ask(
+                row=_row(job),
+                draw=rule.draw,
+                law=rule.needs_law,
+                top=traits.reads_top,
+                room=room,
+                unread=job.pending[:-1],
+            )
+            for job in ready
+        ]
+        reading = [Call.read(_row(job), job.pending[:part]) for job, part in parts]
+        plan = None
+        if self._pace is not None and asks:
+            plan = self._pace.plan(asks, late=not all(job.output.drafting for job in ready))
+            asks = plan.asks
+        steps, states, times = step(
+            self._target, self._drafter, rule, [job.state for job in ready], asks, reading
+        )
+        for job, state in zip(ready, states, strict=True):
+            job.state = state
+        if self._pace is not None and plan is not None:
+            if not parts:  # what a call costs that others read in is no price
+                self._pace.learn(plan, steps, times)
+            for job, limit in zip(ready, plan.limits, strict=True):
+                job.output.drafting = limit > 0
+        return steps, times
+
+    def _take(self, job: Job, one: Step, times: StepTimes, events: list[Event], spent: float) -> None:
+        wall_s = job.wall_s + spent
+        if job.begun:
+            tokens, text = job.output.take(one, times, wall_s=wall_s)
+        else:
+            times = replace(times, score_s=times.score_s + job.prompt_s)
+            tokens, text = job.output.start(one, times, wall_s=wall_s)
+            job.begun = True
+        job.pending, job.reads = [one.tokens[-1]], False
+        self._jobs.remove(job)
+        if job.output.finish_reason is None:
+            self._jobs.append(job)
+        else:
+            exactness = weakest(self._target.exactness, self._rule.exactness)
+            job.result = job.output.generation(exactness, self._target.traits.numerics)
+            self._release(job)
+        events.append(Event(job, tokens, text))
+
+    def _fail(self, job: Job, error: Exception, events: list[Event]) -> None:
+        job.error = error
+        self._jobs.remove(job)
+        self._release(job)
+        events.append(Event(job, [], ""))
+
+    def _hold(self, job: Job) -> None:
+        """It gives its row back; when it has one again, it reads its prompt and its tokens."""
+        self._jobs.remove(job)
+        self._held.append(job)
+        self._give_back(job)
+
+    def _release(self, job: Job) -> None:
+        self._give_back(job)
+        self._jobs, self._held = [*self._jobs, *self._held], []
+
+    def _give_back(self, job: Job) -> None:
+        rows = [] if job.row is None else [job.row]
+        states = [job.state] if job.started else []
+        job.row, job.state, job.started = None, None, False
+        # The garbage collector may be what ends a request, in the midst of another one's step.
+        self._turns[0].soon(partial(_give_back, self._target, self._drafter, rows, states))
+
+
+def _row(job: Job) -> int:
+    assert job.row is not None
+    return job.row
+
+
+def _give_back(target: Target, drafter: Drafter, rows: list[int], states: list[Any]) -> None:
+    with turns_of(drafter), ExitStack() as held:
+        held.callback(target.free, rows)
+        for state in states:
+            held.callback(drafter.stop, state)

@@ -1,0 +1,1 @@
+"""What calls cost, what drafts cost, what survives of them, and how much to draft: one mechanism."""

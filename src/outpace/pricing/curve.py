@@ -1,0 +1,49 @@
+"""Seconds by size, learnt from what is seen: the one kind of curve that prices are made of."""
+
+from __future__ import annotations
+
+from math import exp, log
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+INSTANT = 1e-9  # of a clock too coarse
+OUTLIER = 1.0  # of the logarithm of a time: an interrupted call says nothing about its price
+
+Sizes = TypeVar("Sizes", float, NDArray[np.float64])
+
+
+class Curve:
+    """Seconds by size: averages of what has been seen, straight lines between."""
+
+    def __init__(self, known: dict[int, float]) -> None:
+        self._known = known
+        self._counts: dict[int, int] = {}
+
+    @property
+    def learnt(self) -> bool:
+        """Whether anything has been seen."""
+        return bool(self._counts)
+
+    def learn(self, size: int, seconds: float, rate: float) -> None:
+        """This size took so long. What that says of the machine's mood holds for all sizes."""
+        seconds = max(seconds, INSTANT)
+        count = self._counts[size] = self._counts.get(size, 0) + 1
+        if count == 1:
+            self._known[size] = seconds
+            return
+        error = max(-OUTLIER, min(OUTLIER, log(seconds / self._known[size])))
+        self._known = {other: known * exp(rate * error) for other, known in self._known.items()}
+        self._known[size] *= exp(max(0.0, 1 / count - rate) * error)
+
+    def at(self, size: Sizes) -> Sizes:
+        """Seconds of a size: below what has been seen as its first, beyond it along the last line."""
+        sizes = sorted(self._known)
+        # A larger size never costs less: what says otherwise is noise of the clock.
+        seconds = np.maximum.accumulate([self._known[size] for size in sizes])
+        within: Sizes = np.interp(size, sizes, seconds)
+        if len(sizes) == 1:
+            return within
+        slope = (seconds[-1] - seconds[-2]) / (sizes[-1] - sizes[-2])
+        return within + slope * np.maximum(0.0, size - sizes[-1])

@@ -1,0 +1,162 @@
+"""Drafts only as deep as they pay: what steps took and what was kept decide, none at all included.
+
+The length of a draft from its rate of acceptance and its price: Leviathan, Kalman & Matias 2022,
+arXiv:2211.17192, section 3.5. There both are given; here they are measured while the text is written.
+
+    plan     at most as many levels as have given the most tokens per second,
+                 (1 + kept[L]) / (t(nodes[L]) + t_draft(levels[L]))  for L = 0, 1, 2, ...
+             and, for a drafter that `stops`, the theta below which it is not sure enough to go on
+    learn    t, t_draft, and what drafts cut at L levels have been like (`depths.py`)
+    probe    now and then a longer draft: twice what the last one had kept, or a few levels, with no theta.
+             What probes cost beyond the best choice may not exceed a share of all time (`PROBING`)
+    begin    with a draft. Until a step without one has been timed, it is thought to cost no more than the
+             smallest call so far. It is tried when drafts may not pay, else when the share above allows it
+
+The draw stays valid: how deep a tree may be depends on earlier steps and on the clock, not on its tokens.
+
+Deviations. A fixed theta, as elsewhere, takes the draft model's word for how often it is right; a measured
+one does not. Averages forget, instead of a fixed rate of acceptance; kept[L] is counted, not a power of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
+
+from outpace.core.contracts import Drafter
+from outpace.core.steps import Ask, Step, StepTimes
+from outpace.core.traits import Traits
+from outpace.pricing.curve import Curve
+from outpace.pricing.depths import MOST, Depths
+
+THETAS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8)
+FIRST_LEVELS = 4  # of the first draft
+LEAST_LEVELS = 2  # of a probe
+PROBING = 0.03
+CREDIT = 1.0  # calls without a draft: what probes may cost at once, the first draft left out
+FIRST_PLAIN = 2  # steps without a draft that are tried although drafts may pay
+SURE = 0.5  # of the price of a call: drafts that cost less per token will pay
+RATE = 0.1  # of forgetting: some ten steps make a change
+MOST_RATE = 0.5  # a draft after many steps without one counts for as many of them, up to this share
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is asked for in a step, and what `Pace.learn` has to know of it.
+
+    asks    the rows' asks, cut to the depth that pays.
+    begun   whether every row has read its prompt. late: whether a row had no draft in its last step.
+    best_s  seconds per token of the depth that pays best.
+    """
+
+    asks: list[Ask]
+    prices: Prices
+    begun: bool
+    late: bool
+    probe: bool
+    theta: float
+    best_s: float
+
+    @property
+    def limits(self) -> list[int]:
+        """How deep each row's tree may be."""
+        return [min(ask.depth, ask.budget) for ask in self.asks]
+
+
+class Pace:
+    """The ledger of one drafter at one target, which all its requests share."""
+
+    def __init__(self, traits: Traits) -> None:
+        self._stops = traits.stops
+        self._depths = Depths(THETAS if traits.stops else (0.0,))
+        self._prices: dict[int, Prices] = {}  # for 1 row, 2 and 3, 4 to 7, ...
+        self._levels = FIRST_LEVELS  # of the next probe
+        self._again = False  # the last probe was right but late: one more tells the price
+        self._age = 0  # steps since a draft was timed
+
+    def plan(self, asks: Sequence[Ask], *, late: bool) -> Plan:
+        """Cut the asks to a depth that pays. `late`: some row had no step before, or none with a draft."""
+        prices = self._prices.setdefault(len(asks).bit_length(), Prices())
+        depth, theta, best_s = 0, 0.0, 0.0
+        if prices.call.learnt:
+            depth, theta, best_s = self._depths.best(prices.call.at, prices.draft.at)
+        begun, probe = not any(ask.unread for ask in asks), False
+        if begun and prices.want_plain(best_s):
+            depth = 0
+        elif prices.debt_s <= 0 or self._again:
+            probe, depth, theta = True, max(depth, self._levels), 0.0
+        cut = [
+            replace(ask, depth=min(ask.depth, depth), min_p=theta if self._stops else None) for ask in asks
+        ]
+        return Plan(cut, prices, begun, late, probe, theta, best_s)
+
+    def learn(self, plan: Plan, steps: Sequence[Step], times: StepTimes) -> None:
+        """What a planned step took, and what was kept of it."""
+        prices, limits = plan.prices, plan.limits
+        levels = self._depths.levels([one.tree.shape.height for one in steps], max(limits))
+        rate = min(MOST_RATE, 1 - (1 - RATE) ** (1 + self._age))
+        kept = max(len(one.verdict.path) for one in steps)
+        self._again = plan.probe and plan.late and kept > 0
+        if plan.probe:
+            self._levels = min(MOST, max(LEAST_LEVELS, 2 * kept))
+        if levels and not plan.late:  # what catches up with a text says nothing about the next draft's price
+            prices.draft.learn(levels, times.draft_s, rate)
+        cuts = [self._depths.cuts(one.tree) for one in steps]
+        self._depths.learn(steps, cuts, min(limits), plan.theta, levels, rate)
+        self._age = 0 if levels and not plan.late else self._age + 1
+        if plan.begun:
+            prices.call_took(max(one.tree.num_nodes for one in steps), times.call_s)
+            num_tokens = sum(len(one.tokens) for one in steps) / len(steps)
+            seconds = times.draft_s + times.call_s
+            prices.book(seconds, plan.best_s * num_tokens if plan.probe else None)
+        elif levels and not kept:  # a prompt's own call: what it cost is no price
+            prices.owe(times.draft_s)
+
+
+class Prices:
+    """What the target's calls cost, by nodes, and drafts, by levels, for about so many rows."""
+
+    def __init__(self) -> None:
+        self.num_plain = 0
+        self.call = Curve({})
+        self.draft = Curve({0: 0.0})  # drafts cost nothing until one has been timed
+        self.debt_s = 0.0  # what probes have cost and other steps not yet made up for
+        self._total_s: float | None = None  # of all steps but the first, which may have read a prompt
+
+    def call_took(self, size: int, seconds: float) -> None:
+        """A call of so many nodes."""
+        self.call.learn(size, seconds, RATE)
+        self.num_plain += size == 1
+
+    def want_plain(self, best_s: float) -> bool:
+        """Whether a step without a draft should tell its price now; drafts cost best_s per token."""
+        if self._total_s is None or self.num_plain >= FIRST_PLAIN:
+            return False
+        most_s = self.call.at(1)
+        unsure = self.num_plain == 0 and best_s > SURE * most_s
+        return unsure or (self.num_plain + 1) * (most_s - best_s) <= PROBING * self._total_s
+
+    def owe(self, seconds: float) -> None:
+        """A first draft that came to nothing."""
+        self.debt_s = max(0.0, self.debt_s) + seconds
+
+    def book(self, seconds: float, best_s: float | None) -> None:
+        """A step; where it was a probe, best_s is what its tokens would have cost otherwise."""
+        if self._total_s is None:
+            self._total_s, self.debt_s = 0.0, -CREDIT * self.call.at(1)
+            return
+        cost_s = -PROBING * seconds if best_s is None else seconds - best_s
+        self.debt_s = max(min(self.debt_s, 0.0), self.debt_s + cost_s)
+        self._total_s += seconds
+
+
+_PACES: WeakKeyDictionary[Drafter, Pace] = WeakKeyDictionary()
+
+
+def pace_of(drafter: Drafter) -> Pace | None:
+    """The ledger of a drafter, the same for all its requests; None if it is not `paced`."""
+    if not drafter.traits.paced:
+        return None
+    pace = _PACES.get(drafter)
+    return _PACES.setdefault(drafter, Pace(drafter.traits)) if pace is None else pace

@@ -1,0 +1,213 @@
+"""Requests that join, leave, fail and are cancelled while others run: each has what it has alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from outpace.core.call import Call
+from outpace.core.errors import OutpaceError
+from outpace.core.sampling import Edit, Sampling
+from outpace.core.traits import Traits
+from outpace.core.tree import TokenTree
+from outpace.drafters.ngram import NGram
+from outpace.drafters.none import NoDraft
+from outpace.drafters.small_model import SmallModel
+from outpace.engine.engine import Engine, Job
+from outpace.engine.generate import generate
+from outpace.engine.request import Request
+from outpace.pricing.pace import Pace
+from outpace.rules.match import Match
+from outpace.targets.table import TableTarget
+from outpace.trees.chain import Chain
+from tests.fakes import Hostile, hostile, whole
+from tests.native_models import gguf_target
+
+VOCAB_SIZE = 7
+
+
+class Narrow(TableTarget):
+    """Prompts are read in pieces of 5, and a call has 40 nodes; it writes down the sizes of calls."""
+
+    traits = Traits(max_nodes=40, chunk=5)
+    shapes: list[list[tuple[int, int]]]
+
+    def score(self, calls: Sequence[Call]) -> Any:
+        self.shapes = [*getattr(self, "shapes", []), [(len(c.pending), c.tree.num_nodes) for c in calls]]
+        return super().score(calls)
+
+
+def target(kind: type[TableTarget] = Narrow, **options: Any) -> Any:
+    return kind.random(vocab_size=VOCAB_SIZE, order=2, seed=3, **options)
+
+
+def request(seed: int, **options: Any) -> Request:
+    rng = random.Random(seed)
+    prompt = [rng.randrange(VOCAB_SIZE) for _ in range(rng.choice([1, 2, 5, 6, 11, 30]))]
+    sampling = rng.choice([Sampling(), Sampling(temperature=1.0, seed=seed)])
+    return Request(prompt, sampling, rng.randrange(1, 30), **options)
+
+
+def alone(one: Request) -> list[int]:
+    tokens: list[int] = whole(generate(target(TableTarget), NoDraft(), Match(), one))[1].token_ids
+    return tokens
+
+
+def run(engine: Engine, jobs: dict[Job, list[int]]) -> None:
+    """To the end; `jobs` collects what each got."""
+    while engine.busy:
+        for event in engine.step():
+            jobs[event.job] += event.tokens
+
+
+class Fails(Exception):
+    """A request's own error."""
+
+
+def failing(after: int) -> Any:
+    """Edits that fail once the text has grown by so many tokens."""
+
+    def edits(tokens: Sequence[int], tree: TokenTree) -> list[Edit | None]:
+        if len(tokens) > after:
+            raise Fails(f"after {after}")
+        return [None] * tree.num_nodes
+
+    return edits
+
+
+DRAFTERS = {
+    "none": NoDraft,
+    "ngram": NGram,
+    "everything": lambda: hostile(VOCAB_SIZE)["everything"],
+    "small_model": lambda: SmallModel.of(
+        TableTarget.random(vocab_size=VOCAB_SIZE, order=2, seed=3), tree=Chain(length=3)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DRAFTERS)
+@pytest.mark.parametrize("seed", range(6))
+def test_in_any_order_each_gives_what_it_gives_alone(name: str, seed: int) -> None:
+    rng, model, drafter = random.Random(seed), target(), DRAFTERS[name]()
+    engine = Engine(model, drafter, Match(), pace=Pace(drafter.traits) if seed % 2 else None)
+    jobs: dict[Job, list[int]] = {}
+    requests: dict[Job, Request] = {}
+    cancelled: set[Job] = set()
+    for number in range(120):
+        chance = rng.random()
+        if chance < 0.2:
+            fails = rng.random() < 0.2
+            one = request(number, **({"edits": failing(rng.randrange(20))} if fails else {}))
+            job = engine.add(one)
+            jobs[job], requests[job] = [], one
+        elif chance < 0.25 and jobs:
+            job = rng.choice(list(jobs))
+            if job.result is None and job.error is None:
+                cancelled.add(job)
+            engine.cancel(job)
+        for event in engine.step():
+            assert event.job not in cancelled
+            jobs[event.job] += event.tokens
+    run(engine, jobs)
+    assert model.num_rows == 0
+    ended = 0
+    for job, one in requests.items():
+        expected = alone(Request(one.prompt, one.sampling, one.max_tokens))
+        if job in cancelled or one.edits is not None:
+            assert jobs[job] == expected[: len(jobs[job])]
+            if job.error is not None:
+                assert isinstance(job.error, Fails) and job.result is None
+                continue
+        if job not in cancelled:
+            assert job.result is not None and jobs[job] == job.result.token_ids == expected
+            ended += 1
+    assert ended > 5 and max(sum(p - 1 + n for p, n in shape) for shape in model.shapes) <= 40
+
+
+def test_prompts_are_read_beside_rows_that_run() -> None:
+    model = target()
+    engine = Engine(model, NoDraft(), Match())
+    jobs = {engine.add(Request([1, 2], Sampling(), 20)): list[int]()}
+    for event in engine.step():
+        jobs[event.job] += event.tokens
+    late = Request([n % VOCAB_SIZE for n in range(18)], Sampling(), 3)
+    jobs[engine.add(late)] = []
+    run(engine, jobs)
+    # Pieces of five, each in a call in which the first row makes a step; the last piece makes one too.
+    assert model.shapes[1:5] == [[(1, 1), (5, 1)], [(1, 1), (5, 1)], [(1, 1), (5, 1)], [(1, 1), (3, 1)]]
+    assert list(jobs.values()) == [alone(Request([1, 2], Sampling(), 20)), alone(late)]
+
+
+def test_more_requests_than_a_call_has_places() -> None:
+    model = target()
+    engine = Engine(model, Hostile(lambda ask, rng: TokenTree.chain(ask.root, [0] * 9)), Match())
+    requests = [Request([n % VOCAB_SIZE] * (1 + n % 9), Sampling(), 4) for n in range(60)]
+    jobs = {engine.add(one): list[int]() for one in requests}
+    run(engine, jobs)
+    assert list(jobs.values()) == [alone(one) for one in requests]
+    assert max(sum(p - 1 + n for p, n in shape) for shape in model.shapes) <= 40
+
+
+def test_what_fails_with_others_in_its_call_leaves_them_alone() -> None:
+    table = np.zeros((4, 4))
+    table[[0, 1, 2], [1, 2, 3]] = 9.0
+    table[3] = np.nan
+    engine = Engine(TableTarget(table), NoDraft(), Match())
+    good, bad = engine.add(Request([1], Sampling(), 2)), engine.add(Request([0], Sampling(), 9))
+    run(engine, {good: [], bad: []})
+    assert good.result is not None and good.result.token_ids == [2, 3]
+    assert bad.result is None and "no token to choose" in str(bad.error)
+
+
+def test_a_bad_request_is_refused_at_the_door() -> None:
+    engine = Engine(target(), NoDraft(), Match())
+    with pytest.raises(OutpaceError, match="empty"):
+        engine.add(Request([]))
+    assert not engine.busy and engine.step() == []
+
+
+def test_a_full_cache_makes_the_youngest_wait(tmp_path: Path) -> None:
+    """Three texts of 32 tokens and pages for two of them: none fails, and the tokens stay."""
+    free = gguf_target(tmp_path, context_length=64, threads=1)
+    requests = [Request([1 + n, 2, 3, 4], Sampling(temperature=1.0, seed=n), 28) for n in range(3)]
+    expected = [whole(generate(free, NoDraft(), Match(), one))[1].token_ids for one in requests]
+    (tmp_path / "full").mkdir()
+    full = gguf_target(tmp_path / "full", context_length=64, cache_tokens=64, threads=1)
+    for drafter in (NoDraft(), NGram()):
+        engine = Engine(full, drafter, Match())
+        jobs = {engine.add(one): list[int]() for one in requests}
+        run(engine, jobs)
+        assert [job.error for job in jobs] == [None] * 3
+        assert list(jobs.values()) == expected == [job.result.token_ids for job in jobs if job.result]
+    engine = Engine(full, NoDraft(), Match())
+    holder = full.open()
+    full.score([Call.read(holder, [1] * 48)])
+    full.keep([holder], [()])
+    job = engine.add(requests[0])
+    run(engine, {job: []})
+    assert "cache of keys and values is full" in str(job.error)
+    full.free([holder])
+
+
+@pytest.mark.parametrize("kv", ["f16", "f32"])
+def test_a_prompts_pieces_beside_running_rows_change_no_bit(tmp_path: Path, kv: str) -> None:
+    """The logits behind a prompt are the same whether it was read with others in its calls or alone."""
+    model = gguf_target(tmp_path, "llama", "Q4_1", kv=kv, context_length=512, threads=2)
+    prompt = np.random.default_rng(0).integers(0, model.vocab_size, 300).tolist()
+    seen = []
+    for beside in (False, True):
+        rows = [model.open(), model.open()]
+        for first in range(0, 300, 50 if beside else 300):
+            piece = prompt[first : first + (50 if beside else 300)]
+            tree = TokenTree([5, 1, 2], [-1, 0, 0])
+            calls = [Call.on(rows[1], tree)] if beside else []
+            scores = model.score([*calls, Call(rows[0], piece, TokenTree.root(piece[-1]))])
+            seen.append(scores.logits(len(calls), [0]))
+            model.keep(rows[:1], [()])
+        model.free(rows)
+    np.testing.assert_array_equal(seen[0], seen[-1])
