@@ -15,6 +15,7 @@ from outpace.core.traits import Traits
 from outpace.decode.pairing import check_pairing
 from outpace.drafters.ngram import NGram
 from outpace.drafters.none import NoDraft
+from outpace.drafters.small_model import SmallModel
 from outpace.engine.generate import generate
 from outpace.engine.request import Request
 from outpace.rules import RULES
@@ -59,3 +60,24 @@ def test_trees_need_a_target_that_branches() -> None:
     with pytest.raises(OutpaceError, match=r"chains only .*TableDraft .*accepted"):
         check_pairing(chains_only, WITH_LAW, match)
     check_pairing(TARGET, WITH_LAW, match)
+
+
+def test_parts_without_traits_are_refused() -> None:
+    """They may be another package's, of an older version."""
+
+    class Old:
+        def __init__(self, part: Any) -> None:
+            self._part = part
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "traits":
+                raise AttributeError(name)
+            return getattr(self._part, name)
+
+    match: Any = RULES.create("match")
+    accepted = r"Old declares no traits, accepted are .*traits = outpace.Traits\(\.\.\.\)"
+    for pair in ((Old(TARGET), NoDraft()), (TARGET, Old(NGram()))):
+        with pytest.raises(OutpaceError, match=accepted):
+            check_pairing(*pair, match)
+    with pytest.raises(OutpaceError, match=accepted):
+        SmallModel.of(TARGET, tree=Old(Wide(2, 2)))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from outpace.core.errors import OutpaceError
 from outpace.core.tree import Draw
 
 Numerics = Literal["bitwise", "ties"]
@@ -51,3 +52,11 @@ class Traits:
     stops: bool = False
     reads_logq: bool = True
     keeps_draw: bool = True
+
+
+def check_traits(part: Any) -> None:
+    """Raise an OutpaceError for a target, drafter or tree policy that declares none."""
+    if not isinstance(getattr(part, "traits", None), Traits):
+        raise OutpaceError(
+            f"{type(part).__name__} declares no traits, accepted are parts with traits = outpace.Traits(...)"
+        )

@@ -6,10 +6,13 @@ from typing import Any
 
 from outpace.core.contracts import Drafter, Rule, Target
 from outpace.core.errors import OutpaceError
+from outpace.core.traits import check_traits
 
 
 def check_pairing(target: Target, drafter: Drafter, rule: Rule) -> None:
     """Raise an OutpaceError that names what would be accepted, if these three cannot work together."""
+    for part in (target, drafter):
+        check_traits(part)
     if rule.needs_law and rule.draw not in drafter.traits.draws:
         raise OutpaceError(
             f"the rule {name_of(rule)} needs the law of the drafts (draw {rule.draw!r}) and the drafter "

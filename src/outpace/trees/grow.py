@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from outpace.core.contracts import TreePolicy
 from outpace.core.sampling import Sampling, edited, fresh_seed, gumbel, survivors, warp
 from outpace.core.steps import Ask, Candidates
-from outpace.core.traits import Traits
+from outpace.core.traits import Traits, check_traits
 from outpace.core.tree import Draw, TokenTree
 
 Logits = NDArray[np.floating]
@@ -54,6 +54,7 @@ EVERY_DRAW: frozenset[Draw] = frozenset({"iid", "without_replacement", "hub"})
 
 def traits_of(policy: TreePolicy) -> Traits:
     """Those of a drafter that has a law and grows its trees by a policy."""
+    check_traits(policy)  # it may be another package's
     draws = EVERY_DRAW if policy.traits.keeps_draw else frozenset[Draw]()
     return Traits(draws=draws, branches=policy.width > 1, paced=True, stops=policy.traits.stops)
 
