@@ -121,6 +121,7 @@ class Model:
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         parse_special: bool = False,
+        logprobs: int | None = None,
     ) -> Generation:
         """Generate to the end. The options are those of `stream`."""
         stream = self.stream(
@@ -140,6 +141,7 @@ class Model:
             tools=tools,
             chat_template_kwargs=chat_template_kwargs,
             parse_special=parse_special,
+            logprobs=logprobs,
         )
         for _ in stream:
             pass
@@ -165,6 +167,7 @@ class Model:
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         parse_special: bool = False,
+        logprobs: int | None = None,
     ) -> Stream:
         """Generate piece by piece.
 
@@ -180,6 +183,7 @@ class Model:
         stop         texts before which the output ends.
         tools        descriptions of functions that the model may call, for the chat template.
         chat_template_kwargs  further variables of the template: {"enable_thinking": False}.
+        logprobs     for every token its log-probability and those of so many of the likeliest, in the result.
         parse_special  read special tokens that are written in the prompt, instead of taking them as text.
 
         Options out of range, and a prompt longer than the context, raise OutpaceError here. A stream that has
@@ -198,7 +202,7 @@ class Model:
         )
         most = self.target.context_length if max_tokens is None else max_tokens
         text = TextStream(self.tokenizer, stop=() if stop is None else stop, keep_first_space=raw)
-        request = Request(ids, sampling, most)
+        request = Request(ids, sampling, most, logprobs=logprobs)
         drafter = self.drafter(draft, tree=tree)
         steps = generate(self.target, drafter, _rule(rule), request, text=text, pace=pace_of(drafter))
         return Stream(steps)

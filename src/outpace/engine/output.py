@@ -10,6 +10,7 @@ from outpace.core.stats import GenerationStats
 from outpace.core.steps import Ask, Exactness, Step, StepTimes
 from outpace.core.traits import Numerics
 from outpace.core.tree import Draw
+from outpace.engine.logprobs import TokenLogprob, logprobs_of
 from outpace.engine.request import FinishReason, Generation, Request
 from outpace.engine.text import TextStream
 
@@ -25,6 +26,7 @@ class Output:
         self.tokens = list(request.prompt)
         self._text = text
         self._pieces: list[str] = []
+        self._logprobs: list[TokenLogprob] = []
         self._eos_ids = target.eos_ids if request.eos_ids is None else request.eos_ids
         self._edits = None if request.edits is None else partial(request.edits, self.tokens)
         # The token after a full context can still be chosen, but no longer be scored.
@@ -55,14 +57,14 @@ class Output:
 
     def start(self, step: Step, times: StepTimes, *, wall_s: float) -> tuple[list[int], str]:
         """Take the first tokens, which the prompt's own call gave."""
-        new, piece = self._add(step.tokens)
+        new, piece = self._add(step)
         self.stats.open(step, len(new), times)
         self.stats.time_to_first_token_s = self.stats.wall_s = wall_s
         return new, piece
 
     def take(self, step: Step, times: StepTimes, *, wall_s: float) -> tuple[list[int], str]:
         """Take a step; `times` are those of the whole call, which the rows of a batch share."""
-        new, piece = self._add(step.tokens)
+        new, piece = self._add(step)
         self.stats.add(step, len(new), times)
         self.stats.wall_s = wall_s
         return new, piece
@@ -73,10 +75,14 @@ class Output:
         num_prompt = len(self.request.prompt)
         new_tokens = self.tokens[num_prompt:]
         text = "".join(self._pieces)
-        return Generation(text, new_tokens, self.finish_reason, self.stats, num_prompt, exactness, numerics)
+        logprobs = None if self.request.logprobs is None else self._logprobs
+        return Generation(
+            text, new_tokens, self.finish_reason, self.stats, num_prompt, exactness, numerics, logprobs
+        )
 
-    def _add(self, tokens: list[int]) -> tuple[list[int], str]:
+    def _add(self, step: Step) -> tuple[list[int], str]:
         """Take tokens up to the end; returns what was taken, and the text that became certain."""
+        tokens = step.tokens
         assert len(self.tokens) + len(tokens) <= self._end, "the ask's depth bounds what a step commits"
         new = shown = tokens
         for index, token in enumerate(new):
@@ -91,6 +97,8 @@ class Output:
             if self._text.stopped:
                 new = new[: self._text.tokens_used - before]
                 self.finish_reason = "stop"
+        if self.request.logprobs is not None:
+            self._logprobs += logprobs_of(step, len(new), self.request.logprobs)
         self.tokens += new
         if self.finish_reason is None and len(self.tokens) == self._end:
             self.finish_reason = "length"

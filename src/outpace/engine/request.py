@@ -8,12 +8,13 @@ from typing import Literal
 
 from outpace.core.contracts import Target
 from outpace.core.errors import OutpaceError, PromptTooLong
-from outpace.core.options import accept
+from outpace.core.options import accept, whole
 from outpace.core.sampling import Edit, Sampling
 from outpace.core.stats import GenerationStats
 from outpace.core.steps import Exactness
 from outpace.core.traits import Numerics
 from outpace.core.tree import TokenTree
+from outpace.engine.logprobs import MOST, TokenLogprob
 
 FinishReason = Literal["stop", "length"]
 
@@ -27,6 +28,7 @@ class Request:
     max_tokens  the most tokens to generate; the context may end a text earlier.
     eos_ids     tokens that end the text; None for the target's own.
     budget      the most drafted nodes in a step.
+    logprobs    for every token its own log-probability and those of so many of the likeliest; None for none.
     edits       (all tokens up to the tree's root, tree) -> what to add to the logits after each node.
     """
 
@@ -36,11 +38,14 @@ class Request:
     eos_ids: frozenset[int] | None = None
     budget: int = 63
     edits: Callable[[Sequence[int], TokenTree], Sequence[Edit | None]] | None = None
+    logprobs: int | None = None
 
     def check(self, target: Target) -> None:
         """Raise an OutpaceError if this target cannot serve the request."""
         if accept("max_tokens", self.max_tokens, int) < 1:
             raise OutpaceError(f"max_tokens is {self.max_tokens}, accepted are whole numbers >= 1")
+        if self.logprobs is not None:
+            whole("logprobs", self.logprobs, 0, MOST)
         if not self.prompt:
             raise OutpaceError("the prompt is empty, accepted are prompts of 1 token or more")
         if len(self.prompt) > target.context_length:
@@ -59,6 +64,7 @@ class Generation:
     token_ids      with the end token, or with the token that completed the stop string; nothing after it.
     finish_reason  "stop": an end token or a stop string; "length": max_tokens, or the context is full.
     exactness      what target and rule promise together.
+    logprobs       how likely the model found each of token_ids, where the request asked for it.
     numerics       how far logits depend on what shares a call: "bitwise" not at all, "ties" in last digits.
     """
 
@@ -69,3 +75,4 @@ class Generation:
     prompt_tokens: int
     exactness: Exactness
     numerics: Numerics
+    logprobs: list[TokenLogprob] | None = None
