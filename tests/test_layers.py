@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ LAYERS: dict[str, list[str]] = {
     "core": [],
     "progress": ["core"],
     "formats": ["progress"],
-    "targets": ["formats"],
+    "targets": ["formats", "pricing"],
     "rules": ["core"],
     "pricing": ["core"],
     "trees": ["pricing"],
@@ -30,7 +31,7 @@ LAYERS: dict[str, list[str]] = {
     "accelerated": ["accelerated_seq2seq"],
     "accelerated_seq2seq": ["api"],
     "": ["accelerated"],  # outpace/__init__.py
-    "diffusion": ["formats"],
+    "diffusion": ["formats", "pricing"],
     "bench": [""],
     "server": [""],
     "train": [""],
@@ -114,3 +115,12 @@ def test_public_names_are_there() -> None:
         assert name in dir(outpace)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = outpace.nothing
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda m: str(m.relative_to(ROOT)))
+def test_time_is_measured_in_few_rooms(module: Path) -> None:
+    """The loop, the room that prices and the bench have clocks; others ask `pricing.clock`."""
+    text = module.read_text()
+    assert layer_of_module(module) in ("decode", "pricing", "bench") or not re.search(
+        r"\b(perf_counter|monotonic)\b *\(|import +(perf_counter|monotonic)", text
+    )

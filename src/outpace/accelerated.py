@@ -21,7 +21,7 @@ from outpace.core.machine import default_threads
 from outpace.core.options import checked, shown
 from outpace.core.turns import turns_of
 from outpace.decode.pairing import check_pairing
-from outpace.drafters.small_model import SmallModel
+from outpace.drafters.small_model import SmallModel, small_model
 from outpace.engine.generate import generate, generate_batch
 from outpace.engine.generation_config import Wanted, read_options
 from outpace.engine.prompt import Prompt
@@ -279,9 +279,7 @@ def _draft_model(
         if ours is None:
             raise OutpaceError("draft_tokenizer goes with the model's tokenizer, accepted are both or none")
         opened = SimpleNamespace(target=drafting, tokenizer=TransformersTokenizer(tokenizer))
-        return SmallModel(
-            model="draft", tree=tree, open_model=lambda source: opened, target=target, tokenizer=ours
-        )
+        return small_model(target, ours, lambda source: opened, model="draft", tree=tree)
     if drafting.vocab_size != target.vocab_size:
         raise OutpaceError(
             f"the draft model has {drafting.vocab_size} tokens and the model {target.vocab_size}, accepted "

@@ -21,7 +21,7 @@ from outpace.core.tree import TokenTree  # noqa: E402
 from outpace.drafters import mix, proposal_heads  # noqa: E402
 from outpace.drafters.backoff import FILE_NAME  # noqa: E402
 from outpace.drafters.blockwise import RANKS, Blockwise, BlockwiseState  # noqa: E402
-from outpace.drafters.mix import Mix  # noqa: E402
+from outpace.drafters.mix import mix as make_mix  # noqa: E402
 from outpace.drafters.ngram import NGram  # noqa: E402
 from outpace.drafters.none import NoDraft  # noqa: E402
 from outpace.drafters.proposal_heads import ProposalHeads  # noqa: E402
@@ -501,12 +501,12 @@ def test_packaged_heads(causal: Any, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_mix_has_the_packages_heads(causal: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proposal_heads, "PACKAGED", tmp_path)
     context = {"target": causal}
-    before = Mix(context, lambda: straight(0.05)).sources
+    before = make_mix(context, lambda: straight(0.05)).sources
     write_random(tmp_path / "mine", causal)
-    after = Mix(context, lambda: straight(0.05)).sources
+    after = make_mix(context, lambda: straight(0.05)).sources
     assert [type(one) for one in after] == [NGram, Blockwise] and Blockwise not in map(type, before)
     without_states = {"target": TableTarget.random(vocab_size=300, order=1)}
-    other = Mix(without_states, lambda: straight(0.05)).sources
+    other = make_mix(without_states, lambda: straight(0.05)).sources
     assert [type(one) for one in other] == [type(one) for one in before]
     (tmp_path / FILE_NAME).touch()
     with_table = {**context, "beside": lambda name: tmp_path / name}

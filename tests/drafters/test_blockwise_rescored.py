@@ -106,11 +106,7 @@ def test_ngrams_decide_which_of_the_heads_tokens_come_first(target: Any, heads: 
 
 def _mix_of(source: Drafter) -> Mix:
     """A mix of one drafter that exists already."""
-    from outpace.drafters import DRAFTERS
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DRAFTERS, "create", lambda spec, **context: source)
-        return Mix({}, lambda: straight(0.01), drafts="blockwise_lattice", size=9)
+    return Mix([source], straight(0.01), size=9)
 
 
 def test_a_lattice_gives_no_law(target: Any, heads: Path, tmp_path: Path) -> None:
@@ -121,7 +117,7 @@ def test_a_lattice_gives_no_law(target: Any, heads: Path, tmp_path: Path) -> Non
 
 def local(target: Any, heads: Path, small: TableTarget, **options: Any) -> BlockwiseLocal:
     blockwise = Blockwise(target, path=str(heads), tree=Chain(length=3))
-    return BlockwiseLocal.of(blockwise, SmallModel.of(small, vocab_size=target.vocab_size), **options)
+    return BlockwiseLocal(blockwise, SmallModel.of(small, vocab_size=target.vocab_size), **options)
 
 
 def small_model(target: Any, liked: Sequence[int]) -> TableTarget:

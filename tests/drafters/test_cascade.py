@@ -16,6 +16,7 @@ from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
 from outpace.core.steps import Ask
 from outpace.decode.cascade import Cascade
+from outpace.decode.cascade import cascade as make_cascade
 from outpace.drafters.none import NoDraft
 from outpace.drafters.small_model import SmallModel
 from outpace.engine.generate import generate, generate_batch
@@ -63,7 +64,7 @@ def cascade(small: Target, target: Target | None = None, tokenizer: Any = LETTER
         "target": target or table(),
         "tokenizer": tokenizer,
     }
-    return Cascade(model="small", context=context, **context, **options)
+    return make_cascade(model="small", context=context, **context, **options)
 
 
 def run(target: Target, drafter: Drafter, sampling: Sampling = SAMPLINGS[0], num: int = 55) -> Generation:
@@ -109,7 +110,7 @@ def test_guesses_leave_no_trace() -> None:
         "target": table(),
         "tokenizer": LETTERS,
     }
-    drafter = Cascade(
+    drafter = make_cascade(
         model="small", draft="small_model:model=smaller", length=5, tail=2, context=context, **context
     )
     steps = generate(table(), drafter, Match(), Request(PROMPT, SAMPLINGS[1], 50))
@@ -205,7 +206,7 @@ def test_native_models(tmp_path: Path) -> None:
         "tokenizer": None,
     }
     for sampling in SAMPLINGS:
-        drafter = Cascade(model="x", draft="ngram:max_n=2", length=5, context=context, **context)
+        drafter = make_cascade(model="x", draft="ngram:max_n=2", length=5, context=context, **context)
         ours = run(target, drafter, sampling, num=31)
         assert ours.token_ids == run(target, NoDraft(), sampling, num=31).token_ids
         assert ours.stats.target_calls == 5

@@ -22,7 +22,7 @@ from outpace.core.steps import Ask
 from outpace.core.tree import TokenTree
 from outpace.drafters.foreign import IntersectionBridge, Respelled, TextBridge, spell
 from outpace.drafters.none import NoDraft
-from outpace.drafters.small_model import SmallModel
+from outpace.drafters.small_model import SmallModel, small_model
 from outpace.drafters.vocabulary import Words
 from outpace.engine.generate import generate
 from outpace.engine.request import Request
@@ -87,9 +87,7 @@ def drafter(
     target: TableTarget, ours: Words, draft: TableTarget, theirs: Words, **options: Any
 ) -> SmallModel:
     small = SimpleNamespace(target=draft, tokenizer=theirs.tokenizer)
-    return SmallModel(
-        model="x", open_model=lambda source: small, target=target, tokenizer=ours.tokenizer, **options
-    )
+    return small_model(target, ours.tokenizer, lambda source: small, model="x", **options)
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("bytes", "pieces"), ("pieces", "bytes")])

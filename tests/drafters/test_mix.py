@@ -59,13 +59,8 @@ class Proposing(Source):
         return [self.tree for _ in asks]
 
 
-def mix(
-    monkeypatch: pytest.MonkeyPatch, *sources: Any, costs: CallCosts | None = None, **options: Any
-) -> Mix:
-    made = iter(sources)
-    monkeypatch.setattr(type(DRAFTERS), "create", lambda *_, **__: next(made))
-    drafts = "+".join("s" for _ in sources)
-    return Mix({}, lambda: costs or straight(0.05), drafts=drafts, **options)
+def mix(*sources: Any, costs: CallCosts | None = None, **options: Any) -> Mix:
+    return Mix(sources, costs or straight(0.05), **options)
 
 
 def ask(*, budget: int = 63, depth: int = 63) -> Ask:
@@ -84,8 +79,8 @@ def feed(drafter: Mix, state: Any, *tokens: int) -> Any:
     return state
 
 
-def test_the_source_that_is_right_gets_the_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    drafter = mix(monkeypatch, Fixed((1, 0.5), (2, 0.5)), Fixed((3, 1.0)))
+def test_the_source_that_is_right_gets_the_weight() -> None:
+    drafter = mix(Fixed((1, 0.5), (2, 0.5)), Fixed((3, 1.0)))
     state = feed(drafter, drafter.start(Prompt.of([7])), *[1, 2] * 40)
     right, wrong = state.weights.of((0, 0, 0b11))
     assert right > 0.9 and wrong < 0.05
@@ -103,8 +98,8 @@ def test_weights_are_shares_of_one_count_by_expectation() -> None:
     assert weights.of((4, 0, 3)) == pytest.approx([one / sum(overall) for one in overall[:2]])
 
 
-def test_tokens_that_nobody_knew_make_drafts_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    drafter = mix(monkeypatch, Fixed((1, 1.0)), costs=straight(0.2))
+def test_tokens_that_nobody_knew_make_drafts_short() -> None:
+    drafter = mix(Fixed((1, 1.0)), costs=straight(0.2))
     state = drafter.start(Prompt.of([7]))
     [before] = drafter.propose([state], [ask()])
     state = feed(drafter, state, *[9] * 60)
@@ -113,18 +108,16 @@ def test_tokens_that_nobody_knew_make_drafts_short(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(("price", "low", "high"), [(0.01, 6, 63), (0.3, 2, 5), (5.0, 1, 1)])
-def test_trees_are_as_large_as_pays(
-    monkeypatch: pytest.MonkeyPatch, price: float, low: int, high: int
-) -> None:
-    drafter = mix(monkeypatch, Fixed((1, 0.9)), costs=straight(price), size=60, depth=60)
+def test_trees_are_as_large_as_pays(price: float, low: int, high: int) -> None:
+    drafter = mix(Fixed((1, 0.9)), costs=straight(price), size=60, depth=60)
     state = feed(drafter, drafter.start(Prompt.of([7])), *[1] * 30)
     [tree] = drafter.propose([state], [ask()])
     assert low <= tree.num_nodes <= high
 
 
-def test_the_size_is_the_best_of_all_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_is_the_best_of_all_sizes() -> None:
     """Expected tokens over time, for the chosen tree and for every other prefix of the likeliest paths."""
-    drafter = mix(monkeypatch, Fixed((1, 0.6), (2, 0.3)), costs=straight(0.15), size=40, depth=40)
+    drafter = mix(Fixed((1, 0.6), (2, 0.3)), costs=straight(0.15), size=40, depth=40)
     state = feed(drafter, drafter.start(Prompt.of([7])), *[1, 1, 2] * 20)
     [tree] = drafter.propose([state], [ask()])
     p = sorted(_path_probabilities(state.weights, depth=12), reverse=True)
@@ -143,24 +136,24 @@ def _path_probabilities(weights: Weights, *, depth: int) -> list[float]:
     return every
 
 
-def test_a_proposed_tree_and_successors_meet_in_one_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proposed_tree_and_successors_meet_in_one_path() -> None:
     """Below the end of the proposed chain the other source goes on."""
     chain = TokenTree.chain(7, [4, 5])
-    drafter = mix(monkeypatch, Proposing(chain), Fixed((8, 0.9)), costs=straight(0.001))
+    drafter = mix(Proposing(chain), Fixed((8, 0.9)), costs=straight(0.001))
     [tree] = drafter.propose([drafter.start(Prompt.of([7]))], [ask()])
     assert {(4,), (4, 5), (8,), (4, 8), (4, 5, 8)} <= paths(tree) and (5,) not in paths(tree)
 
 
-def test_probabilities_of_a_proposed_tree_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probabilities_of_a_proposed_tree_count() -> None:
     sure = TokenTree([7, 4, 5], [-1, 0, 0], logq=[0.0, -0.05, -3.0])
-    drafter = mix(monkeypatch, Proposing(sure), costs=straight(0.1))
+    drafter = mix(Proposing(sure), costs=straight(0.1))
     state = feed(drafter, drafter.start(Prompt.of([7])), *[4] * 20)
     [tree] = drafter.propose([state], [ask()])
     assert paths(tree) == {(4,)}
 
 
-def test_what_a_row_learns_serves_later_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    drafter = mix(monkeypatch, Fixed((1, 1.0)), Fixed((3, 1.0)))
+def test_what_a_row_learns_serves_later_rows() -> None:
+    drafter = mix(Fixed((1, 1.0)), Fixed((3, 1.0)))
     first = feed(drafter, drafter.start(Prompt.of([7])), *[3] * 30)
     beside = drafter.start(Prompt.of([7]))
     assert beside.weights.of((0, 0, 0b11))[0] == beside.weights.of((0, 0, 0b11))[1]
@@ -173,9 +166,9 @@ def test_what_a_row_learns_serves_later_rows(monkeypatch: pytest.MonkeyPatch) ->
     )
 
 
-def test_matches_of_different_length_have_weights_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matches_of_different_length_have_weights_of_their_own() -> None:
     long = Fixed((1, 1.0), level=20)
-    drafter = mix(monkeypatch, long)
+    drafter = mix(long)
     state = feed(drafter, drafter.start(Prompt.of([7])), *[1] * 20)
     assert state.weights.of((9, 0, 1))[0] > 0.85 > 0.8 > state.weights.of((1, 0, 1))[0]
 
@@ -186,9 +179,9 @@ def test_convex_curves() -> None:
 
 
 @pytest.mark.parametrize("options", [{"size": 0}, {"depth": 0}])
-def test_bad_options(monkeypatch: pytest.MonkeyPatch, options: dict[str, int]) -> None:
+def test_bad_options(options: dict[str, int]) -> None:
     with pytest.raises(OutpaceError, match="accepted are whole numbers >= 1"):
-        mix(monkeypatch, Fixed(), **options)
+        mix(Fixed(), **options)
 
 
 def test_an_unknown_source_names_those_that_exist() -> None:
@@ -196,10 +189,10 @@ def test_an_unknown_source_names_those_that_exist() -> None:
         DRAFTERS.create("mix:drafts=ngram+nonsense", costs=lambda: straight(0.1))
 
 
-def test_trees_follow_what_calls_take_now(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trees_follow_what_calls_take_now() -> None:
     """Measured: nodes cost next to nothing. Then calls of many nodes take as long as that many calls."""
     costs = LiveCosts([1, 24], [1], [[1.0, 1.1]])
-    drafter = mix(monkeypatch, Fixed((1, 0.9)), costs=costs)
+    drafter = mix(Fixed((1, 0.9)), costs=costs)
     state = drafter.start(Prompt.of([7]))
     sizes = []
     for _ in range(300):
@@ -210,11 +203,11 @@ def test_trees_follow_what_calls_take_now(monkeypatch: pytest.MonkeyPatch) -> No
     assert max(sizes[:40]) >= 5 and max(sizes[-20:]) <= 3
 
 
-def test_rows_share_what_a_call_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_share_what_a_call_costs() -> None:
     """A node of each of 16 rows costs what 16 nodes cost: the more rows, the smaller their trees."""
     sizes = {}
     for rows in (1, 4, 16):
-        drafter = mix(monkeypatch, Fixed((1, 0.7), (2, 0.2)), costs=straight(0.05))
+        drafter = mix(Fixed((1, 0.7), (2, 0.2)), costs=straight(0.05))
         states = [drafter.start(Prompt.of([7])) for _ in range(rows)]
         trees = drafter.propose(states, [ask()] * rows)
         assert len({tree.num_nodes for tree in trees}) == 1
@@ -232,17 +225,17 @@ class ByDepth(Source):
         return self.by_depth[: ask.depth]
 
 
-def test_an_opinion_by_depth_holds_below_every_node(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_opinion_by_depth_holds_below_every_node() -> None:
     """Below another source's token too, where a tree of its own would have no node; and no deeper."""
-    drafter = mix(monkeypatch, Fixed((1, 0.9)), ByDepth([(2, 0.9)], [(3, 0.9)]), costs=straight(0.001))
+    drafter = mix(Fixed((1, 0.9)), ByDepth([(2, 0.9)], [(3, 0.9)]), costs=straight(0.001))
     tree = drafter.propose([drafter.start(Prompt.of([7]))], [ask(depth=3)])[0]
     assert {(1, 3), (2, 3), (1, 1), (2, 1), (1, 1, 1)} <= paths(tree)
     assert {path[2:] for path in paths(tree) if len(path) == 3} == {(1,)}
 
 
 def test_no_more_sources_than_there_are_weights_for() -> None:
-    def costs() -> CallCosts:
-        raise AssertionError("not asked for")
-
+    for count in (9, 0):
+        with pytest.raises(OutpaceError, match=f"mix has {count} drafts, accepted are 1 to 8"):
+            mix(*[Fixed((1, 0.5))] * count)
     with pytest.raises(OutpaceError, match="mix has 9 drafts, accepted are 1 to 8"):
-        Mix({}, costs, drafts="+".join(["ngram"] * 9))
+        DRAFTERS.create("mix:drafts=" + "+".join(["ngram"] * 9), costs=lambda: straight(0.1))

@@ -16,6 +16,8 @@ from outpace.core.sampling import Sampling
 from outpace.core.steps import Ask, RowScores, Step, Verdict
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
+from outpace.drafters import DRAFTERS
+from outpace.drafters.none import NoDraft
 from outpace.drafters.phrases import PhrasePool, Phrases, confirmed
 from outpace.engine.generate import generate
 from outpace.engine.request import Request
@@ -60,10 +62,7 @@ class Inner:
 
 
 def phrases(tree: TokenTree | None = None, **options: Any) -> Phrases:
-    made = Phrases(draft="none", context={}, **options)
-    if tree is not None:
-        made.inner = Inner(tree)
-    return made
+    return Phrases(NoDraft() if tree is None else Inner(tree), **options)
 
 
 def draft(drafter: Phrases, prompt: list[int], **limits: int) -> TokenTree:
@@ -187,4 +186,4 @@ def test_options_out_of_range(options: dict[str, int]) -> None:
 
 def test_an_unknown_inner_drafter_is_refused() -> None:
     with pytest.raises(OutpaceError, match="unknown drafter 'magic'"):
-        Phrases(draft="magic", context={})
+        DRAFTERS.create("phrases:draft=magic")

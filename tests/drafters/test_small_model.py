@@ -19,7 +19,7 @@ from outpace.core.steps import Ask, Candidates, ScoredCall, Step, Verdict
 from outpace.core.tree import TokenTree
 from outpace.decode.step import judge, step
 from outpace.drafters.none import NoDraft
-from outpace.drafters.small_model import SmallModel
+from outpace.drafters.small_model import SmallModel, small_model
 from outpace.drafters.vocabulary import SameTokens
 from outpace.engine.generate import generate, generate_batch
 from outpace.engine.request import Generation, Request
@@ -248,7 +248,7 @@ def test_the_same_vocabulary_up_to_padding_is_recognised() -> None:
         small = SimpleNamespace(
             target=TableTarget.random(vocab_size=vocab_size, order=1), tokenizer=tokenizer
         )
-        return SmallModel(model="x", open_model=lambda source: small, target=table(), tokenizer=letters)
+        return small_model(table(), letters, lambda source: small, model="x")
 
     assert make(letters, VOCAB_SIZE).traits.draws and make(Padded(), VOCAB_SIZE + 2).traits.draws
     # Two letters the other way round are another vocabulary: drafts by text, without laws.
@@ -263,9 +263,9 @@ def test_refusals() -> None:
         "tokenizer": Letters("ab"),
     }
     with pytest.raises(OutpaceError, match="both tokenizers"):
-        SmallModel(model="x", **context)
+        small_model(model="x", **context)
     with pytest.raises(OutpaceError, match="accepted are auto, text, intersection"):
-        SmallModel(model="x", bridge="bytes", **context)
+        small_model(model="x", bridge="bytes", **context)
 
 
 @pytest.mark.parametrize(("rule", "draw"), [(Match(), "point"), (MultiDraft(), "without_replacement")])

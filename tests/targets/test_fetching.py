@@ -27,7 +27,7 @@ class Machine:
         self.seconds, self.now, self.calls = seconds, 0.0, 0
         self.fetches = dict.fromkeys(SIZES, USUAL)
         self.huge = False
-        monkeypatch.setattr(fetching, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(fetching.clock, "now", lambda: self.now)
 
     def call(self, tokens: int) -> None:
         self.calls += 1

@@ -51,49 +51,28 @@ class CascadeState:
 class Cascade:
     """Chains of `length` tokens of a small model and `tail` tokens of the drafter that drafts for it.
 
-    model  short name, file or folder; of the same vocabulary.
-    draft  the cheaper drafter, as a spec; one that can be forked.
+    small  the small model, of the target's vocabulary. inner: the cheaper drafter.
     """
 
     @checked
     def __init__(
         self,
+        small: Target,
+        inner: Forkable,
         *,
-        model: str,
-        draft: str = "ngram",
         length: int = 8,
         tail: int = 0,
-        open_model: Callable[[str], Any],
-        target: Target,
-        tokenizer: Any,
-        context: Mapping[str, Any],
+        eos_ids: frozenset[int] = frozenset(),
     ) -> None:
         if length < 1 or tail < 0:
             names = f"length={length} and tail={tail}"
             raise OutpaceError(f"cascade has {names}, accepted are whole numbers >= 1 and >= 0")
-        small = open_model(model)
-        words = Words(tokenizer, target.vocab_size), Words(small.tokenizer, small.target.vocab_size)
-        if not same_vocabulary(*words):
-            raise OutpaceError(f"cascade has model={model!r}, accepted are models of the target's vocabulary")
-        own = {
-            "target": small.target,
-            "tokenizer": small.tokenizer,
-            "tree": None,
-            "costs": small.costs,
-            "memo": lambda name, make, fits=None: make(),
-        }
-        inner: Drafter = DRAFTERS.create(draft, **{**context, **own})
-        if not isinstance(inner, Forkable):
-            raise OutpaceError(
-                f"cascade has draft={draft!r}, accepted are drafters that can try a text and forget it, such "
-                "as ngram, small_model and cascade"
-            )
-        check_pairing(small.target, inner, MATCH)
-        self._small: Target = small.target
-        self._inner: Forkable = inner
+        check_pairing(small, inner, MATCH)
+        self._small = small
+        self._inner = inner
         self._length = length
         self._tail = tail
-        self._eos_ids = target.eos_ids
+        self._eos_ids = eos_ids
         self.traits = Traits(reads_top=inner.traits.reads_top, paced=True)
 
     def start(self, prompt: Prompt) -> CascadeState:
@@ -250,3 +229,36 @@ class Cascade:
             law=False,
             top=self.traits.reads_top,
         )
+
+
+@checked
+def cascade(
+    target: Target,
+    tokenizer: Any,
+    open_model: Callable[[str], Any],
+    context: Mapping[str, Any],
+    *,
+    model: str,
+    draft: str = "ngram",
+    length: int = 8,
+    tail: int = 0,
+) -> Cascade:
+    """From a small model's short name, file or folder, and the cheaper drafter's name."""
+    small = open_model(model)
+    words = Words(tokenizer, target.vocab_size), Words(small.tokenizer, small.target.vocab_size)
+    if not same_vocabulary(*words):
+        raise OutpaceError(f"cascade has model={model!r}, accepted are models of the target's vocabulary")
+    own = {
+        "target": small.target,
+        "tokenizer": small.tokenizer,
+        "tree": None,
+        "costs": small.costs,
+        "memo": lambda name, make, fits=None: make(),
+    }
+    inner: Drafter = DRAFTERS.create(draft, **{**context, **own})
+    if not isinstance(inner, Forkable):
+        raise OutpaceError(
+            f"cascade has draft={draft!r}, accepted are drafters that can try a text and forget it, such "
+            "as ngram, small_model and cascade"
+        )
+    return Cascade(small.target, inner, length=length, tail=tail, eos_ids=target.eos_ids)

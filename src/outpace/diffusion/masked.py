@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -44,6 +43,7 @@ from outpace.diffusion.sampler import Samples
 from outpace.diffusion.stats import Stats
 from outpace.diffusion.unmasking import Schedule
 from outpace.diffusion.windows import Record, Window
+from outpace.pricing import clock
 
 
 @torch.no_grad()
@@ -94,12 +94,12 @@ def sample_masked(
         rule, window = Match(), 1
     checked_part("rule", rule, Rule, "Match()")
     made = make_window(window)
-    began = perf_counter()
+    began = clock.now()
     with enough_memory(f"{min(batch, num)} samples of {length} tokens at a time"):
         tokens = _begun(partial, num, length, mask_id).to(where, copy=True)
         run = _Run(model, schedule, tokens, mask_id, rule, made, temperature, seed, told)
         run.all(batch, on_progress)
-    run.stats.wall_s = perf_counter() - began
+    run.stats.wall_s = clock.now() - began
     return Samples(tokens, run.stats)
 
 

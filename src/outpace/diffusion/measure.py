@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from time import perf_counter
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from outpace.diffusion.sampler import sample
 from outpace.diffusion.sources import Source
 from outpace.diffusion.stats import Stats
 from outpace.diffusion.windows import Window
+from outpace.pricing import clock
 
 SIZES = (1, 2, 4, 8, 16)
 LEAST_BASE = 0.01  # of a call's time; what is fitted to a call without states is noise below that
@@ -96,11 +96,11 @@ def call_times(source: Source, *, repeats: int, sizes: Sequence[int] = SIZES) ->
         for size in sizes:
             _wait(source.device)
             with enough_memory(f"a call of {size} states"), turns_of_model(source.model):
-                began = perf_counter()
+                began = clock.now()
                 source.model(inputs[:size], times[:size].to(inputs.dtype))
                 _wait(source.device)
             if round:  # the first warms up
-                seconds[size].append(perf_counter() - began)
+                seconds[size].append(clock.now() - began)
     return {size: median(each) for size, each in seconds.items()}
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -42,6 +41,7 @@ from outpace.diffusion.plain import sample_plainly
 from outpace.diffusion.process import Model, Process, evaluated
 from outpace.diffusion.stats import Stats
 from outpace.diffusion.windows import Record, Window
+from outpace.pricing import clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def sample(
     draft = make_draft(draft)
     window = make_window(1 if draft is None else window)
     noise = Noise(seed)
-    began = perf_counter()
+    began = clock.now()
     with enough_memory(f"{batch} samples of shape {size} at a time"):
         stats = Stats.zero(len(process.sigmas), num, window.most)
         if draft is None:
@@ -104,7 +104,7 @@ def sample(
     if not samples.isfinite().all():
         number = int((~samples.flatten(1).isfinite().all(1)).nonzero()[0])
         raise OutpaceError(f"sample {number} is not finite: the model's output is too large for {dtype}")
-    stats.wall_s = perf_counter() - began
+    stats.wall_s = clock.now() - began
     return Samples(samples, stats)
 
 

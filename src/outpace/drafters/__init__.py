@@ -1,7 +1,7 @@
 """Drafters: one method per file. The table is the list.
 
-A constructor's keyword-only parameters are the method's options; what else it names, it gets from whoever
-puts things together:
+A class of the table, or a function that makes one from names: its keyword-only parameters are the method's
+options; what else it names, it gets from whoever puts things together:
 
 target      the Target that it will draft for.
 tokenizer   the target's tokenizer.
@@ -37,19 +37,19 @@ DRAFTERS = Registry(
         "lookahead": "outpace.drafters.lookahead:Lookahead",
         "consensus": "outpace.drafters.consensus:Consensus",
         "copy": "outpace.drafters.copy:Copy",
-        "phrases": "outpace.drafters.phrases:Phrases",
+        "phrases": "outpace.drafters.phrases:phrases",
         "retrieval": "outpace.drafters.retrieval:Retrieval",
         "backoff": "outpace.drafters.backoff:Backoff",
-        "mix": "outpace.drafters.mix:Mix",
+        "mix": "outpace.drafters.mix:mix",
         "suffix": "outpace.drafters.suffix:Suffix",
         "layer_skip": "outpace.drafters.layer_skip:LayerSkip",
         "early_exit": "outpace.drafters.early_exit:EarlyExit",
         "swift": "outpace.drafters.swift:Swift",
-        "small_model": "outpace.drafters.small_model:SmallModel",
+        "small_model": "outpace.drafters.small_model:small_model",
         "blockwise": "outpace.drafters.blockwise:Blockwise",
         "blockwise_lattice": "outpace.drafters.blockwise_lattice:BlockwiseLattice",
-        "blockwise_local": "outpace.drafters.blockwise_local:BlockwiseLocal",
-        "cascade": "outpace.decode.cascade:Cascade",
+        "blockwise_local": "outpace.drafters.blockwise_local:blockwise_local",
+        "cascade": "outpace.decode.cascade:cascade",
     },
     "outpace.drafters",
 )

@@ -29,7 +29,7 @@ from outpace.core.options import checked
 from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 from outpace.drafters.blockwise import Blockwise, BlockwiseState
-from outpace.drafters.small_model import SmallModel, SmallModelState
+from outpace.drafters.small_model import SmallModel, SmallModelState, small_model
 from outpace.trees.grow import grow_trees
 
 
@@ -46,38 +46,13 @@ class BlockwiseLocalState:
 class BlockwiseLocal:
     """Chains, or trees of another shape, of what heads propose and a small model prefers among it.
 
-    model   the small model: short name, file or folder, of the target's vocabulary.
-    alpha   what its log-probabilities weigh beside the heads'.
-    ranks   how many of each head's tokens it chooses among.
-
-    `path` and `heads` are those of `blockwise`.
+    heads  their drafter, whose tree shapes the drafts. small: of the target's vocabulary.
+    alpha  what the small model's log-probabilities weigh beside the heads'.
+    ranks  how many of each head's tokens it chooses among.
     """
 
     @checked
-    def __init__(
-        self,
-        target: Tapped,
-        tokenizer: Any,
-        open_model: Callable[[str], Any],
-        *,
-        model: str,
-        path: str = "auto",
-        heads: int | None = None,
-        alpha: float = 1.0,
-        ranks: int = 8,
-        tree: TreePolicy | None = None,
-    ) -> None:
-        small = SmallModel(model=model, open_model=open_model, target=target, tokenizer=tokenizer)
-        self._set(Blockwise(target, path=path, heads=heads, tree=tree), small, alpha, ranks)
-
-    @classmethod
-    def of(cls, heads: Blockwise, small: SmallModel, *, alpha: float = 1.0, ranks: int = 8) -> BlockwiseLocal:
-        """From a drafter of heads, whose tree shapes the drafts, and one of the same vocabulary."""
-        drafter = cls.__new__(cls)
-        drafter._set(heads, small, alpha, ranks)
-        return drafter
-
-    def _set(self, heads: Blockwise, small: SmallModel, alpha: float, ranks: int) -> None:
+    def __init__(self, heads: Blockwise, small: SmallModel, *, alpha: float = 1.0, ranks: int = 8) -> None:
         if alpha < 0 or ranks < 1:
             raise OutpaceError(
                 f"blockwise_local has alpha={alpha} and ranks={ranks}, accepted are numbers >= 0 and whole "
@@ -151,6 +126,26 @@ class BlockwiseLocal:
             best = best[z[best] > -np.inf]
             mended[row, best] = (z[best] - z.max()) + self._alpha * (r[best] - _log_total(r))
         return mended
+
+
+@checked
+def blockwise_local(
+    target: Tapped,
+    tokenizer: Any,
+    open_model: Callable[[str], Any],
+    *,
+    model: str,
+    path: str = "auto",
+    heads: int | None = None,
+    alpha: float = 1.0,
+    ranks: int = 8,
+    tree: TreePolicy | None = None,
+) -> BlockwiseLocal:
+    """From a small model's short name, file or folder; `path` and `heads` are those of `blockwise`."""
+    small = small_model(target, tokenizer, open_model, model=model)
+    return BlockwiseLocal(
+        Blockwise(target, path=path, heads=heads, tree=tree), small, alpha=alpha, ranks=ranks
+    )
 
 
 def _log_total(logits: NDArray[np.floating]) -> float:

@@ -49,31 +49,17 @@ Key = tuple[int, int, int]  # length of the best match, depth (both capped), sou
 
 
 class Mix:
-    """One tree of at most `size` nodes from the drafters `drafts`, `a+[b:x=1,y=2]+c`.
-
-    "auto" is ngram+backoff where the model has a table beside it, else ngram+blockwise where the package has
-    heads for it, else ngram+suffix.
-    depth  at most so many tokens deep.
-    """
+    """One tree of at most `size` nodes and `depth` levels from 1 to 8 drafters; `costs` are the target's."""
 
     @checked
     def __init__(
-        self,
-        context: Mapping[str, Any],
-        costs: Callable[[], CallCosts],
-        *,
-        drafts: str = "auto",
-        size: int = 24,
-        depth: int = 16,
+        self, sources: Sequence[Drafter], costs: CallCosts, *, size: int = 24, depth: int = 16
     ) -> None:
-        from outpace.drafters import DRAFTERS
-
         if size < 1 or depth < 1:
             raise OutpaceError(f"mix has size={size} and depth={depth}, accepted are whole numbers >= 1")
-        specs = split_specs(_auto(context) if drafts == "auto" else drafts)
-        if len(specs) > MAX_SOURCES:
-            raise OutpaceError(f"mix has {len(specs)} drafts, accepted are 1 to {MAX_SOURCES}")
-        self.sources: list[Drafter] = [DRAFTERS.create(spec, **context) for spec in specs]
+        if not 1 <= len(sources) <= MAX_SOURCES:
+            raise OutpaceError(f"mix has {len(sources)} drafts, accepted are 1 to {MAX_SOURCES}")
+        self.sources = list(sources)
         reads_top = max(source.traits.reads_top for source in self.sources)
         self.traits = Traits(branches=True, reads_top=reads_top)
         self.size = size
@@ -83,7 +69,7 @@ class Mix:
         self._proposing = [
             s for s, function in enumerate(self._successors) if function is None and self._expected[s] is None
         ]
-        self._costs = costs()
+        self._costs = costs
         self._curves: dict[tuple[int, int], list[float]] = {}
         self._calls = 0
         self._shared = Weights(len(self.sources))
@@ -210,6 +196,26 @@ class Mix:
             costs = self._costs.curve(rows * (self.size + 3), key[0] * CURVE_STEP + CURVE_STEP // 2)
             self._curves[key] = [0.0, *_convex(costs[rows - 1 :: rows].tolist())]
         return self._curves[key]
+
+
+@checked
+def mix(
+    context: Mapping[str, Any],
+    costs: Callable[[], CallCosts],
+    *,
+    drafts: str = "auto",
+    size: int = 24,
+    depth: int = 16,
+) -> Mix:
+    """From the names of drafters, `a+[b:x=1,y=2]+c`.
+
+    "auto" is ngram+backoff where the model has a table beside it, else ngram+blockwise where the package has
+    heads for it, else ngram+suffix.
+    """
+    from outpace.drafters import DRAFTERS
+
+    specs = split_specs(_auto(context) if drafts == "auto" else drafts)
+    return Mix([DRAFTERS.create(spec, **context) for spec in specs], costs(), size=size, depth=depth)
 
 
 class MixState:

@@ -41,27 +41,21 @@ class PhrasesState:
 
 
 class Phrases:
-    """The trees of the drafter `draft`, lengthened by up to `num_phrases` of `phrase_length` tokens each.
+    """The trees of another drafter, lengthened by up to `num_phrases` of `phrase_length` tokens each.
 
     Up to `pool` phrases are kept of a row, and as many of all requests before.
     """
 
     @checked
     def __init__(
-        self,
-        *,
-        draft: str = "ngram",
-        num_phrases: int = 2,
-        phrase_length: int = 2,
-        pool: int = 16384,
-        context: Mapping[str, Any],
+        self, inner: Drafter, *, num_phrases: int = 2, phrase_length: int = 2, pool: int = 16384
     ) -> None:
         if min(num_phrases, phrase_length, pool) < 1:
             given = f"num_phrases={num_phrases}, phrase_length={phrase_length} and pool={pool}"
             raise OutpaceError(f"phrases has {given}, accepted are whole numbers >= 1")
         self.num_phrases = num_phrases
         self.phrase_length = phrase_length
-        self.inner: Drafter = DRAFTERS.create(draft, **context)
+        self.inner = inner
         # Lengthened by phrases, a tree has no distribution left.
         self.traits = replace(self.inner.traits, branches=True, draws=frozenset())
         # Changes in `stop` alone: rows that run side by side do not see one another.
@@ -127,6 +121,20 @@ class Phrases:
         own = state.pool.latest(token, self.num_phrases)
         others = self._pool.latest(token, self.num_phrases)
         return [*own, *(phrase for phrase in others if phrase not in own)][: self.num_phrases]
+
+
+@checked
+def phrases(
+    context: Mapping[str, Any],
+    *,
+    draft: str = "ngram",
+    num_phrases: int = 2,
+    phrase_length: int = 2,
+    pool: int = 16384,
+) -> Phrases:
+    """Over the drafter of a name."""
+    inner = DRAFTERS.create(draft, **context)
+    return Phrases(inner, num_phrases=num_phrases, phrase_length=phrase_length, pool=pool)
 
 
 class PhrasePool:

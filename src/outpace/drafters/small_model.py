@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,49 +66,13 @@ class SmallModelState:
 class SmallModel:
     """Trees of a draft model, for which nobody else may have use from `propose` to `observe`.
 
-    model   short name, file or folder.
-    bridge  what to do about another vocabulary: "text", "intersection", or "auto" for nothing if it is the
-            same and else "text".
+    reader, bridge  what stands between the two vocabularies.
+    tree            the shape of drafts; None for a chain of four.
     """
 
-    @checked
     def __init__(
-        self,
-        *,
-        model: str,
-        bridge: str = "auto",
-        tree: TreePolicy | None = None,
-        open_model: Callable[[str], Any],
-        target: Target,
-        tokenizer: Any,
+        self, target: Target, reader: Reader, bridge: Bridge, *, tree: TreePolicy | None = None
     ) -> None:
-        if bridge not in BRIDGES:
-            raise OutpaceError(f"small_model has bridge={bridge!r}, accepted are {', '.join(BRIDGES)}")
-        small = open_model(model)
-        ours, theirs = Words(tokenizer, target.vocab_size), Words(small.tokenizer, small.target.vocab_size)
-        if bridge == "auto" and same_vocabulary(ours, theirs):
-            self._set(small.target, SameTokens(), SameVocabulary(target.vocab_size), tree)
-        elif tokenizer is None or small.tokenizer is None:
-            raise OutpaceError(
-                f"small_model has model={model!r} of another vocabulary, which takes both tokenizers; "
-                "accepted are models of the same vocabulary"
-            )
-        elif bridge == "intersection":
-            self._set(small.target, Respelled(ours, theirs), IntersectionBridge(ours, theirs), tree)
-        else:
-            self._set(small.target, Respelled(ours, theirs), TextBridge(ours, theirs), tree)
-
-    @classmethod
-    def of(
-        cls, draft_target: Target, *, tree: TreePolicy | None = None, vocab_size: int | None = None
-    ) -> SmallModel:
-        """From a target of the same vocabulary; `vocab_size` is that of the model it drafts for."""
-        drafter = cls.__new__(cls)
-        bridge = SameVocabulary(draft_target.vocab_size if vocab_size is None else vocab_size)
-        drafter._set(draft_target, SameTokens(), bridge, tree)
-        return drafter
-
-    def _set(self, target: Target, reader: Reader, bridge: Bridge, tree: TreePolicy | None) -> None:
         self._target = target
         self._reader = reader
         self._bridge = bridge
@@ -116,6 +80,14 @@ class SmallModel:
         self.same_vocabulary = isinstance(bridge, SameVocabulary)
         grown = traits_of(self._tree)
         self.traits = replace(grown, draws=bridge.draws & grown.draws)
+
+    @classmethod
+    def of(
+        cls, draft_target: Target, *, tree: TreePolicy | None = None, vocab_size: int | None = None
+    ) -> Self:
+        """From a target of the same vocabulary; `vocab_size` is that of the model it drafts for."""
+        size = draft_target.vocab_size if vocab_size is None else vocab_size
+        return cls(draft_target, SameTokens(), SameVocabulary(size), tree=tree)
 
     def start(self, prompt: Prompt) -> SmallModelState:
         """The prompt is to be read; nothing runs before the first draft."""
@@ -215,6 +187,36 @@ class SmallModel:
     def _lose(self, state: SmallModelState) -> None:
         self.stop(state)
         state.lost = True
+
+
+@checked
+def small_model(
+    target: Target,
+    tokenizer: Any,
+    open_model: Callable[[str], Any],
+    *,
+    model: str,
+    bridge: str = "auto",
+    tree: TreePolicy | None = None,
+) -> SmallModel:
+    """From a model's short name, file or folder.
+
+    bridge  what to do about another vocabulary: "text", "intersection", or "auto" for nothing if it is the
+            same and else "text".
+    """
+    if bridge not in BRIDGES:
+        raise OutpaceError(f"small_model has bridge={bridge!r}, accepted are {', '.join(BRIDGES)}")
+    small = open_model(model)
+    ours, theirs = Words(tokenizer, target.vocab_size), Words(small.tokenizer, small.target.vocab_size)
+    if bridge == "auto" and same_vocabulary(ours, theirs):
+        return SmallModel.of(small.target, tree=tree, vocab_size=target.vocab_size)
+    if tokenizer is None or small.tokenizer is None:
+        raise OutpaceError(
+            f"small_model has model={model!r} of another vocabulary, which takes both tokenizers; "
+            "accepted are models of the same vocabulary"
+        )
+    between = IntersectionBridge if bridge == "intersection" else TextBridge
+    return SmallModel(small.target, Respelled(ours, theirs), between(ours, theirs), tree=tree)
 
 
 class Calls:

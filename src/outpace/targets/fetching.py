@@ -9,11 +9,12 @@ on any of it. What is timed is calls of the model itself, for its memory and its
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from time import perf_counter
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from outpace.pricing import clock
 
 SIZES = (1, 2, 4, 8)  # tokens of a call from which a setting holds, up to the next
 ROUNDS = 6
@@ -76,15 +77,15 @@ def apply(arrays: Mapping[str, NDArray[np.generic]], use: UseFetch) -> None:
 def _fastest(options: Sequence[Option], use: Callable[[Option], None], run: Callable[[], None]) -> Option:
     """By the smallest time of each: neighbours on the machine only add to it. The first is the usual one."""
     least = dict.fromkeys(options, float("inf"))
-    start = perf_counter()
+    start = clock.now()
     run()  # finds the caches full of something else
     for round in range(ROUNDS):
         for option in options:
             use(option)
-            began = perf_counter()
+            began = clock.now()
             run()
-            least[option] = min(least[option], perf_counter() - began)
-        if round > 0 and perf_counter() - start > ENOUGH_S:
+            least[option] = min(least[option], clock.now() - began)
+        if round > 0 and clock.now() - start > ENOUGH_S:
             break
     fastest = min(options, key=least.__getitem__)
     return fastest if least[fastest] < MARGIN * least[options[0]] else options[0]

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import monotonic
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from outpace.core.errors import OutpaceError
+from outpace.pricing import clock
 from outpace.progress import Progress
 from outpace.train.checkpoint import STATE, Checkpoint
 
@@ -76,7 +76,7 @@ def train(
     optimizer = torch.optim.AdamW(parameters, lr=plan.lr, weight_decay=plan.weight_decay, betas=(0.9, 0.98))
     first = _restore(modules, optimizer, checkpoint, plan)
     curve: list[list[float]] = checkpoint.run["losses"]
-    before, began, saved = checkpoint.run["seconds"], monotonic(), monotonic()
+    before, began, saved = checkpoint.run["seconds"], clock.now(), clock.now()
     every, total, count, tokens = max(1, plan.steps // LOSSES), 0.0, 0, 0
     for step in range(first, plan.steps):
         for group in optimizer.param_groups:
@@ -92,7 +92,7 @@ def train(
         torch.nn.utils.clip_grad_norm_(parameters, CLIP)
         optimizer.step()
         total, count, tokens = total + value, count + 1, tokens + one.num_tokens
-        now = monotonic()
+        now = clock.now()
         if (step + 1) % every == 0:
             curve.append([step + 1, round(total / count, 4)])
             total, count = 0.0, 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from time import perf_counter
 from typing import Literal
 
 import torch
+
+from outpace.pricing import clock
 
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -26,8 +27,8 @@ def faster_precision(device: torch.device | str) -> Precision:
         matrix = torch.ones(512, 512, device=device, dtype=dtype)
         times = []
         for _ in range(5):
-            began = perf_counter()
+            began = clock.now()
             float((matrix @ matrix)[0, 0])  # wait for the device
-            times.append(perf_counter() - began)
+            times.append(clock.now() - began)
         seconds[name] = min(times)
     return "bfloat16" if 1.5 * seconds["bfloat16"] < seconds["float32"] else "float32"
