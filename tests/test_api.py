@@ -117,6 +117,7 @@ WRONG: dict[str, list[Any]] = {
     "tools": ["a", {"a": 1}, 3, [3], ["a"]],
     "chat_template_kwargs": ["a", [1], 3, {1: 2}],
     "parse_special": [1, "true", None],
+    "logprobs": [1.0, "1", True, -1, 21, 2**70, [1]],
 }
 
 

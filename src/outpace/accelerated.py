@@ -29,7 +29,7 @@ from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.formats import LoadedModel
 from outpace.formats.tokenizer import Tokenizer
-from outpace.pricing.pace import pace_of
+from outpace.pricing.pace import Pace, pace_of
 from outpace.rules import RULES
 from outpace.targets.hf_causal import HfCausalTarget
 from outpace.targets.hf_inputs import check_ids, draw_seed, paddings
@@ -93,22 +93,26 @@ def accelerate(
     else:
         drafter = text_model.drafter(draft, tree=tree)
         _check_part("draft", drafter, "propose", "None, the name of a drafter, a Drafter and a model")
+    pace = pace_of(drafter)
     judge = RULES.create(rule) if isinstance(rule, str) else rule
     _check_part("rule", judge, "judge", "the name of a rule and a Rule")
     if isinstance(target, HfSeq2SeqTarget):
-        return AcceleratedSeq2Seq(model, target, drafter, judge, tokenizer=tokenizer, pieces=ours)
-    return Accelerated(model, text_model, drafter, judge)
+        return AcceleratedSeq2Seq(model, target, drafter, judge, pace, tokenizer=tokenizer, pieces=ours)
+    return Accelerated(model, text_model, drafter, judge, pace)
 
 
 class Accelerated:
     """A transformers model with a drafter: made by `accelerate`. Drafts change the speed, not the output."""
 
-    def __init__(self, model: Any, text_model: Model, drafter: Drafter, rule: Rule) -> None:
+    def __init__(
+        self, model: Any, text_model: Model, drafter: Drafter, rule: Rule, pace: Pace | None
+    ) -> None:
         check_pairing(text_model.target, drafter, rule)
         self.model = model
         assert isinstance(text_model.target, HfCausalTarget)
         self.target = text_model.target
         self.drafter = drafter
+        self._pace = pace
         self.rule = rule
         self._text_model = text_model
 
@@ -190,9 +194,7 @@ class Accelerated:
         )
         request = self._request(prompt_ids, self._wanted(options))
         text = TextStream(self._text_model.tokenizer, stop=() if stop is None else stop, keep_first_space=raw)
-        return Stream(
-            generate(self.target, self.drafter, self.rule, request, text=text, pace=pace_of(self.drafter))
-        )
+        return Stream(generate(self.target, self.drafter, self.rule, request, text=text, pace=self._pace))
 
     def _wanted(self, options: dict[str, Any]) -> Wanted:
         config = generation_config_of(self.model, self.target.model)
@@ -219,7 +221,7 @@ class Accelerated:
             self._request(row, wanted, padding=count, number=number)
             for number, (row, count) in enumerate(zip(input_ids.tolist(), counts, strict=True))
         ]
-        steps = generate_batch(self.target, self.drafter, self.rule, requests, pace=pace_of(self.drafter))
+        steps = generate_batch(self.target, self.drafter, self.rule, requests, pace=self._pace)
         while True:
             try:
                 next(steps)

@@ -26,7 +26,7 @@ from outpace.engine.generation_config import Options, Wanted, read_options
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.formats.tokenizer import Tokenizer
-from outpace.pricing.pace import pace_of
+from outpace.pricing.pace import Pace
 from outpace.targets.hf_inputs import SOURCES_ARE_GUESSED, check_ids, check_mask, draw_seed
 from outpace.targets.hf_seq2seq import HfSeq2SeqTarget
 from outpace.targets.hf_seq2seq_models import begin_ids
@@ -43,6 +43,7 @@ class AcceleratedSeq2Seq:
         target: HfSeq2SeqTarget,
         drafter: Drafter,
         rule: Rule,
+        pace: Pace | None,
         *,
         tokenizer: Any = None,
         pieces: Tokenizer | None = None,
@@ -52,6 +53,7 @@ class AcceleratedSeq2Seq:
         self.model = model
         self.target = target
         self.drafter = drafter
+        self._pace = pace
         self.rule = rule
         self._tokenizer = tokenizer
         self._pieces = pieces
@@ -132,9 +134,7 @@ class AcceleratedSeq2Seq:
         pieces = TextStream(self._pieces, stop=stop)
         (prompt,) = self._prompts(ids, None, asked)
         (request,) = asked.requests([prompt], ids)
-        return Stream(
-            generate(self.target, self.drafter, self.rule, request, text=pieces, pace=pace_of(self.drafter))
-        )
+        return Stream(generate(self.target, self.drafter, self.rule, request, text=pieces, pace=self._pace))
 
     def _asked(self, options: dict[str, Any], decoder_input_ids: Any = None) -> Asked:
         inner = self.target.model
@@ -165,7 +165,7 @@ class AcceleratedSeq2Seq:
 
     def _run(self, prompts: Sequence[Prompt], asked: Asked, inputs: Any) -> list[Generation]:
         requests = asked.requests(prompts, inputs)
-        steps = generate_batch(self.target, self.drafter, self.rule, requests, pace=pace_of(self.drafter))
+        steps = generate_batch(self.target, self.drafter, self.rule, requests, pace=self._pace)
         while True:
             try:
                 next(steps)

@@ -204,7 +204,8 @@ class Model:
         text = TextStream(self.tokenizer, stop=() if stop is None else stop, keep_first_space=raw)
         request = Request(ids, sampling, most, logprobs=logprobs)
         drafter = self.drafter(draft, tree=tree)
-        steps = generate(self.target, drafter, _rule(rule), request, text=text, pace=pace_of(drafter))
+        pace = pace_of(drafter)
+        steps = generate(self.target, drafter, _rule(rule), request, text=text, pace=pace)
         return Stream(steps)
 
     def prompt_ids(self, prompt: Prompt, **options: Any) -> list[int]:

@@ -22,7 +22,7 @@ def record(**changed: Any) -> dict[str, Any]:
         "category": "qa", "draft": "none", "tree": None, "rule": "match", "prompt_id": "1", "model": "m",
         "completion_tokens": 11, "tokens_per_s": 10.0, "target_calls": 10, "mean_accepted_length": 1.0,
         "num_drafted": 0, "wall_s": 3.0, "prompt_s": 2.0, "draft_s": 0.0, "score_s": 0.9,
-        "exactness": "identical", "identical_to_plain": True, "token_ids": [1],
+        "exactness": "identical", "numerics": "bitwise", "identical_to_plain": True, "token_ids": [1],
     } | changed  # fmt: skip
 
 
@@ -174,6 +174,7 @@ def test_records_of_before_trees_and_rules_are_read_and_found(tmp_path: Path) ->
         ({"score_s": True}, "score_s"),
         ({"exactness": "somewhat"}, "exactness"),
         ({"exactness": ["identical"]}, "exactness"),
+        ({"numerics": "nearly"}, "numerics"),
         ({"identical_to_plain": None}, "identical_to_plain"),
         ({"token_ids": 3}, "token_ids"),
     ],

@@ -10,6 +10,7 @@ import io
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -18,6 +19,7 @@ from outpace.cli.main import main
 from outpace.core.errors import PromptTooLong
 from outpace.core.stats import GenerationStats
 from outpace.core.steps import Exactness
+from outpace.core.traits import Numerics, Traits
 from outpace.drafters import DRAFTERS
 from outpace.drafters.none import NoDraft
 from outpace.rules import RULES
@@ -52,6 +54,7 @@ class FakeGeneration:
     prompt_tokens: int
     finish_reason: str = "stop"
     exactness: Exactness = "identical"
+    numerics: Numerics = "bitwise"
 
 
 class FakeStream:
@@ -71,6 +74,12 @@ class FakeStream:
         return piece
 
 
+class FakeDrafter(str):
+    """A drafter that is its name."""
+
+    traits = Traits()
+
+
 @dataclass
 class FakeModel:
     """Answers `pieces` to everything; drafts make it faster, and `wrong` makes drafted tokens differ.
@@ -78,7 +87,7 @@ class FakeModel:
     Where it makes drafters, these are texts.
     """
 
-    target = None
+    target = SimpleNamespace(traits=Traits())
 
     pieces: list[Any] = field(default_factory=lambda: ["The ", "moon ", "pulls."])
     wrong: bool = False
@@ -88,7 +97,7 @@ class FakeModel:
 
     def new_drafter(self, draft: str, *, tree: str | None = None) -> str:
         self.made.append((draft, tree))
-        return draft
+        return FakeDrafter(draft)
 
     def prepare(self, draft: str, *, tree: str | None, rule: str) -> None:
         self.made.append((draft, tree))

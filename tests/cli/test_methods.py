@@ -24,6 +24,7 @@ THEIRS = '''
 Nobody 2020, https://example.org/paper.pdf, and arXiv:2001.00001.
 """
 from outpace.core.contracts import Target
+from outpace.core.traits import Traits
 from outpace.drafters.none import NoDraft
 
 

@@ -151,7 +151,7 @@ def _row(category: str, method: Method, by_method: dict[Method, list[Record]]) -
         draft_share=_sum(records, "draft_s") / after_prompt_s if after_prompt_s > 0 else 0.0,
         ms_per_call=1e3 * _sum(records, "score_s") / calls if calls else 0.0,
         exactness=weakest(*(record["exactness"] for record in records)),
-        numerics=max((record["numerics"] for record in records), key=get_args(Numerics).index),
+        numerics=max((record.get("numerics", "bitwise") for record in records), key=get_args(Numerics).index),
         identical_share=sum(record["identical_to_plain"] for record in records) / len(records),
     )
 

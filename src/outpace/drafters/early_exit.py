@@ -44,7 +44,7 @@ class EarlyExit:
             )
         self.layers = layers or max(1, 3 * most // 4)
         self._tree: TreePolicy = Chain(length=4, min_p=0.5) if tree is None else tree
-        self.traits = traits_of(self._tree)
+        self.traits = traits_of(self._tree, own=tree is None)
 
     def start(self, prompt: Prompt) -> None:
         """There is nothing to remember."""

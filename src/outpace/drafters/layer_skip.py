@@ -74,7 +74,7 @@ class LayerSkip:
         self.adapt = adapt
         self.acceptance = acceptance
         self._tree: TreePolicy = Chain(length=8) if tree is None else tree
-        self.traits = traits_of(self._tree)
+        self.traits = traits_of(self._tree, own=tree is None)
 
     def start(self, prompt: Prompt) -> LayerSkipState:
         """As if all was going as wished."""

@@ -78,7 +78,7 @@ class SmallModel:
         self._bridge = bridge
         self._tree: TreePolicy = Chain() if tree is None else tree
         self.same_vocabulary = isinstance(bridge, SameVocabulary)
-        grown = traits_of(self._tree)
+        grown = traits_of(self._tree, own=tree is None)
         self.traits = replace(grown, draws=bridge.draws & grown.draws)
 
     @classmethod

@@ -76,7 +76,7 @@ class Swift:
         self.patience = patience
         self.enough = enough
         self._tree: TreePolicy = Chain(length=6, min_p=0.5) if tree is None else tree
-        self.traits = traits_of(self._tree)
+        self.traits = traits_of(self._tree, own=tree is None)
         self._search = Search(self._target.num_layers, ratio)
 
     def start(self, prompt: Prompt) -> SwiftState:

@@ -52,11 +52,16 @@ draw would take from the logits, best first, which may be far cheaper to get."""
 EVERY_DRAW: frozenset[Draw] = frozenset({"iid", "without_replacement", "hub"})
 
 
-def traits_of(policy: TreePolicy) -> Traits:
-    """Those of a drafter that has a law and grows its trees by a policy."""
+def traits_of(policy: TreePolicy, *, own: bool) -> Traits:
+    """Those of a drafter that has a law and grows its trees by a policy.
+
+    own  whether the policy is the drafter's own. A shape that somebody names is taken as it is: not paced.
+    """
     check_traits(policy)  # it may be another package's
     draws = EVERY_DRAW if policy.traits.keeps_draw else frozenset[Draw]()
-    return Traits(draws=draws, branches=policy.width > 1, paced=True, stops=policy.traits.stops)
+    return Traits(
+        draws=draws, branches=policy.width > 1, paced=own or policy.traits.stops, stops=policy.traits.stops
+    )
 
 
 def grow_trees(
