@@ -85,9 +85,8 @@ class Blockwise:
         self._near = near
         self._check_near()
         self.policy: TreePolicy = Chain(length=self._heads.num_drafted) if tree is None else tree
-        self.traits = replace(
-            traits_of(self.policy, own=tree is None), branches=tree is None or tree.width > 1
-        )
+        branches = tree is None or tree.width > 1
+        self.traits = replace(traits_of(self.policy, own=False), branches=branches)
 
     def start(self, prompt: Prompt) -> BlockwiseState:
         """Nothing is proposed before the prompt's own call has been observed."""
