@@ -174,15 +174,18 @@ def pairs(specs: Iterable[str]) -> list[Any]:
     ]
 
 
-def make_drafter(name: str, target: Target) -> Drafter:
-    """A fresh drafter; "SPEC tree=SPEC" gives it a tree, CORPUS and HEADS are files for the target."""
+def make_drafter(name: str, target: Target, *, per_node: float = 0.1) -> Drafter:
+    """A fresh drafter; "SPEC tree=SPEC" gives it a tree, CORPUS and HEADS are files for the target.
+
+    per_node  what a node costs: a share of a call.
+    """
     if name in HOSTILE:
         return HOSTILE[name]
     spec, _, tree = name.partition(" tree=")
     spec = spec.replace("CORPUS", corpus(target.vocab_size)) if "CORPUS" in spec else spec
     spec = spec.replace("HEADS", heads(target)) if "HEADS" in spec else spec
     policy = TREES.create(tree, costs=lambda: straight(0.1)) if tree else None
-    return drafters.make_drafter(spec, policy, context_for(target))
+    return drafters.make_drafter(spec, policy, context_for(target, per_node))
 
 
 @cache
@@ -209,7 +212,7 @@ def letters(vocab_size: int) -> Letters:
     return Letters("".join(chr(0x4E00 + token) for token in range(vocab_size)))
 
 
-def context_for(target: Target) -> dict[str, Any]:
+def context_for(target: Target, per_node: float = 0.1) -> dict[str, Any]:
     """What a model hands to its drafters, made of nothing but this target."""
     tokenizer = letters(target.vocab_size)
     return {
@@ -218,7 +221,7 @@ def context_for(target: Target) -> dict[str, Any]:
         "open_model": lambda source: draft_model(source, target, tokenizer),
         "memo": lambda name, make, fits=None: make(),
         "beside": lambda name: counted(target.vocab_size),
-        "costs": lambda: straight(0.1),
+        "costs": lambda: straight(per_node),
     }
 
 
