@@ -91,7 +91,7 @@ def outputs(
 ) -> list[tuple[int, ...]]:
     """The outputs of so many seeds, without the pairing's consent."""
     requests = [Request(PROMPT, replace(sampling, seed=seed), num_tokens) for seed in range(num_seeds)]
-    with mock.patch("outpace.engine.generate.check_pairing"):
+    with mock.patch("outpace.engine.engine.check_pairing"):
         generations = whole(generate_batch(target, drafter, rule, requests))[1]
     return [tuple(one.token_ids) for one in generations]
 
