@@ -206,6 +206,15 @@ def test_a_full_context_ends_the_drafts_and_not_the_text() -> None:
     assert whole(generate(table(), SmallModel.of(draft), Match(), request))[1].stats.num_drafted == 0
 
 
+@pytest.mark.parametrize("context_length", range(4, 24))
+def test_wherever_the_context_ends_a_lag_that_was_read_stays_read(context_length: int) -> None:
+    """The second level may find no room when the first has read what the row lagged behind."""
+    draft = table(context_length=context_length)
+    generation = run(table(), SmallModel.of(draft, tree=Chain(length=4)), Sampling(), num=40)
+    assert generation.token_ids == run(table(), NoDraft(), Sampling(), num=40).token_ids
+    assert draft.num_rows == 0
+
+
 def test_an_arena_without_room_ends_the_drafts_and_not_the_text() -> None:
     class Full(Counted):
         def score(self, calls: Sequence[Call]) -> Any:

@@ -275,6 +275,7 @@ class Calls:
             if state.scored is not None and len(pending) > 1:  # once is enough
                 self._target.keep([_row(state)], [None])
                 del pending[:-1]
+                state.scored = None  # of that call nothing more can be kept
             size = len(pending) - 1 + len(kept)
             if len(kept) <= self._rooms[row] and size <= left:
                 left -= size
