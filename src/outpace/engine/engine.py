@@ -158,7 +158,6 @@ class Engine:
         self, ready: Sequence[Job], parts: Sequence[tuple[Job, int]], events: list[Event], began: float
     ) -> None:
         jobs = [*ready, *(job for job, _ in parts)]
-        lengths = [self._target.length(_row(job)) for job in jobs]
         try:
             steps, times = self._step(ready, parts)
         except CacheFull as error:
@@ -168,8 +167,9 @@ class Engine:
                 self._fail(jobs[0], error, events)
             return
         except Exception as error:
-            for job, length in zip(jobs, lengths, strict=True):
+            for job in jobs:
                 # Alone, it fails or not; what was committed without its drafter hearing of it cannot go on.
+                length = len(job.output.tokens) - len(job.pending)
                 if len(jobs) == 1 or self._target.length(_row(job)) != length:
                     self._fail(job, error, events)
             for job in ready if len(jobs) > 1 else ():
