@@ -133,6 +133,12 @@ def joined_path(lead: int, path: Kept) -> list[int] | None:
     return [*range(1, lead + 1), *(lead + node for node in path)]
 
 
+def read_all(target: Target, row: int, tokens: Sequence[int]) -> None:
+    """Have a row read tokens that fit into one call."""
+    target.score([Call.read(row, tokens)])
+    target.keep([row], [()])
+
+
 def read(
     target: Target, rows: Sequence[int], texts: Sequence[Sequence[int]], *, spare: int = 0
 ) -> list[list[int]]:
@@ -153,8 +159,7 @@ def read(
         at = 0
         while len(text) - at > last:
             end = min(at + chunk, len(text) - 1)
-            target.score([Call.read(row, text[at:end])])
-            target.keep([row], [()])
+            read_all(target, row, text[at:end])
             at = end
         left.append(list(text[at:]))
     return left
@@ -187,8 +192,7 @@ def begin(target: Target, prompt: Sequence[int]) -> int:
     row = target.open(prompt.source)
     try:
         (left,) = read(target, [row], [prompt])
-        target.score([Call.read(row, left)])
-        target.keep([row], [()])
+        read_all(target, row, left)
     except BaseException:
         target.free([row])
         raise

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from outpace.core.call import Call, Prompt, read
+from outpace.core.call import Prompt, read, read_all
 from outpace.core.contracts import Drafter, Forkable, Target
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
@@ -117,8 +117,7 @@ class Cascade:
         try:
             if state.row is not None:
                 if len(state.unread) > 1:
-                    self._small.score([Call.read(state.row, state.unread[:-1])])
-                    self._small.keep([state.row], [()])
+                    read_all(self._small, state.row, state.unread[:-1])
                     del state.unread[:-1]
                 row = self._small.fork(state.row)
         except OutpaceError:  # no memory left for so many rows

@@ -25,7 +25,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.call import Call, Kept, Prompt, read
+from outpace.core.call import Call, Kept, Prompt, read, read_all
 from outpace.core.contracts import Target, TreePolicy
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
@@ -142,8 +142,7 @@ class SmallModel:
         try:
             if state.row is not None:
                 if len(reading.ids) > 1:
-                    self._target.score([Call.read(state.row, reading.ids[:-1])])
-                    self._target.keep([state.row], [()])
+                    read_all(self._target, state.row, reading.ids[:-1])
                     del reading.ids[:-1]
                 row = self._target.fork(state.row)
         except OutpaceError:  # no memory left for so many rows
