@@ -28,7 +28,7 @@ from benchmarks.side_by_side import model_file, processor
 from benchmarks.turns import Engine
 from outpace.bench.report import markdown_table
 from outpace.core.errors import OutpaceError
-from outpace.formats import catalog
+from outpace.files import catalog
 
 PROMPT = "Tell the story of a lighthouse, from the day on which it was built."
 SETTLE_S = 0.3  # a busy process has started by then, and the last ones have gone

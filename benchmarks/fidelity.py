@@ -27,7 +27,7 @@ from outpace.core.call import Call
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
 from outpace.core.tree import TokenTree
-from outpace.formats import catalog
+from outpace.files import catalog
 
 CHUNK = 64
 

@@ -29,8 +29,8 @@ from benchmarks.speed_tables import PLAIN, call_table, decode_table, lead_table,
 from benchmarks.turns import Engine, Measured, Plan, Task, measure
 from outpace.bench.prompts import BUILTIN, Prompt, read_prompts
 from outpace.core.errors import OutpaceError
-from outpace.formats import catalog
-from outpace.formats.open import cache_folder
+from outpace.files import catalog
+from outpace.files.open import cache_folder
 
 
 def model_file(name: str) -> Path:

@@ -26,7 +26,7 @@ import outpace
 from outpace.bench.prompts import BUILTIN, read_prompts
 from outpace.bench.report import markdown_table
 from outpace.core.errors import OutpaceError
-from outpace.formats import catalog
+from outpace.files import catalog
 from outpace.progress import progress_bar
 
 OWN = "as deep as pays"

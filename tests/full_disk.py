@@ -1,4 +1,4 @@
-"""A disk that is full half way through whatever is written whole (`outpace.formats.whole`)."""
+"""A disk that is full half way through whatever is written whole (`outpace.files.whole`)."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from outpace.formats.packing import (
+from outpace.files.packing import (
     FLOAT_BYTES,
     LAYOUTS,
     PackedTensor,
@@ -13,7 +13,7 @@ from outpace.formats.packing import (
     tile_bytes,
     unpack,
 )
-from outpace.formats.quants import Blocks
+from outpace.files.quants import Blocks
 
 
 def packed(kind: str, rows: int, cols: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from outpace import _native
-from outpace.formats.open import open_model
+from outpace.files.open import open_model
 from outpace.targets.native import NativeTarget
 from tests.fake_models import write_gguf
 

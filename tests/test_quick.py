@@ -13,9 +13,9 @@ from tests.quick import ALWAYS, CONTRACT, DOCS, ROOT, changed_since, chosen_for
 DRAFTERS = (f"{CONTRACT}/test_drafters.py", f"{CONTRACT}/test_options.py")
 OTHERS = (f"{CONTRACT}/test_drafters.py", f"{CONTRACT}/test_targets.py")
 FILES = (
-    "tests/drafters/test_ngram.py",
-    "tests/drafters/test_small_model.py",
-    "tests/drafters/test_small_model_foreign.py",
+    "tests/drafters/lookup/test_ngram.py",
+    "tests/drafters/model/test_small_model.py",
+    "tests/drafters/model/test_small_model_foreign.py",
     "tests/core/test_tree.py",
     "tests/native/test_product.py",
     "tests/targets/test_native_top.py",
@@ -26,7 +26,7 @@ FILES = (
     "tests/contract/test_rules.py",
     *DRAFTERS,
     *OTHERS,
-    "tests/test_api.py",
+    "tests/models/test_text.py",
     "tests/fakes.py",
     *ALWAYS,
     *DOCS,
@@ -46,13 +46,17 @@ def root(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("changed", "chosen"),
     [
-        ("src/outpace/drafters/ngram.py", ["tests/drafters/test_ngram.py", *DRAFTERS]),
+        ("src/outpace/drafters/lookup/ngram.py", ["tests/drafters/lookup/test_ngram.py", *DRAFTERS]),
         (
-            "src/outpace/drafters/small_model.py",
-            ["tests/drafters/test_small_model.py", "tests/drafters/test_small_model_foreign.py", *DRAFTERS],
+            "src/outpace/drafters/model/small_model.py",
+            [
+                "tests/drafters/model/test_small_model.py",
+                "tests/drafters/model/test_small_model_foreign.py",
+                *DRAFTERS,
+            ],
         ),
         ("src/outpace/drafters/new.py", ["tests/drafters", *DRAFTERS]),
-        ("src/outpace/api.py", ["tests/test_api.py"]),
+        ("src/outpace/models/text.py", ["tests/models/test_text.py"]),
         ("src/outpace/other.py", [*OTHERS]),
         ("native/call.cpp", ["tests/native", "tests/targets/test_native_top.py", *OTHERS]),
         ("docs/cli.md", [*DOCS]),
@@ -74,7 +78,7 @@ def test_a_change_is_tested_by(root: Path, changed: str, chosen: list[str]) -> N
 
 
 def test_files_inside_of_a_chosen_folder_are_not_named_twice(root: Path) -> None:
-    chosen = chosen_for(["src/outpace/drafters/new.py", "src/outpace/drafters/ngram.py"], root)
+    chosen = chosen_for(["src/outpace/drafters/new.py", "src/outpace/drafters/lookup/ngram.py"], root)
     assert chosen == sorted({*ALWAYS, "tests/drafters", *DRAFTERS})
 
 

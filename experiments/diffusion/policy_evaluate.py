@@ -35,7 +35,7 @@ from experiments.kit.results import Record, Results
 from experiments.kit.trainings import duration_of, short_fingerprint
 from outpace.diffusion import Samples, sample
 from outpace.diffusion.names import make_draft
-from outpace.formats.json_files import json_file
+from outpace.files.json_files import json_file
 from outpace.progress import Progress
 from outpace.train.checkpoint import RUN
 

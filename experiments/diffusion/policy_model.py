@@ -23,7 +23,7 @@ from experiments.diffusion.policy_demos import HORIZON
 from experiments.diffusion.policy_task import ARM, CENTRE, GOAL, SIDE, local, rotation, turned
 from outpace.core.errors import FormatError
 from outpace.diffusion import Denoising, chain, ddpm_levels
-from outpace.formats.json_files import json_file
+from outpace.files.json_files import json_file
 
 TRAINING_STEPS = 100
 PREDICTION = "sample"

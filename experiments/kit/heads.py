@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.kit.trainings import duration_of, is_finished, precision_of, train_within
-from outpace.formats.heads import read_heads
+from outpace.heads.file import read_heads
 from outpace.progress import Progress
 from outpace.train.bases import Base
 from outpace.train.blockwise import MODEL_FOLDER, Regime, train_blockwise

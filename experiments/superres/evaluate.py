@@ -30,8 +30,8 @@ from experiments.superres.heads import trainings
 from experiments.superres.pictures import Pictures
 from experiments.superres.scales import Scale
 from outpace.core.contracts import Drafter
-from outpace.drafters.blockwise import Blockwise
-from outpace.drafters.jacobi import Jacobi
+from outpace.drafters.heads.blockwise import Blockwise
+from outpace.drafters.lookup.jacobi import Jacobi
 from outpace.engine.request import Generation
 from outpace.rules import RULES
 from outpace.targets.pixel import PixelTarget

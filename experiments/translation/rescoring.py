@@ -15,7 +15,7 @@ from experiments.translation.model import load_model
 from experiments.translation.pieces import MODEL, Pieces
 from experiments.translation.scales import Scale
 from experiments.translation.settings import LATTICE, TREE, ngrams_file, options_of, rescored
-from outpace.formats.backoff import write_backoff
+from outpace.files.backoff import write_backoff
 
 
 def rescored_settings(

@@ -12,8 +12,6 @@ TYPE_CHECKING = False  # typing takes a while to import, and whoever runs `outpa
 if TYPE_CHECKING:
     from typing import Any
 
-    from outpace.accelerated import Accelerated, accelerate
-    from outpace.api import Generation, Model, Stream, load
     from outpace.core.call import Prompt
     from outpace.core.contracts import Drafter, Rule, Target
     from outpace.core.errors import OutpaceError
@@ -21,6 +19,8 @@ if TYPE_CHECKING:
     from outpace.core.steps import Ask, Scores, Step, Verdict
     from outpace.core.traits import Traits
     from outpace.core.tree import TokenTree
+    from outpace.models.text import Generation, Model, Stream, load
+    from outpace.models.transformers import Accelerated, accelerate
 
 __version__ = "0.2.0"
 
@@ -46,8 +46,8 @@ __all__ = [
 ]
 
 _MODULES = {
-    **dict.fromkeys(("Accelerated", "accelerate"), "outpace.accelerated"),
-    **dict.fromkeys(("Generation", "Model", "Stream", "load"), "outpace.api"),
+    **dict.fromkeys(("Accelerated", "accelerate"), "outpace.models.transformers"),
+    **dict.fromkeys(("Generation", "Model", "Stream", "load"), "outpace.models.text"),
     **dict.fromkeys(("Drafter", "Rule", "Target"), "outpace.core.contracts"),
     **dict.fromkeys(("Ask", "Scores", "Step", "Verdict"), "outpace.core.steps"),
     "Prompt": "outpace.core.call",

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from outpace.formats import open_model
-from outpace.formats.datastore import Datastore
+from outpace.files import open_model
+from outpace.files.datastore import Datastore
 from tests.cli.conftest import Outcome
 from tests.fake_models import write_gguf
 

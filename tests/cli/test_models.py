@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from outpace.cli.options import DEFAULT_MODEL
-from outpace.formats import catalog, open_model
-from outpace.formats.open import packed_path
+from outpace.files import catalog, open_model
+from outpace.files.open import packed_path
 from tests.cli.conftest import Outcome
 from tests.fake_models import write_gguf
 

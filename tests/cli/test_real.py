@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from outpace.api import load
 from outpace.cli.options import DEFAULT_MODEL
-from outpace.drafters.blockwise import Blockwise
+from outpace.drafters.heads.blockwise import Blockwise
 from outpace.drafters.mix import Mix
-from outpace.drafters.proposal_heads import find_packaged_heads
-from outpace.formats import catalog
+from outpace.files import catalog
+from outpace.heads.proposals import find_packaged_heads
+from outpace.models.text import load
 
 pytestmark = [
     pytest.mark.real,

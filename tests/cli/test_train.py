@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 import outpace  # noqa: E402
-from outpace.formats.heads import read_heads  # noqa: E402
+from outpace.heads.file import read_heads  # noqa: E402
 from outpace.targets.hf_taps import model_fingerprint  # noqa: E402
 from outpace.train.blockwise import BlockwiseLoss  # noqa: E402
 from outpace.train.data import Pair  # noqa: E402

@@ -15,17 +15,17 @@ import pytest
 from outpace import drafters
 from outpace.core.contracts import Drafter, Target
 from outpace.drafters import DRAFTERS
-from outpace.formats.backoff import write_backoff
-from outpace.formats.datastore import vocabulary_id, write_datastore
+from outpace.files.backoff import write_backoff
+from outpace.files.datastore import vocabulary_id, write_datastore
 from outpace.pricing.costs import straight
 from outpace.rules import RULES
 from outpace.targets.hf_causal import HfCausalTarget
 from outpace.targets.table import TableTarget
 from outpace.trees import TREES
 from tests.fakes import Letters, hostile
-from tests.heads import write_random
 from tests.hf_families import tiny_model
 from tests.hf_seq2seq_families import OneSource, tiny_seq2seq
+from tests.made_heads import write_random
 from tests.native_models import gguf_target
 from tests.pixel_models import OnePicture, tiny_pixel_model
 

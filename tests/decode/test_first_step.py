@@ -13,8 +13,8 @@ from outpace.core.sampling import Sampling
 from outpace.core.steps import Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
+from outpace.drafters.model.small_model import SmallModel
 from outpace.drafters.none import NoDraft
-from outpace.drafters.small_model import SmallModel
 from outpace.engine.generate import generate, generate_batch
 from outpace.engine.request import Generation, Request
 from outpace.rules import RULES

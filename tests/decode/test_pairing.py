@@ -13,9 +13,9 @@ from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
 from outpace.core.traits import Traits
 from outpace.decode.pairing import check_pairing
-from outpace.drafters.ngram import NGram
+from outpace.drafters.lookup.ngram import NGram
+from outpace.drafters.model.small_model import SmallModel
 from outpace.drafters.none import NoDraft
-from outpace.drafters.small_model import SmallModel
 from outpace.engine.generate import generate
 from outpace.engine.request import Request
 from outpace.rules import RULES

@@ -18,7 +18,7 @@ from outpace.core.steps import Ask, ScoredCall
 from outpace.core.tree import TokenTree
 from outpace.decode import step as step_module
 from outpace.decode.step import judge, step
-from outpace.drafters.ngram import NGram
+from outpace.drafters.lookup.ngram import NGram
 from outpace.rules.distance import Distance
 from outpace.rules.match import Match
 from outpace.targets.table import TableTarget

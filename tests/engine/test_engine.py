@@ -15,9 +15,9 @@ from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Edit, Sampling
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
-from outpace.drafters.ngram import NGram
+from outpace.drafters.lookup.ngram import NGram
+from outpace.drafters.model.small_model import SmallModel
 from outpace.drafters.none import NoDraft
-from outpace.drafters.small_model import SmallModel
 from outpace.engine.engine import Engine, Job
 from outpace.engine.generate import generate
 from outpace.engine.request import Request

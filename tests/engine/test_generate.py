@@ -17,7 +17,7 @@ from outpace.core.sampling import Edit, Sampling, choose
 from outpace.core.steps import Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
-from outpace.drafters.ngram import NGram
+from outpace.drafters.lookup.ngram import NGram
 from outpace.drafters.none import NoDraft
 from outpace.engine.generate import generate, generate_batch
 from outpace.engine.request import Generation, Request

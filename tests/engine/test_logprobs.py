@@ -11,7 +11,7 @@ import pytest
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Edit, Sampling
 from outpace.core.tree import TokenTree
-from outpace.drafters.ngram import NGram
+from outpace.drafters.lookup.ngram import NGram
 from outpace.drafters.none import NoDraft
 from outpace.engine.generate import generate
 from outpace.engine.request import Generation, Request

@@ -11,10 +11,10 @@ import pytest
 
 from outpace.core.errors import OutpaceError
 from outpace.engine.prompt import prompt_ids
-from outpace.formats.chat import ChatTemplate
-from outpace.formats.tokenizer import Tokenizer
-from tests.formats.test_chat import GEMMA, SMOLLM2, TOOL, TOOLS
-from tests.formats.vocabularies import SPECIALS, byte_level_metadata, trained_bpe
+from outpace.files.chat import ChatTemplate
+from outpace.files.tokenizer import Tokenizer
+from tests.files.test_chat import GEMMA, SMOLLM2, TOOL, TOOLS
+from tests.files.vocabularies import SPECIALS, byte_level_metadata, trained_bpe
 
 QWEN3 = r"""{%- if tools %}{{- '<|im_start|>system\n# Tools\n<tools>' }}
 {%- for tool in tools %}{{- "\n" }}{{- tool | tojson }}{%- endfor %}

@@ -10,8 +10,8 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from outpace.core.errors import OutpaceError
 from outpace.engine.text import TextStream
-from outpace.formats.token_text import StagedText
-from outpace.formats.tokenizer import Tokenizer
+from outpace.files.token_text import StagedText
+from outpace.files.tokenizer import Tokenizer
 
 MERGES = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("a", "b"), ("ab", "ab"), ("ð", "Ł"), ("æ", "Ĺ"), ("Ċ", "Ċ")]
 

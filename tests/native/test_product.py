@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from outpace import _native
-from outpace.formats.packing import FLOAT_BYTES, LAYOUTS, pack_blocks
-from outpace.formats.quants import Blocks
+from outpace.files.packing import FLOAT_BYTES, LAYOUTS, pack_blocks
+from outpace.files.quants import Blocks
 from tests.native_matrices import aligned, packed, quantised
 from tests.native_models import INSTRUCTION_SETS, instruction_set
 

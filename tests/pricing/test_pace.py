@@ -13,8 +13,8 @@ import pytest
 from outpace.core.call import Call
 from outpace.core.contracts import Drafter
 from outpace.core.sampling import Sampling
+from outpace.drafters.model.small_model import SmallModel
 from outpace.drafters.none import NoDraft
-from outpace.drafters.small_model import SmallModel
 from outpace.engine.generate import generate_batch
 from outpace.engine.request import Generation, Request
 from outpace.pricing.pace import Pace

@@ -11,8 +11,8 @@ import pytest
 from outpace import _native
 from outpace.core.errors import OutpaceError
 from outpace.core.tree import TokenTree
-from outpace.formats.memo import Memo
-from outpace.formats.memory import copied
+from outpace.files.memo import Memo
+from outpace.files.memory import copied
 from outpace.targets import fetching, native
 from outpace.targets.fetching import SIZES, USUAL, Fetch, are_fetches, measured
 from outpace.targets.native import NativeTarget

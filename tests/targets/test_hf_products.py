@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-from outpace.formats.packing import GROUP  # noqa: E402
+from outpace.files.packing import GROUP  # noqa: E402
 from outpace.targets import hf_products  # noqa: E402
 from outpace.targets.hf_products import RoundedProduct, TorchProduct  # noqa: E402
 

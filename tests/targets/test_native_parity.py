@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from outpace.core.tree import TokenTree
-from outpace.formats.packing import unpack
+from outpace.files.packing import unpack
 from outpace.targets.native import NativeTarget
 from tests.fake_models import FAMILIES, VOCAB_SIZE, write_gguf, write_hf
 from tests.native_models import INSTRUCTION_SETS, instruction_set, open_target

@@ -11,8 +11,8 @@ import pytest
 from outpace.core.contracts import Tapped
 from outpace.core.sampling import Sampling
 from outpace.core.tree import TokenTree
-from outpace.formats.packing import FLOAT_BYTES, LAYOUTS, unpack
-from outpace.formats.quants import quantise_q8
+from outpace.files.packing import FLOAT_BYTES, LAYOUTS, unpack
+from outpace.files.quants import quantise_q8
 from outpace.targets.native import NativeTarget
 from tests.fake_models import VOCAB_SIZE
 from tests.native_matrices import packed, quantised

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from outpace.core.tree import TokenTree  # noqa: E402
-from outpace.formats.heads import read_heads  # noqa: E402
+from outpace.heads.file import read_heads  # noqa: E402
 from outpace.targets.pixel import PixelTarget, pixel_prompt  # noqa: E402
 from outpace.targets.pixel_model import START, PixelModel  # noqa: E402
 from outpace.train.bases_pixel import PixelBase, lines  # noqa: E402

@@ -15,12 +15,12 @@ torch = pytest.importorskip("torch")
 from outpace.core.call import Prompt  # noqa: E402
 from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.core.sampling import Sampling  # noqa: E402
-from outpace.drafters.blockwise import Blockwise  # noqa: E402
+from outpace.drafters.heads.blockwise import Blockwise  # noqa: E402
 from outpace.drafters.none import NoDraft  # noqa: E402
-from outpace.drafters.proposal_heads import ProposalHeads  # noqa: E402
 from outpace.engine.generate import generate_batch  # noqa: E402
 from outpace.engine.request import Generation, Request  # noqa: E402
-from outpace.formats.heads import HeadsConfig, read_heads  # noqa: E402
+from outpace.heads.file import HeadsConfig, read_heads  # noqa: E402
+from outpace.heads.proposals import ProposalHeads  # noqa: E402
 from outpace.rules.match import Match  # noqa: E402
 from outpace.targets.hf_causal import HfCausalTarget  # noqa: E402
 from outpace.targets.hf_seq2seq import HfSeq2SeqTarget  # noqa: E402

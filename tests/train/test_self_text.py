@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 import outpace
-from outpace.api import Model
 from outpace.core.sampling import Sampling
 from outpace.drafters.none import NoDraft
 from outpace.engine.generate import generate
 from outpace.engine.request import Request
+from outpace.models.text import Model
 from outpace.rules.match import Match
 from outpace.train.self_text import write_text
 from tests.fake_models import write_gguf

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from outpace.core.options import whole
-from outpace.formats.packing import FLOAT_BYTES
+from outpace.files.packing import FLOAT_BYTES
 
 if TYPE_CHECKING:
-    from outpace.api import Model
-    from outpace.formats.packing import PackedTensor
+    from outpace.files.packing import PackedTensor
+    from outpace.models.text import Model
 
 # Far beyond any cache that a processor of today has, yet small enough for a machine with little memory.
 READ_BYTES = 512 * 2**20

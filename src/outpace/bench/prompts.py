@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from outpace.core.errors import OutpaceError
-from outpace.formats.json_files import json_value
-from outpace.formats.regular import read_text
+from outpace.files.json_files import json_value
+from outpace.files.regular import read_text
 
 BUILTIN = Path(__file__).with_name("prompts.jsonl")
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, get_args
 from outpace.core.errors import OutpaceError
 from outpace.core.steps import Exactness
 from outpace.core.traits import Numerics
-from outpace.formats.json_files import json_value
-from outpace.formats.regular import open_regular, read_text
+from outpace.files.json_files import json_value
+from outpace.files.regular import open_regular, read_text
 
 if TYPE_CHECKING:
-    from outpace.api import Generation
     from outpace.bench.method import Method
+    from outpace.models.text import Generation
 
 Record = dict[str, Any]
 

@@ -18,8 +18,8 @@ from outpace.decode.pairing import check_pairing
 from outpace.rules import RULES
 
 if TYPE_CHECKING:
-    from outpace.api import Model
     from outpace.core.contracts import Drafter
+    from outpace.models.text import Model
 
 PLAIN = Method("none")
 WARM_UP = "Name three colours."

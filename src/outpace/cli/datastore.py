@@ -34,9 +34,9 @@ def build(
     A line of a .jsonl file is an object with token_ids, text, messages or turns,
     as in the records of generate --json and of bench.
     """
-    from outpace.formats import open_model
-    from outpace.formats.corpus import read_corpus
-    from outpace.formats.datastore import vocabulary_id, write_datastore
+    from outpace.files import open_model
+    from outpace.files.corpus import read_corpus
+    from outpace.files.datastore import vocabulary_id, write_datastore
 
     output = options.expanded(output)
     if output.exists() and not force:
@@ -66,7 +66,7 @@ def info(
     datastore: Annotated[Path, typer.Argument(metavar="FILE", help="A file that build has written.")],
 ) -> None:
     """Check a datastore and show what is in it."""
-    from outpace.formats.datastore import Datastore
+    from outpace.files.datastore import Datastore
 
     store = Datastore(datastore)
     facts = [

@@ -212,7 +212,7 @@ def _write(path: Path, samples: Any) -> None:
     import numpy as np
 
     from outpace.diffusion.images import grid
-    from outpace.formats.whole import write_whole
+    from outpace.files.whole import write_whole
 
     data = io.BytesIO()
     if path.suffix == ".png":

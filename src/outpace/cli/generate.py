@@ -12,8 +12,8 @@ from outpace.cli import options, render, streams
 from outpace.core.errors import OutpaceError
 
 if TYPE_CHECKING:
-    from outpace.api import Generation, Model
     from outpace.bench.method import Method
+    from outpace.models.text import Generation, Model
 
 
 def generate(

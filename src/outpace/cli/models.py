@@ -29,9 +29,9 @@ def overview(context: typer.Context) -> None:
 def list_models() -> None:
     """List the short names, and what the cache folder holds."""
     from outpace.bench.report import markdown_table
-    from outpace.formats.catalog import CATALOG, installed
-    from outpace.formats.open import cache_folder
-    from outpace.formats.packed_copies import packed_copies
+    from outpace.files.catalog import CATALOG, installed
+    from outpace.files.open import cache_folder
+    from outpace.files.packed_copies import packed_copies
 
     here = installed()
     names = {str(path.resolve()): name for name, path in here.items()}
@@ -64,7 +64,7 @@ def pull(model: Name) -> None:
 
     A file that is there already is compared with its SHA-256.
     """
-    from outpace.formats import catalog, open_model
+    from outpace.files import catalog, open_model
 
     with progress_bar() as progress:
         if model in catalog.CATALOG:
@@ -80,7 +80,7 @@ def show(model: Name) -> None:
 
     The file of a short name is read to see whether it is what was installed.
     """
-    from outpace.formats import catalog
+    from outpace.files import catalog
 
     path: Path | None = None
     if model in catalog.CATALOG:
@@ -122,7 +122,7 @@ def remove(
 
     A source need not be there any more; one of yours is never deleted.
     """
-    from outpace.formats import catalog
+    from outpace.files import catalog
 
     for file in catalog.remove(model):
         print(f"deleted {one_line(str(file))}")
@@ -137,7 +137,7 @@ def prune(
     That is what killed processes have left, and packed models whose source is
     gone or has changed, that are damaged or of another version.
     """
-    from outpace.formats.packed_copies import prune
+    from outpace.files.packed_copies import prune
 
     verb = "would delete" if dry_run else "deleted"
     sizes = []
@@ -153,11 +153,11 @@ def _megabytes(num_bytes: int) -> str:
 
 def _shape(path: Path) -> list[tuple[str, str]]:
     """What the header of a model file says, read without packing it."""
-    from outpace.formats.config_gguf import config_from_gguf
-    from outpace.formats.config_hf import config_from_hf
-    from outpace.formats.gguf import GGUFFile
-    from outpace.formats.json_files import json_file
-    from outpace.formats.safetensors import FolderWeights
+    from outpace.files.config_gguf import config_from_gguf
+    from outpace.files.config_hf import config_from_hf
+    from outpace.files.gguf import GGUFFile
+    from outpace.files.json_files import json_file
+    from outpace.files.safetensors import FolderWeights
 
     source: GGUFFile | FolderWeights
     if path.is_dir():

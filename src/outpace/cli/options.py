@@ -117,7 +117,7 @@ def template_options(
 
     The value of a variable is JSON, or the text that it is. Raises OutpaceError.
     """
-    from outpace.formats.json_files import json_list, json_value
+    from outpace.files.json_files import json_list, json_value
 
     named: dict[str, Any] = {}
     for one in variables or ():

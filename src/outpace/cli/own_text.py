@@ -79,12 +79,12 @@ def count(
     ] = 2,
 ) -> int:
     """Count a text into the back-off table that the draft backoff uses, and mix where there is one."""
-    from outpace.drafters.backoff import FILE_NAME
-    from outpace.formats import open_model
-    from outpace.formats.backoff import write_backoff
-    from outpace.formats.corpus import read_corpus
-    from outpace.formats.datastore import vocabulary_id
-    from outpace.formats.memo import Memo
+    from outpace.drafters.lookup.backoff import FILE_NAME
+    from outpace.files import open_model
+    from outpace.files.backoff import write_backoff
+    from outpace.files.corpus import read_corpus
+    from outpace.files.datastore import vocabulary_id
+    from outpace.files.memo import Memo
 
     if not 1 <= order <= 8 or min_count < 1:
         raise OutpaceError("order must be 1 to 8 and min-count a whole number >= 1")
@@ -114,7 +114,7 @@ def count(
 
 def _written(output: Path) -> tuple[int, int]:
     """(tokens that a file holds, number of the next group). A half-written last line is cut off."""
-    from outpace.formats.json_files import json_value
+    from outpace.files.json_files import json_value
 
     path = options.expanded(output)
     if not path.exists():

@@ -11,7 +11,7 @@ from outpace.core.errors import one_line
 from outpace.progress import progress_bar
 
 if TYPE_CHECKING:
-    from outpace.api import Generation, Model
+    from outpace.models.text import Generation, Model
 
 
 class StreamedText:

@@ -25,8 +25,8 @@ from outpace.core.options import shown
 from outpace.diffusion.foreign import one_line
 from outpace.diffusion.schedulers import check_known
 from outpace.diffusion.shapes import needs_labels, shape_of
-from outpace.formats.json_files import json_file
-from outpace.formats.regular import open_regular
+from outpace.files.json_files import json_file
+from outpace.files.regular import open_regular
 
 MODELS = "UNet2DModel", "UNet1DModel"
 PARTS = {"unet": "config.json", "scheduler": "scheduler_config.json"}

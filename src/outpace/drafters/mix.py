@@ -32,8 +32,8 @@ from outpace.core.registry import split_specs
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
-from outpace.drafters import backoff
-from outpace.drafters.proposal_heads import find_packaged_heads
+from outpace.drafters.lookup import backoff
+from outpace.heads.proposals import find_packaged_heads
 from outpace.pricing.costs import CallCosts
 from outpace.pricing.curve import INSTANT
 

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from outpace.core.errors import OutpaceError
 from outpace.core.notes import note
 from outpace.core.options import checked, shown
-from outpace.formats.tokenizer import Tokenizer
+from outpace.files.tokenizer import Tokenizer
 
 Prompt = str | Sequence[Mapping[str, Any]]
 ROLES = ("system", "user", "assistant", "tool")

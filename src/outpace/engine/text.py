@@ -7,7 +7,7 @@ from copy import copy
 from typing import Protocol, runtime_checkable
 
 from outpace.core.errors import OutpaceError
-from outpace.formats.token_text import BytesText, TextDecoder
+from outpace.files.token_text import BytesText, TextDecoder
 
 
 class BytesOfTokens(Protocol):

@@ -2,7 +2,7 @@
 
 Some processors fetch a stream of weights from memory best when they are left alone, some when software asks
 for it, into the first or the second level of their caches; with one token there are several ways to order the
-reading; and on some it pays to copy the weights into huge pages (`formats/memory.py`). Results do not depend
+reading; and on some it pays to copy the weights into huge pages (`files/memory.py`). Results do not depend
 on any of it. What is timed is calls of the model itself, for its memory and its shapes are what matters.
 """
 

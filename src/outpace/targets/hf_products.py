@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outpace.core.products import Product
-from outpace.formats.packing import GROUP
+from outpace.files.packing import GROUP
 from outpace.targets.native_products import PackedMatrix, floats_kind, packed_matrix
 
 MOST_WEIGHTS = 1 << 22  # of a small matrix

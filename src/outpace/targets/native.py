@@ -22,16 +22,16 @@ from outpace.core.sampling import NO_CHOICE, Edit, Sampling, no_choice, warp
 from outpace.core.steps import Exactness
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
-from outpace.formats.memory import copied, forget_mapped, has_room_for_copy, wanted_memory
+from outpace.files.memory import copied, forget_mapped, has_room_for_copy, wanted_memory
 from outpace.targets.fetching import LEAST_BYTES, SIZES, Arrays, apply, are_fetches, measured
 from outpace.targets.native_fingerprint import fingerprint
 from outpace.targets.native_products import NativeProduct, output_rows, product_of, projection_of
 
 if TYPE_CHECKING:
     from outpace._native import Decoder
-    from outpace.formats.config import ModelConfig
-    from outpace.formats.memo import Memo
-    from outpace.formats.packed import PackedFile
+    from outpace.files.config import ModelConfig
+    from outpace.files.memo import Memo
+    from outpace.files.packed import PackedFile
 
 DEFAULT_CACHE_ROWS = 4  # so many rows of full context fit; the memory is used only as rows grow
 CHUNK = 256  # tokens of a prompt that share one pass over the weights

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from outpace.formats.packing import TILE
+from outpace.files.packing import TILE
 
 if TYPE_CHECKING:
-    from outpace.formats.config import ModelConfig
-    from outpace.formats.packed import PackedFile
+    from outpace.files.config import ModelConfig
+    from outpace.files.packed import PackedFile
 
 _COUNTS = (
     "vocab_size",

@@ -1,6 +1,6 @@
 """Matrices beside a native model, multiplied by its kernels on its threads: heads, rows of the output.
 
-A matrix is packed once (see `formats/packing.py`): to 8 bit in groups of 32 where the model is quantised;
+A matrix is packed once (see `files/packing.py`): to 8 bit in groups of 32 where the model is quantised;
 where its weights are floats, nothing is lost.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core.errors import OutpaceError
-from outpace.formats.packing import (
+from outpace.files.packing import (
     FLOAT_BYTES,
     TILE,
     PackedTensor,
@@ -21,11 +21,11 @@ from outpace.formats.packing import (
     pack_floats,
     tile_bytes,
 )
-from outpace.formats.quants import quantise_q8
+from outpace.files.quants import quantise_q8
 
 if TYPE_CHECKING:
     from outpace._native import Decoder
-    from outpace.formats.packed import PackedFile
+    from outpace.files.packed import PackedFile
 
 _ALIGNMENT = 64
 _ROWS_AT_ONCE = 1024  # packing needs several times the memory of the rows that it works on
@@ -46,7 +46,7 @@ class NativeProduct:
 
     @property
     def kind(self) -> str:
-        """The kind of packed matrix: a key of `formats.packing.LAYOUTS` or of `FLOAT_BYTES`."""
+        """The kind of packed matrix: a key of `files.packing.LAYOUTS` or of `FLOAT_BYTES`."""
         return self._matrix[0]
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from outpace.core.errors import FormatError, OutpaceError
-from outpace.formats.json_files import json_file
-from outpace.formats.raw import RawTensor
-from outpace.formats.safetensors import FolderWeights
+from outpace.files.json_files import json_file
+from outpace.files.raw import RawTensor
+from outpace.files.safetensors import FolderWeights
 
 NUM_LEVELS = 256
 START = NUM_LEVELS

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outpace.core.errors import OutpaceError
-from outpace.formats.heads import First, Heads, HeadsConfig, read_heads, write_heads
+from outpace.heads.file import First, Heads, HeadsConfig, read_heads, write_heads
 from outpace.progress import Progress
 from outpace.train.bases import Base
 from outpace.train.checkpoint import Checkpoint
@@ -34,7 +34,7 @@ MODEL_FOLDER = "model"
 
 
 class HeadLayer(torch.nn.Module):
-    """The feed-forward layer of L learned heads over states of width D (see `drafters/proposal_heads.py`)."""
+    """The feed-forward layer of L learned heads over states of width D (see `heads/proposals.py`)."""
 
     def __init__(self, hidden_size: int, num_learned: int, width: int) -> None:
         super().__init__()

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from outpace.core.errors import OutpaceError
-from outpace.formats.json_files import json_file
-from outpace.formats.regular import open_regular
-from outpace.formats.whole import write_whole
+from outpace.files.json_files import json_file
+from outpace.files.regular import open_regular
+from outpace.files.whole import write_whole
 from outpace.train.origin import unlike
 
 STATE, RUN = "checkpoint.pt", "run.json"

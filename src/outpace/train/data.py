@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core.errors import OutpaceError
-from outpace.formats.json_files import json_value
-from outpace.formats.regular import open_regular
+from outpace.files.json_files import json_value
+from outpace.files.regular import open_regular
 
 KINDS = (("source", "target"), ("prompt", "answer"), ("prompt_ids", "token_ids"))
 MAX_TOKENS = 512

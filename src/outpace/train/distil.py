@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from outpace.core.errors import OutpaceError
-from outpace.formats.json_files import json_value
+from outpace.files.json_files import json_value
 from outpace.progress import Progress
 from outpace.train.data import MAX_TOKENS, Pair, whole_lines
 

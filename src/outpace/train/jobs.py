@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from outpace.api import Model, load
 from outpace.core.errors import OutpaceError
-from outpace.drafters.proposal_heads import tapped
-from outpace.formats.heads import First, HeadsConfig
+from outpace.heads.file import First, HeadsConfig
+from outpace.heads.proposals import tapped
+from outpace.models.text import Model, load
 from outpace.progress import Progress
 from outpace.targets.hf_taps import model_fingerprint
 from outpace.train.allocator import keep_freed_memory
@@ -158,7 +158,7 @@ class BlockwiseJob:
 
 def _is_seq2seq(source: str) -> bool:
     """Whether a name is the folder of an encoder-decoder model."""
-    from outpace.formats.json_files import json_file
+    from outpace.files.json_files import json_file
 
     config = Path(os.path.expanduser(source)) / "config.json"
     return config.is_file() and bool(json_file(config).get("is_encoder_decoder"))

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from outpace.core.errors import FormatError, OutpaceError
-from outpace.formats.json_files import json_file
-from outpace.formats.whole import write_whole
+from outpace.files.json_files import json_file
+from outpace.files.whole import write_whole
 
 ORIGIN = "origin.json"
 

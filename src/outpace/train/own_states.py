@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from outpace.core.errors import OutpaceError
-from outpace.formats.json_files import json_value
+from outpace.files.json_files import json_value
 from outpace.progress import Progress
 from outpace.targets.native import DEFAULT_CACHE_ROWS
 from outpace.train.data import whole_lines
@@ -15,7 +15,7 @@ from outpace.train.features import FeatureFile
 from outpace.train.self_text import MAX_MESSAGE, write_text
 
 if TYPE_CHECKING:
-    from outpace.api import Model
+    from outpace.models.text import Model
 
 BATCH, ROW = 48, 512  # documents of a group where the cache has room for as many of these tokens
 PATIENCE = 500  # messages without an end

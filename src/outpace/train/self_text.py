@@ -28,7 +28,7 @@ from outpace.rules.match import Match
 from outpace.train.recording import Recorder
 
 if TYPE_CHECKING:
-    from outpace.api import Model
+    from outpace.models.text import Model
 
 OPENERS = (
     "Write a", "Write a short", "Explain", "Explain how", "Describe", "What is", "What are the", "Who",

@@ -1,0 +1,248 @@
+"""Blockwise parallel decoding: heads on the target's own hidden state propose the next k tokens at once.
+
+Stern, Shazeer & Uszkoreit 2018, "Blockwise Parallel Decoding for Deep Autoregressive Models",
+arXiv:1811.03115. Heads are trained by `outpace train blockwise`.
+
+    observe   the call that verified the last draft has the hidden state behind every node: that of the last
+              kept node stays
+    propose   head 1 there is the target itself, whose choice is committed already; heads 2 to k
+              (`heads/proposals.py`) give the tokens after it, each without knowing the others
+
+So verifying and predicting are one call, and a vector is all that a row holds.
+
+Deviations. Head 1 is the identity: exact rules give the base model's own output. A tree of the likeliest
+combinations where the paper has the chain of every head's best (`tree=chain`). With sampling, heads add the
+target's noise to their logits and so draft the very sample. For the rule `distance`, which keeps what is near
+the target's choice, a chain may have of every head the token that is likeliest to be near (`near`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outpace.core.call import Prompt
+from outpace.core.contracts import Tapped, TreePolicy
+from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
+from outpace.core.steps import Ask, Step
+from outpace.core.tree import TokenTree
+from outpace.heads.proposals import FINAL, ProposalHeads, packaged_heads
+from outpace.trees.chain import Chain
+from outpace.trees.grow import StepFunction, grow_trees, point_law, traits_of
+from outpace.trees.likeliest import After, likeliest
+
+RANKS = 8  # of each head's tokens come into a tree of the likeliest
+FLOOR = 0.01  # and none of a smaller probability
+Pairs = list[tuple[int, float]]
+
+
+class BlockwiseState:
+    """A row: the state f32[D] behind the token before the root."""
+
+    __slots__ = ("hidden",)
+
+    def __init__(self) -> None:
+        self.hidden: NDArray[np.float32] | None = None
+
+
+class Blockwise:
+    """Trees of what trained heads propose: the `size` likeliest nodes, no path less likely than `min_p`.
+
+    path   folder of the heads; "auto" for those that come with the package, if there are any for the model.
+    heads  use the first so many, head 1 included; None for all.
+    tree   another shape, for which `size` and `min_p` say nothing.
+    near   draft the token that has the most probability on it and on so many ids to both sides: with the
+           rule `distance` its eps. For a chain, and heads that draft neighbouring ids. It says nothing where
+           tokens are sampled, where some are forbidden, and to rules that read laws.
+    """
+
+    @checked
+    def __init__(
+        self,
+        target: Tapped,
+        *,
+        path: str = "auto",
+        heads: int | None = None,
+        size: int = 6,
+        min_p: float = 0.1,
+        tree: TreePolicy | None = None,
+        near: int = 0,
+    ) -> None:
+        if size < 1:
+            raise OutpaceError(f"blockwise has size={size}, accepted are whole numbers >= 1")
+        if not 0 <= min_p <= 1:
+            raise OutpaceError(f"blockwise has min_p={min_p}, accepted are 0 to 1")
+        self._heads = ProposalHeads(
+            target, packaged_heads(target) if path == "auto" else path, num_heads=heads
+        )
+        self._size = size
+        self._min_p = min_p
+        self._tree = tree
+        self._near = near
+        self._check_near()
+        self.policy: TreePolicy = Chain(length=self._heads.num_drafted) if tree is None else tree
+        branches = tree is None or tree.width > 1
+        self.traits = replace(traits_of(self.policy, own=False), branches=branches)
+
+    def start(self, prompt: Prompt) -> BlockwiseState:
+        """Nothing is proposed before the prompt's own call has been observed."""
+        return BlockwiseState()
+
+    def propose(self, states: Sequence[BlockwiseState], asks: Sequence[Ask]) -> list[TokenTree]:
+        """A tree for each row. logq: the heads' log-probabilities."""
+        trees = [TokenTree.root(ask.root) for ask in asks]
+        if begun := _begun(states):
+            grown = self._propose([states[row] for row in begun], [asks[row] for row in begun])
+            for row, tree in zip(begun, grown, strict=True):
+                trees[row] = tree
+        return trees
+
+    def _propose(self, states: Sequence[BlockwiseState], asks: Sequence[Ask]) -> list[TokenTree]:
+        logits = self._heads.logits(_hidden(states))
+        reads_laws, has_edits = any(ask.law for ask in asks), any(ask.edits is not None for ask in asks)
+        if self._is_fixed and not reads_laws and not has_edits:
+            return [self._chain(logits[row], ask) for row, ask in enumerate(asks)]
+        if self._tree is not None or reads_laws:
+            return grow_trees(asks, self.policy, self._step(logits))
+        return [
+            likeliest(
+                [ask.root],
+                _at_depth(self._pairs(logits[row], ask)),
+                size=min(self._size, ask.budget),
+                depth=ask.depth,
+                min_p=self._min_p,
+            )
+            for row, ask in enumerate(asks)
+        ]
+
+    def observe(self, states: Sequence[BlockwiseState], steps: Sequence[Step]) -> list[BlockwiseState]:
+        """Keep the state behind the last kept node: the token after it is the next root."""
+        for state, step in zip(states, steps, strict=True):
+            last = step.verdict.path[-1] if step.verdict.path else 0
+            state.hidden = step.scores.hidden(FINAL)[last]
+        return list(states)
+
+    def stop(self, state: BlockwiseState) -> None:
+        """There is nothing to give back."""
+
+    def step(self, states: Sequence[BlockwiseState]) -> StepFunction:
+        """The heads of these rows as a step function (see `trees.grow`): a node's depth names its head."""
+        return self._step(self._heads.logits(_hidden(states)))
+
+    def expected(self, states: Sequence[BlockwiseState], asks: Sequence[Ask]) -> list[list[Pairs]]:
+        """Of each row by depth, the likeliest tokens with their probabilities, which hold below any node.
+
+        [] for a row whose prompt has not been read.
+        """
+        pairs: list[list[Pairs]] = [[] for _ in asks]
+        if begun := _begun(states):
+            logits = self._heads.logits(_hidden([states[row] for row in begun]))
+            for row, ahead in zip(begun, logits, strict=True):
+                pairs[row] = self._pairs(ahead, asks[row])
+        return pairs
+
+    def expected_by_depth(self, state: BlockwiseState, ask: Ask) -> list[Pairs]:
+        """`expected` of one row."""
+        return self.expected([state], [ask])[0]
+
+    def _chain(self, logits: NDArray[np.float32], ask: Ask) -> TokenTree:
+        """The best token of every head: what the growth loop makes of a chain by levels. logits f32[L, M]."""
+        assert isinstance(self._tree, Chain)
+        ahead, ids = logits[: min(self._tree.length, ask.budget, ask.depth)], self._heads.token_ids
+        if ask.sampling.temperature == 0:
+            best = (_within(ahead, self._near) if self._near else ahead).argmax(axis=1)
+        else:
+            places = range(ask.position + 1, ask.position + 1 + len(ahead))
+            laws = [point_law(one, ask.sampling, at, 1, ids) for one, at in zip(ahead, places, strict=True)]
+            best = np.array([drawn[0] for drawn, _ in laws], np.int64)
+        return TokenTree.chain(ask.root, (best if ids is None else ids[best]).tolist())
+
+    @property
+    def _is_fixed(self) -> bool:
+        """Whether every draft is a chain of as many tokens."""
+        return isinstance(self._tree, Chain) and not self._tree.traits.reads_logq
+
+    def _check_near(self) -> None:
+        ids = self._heads.token_ids
+        count = self._heads.vocab_size if ids is None else len(ids)
+        if not 0 <= self._near < count:
+            raise OutpaceError(f"blockwise has near={self._near}, accepted are 0 to {count - 1}")
+        if self._near and not self._is_fixed:
+            raise OutpaceError(
+                f"blockwise has near={self._near}, accepted with tree=chain:length=K and no min_p"
+            )
+        if self._near and ids is not None and (np.diff(ids) != 1).any():
+            raise OutpaceError(
+                f"blockwise has near={self._near}, accepted with heads that draft neighbouring ids alone"
+            )
+
+    def _pairs(self, logits: NDArray[np.float32], ask: Ask) -> list[Pairs]:
+        """By depth, the likeliest tokens. logits f32[L, M]: the heads' of one row."""
+        ids, pairs = self._heads.token_ids, []
+        if ask.sampling.temperature == 0:
+            return _likely(logits[: ask.depth], ids)
+        for depth, ahead in enumerate(logits[: ask.depth]):
+            best, law = point_law(ahead, ask.sampling, ask.position + depth + 1, RANKS, ids)
+            tokens = best if ids is None else ids[best]
+            pairs.append(list(zip(tokens.tolist(), law[best].tolist(), strict=True)))
+        return pairs
+
+    def _step(self, logits: NDArray[np.float32]) -> StepFunction:
+        def step(
+            rows: Sequence[int], trees: Sequence[TokenTree], nodes: Sequence[Sequence[int]]
+        ) -> list[NDArray[np.float32] | None]:
+            return [
+                self._heads.whole(logits[row][depths]) if max(depths) < logits.shape[1] else None
+                for row, depths in zip(rows, _depths(trees, nodes), strict=True)
+            ]
+
+        return step
+
+
+def _at_depth(pairs: list[Pairs]) -> After:
+    """What may follow a node, of which its depth says all."""
+    return lambda text, depth: pairs[depth] if depth < len(pairs) else ()
+
+
+def _likely(logits: NDArray[np.float32], ids: NDArray[np.integer] | None) -> list[Pairs]:
+    """By head, its RANKS likeliest tokens above FLOOR, best first. logits f32[L, M]."""
+    laws = np.exp(logits - logits.max(axis=1, keepdims=True))
+    laws /= laws.sum(axis=1, keepdims=True)
+    pairs = []
+    for law in laws:
+        some = np.flatnonzero(law > FLOOR)  # a sort of these few instead of a partition of all
+        best = some[np.argsort(-law[some], kind="stable")[:RANKS]]
+        tokens = best if ids is None else ids[best]
+        pairs.append(list(zip(tokens.tolist(), law[best].tolist(), strict=True)))
+    return pairs
+
+
+def _within(logits: NDArray[np.float32], near: int) -> NDArray[np.float32]:
+    """[L, M] -> [L, M]: in proportion, the probability of all tokens that are at most `near` ids away."""
+    count = logits.shape[1]
+    padded = np.zeros((len(logits), count + 2 * near), np.float32)
+    np.exp(logits - logits.max(axis=1, keepdims=True), out=padded[:, near : near + count])
+    total = padded[:, :count].copy()
+    for shift in range(1, 2 * near + 1):  # a few sums of rows are faster than one of windows
+        total += padded[:, shift : shift + count]
+    return total
+
+
+def _begun(states: Sequence[BlockwiseState]) -> list[int]:
+    """The rows whose prompt's own call has been observed."""
+    return [row for row, state in enumerate(states) if state.hidden is not None]
+
+
+def _hidden(states: Sequence[BlockwiseState]) -> NDArray[np.float32]:
+    """f32[n, D]."""
+    hidden = [state.hidden for state in states if state.hidden is not None]
+    assert len(hidden) == len(states), "the prompt's own call is observed before anything is proposed"
+    return hidden[0][None] if len(hidden) == 1 else np.stack(hidden)
+
+
+def _depths(trees: Sequence[TokenTree], nodes: Sequence[Sequence[int]]) -> list[list[int]]:
+    return [[tree.shape.depths[node] for node in some] for tree, some in zip(trees, nodes, strict=True)]

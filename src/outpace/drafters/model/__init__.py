@@ -1,0 +1,1 @@
+"""Drafters that run a model: a smaller one, or some of the target's own layers."""

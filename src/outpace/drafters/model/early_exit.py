@@ -1,0 +1,61 @@
+"""LayerSkip's self-speculation: the first layers draft, and verifying goes on from what they have done.
+
+Elhoushi et al. 2024, "LayerSkip: Enabling Early Exit Inference and Self-Speculative Decoding",
+arXiv:2404.16710. The model leaves early: behind its first E layers, its own last norm and output matrix name
+the next token.
+
+    propose  one call of the first `layers` layers per level; keys, values and exit states of the drafted
+             nodes stay with the target (the paper's KVQ cache)
+    score    the loop's own call finds these nodes there and runs only the rest of the layers for them
+
+Nothing is lost by it: the bits are those of a call at once (`Layered.run`). There is no state beside the
+target's.
+
+Deviations. The paper trains the model for it (layer dropout, a loss at every exit); here any model does, and
+one that was not trained so is a poor drafter behind few layers. The paper drafts a fixed number of tokens;
+here a TreePolicy says, by default a chain that ends where the exit is unsure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from outpace.core.call import Prompt
+from outpace.core.contracts import Layered, TreePolicy
+from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
+from outpace.core.steps import Ask, Step
+from outpace.core.tree import TokenTree
+from outpace.drafters.model.own_layers import grow_on_rows, layered
+from outpace.trees.chain import Chain
+from outpace.trees.grow import traits_of
+
+
+class EarlyExit:
+    """Trees of the first `layers` layers; 0 takes three quarters of them."""
+
+    @checked
+    def __init__(self, *, layers: int = 0, tree: TreePolicy | None = None, target: Layered) -> None:
+        self._target = layered(target, "early_exit")
+        most = self._target.num_layers
+        if not 0 <= layers <= most:
+            raise OutpaceError(
+                f"early_exit has layers={layers}, accepted are 0 to {most} (0 is three quarters)"
+            )
+        self.layers = layers or max(1, 3 * most // 4)
+        self._tree: TreePolicy = Chain(length=4, min_p=0.5) if tree is None else tree
+        self.traits = traits_of(self._tree, own=tree is None)
+
+    def start(self, prompt: Prompt) -> None:
+        """There is nothing to remember."""
+
+    def propose(self, states: Sequence[None], asks: Sequence[Ask]) -> list[TokenTree]:
+        """A tree for each row."""
+        return grow_on_rows(self._target, asks, self._tree, layers=self.layers)
+
+    def observe(self, states: Sequence[None], steps: Sequence[Step]) -> list[None]:
+        """There is nothing to remember."""
+        return list(states)
+
+    def stop(self, state: None) -> None:
+        """There is nothing to give back."""

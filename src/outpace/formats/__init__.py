@@ -1,9 +1,0 @@
-"""Model files: readers, the packed form, tokenizers and the catalog. `open_model` is the way in."""
-
-from __future__ import annotations
-
-from outpace.formats.config import ModelConfig
-from outpace.formats.open import LoadedModel, open_model
-from outpace.formats.packed import PackedFile, PackedTensor, unpack
-
-__all__ = ["LoadedModel", "ModelConfig", "PackedFile", "PackedTensor", "open_model", "unpack"]

@@ -1,0 +1,1 @@
+"""The faces of models: text models of files, and those of transformers."""

@@ -1,0 +1,514 @@
+"""Blockwise heads against a twin in numpy, heads that know a text by heart, and what is refused."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+from outpace import drafters  # noqa: E402
+from outpace.core.call import Prompt  # noqa: E402
+from outpace.core.contracts import Tapped  # noqa: E402
+from outpace.core.errors import OutpaceError  # noqa: E402
+from outpace.core.sampling import Sampling, choose, warp  # noqa: E402
+from outpace.core.steps import Ask, RowScores, ScoredCall, Step, Verdict  # noqa: E402
+from outpace.core.tree import TokenTree  # noqa: E402
+from outpace.drafters import mix  # noqa: E402
+from outpace.drafters.heads.blockwise import RANKS, Blockwise, BlockwiseState  # noqa: E402
+from outpace.drafters.lookup.backoff import FILE_NAME  # noqa: E402
+from outpace.drafters.lookup.ngram import NGram  # noqa: E402
+from outpace.drafters.mix import mix as make_mix  # noqa: E402
+from outpace.drafters.none import NoDraft  # noqa: E402
+from outpace.engine.generate import generate, generate_batch  # noqa: E402
+from outpace.engine.request import Generation, Request  # noqa: E402
+from outpace.files.packing import unpack  # noqa: E402
+from outpace.heads import proposals  # noqa: E402
+from outpace.heads.file import Heads, read_heads, write_heads  # noqa: E402
+from outpace.heads.proposals import ProposalHeads  # noqa: E402
+from outpace.pricing.costs import straight  # noqa: E402
+from outpace.rules import RULES  # noqa: E402
+from outpace.rules.match import Match  # noqa: E402
+from outpace.targets.hf_causal import HfCausalTarget  # noqa: E402
+from outpace.targets.table import TableTarget  # noqa: E402
+from outpace.trees import TREES  # noqa: E402
+from outpace.trees.grow import grow_trees, point_law  # noqa: E402
+from tests.fakes import whole  # noqa: E402
+from tests.hf_families import tiny_model  # noqa: E402
+from tests.hf_seq2seq_families import OneSource, tiny_seq2seq  # noqa: E402
+from tests.made_heads import head_states, learn_by_heart, random_heads, states_of, write_random  # noqa: E402
+from tests.native_models import gguf_target  # noqa: E402
+
+PROMPTS = [[1, 2, 3, 1, 2], [4], [5, 6, 7, 0, 5, 6, 7]]
+SAMPLED = Sampling(temperature=0.8, top_p=0.95, seed=4)
+SAMPLINGS = [Sampling(), SAMPLED]
+
+
+def hf_causal(folder: Path) -> Any:
+    return HfCausalTarget(tiny_model("gpt2", num_hidden_layers=1), context_length=64)
+
+
+def hf_seq2seq(folder: Path) -> Any:
+    """Its output matrix has a bias of its own."""
+    model = tiny_seq2seq("marian", encoder_layers=1, decoder_layers=1)
+    with torch.no_grad():
+        model.final_logits_bias.copy_(torch.linspace(-2, 2, model.final_logits_bias.numel())[None])
+    return OneSource(model, context_length=64)
+
+
+def native_f32(folder: Path) -> Any:
+    return gguf_target(folder, "llama", "F32", context_length=64)
+
+
+def native_q8(folder: Path) -> Any:
+    return gguf_target(folder, "llama", "Q8_0", context_length=64)
+
+
+TARGETS: list[Callable[[Path], Any]] = [hf_causal, hf_seq2seq, native_f32, native_q8]
+EXACT = TARGETS[:3]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[[Path], Any]], Any]:
+    """One target of each kind."""
+    targets: dict[Any, Any] = {}
+
+    def make(factory: Callable[[Path], Any]) -> Any:
+        if factory not in targets:
+            targets[factory] = factory(tmp_path_factory.mktemp(factory.__name__))
+        return targets[factory]
+
+    return make
+
+
+@pytest.fixture(params=TARGETS, ids=lambda factory: factory.__name__)
+def target(request: pytest.FixtureRequest, made: Callable[..., Any]) -> Any:
+    return made(request.param)
+
+
+@pytest.fixture
+def causal(made: Callable[..., Any]) -> Any:
+    return made(hf_causal)
+
+
+def unembedded(target: Any, states: np.ndarray) -> np.ndarray:
+    """f64[..., V]: what the model's own output matrix makes of states, by numpy."""
+    weight, bias = output_of(target)
+    return states @ weight.astype(np.float64).T + bias
+
+
+def output_of(target: Any) -> tuple[np.ndarray, Any]:
+    """(f32[V, D], its bias)."""
+    if not hasattr(target, "model"):
+        name = "output" if "output" in target.weights.tensors else "embed"
+        return unpack(target.weights.tensors[name], target.weights.buffer)[: target.vocab_size], 0.0
+    bias = getattr(target.model, "final_logits_bias", None)
+    weight = target.model.get_output_embeddings().weight.detach().numpy()
+    return weight, 0.0 if bias is None else bias.numpy()
+
+
+@pytest.mark.parametrize("first", ["identity", "learned"])
+@pytest.mark.parametrize("token_ids", [None, [0, 3, 77, 150, 255, 299]])
+def test_logits_are_those_of_the_paper(
+    target: Any, made: Callable[..., Any], tmp_path: Path, first: Any, token_ids: Any
+) -> None:
+    heads = write_random(tmp_path, target, num_heads=4, width=5, first=first, token_ids=token_ids)
+    states = states_of(target, [5, 17, 3, 250, 9])
+    # Head 1 is the model's own, learned or not: it has chosen already.
+    expected = unembedded(target, head_states(heads, states)[:, -3:])
+    expected = expected if token_ids is None else expected[..., token_ids]
+    logits = ProposalHeads(target, tmp_path).logits(states)
+    assert logits.shape == expected.shape == (5, 3, 300 if token_ids is None else 6)
+    tolerance = 1e-5 if target is made(native_f32) else 0.03  # others round heads to 8 bit
+    assert np.abs(logits - expected).max() < tolerance * np.abs(expected).max()
+
+
+def test_the_first_of_the_heads_are_used(causal: Any, tmp_path: Path) -> None:
+    for first in ("identity", "learned"):
+        write_random(tmp_path / first, causal, num_heads=4, first=first)
+        states = states_of(causal, [5, 17, 3])
+        every = ProposalHeads(causal, tmp_path / first).logits(states)
+        for num_heads in (2, 3, 4):
+            some = ProposalHeads(causal, tmp_path / first, num_heads=num_heads)
+            assert some.num_drafted == num_heads - 1
+            np.testing.assert_allclose(some.logits(states), every[:, : num_heads - 1], rtol=1e-5, atol=1e-5)
+
+
+def test_states_do_not_see_one_another(target: Any, tmp_path: Path) -> None:
+    write_random(tmp_path, target)
+    heads, states = ProposalHeads(target, tmp_path), states_of(target, [5, 17, 3])
+    alone = np.concatenate([heads.logits(state[None]) for state in states])
+    if not hasattr(target, "model"):
+        np.testing.assert_array_equal(heads.logits(states), alone)
+    np.testing.assert_allclose(heads.logits(states), alone, rtol=1e-4, atol=1e-4)
+
+
+def make(target: Any, folder: Path, *, tree: str | None = None, **options: Any) -> Blockwise:
+    policy = TREES.create(tree, costs=None) if tree else None
+    return Blockwise(target, path=str(folder), tree=policy, **options)
+
+
+def proposed(drafter: Blockwise, states: np.ndarray, root: int, **asked: Any) -> list[TokenTree]:
+    """What is drafted behind these states f32[n, D]."""
+    rows = []
+    for hidden in states:
+        rows.append(BlockwiseState())
+        rows[-1].hidden = hidden
+    fields = {"sampling": Sampling(), "budget": 60, "depth": 20, "law": False} | asked
+    return drafter.propose(rows, [Ask(root, 9, **fields)] * len(rows))
+
+
+def test_the_chain_is_the_best_of_every_head(causal: Any, tmp_path: Path) -> None:
+    """Which is the paper's draft."""
+    write_random(tmp_path, causal, num_heads=5)
+    states = states_of(causal, [5, 17, 3])
+    logits = ProposalHeads(causal, tmp_path).logits(states)
+    drafter = make(causal, tmp_path, tree="chain:length=9")
+    trees = proposed(drafter, states, 3)
+    assert [tree.token_list for tree in trees] == [[3, *row] for row in logits.argmax(axis=2).tolist()]
+    assert all(tree.shape.parent_list == [-1, 0, 1, 2, 3] for tree in trees)
+    short = proposed(make(causal, tmp_path, tree="chain:length=9", heads=3), states, 3)
+    assert [tree.token_list for tree in short] == [tree.token_list[:3] for tree in trees]
+    assert [tree.num_nodes for tree in proposed(drafter, states, 3, depth=2)] == [3, 3, 3]
+    assert [tree.num_nodes for tree in proposed(drafter, states, 3, budget=1)] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("near", [1, 2, 9])
+@pytest.mark.parametrize("token_ids", [None, range(40, 60)])
+def test_near_drafts_where_most_probability_is(
+    causal: Any, tmp_path: Path, near: int, token_ids: Any
+) -> None:
+    """Against sums of the laws, one by one; ids beyond the first and the last have none."""
+    write_random(tmp_path, causal, num_heads=5, token_ids=token_ids and list(token_ids))
+    states, heads = states_of(causal, [5, 17, 3]), ProposalHeads(causal, tmp_path)
+    trees = proposed(make(causal, tmp_path, tree="chain:length=4", near=near), states, 3)
+    best = proposed(make(causal, tmp_path, tree="chain:length=4"), states, 3)
+    assert [tree.token_list for tree in trees] != [tree.token_list for tree in best]
+    for tree, logits in zip(trees, heads.logits(states).astype(np.float64), strict=True):
+        for token, law in zip(tree.token_list[1:], np.exp(logits), strict=True):
+            sums = [law[max(0, at - near) : at + near + 1].sum() for at in range(len(law))]
+            # Windows around one large probability have nearly equal sums.
+            assert sums[token - (40 if token_ids else 0)] > max(sums) * (1 - 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("tree", "near", "ids", "message"),
+    [
+        ("chain:length=2", -1, None, "near=-1, accepted are 0 to 299"),
+        ("chain:length=2", 300, None, "near=300, accepted are 0 to 299"),
+        ("chain:length=2", 3, [3, 4, 5], "near=3, accepted are 0 to 2"),
+        (None, 2, None, "near=2, accepted with tree=chain"),
+        ("chain:length=2,min_p=0.2", 2, None, "near=2, accepted with tree=chain"),
+        ("chain:length=2", 2, [3, 8, 77], "near=2, accepted with heads that draft neighbouring ids"),
+    ],
+)
+def test_near_where_it_means_nothing(
+    causal: Any, tmp_path: Path, tree: str | None, near: int, ids: Any, message: str
+) -> None:
+    write_random(tmp_path, causal, token_ids=ids)
+    with pytest.raises(OutpaceError, match=message):
+        make(causal, tmp_path, tree=tree, near=near)
+
+
+@pytest.mark.parametrize("sampling", [*SAMPLINGS, Sampling(temperature=2.0, top_k=3, seed=1)], ids=str)
+@pytest.mark.parametrize("token_ids", [None, [0, 3, 8, 77, 150, 255, 256, 299]])
+def test_a_chain_is_what_the_growth_loop_makes(
+    causal: Any, tmp_path: Path, sampling: Sampling, token_ids: Any
+) -> None:
+    write_random(tmp_path, causal, num_heads=5, token_ids=token_ids)
+    states = states_of(causal, [5, 17, 3])
+    for length, budget, depth in itertools.product((1, 3, 4, 9), (0, 2, 60), (1, 3, 20)):
+        drafter = make(causal, tmp_path, tree=f"chain:length={length}")
+        chains = proposed(drafter, states, 3, sampling=sampling, budget=budget, depth=depth)
+        rows = [BlockwiseState() for _ in states]
+        for row, hidden in zip(rows, states, strict=True):
+            row.hidden = hidden
+        asks = [Ask(3, 9, sampling, budget, depth, law=False)] * len(rows)
+        grown = grow_trees(asks, drafter.policy, drafter.step(rows))
+        assert [tree.token_list for tree in chains] == [tree.token_list for tree in grown]
+        assert all(tree.is_chain and tree.draw == "point" for tree in chains)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_with_sampling_heads_draft_the_sample_itself(causal: Any, tmp_path: Path, sampling: Sampling) -> None:
+    """If heads were right, they would choose what the target chooses with its noise at each place."""
+    write_random(tmp_path, causal)
+    states = states_of(causal, [5, 17, 3])
+    logits = ProposalHeads(causal, tmp_path).logits(states)
+    chains = proposed(make(causal, tmp_path, tree="chain"), states, 3, sampling=sampling)
+    trees = proposed(make(causal, tmp_path, size=4, min_p=0), states, 3, sampling=sampling)
+    for row, chain, tree in zip(logits, chains, trees, strict=True):
+        chosen = choose(row, sampling, [10, 11, 12])
+        assert chain.token_list[1:] == chosen
+        assert tree.token_list[1] == chosen[0]
+
+
+def test_the_tree_holds_the_likeliest_combinations(causal: Any, tmp_path: Path) -> None:
+    write_random(tmp_path, causal, num_heads=3)
+    states = states_of(causal, [5, 17, 3])
+    logits = ProposalHeads(causal, tmp_path).logits(states)
+    for sampling in SAMPLINGS:
+        trees = proposed(make(causal, tmp_path, size=7, min_p=0), states, 3, sampling=sampling)
+        for row, tree in zip(logits, trees, strict=True):
+            weights: dict[tuple[int, ...], float] = {(): 1.0}
+            for depth, ahead in enumerate(row):
+                best, law = point_law(ahead, sampling, 10 + depth, RANKS)
+                weights |= {
+                    (*path, int(t)): w * law[t]
+                    for path, w in weights.items()
+                    if len(path) == depth
+                    for t in best
+                }
+            best = sorted((p for p in weights if p), key=lambda p: -weights[p])[:7]
+            paths = [tuple(tree.token_list[i] for i in tree.path_to(n)[1:]) for n in range(1, 8)]
+            assert set(paths) == set(best)
+            assert tree.logq is not None
+            sums = [tree.logq[tree.path_to(n)].sum() for n in range(1, 8)]
+            np.testing.assert_allclose(np.exp(sums), [weights[p] for p in paths], rtol=1e-4)
+            floor = weights[paths[2]]
+            few = proposed(make(causal, tmp_path, size=7, min_p=floor * 0.999), states, 3, sampling=sampling)
+            assert any(tree.token_list[:4] == other.token_list for other in few)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+@pytest.mark.parametrize("tree", [None, "chain", "static:widths=[2,1]"])
+def test_a_trimmed_vocabulary_changes_numbers_alone(
+    causal: Any, tmp_path: Path, tree: str | None, sampling: Sampling
+) -> None:
+    """Heads over some tokens draft as heads over all of them whose other tokens have no probability."""
+    ids = [0, 3, 8, 77, 150, 255, 256, 299]
+    write_random(tmp_path, causal, token_ids=ids)
+    states = states_of(causal, [5, 17, 3])
+    heads = ProposalHeads(causal, tmp_path)
+    whole = heads.whole(heads.logits(states)[0])
+    assert whole.shape == (3, 300) and np.isneginf(np.delete(whole, ids, axis=1)).all()
+    drafter = make(causal, tmp_path, tree=tree, **({} if tree else {"min_p": 0.0}))
+    trimmed = proposed(drafter, states, 3, sampling=sampling)
+    assert all(set(t.token_list[1:]) <= set(ids) and t.num_nodes > 3 for t in trimmed)
+    drafter._heads = Spread(heads)  # type: ignore[assignment]
+    spread = proposed(drafter, states, 3, sampling=sampling)
+    assert [t.token_list for t in spread] == [t.token_list for t in trimmed]
+    for one, other in zip(spread, trimmed, strict=True):
+        if one.logq is not None and other.logq is not None:
+            np.testing.assert_allclose(one.logq, other.logq, rtol=1e-5)
+
+
+class Spread:
+    """Trimmed heads that give logits of the whole vocabulary."""
+
+    token_ids = None
+
+    def __init__(self, heads: ProposalHeads) -> None:
+        self.heads = heads
+        self.num_drafted = heads.num_drafted
+
+    def logits(self, states: np.ndarray) -> np.ndarray:
+        trimmed = self.heads.logits(states)
+        return np.stack([self.heads.whole(row) for row in trimmed])
+
+    def whole(self, logits: np.ndarray) -> np.ndarray:
+        return logits
+
+
+@pytest.mark.parametrize("draw", ["iid", "without_replacement"])
+@pytest.mark.parametrize("tree", ["chain:length=3", "static:widths=[2,2]"])
+def test_a_rule_that_reads_laws_gets_those_of_the_heads(
+    causal: Any, tmp_path: Path, tree: str, draw: Any
+) -> None:
+    write_random(tmp_path, causal)
+    state = states_of(causal, [5, 17, 3])[2:]
+    logits = ProposalHeads(causal, tmp_path).logits(state)[0]
+    drafter = make(causal, tmp_path, tree=tree)
+    assert draw in drafter.traits.draws
+    [drawn] = proposed(drafter, state, 3, sampling=SAMPLED, law=True, draw=draw)
+    assert drawn.draw == draw
+    inner = set(drawn.shape.parent_list[1:])
+    assert len(inner) >= 3
+    for node in inner:
+        law = warp(logits[drawn.shape.depths[node]], SAMPLED)
+        np.testing.assert_allclose(drawn.law(node), law, rtol=1e-5)
+    [greedy] = proposed(drafter, state, 3, law=True, draw=draw)
+    assert greedy.draw == "point"
+
+
+class Shown:
+    """Scores that are hidden states."""
+
+    def __init__(self, states: np.ndarray) -> None:
+        self.states = states
+
+    def hidden(self, tap: str) -> np.ndarray:
+        assert tap == "final"
+        return self.states
+
+
+def test_it_goes_on_from_the_last_kept_node(causal: Any, tmp_path: Path) -> None:
+    write_random(tmp_path, causal)
+    drafter = make(causal, tmp_path)
+    tree, behind = TokenTree([5, 6, 7, 8], [-1, 0, 0, 2]), np.arange(16.0).reshape(8, 2)
+    trees = [TokenTree.chain(1, [2, 3, 4]), tree]
+    asks = [Ask(t.token_list[0], 0, Sampling(), 9, 9) for t in trees]
+    scores: Any = Shown(behind)
+    call = ScoredCall(scores, trees, asks)
+    state = drafter.start(Prompt.of([1, 5]))
+    for path, token in (([], 9), ([1], 8), ([2], 7), ([2, 3], 6)):
+        step = Step(tree, RowScores(call, 1), Verdict(path, token, "identical"))
+        [state] = drafter.observe([state], [step])
+        assert state.hidden is not None
+        assert state.hidden.tolist() == behind[4 + (path[-1] if path else 0)].tolist()
+
+
+def plainly(target: Any, prompt: Sequence[int], sampling: Sampling, count: int = 24) -> list[int]:
+    ended: Generation = whole(generate(target, NoDraft(), Match(), Request(prompt, sampling, count)))[1]
+    return ended.token_ids
+
+
+SHAPES = [
+    None,
+    "chain:length=3",
+    "chain:length=9,min_p=0.2",
+    "static:widths=[2,2,1]",
+    "dynamic:size=7",
+]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+@pytest.mark.parametrize("factory", EXACT, ids=lambda factory: factory.__name__)
+def test_heads_that_know_the_text_by_heart(
+    factory: Any, made: Callable[..., Any], sampling: Sampling, tmp_path: Path
+) -> None:
+    """Three drafts in four are right: the output is plain decoding's, and whole drafts are kept."""
+    target = made(factory)
+    prompt = PROMPTS[0]
+    plain = plainly(target, prompt, sampling)
+    learn_by_heart(tmp_path, target, output_of(target)[0], prompt, [plain], wrong=range(2, 24, 4))
+    for shape in SHAPES:
+        options = {} if shape else {"min_p": 0.01, "size": 8}
+        drafter = make(target, tmp_path, tree=shape, **options)
+        ended: Generation = whole(generate(target, drafter, Match(), Request(prompt, sampling, 24)))[1]
+        assert ended.token_ids == plain, shape
+        assert ended.stats.mean_accepted_length > 1.9, shape
+    drafter = make(target, tmp_path, tree="chain", heads=2)
+    ended = whole(generate(target, drafter, Match(), Request(prompt, sampling, 24)))[1]
+    assert ended.token_ids == plain and 1.2 < ended.stats.mean_accepted_length <= 2
+
+
+@pytest.mark.parametrize("shape", [None, "static:widths=[2,2,1]"])
+@pytest.mark.parametrize("factory", EXACT, ids=lambda factory: factory.__name__)
+def test_rows_of_a_batch(factory: Any, made: Callable[..., Any], shape: str | None, tmp_path: Path) -> None:
+    """Three rows that draft, and are right, to different lengths."""
+    target = made(factory)
+    plain = [plainly(target, prompt, SAMPLED, 18) for prompt in PROMPTS]
+    for right in range(3):
+        folder = tmp_path / str(right)
+        learn_by_heart(folder, target, output_of(target)[0], PROMPTS[right], [plain[right]])
+        requests = [Request(prompt, SAMPLED, 18) for prompt in PROMPTS]
+        ended = whole(generate_batch(target, make(target, folder, tree=shape), Match(), requests))[1]
+        assert [one.token_ids for one in ended] == plain
+        lengths = [one.stats.mean_accepted_length for one in ended]
+        assert np.argmax(lengths) == right and lengths[right] > 2.5, lengths
+
+
+@pytest.mark.parametrize("rule", ["speculative", "block"])
+def test_rules_that_read_laws_run(causal: Any, tmp_path: Path, rule: str) -> None:
+    write_random(tmp_path, causal)
+    drafter = make(causal, tmp_path, tree="chain:length=3")
+    request = Request(PROMPTS[0], SAMPLED, 20)
+    ended: Generation = whole(generate(causal, drafter, RULES.create(rule), request))[1]
+    assert ended.exactness == "distribution" and ended.stats.num_drafted > 20
+    greedy = Request(PROMPTS[0], Sampling(), 20)
+    ended = whole(generate(causal, drafter, RULES.create(rule), greedy))[1]
+    assert ended.token_ids == plainly(causal, PROMPTS[0], Sampling(), 20)
+
+
+def test_other_numbers_of_heads_are_refused(causal: Any, tmp_path: Path) -> None:
+    write_random(tmp_path, causal, num_heads=4)
+    for num_heads in (5, 1, 0, -1):
+        with pytest.raises(
+            OutpaceError, match=rf"are 4, head 1 included; accepted are 2 to 4, not {num_heads}"
+        ):
+            make(causal, tmp_path, heads=num_heads)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"size": 0}, "size=0, accepted are whole"), ({"min_p": 1.5}, "min_p=1.5, accepted are 0 to 1")],
+)
+def test_options_out_of_range(causal: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OutpaceError, match=message):
+        make(causal, Path("nowhere"), **options)
+
+
+def test_heads_of_another_model_are_refused(causal: Tapped, tmp_path: Path) -> None:
+    write_random(tmp_path, causal)
+    other: Any = tiny_model("gpt2", num_hidden_layers=1)
+    with torch.no_grad():
+        other.transformer.h[0].attn.c_proj.weight[0, 0] += 1
+    with pytest.raises(
+        OutpaceError, match=r"trained on another model \(a tiny model\); accepted are heads of"
+    ):
+        make(HfCausalTarget(other, context_length=64), tmp_path)
+    heads = random_heads(causal.hidden_size // 2, causal.fingerprint())
+    write_heads(tmp_path, heads)
+    with pytest.raises(OutpaceError, match=r"another model .*accepted are"):
+        make(causal, tmp_path)
+    Blockwise(causal, path=str(rewritten(tmp_path, random_heads(causal.hidden_size, causal.fingerprint()))))
+
+
+def rewritten(folder: Path, heads: Heads) -> Path:
+    write_heads(folder, heads)
+    return folder
+
+
+def test_tokens_beyond_the_vocabulary_are_refused(causal: Any, tmp_path: Path) -> None:
+    write_random(tmp_path, causal, token_ids=[4, 300])
+    with pytest.raises(OutpaceError, match=r"draft the token 300, accepted are .* 0 to 299"):
+        make(causal, tmp_path)
+    write_random(tmp_path, causal, token_ids=[4, 299])
+    make(causal, tmp_path)
+
+
+def test_targets_without_hidden_states_are_refused(causal: Any, tmp_path: Path) -> None:
+    write_random(tmp_path, causal)
+    for path in (str(tmp_path), "auto"):
+        with pytest.raises(OutpaceError, match="target TableTarget shows none, accepted are native and"):
+            Blockwise(TableTarget.random(vocab_size=300, order=1), path=path)
+
+
+def test_what_is_no_folder_of_heads_is_named(causal: Any, tmp_path: Path) -> None:
+    with pytest.raises(OutpaceError, match="no folder of heads"):
+        drafters.make_drafter(f"blockwise:path={tmp_path / 'gone'}", None, {"target": causal})
+
+
+def test_packaged_heads(causal: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads that lie in the package are found by the model that they are for."""
+    monkeypatch.setattr(proposals, "PACKAGED", tmp_path)
+    with pytest.raises(OutpaceError, match=r"it has: none\); accepted is blockwise:path=FOLDER"):
+        Blockwise(causal)
+    write_heads(tmp_path / "another", random_heads(32, "sha256:another"))
+    with pytest.raises(OutpaceError, match=r"it has: another\); accepted is blockwise:path=FOLDER"):
+        Blockwise(causal)
+    assert proposals.find_packaged_heads(causal) is None
+    heads = write_random(tmp_path / "mine", causal, seed=7)
+    assert Blockwise(causal)._heads.num_drafted == 3
+    assert proposals.packaged_heads(causal) == tmp_path / "mine"
+    assert read_heads(tmp_path / "mine").config == heads.config
+
+
+def test_mix_has_the_packages_heads(causal: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proposals, "PACKAGED", tmp_path)
+    context = {"target": causal}
+    before = make_mix(context, lambda: straight(0.05)).sources
+    write_random(tmp_path / "mine", causal)
+    after = make_mix(context, lambda: straight(0.05)).sources
+    assert [type(one) for one in after] == [NGram, Blockwise] and Blockwise not in map(type, before)
+    without_states = {"target": TableTarget.random(vocab_size=300, order=1)}
+    other = make_mix(without_states, lambda: straight(0.05)).sources
+    assert [type(one) for one in other] == [type(one) for one in before]
+    (tmp_path / FILE_NAME).touch()
+    with_table = {**context, "beside": lambda name: tmp_path / name}
+    assert mix._auto(with_table) == "ngram+backoff"

@@ -1,0 +1,109 @@
+"""Proposal heads made by hand: random ones, and ones that know a text by heart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from outpace.core.contracts import Tapped
+from outpace.core.tree import TokenTree
+from outpace.heads.file import First, Heads, HeadsConfig, write_heads
+from tests.rows import on, opened
+
+
+def random_heads(
+    hidden_size: int,
+    target: str,
+    *,
+    num_heads: int = 4,
+    width: int = 8,
+    first: First = "identity",
+    token_ids: Iterable[int] | None = None,
+    seed: int = 0,
+) -> Heads:
+    """Weights that f16 holds exactly."""
+    config = HeadsConfig(num_heads, hidden_size, width, target, "a tiny model", first)
+    rng = np.random.default_rng(seed)
+    tensors = {
+        name: rng.normal(scale=shape[-1] ** -0.5, size=shape).astype(np.float16).astype(np.float32)
+        for name, shape in config.shapes().items()
+    }
+    return Heads(config, tensors, None if token_ids is None else np.array([*token_ids], np.int32))
+
+
+def write_random(folder: str | Path, target: Tapped, **options: Any) -> Heads:
+    """Random heads of this target in a folder."""
+    heads = random_heads(target.hidden_size, target.fingerprint(), **options)
+    write_heads(folder, heads)
+    return heads
+
+
+def head_states(heads: Heads, states: np.ndarray) -> np.ndarray:
+    """f64[n, L, D]: the paper's layer, head by head, each with its own slice of the weights."""
+    config, t = heads.config, heads.tensors
+    outputs = []
+    for head in range(config.num_learned):
+        part = slice(head * config.hidden_size, (head + 1) * config.hidden_size)
+        after = []
+        for x in states.astype(np.float64):
+            u = np.maximum(t["hidden.weight"].astype(np.float64) @ x + t["hidden.bias"], 0)
+            after.append(x + t["output.weight"][part].astype(np.float64) @ u + t["output.bias"][part])
+        outputs.append(np.stack(after))
+    return np.stack(outputs, axis=1)
+
+
+def states_of(target: Tapped, text: Sequence[int]) -> np.ndarray:
+    """f32[T, D]: the states at "final" behind every token of a text, in one call behind its first token."""
+    target.tap("final")
+    rows, scores = opened(target, [text[:1]])
+    first = scores.hidden("final")
+    rest = target.score(on(rows, [TokenTree.chain(text[1], text[2:])])).hidden("final")
+    target.free(rows)
+    return np.concatenate([first, rest])
+
+
+def learn_by_heart(
+    folder: str | Path,
+    target: Tapped,
+    output: np.ndarray,
+    prompt: Sequence[int],
+    answers: Sequence[Sequence[int]],
+    *,
+    num_heads: int = 4,
+    loud: float = 4.0,
+    wrong: Sequence[int] = (),
+) -> Heads:
+    """Heads that propose, behind every token of these answers, what comes next; written to a folder.
+
+    A random hidden layer tells the states apart, and the output layer is solved for states that point to the
+    wanted tokens' rows of the output matrix f32[V, D], `loud` times over. `wrong` are places, counted over
+    all answers, after which they propose something else.
+    """
+    states, wanted, place = [], [], 0
+    for answer in answers:
+        behind = states_of(target, [*prompt, *answer])[len(prompt) - 1 :]
+        for at in range(len(answer) - num_heads + 1):
+            ahead = list(answer[at + 1 : at + num_heads])
+            states.append(behind[at])
+            wanted.append([(t + 1) % target.vocab_size for t in ahead] if place in wrong else ahead)
+            place += 1
+    width = 2 * len(states) // (num_heads - 1) + 1
+    heads = random_heads(target.hidden_size, target.fingerprint(), num_heads=num_heads, width=width)
+    x = np.stack(states).astype(np.float64)
+    t = heads.tensors
+    hidden = np.maximum(x @ t["hidden.weight"].T + t["hidden.bias"], 0)
+    rows = output[np.array(wanted)].astype(np.float64)
+    rows *= loud * np.linalg.norm(x, axis=1).mean() / np.linalg.norm(rows, axis=2, keepdims=True)
+    difference = (rows - x[:, None]).reshape(len(x), -1)
+    solved = np.linalg.lstsq(hidden, difference, rcond=None)[0]
+    tensors = {
+        **t,
+        "output.weight": solved.T.astype(np.float32),
+        "output.bias": np.zeros(solved.shape[1], np.float32),
+    }
+    heads = Heads(heads.config, tensors, None)
+    write_heads(folder, heads)
+    return heads
