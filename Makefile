@@ -26,8 +26,7 @@ TORCH_INDEX ?=
 JOBS ?= auto
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-NATIVE := CMakeLists.txt $(wildcard native/*.cpp native/*.h native/*.hpp native/kernels/*.cpp \
-	native/kernels/*.h native/kernels/*.hpp native/kernels/*.inc)
+NATIVE := CMakeLists.txt $(wildcard native/*.cpp native/*.hpp native/*/*.cpp native/*/*.hpp)
 
 DEMO_PROMPT := Read this text aloud: The harbour was quiet in the morning. Two boats lay at the pier, and a gull \
 	walked up and down the rail as if it owned the place. Nobody had paid for the berth since spring, and the \

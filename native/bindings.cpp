@@ -18,10 +18,10 @@
 #include <stdexcept>
 #include <string>
 
-#include "bandwidth.hpp"
 #include "decoder.hpp"
+#include "engine/bandwidth.hpp"
 #include "kernels/dispatch.hpp"
-#include "model_reader.hpp"
+#include "model/model_reader.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;

@@ -14,12 +14,12 @@
 #include <string>
 #include <vector>
 
-#include "buffer.hpp"
-#include "cache.hpp"
-#include "fork.hpp"
+#include "engine/buffer.hpp"
+#include "engine/cache.hpp"
+#include "engine/fork.hpp"
+#include "engine/threads.hpp"
 #include "kernels/kernels.hpp"
-#include "multiplier.hpp"
-#include "threads.hpp"
+#include "model/multiplier.hpp"
 
 namespace outpace {
 

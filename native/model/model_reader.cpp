@@ -1,4 +1,4 @@
-#include "model_reader.hpp"
+#include "model/model_reader.hpp"
 
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>

@@ -1,4 +1,4 @@
-#include "multiplier.hpp"
+#include "model/multiplier.hpp"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include "pages.hpp"
+#include "engine/pages.hpp"
 
 #include <sys/mman.h>
 

@@ -1,4 +1,4 @@
-#include "fork.hpp"
+#include "engine/fork.hpp"
 
 #include <pthread.h>
 

@@ -1,12 +1,12 @@
-#include "bandwidth.hpp"
+#include "engine/bandwidth.hpp"
 
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <vector>
 
-#include "pages.hpp"
-#include "threads.hpp"
+#include "engine/pages.hpp"
+#include "engine/threads.hpp"
 
 namespace outpace {
 namespace {

@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "buffer.hpp"
+#include "engine/buffer.hpp"
+#include "engine/threads.hpp"
 #include "kernels/kernels.hpp"
-#include "threads.hpp"
 
 namespace outpace {
 

@@ -1,11 +1,11 @@
-#include "threads.hpp"
+#include "engine/threads.hpp"
 
 #include <algorithm>
 #include <chrono>
 #include <stdexcept>
 #include <string>
 
-#include "fork.hpp"
+#include "engine/fork.hpp"
 #include "kernels/kernels.hpp"
 
 namespace outpace {

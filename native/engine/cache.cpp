@@ -1,4 +1,4 @@
-#include "cache.hpp"
+#include "engine/cache.hpp"
 
 #include <sys/mman.h>
 
