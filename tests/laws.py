@@ -17,6 +17,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -97,7 +98,8 @@ def over_coins(decide: Callable[[Toss], T]) -> Iterator[tuple[float, T]]:
     """(probability, result) of every run of a function of coins that differs in how they fell."""
     waiting: list[list[bool]] = [[]]
     while waiting:
-        given, fell, mass = waiting.pop(), [], 1.0
+        fell: list[bool] = []
+        given, mass = waiting.pop(), 1.0
 
         def toss(chance: float, given: list[bool] = given, fell: list[bool] = fell) -> bool:
             nonlocal mass
@@ -135,7 +137,7 @@ def node_law(rule: NodeRule, p: np.ndarray, q: np.ndarray, k: int) -> tuple[np.n
     """The exact law of the token after a node with k children, and the chance that a child is kept."""
     law, kept_mass = np.zeros(len(p)), 0.0
     for drafts, drafted in drafts_of(q, rule.draw, k).items():
-        for mass, kept in over_coins(lambda toss, drafts=drafts: rule.keep(p, q, drafts, toss)):
+        for mass, kept in over_coins(partial(rule.keep, p, q, drafts)):
             if isinstance(kept, int):
                 law[drafts[kept]] += drafted * mass
                 kept_mass += drafted * mass

@@ -19,7 +19,7 @@ def tiny_pixel_model(**changes: int) -> PixelModel:
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape)
             if parameter.ndim == 1:
-                parameter += 0.2 * noise
+                parameter.add_(0.2 * noise)
             else:
                 parameter.copy_(noise * parameter[0].numel() ** -0.5)
         model.embedding.weight *= 6  # so strong that the next token depends on the last ones

@@ -17,7 +17,7 @@ from unittest import mock
 import pytest
 import typer.main
 
-from outpace.cli.main import app
+from outpace.cli.app import app
 from outpace.cli.methods import CITATION, describe
 from outpace.core.errors import OutpaceError
 from outpace.core.registry import Registry

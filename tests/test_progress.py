@@ -17,10 +17,11 @@ class Terminal(io.StringIO):
 
 
 def test_no_bar_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", shown)
     with progress_bar() as progress:
         assert progress is None
-    assert sys.stderr.getvalue() == ""
+    assert shown.getvalue() == ""
 
 
 def test_many_labels_share_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
 from outpace.bench.call_times import CALLS_PER_TURN, call_times, sampling_cost
 from outpace.core.call import Call
 from outpace.core.errors import OutpaceError
-from outpace.targets.table import TableTarget
+from outpace.targets.table import TableScores, TableTarget
 
 
 class Counting(TableTarget):
@@ -15,7 +18,7 @@ class Counting(TableTarget):
 
     scored: list[tuple[int, int]]
 
-    def score(self, calls: list[Call]):  # type: ignore[no-untyped-def]
+    def score(self, calls: Sequence[Call]) -> TableScores:
         size = calls[0].lead + calls[0].tree.num_nodes, self.length(calls[0].row)
         if size[1]:  # the first reads the context
             self.scored = [*getattr(self, "scored", []), size]
@@ -24,7 +27,7 @@ class Counting(TableTarget):
 
 def test_every_size_in_every_round_after_the_same_context() -> None:
     target = Counting.random(context_length=64)
-    rounds = []
+    rounds: list[int] = []
     times = call_times(target, sizes=[1, 4, 16], context=40, repeats=3, on_round=lambda: rounds.append(1))
     turn = [(size, 40) for size in (1, 4, 16) for _ in range(CALLS_PER_TURN)]
     assert target.scored == turn * 3
@@ -50,7 +53,7 @@ def test_the_row_is_given_back() -> None:
 
 
 @pytest.mark.parametrize("options", [{"context": 60}, {"sizes": [0, 1]}, {"repeats": 0}])
-def test_what_cannot_be_timed(options: dict[str, object]) -> None:
-    request = {"sizes": [1, 8], "context": 8, "repeats": 1} | options
+def test_what_cannot_be_timed(options: dict[str, Any]) -> None:
+    request: dict[str, Any] = {"sizes": [1, 8], "context": 8, "repeats": 1} | options
     with pytest.raises(OutpaceError):
         call_times(TableTarget.random(context_length=64), **request)

@@ -6,9 +6,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+
+from outpace.diffusion.windows import Window
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -141,7 +144,7 @@ def test_a_table_of_drafts_and_windows(run: Run) -> None:
     assert header[:2] == ["draft", "window"] and len(rows) == 4
     assert plain[:7] == ["none", "1", "20.0", "1.00", "0.0", "1.00", "-"] and plain[-1] == "1.00"
     source = open_source(MIXTURE, 20)
-    windows = [diffusion.Fixed(4), diffusion.Adaptive(6, price=0.1)]
+    windows: list[Window] = [diffusion.Fixed(4), diffusion.Adaptive(6, price=0.1)]
     made = [
         (draft, window)
         for draft in (diffusion.Frozen(), diffusion.Picard(diffusion.Stale(diffusion.Output()), sweeps=2))
@@ -160,8 +163,8 @@ def test_a_table_of_drafts_and_windows(run: Run) -> None:
     assert [row[0] for row in rows] == [drafts[0]] * 2 + [drafts[1]] * 2
     assert [row[0] for row in cells(prices)[2:]] == ["1", "2", "4", "8", "16"]
     assert "4 samples of 20 steps, 4 at a time, median of 2 runs on cpu" in notes
-    window = notes.splitlines()[-1].rpartition(" ")[2]
-    assert run("diffusion", "sample", MIXTURE, "--num", "1", "--window", window).status == 0
+    advised = notes.splitlines()[-1].rpartition(" ")[2]
+    assert run("diffusion", "sample", MIXTURE, "--num", "1", "--window", advised).status == 0
 
 
 def test_the_fitted_price() -> None:
@@ -174,10 +177,10 @@ def test_the_fitted_price() -> None:
 
 
 def test_seconds_are_a_median_and_runs_go_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    source, order, sample = open_source(MIXTURE, 5), [], measure.sample
+    source, order, sample = open_source(MIXTURE, 5), [], diffusion.sample
     seconds = iter([5.0, 1.0, 9.0, 3.0, 6.0, 2.0])
 
-    def timed(*args, draft, **options):
+    def timed(*args: Any, draft: Any, **options: Any) -> Any:
         order.append("plain" if draft is None else "stale")
         result = sample(*args, draft=draft, **options)
         result.stats.wall_s = next(seconds)

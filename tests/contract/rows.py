@@ -93,7 +93,7 @@ QUANTISED = {native_quantised}
 TAPPED = [factory for factory in TARGETS if factory not in (table, predictable_table)]
 """Those whose hidden states can be had."""
 
-NEEDS = {
+NEEDS: dict[str, list[Callable[[Path], Target]]] = {
     **{name: [native_quantised, native_sliding] for name in ("early_exit", "layer_skip", "swift")},
     **{name: TAPPED for name in ("blockwise", "blockwise_lattice", "blockwise_local")},
 }

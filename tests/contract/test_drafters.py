@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,8 @@ from outpace.core.sampling import Sampling
 from outpace.core.steps import Ask, ScoredCall, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
-from outpace.decode.step import judge, step
+from outpace.decode.judge import judge
+from outpace.decode.step import step
 from outpace.drafters import DRAFTERS
 from outpace.drafters.none import NoDraft
 from outpace.engine.generate import generate
@@ -57,7 +59,7 @@ def run(target: Target, drafter: Drafter, rule: str, prompt: list[int], sampling
 
 
 @cache
-def run_plainly(target: Target, rule: str, prompt: tuple[int, ...], sampling: Sampling) -> Generation:
+def run_plainly(target: Any, rule: str, prompt: tuple[int, ...], sampling: Sampling) -> Generation:
     """Every drafter is compared with the same."""
     return run(target, NoDraft(), rule, list(prompt), sampling)
 
@@ -65,9 +67,7 @@ def run_plainly(target: Target, rule: str, prompt: tuple[int, ...], sampling: Sa
 @pytest.mark.parametrize(("factory", "name"), pairs([*DRAFTER_SPECS, *HOSTILE]), indirect=["factory"])
 @pytest.mark.parametrize("rule", [name for name in RULE_NAMES if RULES.create(name).exactness == "identical"])
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
-def test_the_output_is_that_of_plain_decoding(
-    target: Target, name: str, rule: str, sampling: Sampling
-) -> None:
+def test_the_output_is_that_of_plain_decoding(target: Any, name: str, rule: str, sampling: Sampling) -> None:
     for prompt in PROMPTS:
         plain = run_plainly(target, rule, tuple(prompt), sampling)
         drafted = run(target, make_drafter(name, target), rule, prompt, sampling)
@@ -86,9 +86,7 @@ SHARED = (predictable_table, native_quantised, hf_causal, hf_seq2seq)
     [pair for pair in pairs(ONE_OF_EACH) if pair.values[0] in SHARED],
     indirect=["factory"],
 )
-def test_threads_share_target_and_drafter(
-    target: Target, name: str, busy_threads: ThreadPoolExecutor
-) -> None:
+def test_threads_share_target_and_drafter(target: Any, name: str, busy_threads: ThreadPoolExecutor) -> None:
     """Each has the tokens of plain decoding, whoever else is on the way, and no row is left."""
     drafter, jobs = make_drafter(name, target), list(product(PROMPTS, SAMPLINGS[1:2] * 2))
     got = busy_threads.map(lambda job: run(target, drafter, "match", *job).token_ids, jobs)

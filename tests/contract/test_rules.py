@@ -19,7 +19,7 @@ import pytest
 
 from outpace.core import sampling as sampling_
 from outpace.core.contracts import Drafter, Rule
-from outpace.core.sampling import Sampling
+from outpace.core.sampling import Sampling, fresh_seed
 from outpace.core.steps import Ask, RowScores, ScoredCall, Verdict
 from outpace.core.tree import TokenTree
 from outpace.engine.generate import generate, generate_batch
@@ -50,8 +50,8 @@ def unlikeliest_leaf_cut(tree: TokenTree) -> TokenTree:
     """Every tree loses a leaf, and which depends on what was drawn."""
     if tree.num_nodes == 1 or tree.logq is None:
         return tree
-    leaves = [path[-1] for path in tree.paths()]
-    worst = min(leaves, key=lambda node: float(tree.logq[node]))
+    logq, leaves = tree.logq, [path[-1] for path in tree.paths()]
+    worst = min(leaves, key=lambda node: float(logq[node]))
     return tree.prune(set(range(tree.num_nodes)) - {worst})
 
 
@@ -224,7 +224,6 @@ def test_coins_of_a_token_instead_of_a_step_are_caught() -> None:
 
 def test_draft_noise_of_a_token_instead_of_a_step_is_caught() -> None:
     """The same for the noise of the drafts."""
-    fresh_seed = grow.fresh_seed
     with mock.patch.object(
         grow, "fresh_seed", lambda seed, purpose, root, node: fresh_seed(seed, purpose, root + node)
     ):

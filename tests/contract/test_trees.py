@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +13,7 @@ from hypothesis import strategies as st
 from outpace.core.contracts import TreePolicy
 from outpace.core.sampling import Sampling, fresh_seed, gumbel, warp
 from outpace.core.steps import Ask
-from outpace.core.tree import Draw
+from outpace.core.tree import Draw, TokenTree
 from outpace.pricing.costs import straight
 from outpace.trees import TREES
 from outpace.trees.grow import grow_trees
@@ -65,7 +68,8 @@ def test_a_tree_keeps_its_promises(
         if not children:
             continue
         expected = warp(paths.after(tokens_to(tree, node)), sampling)
-        assert np.array_equal(tree.law(node), expected)
+        found = tree.law(node)
+        assert found is not None and np.array_equal(found, expected)
         assert np.allclose(np.exp(tree.logq[tree.children(node)]), expected[children], rtol=1e-5)
         assert draw == "iid" or len(set(children)) == len(children)
         if draw == "without_replacement":
@@ -103,8 +107,10 @@ def test_picked_tokens_make_the_same_tree(spec: str, seed: int, budget: int) -> 
     policy, paths = make(spec), Paths(VOCAB_SIZE, seed=seed)
     ask = Ask(ROOT, POSITION, Sampling(), budget, 5, law=False)
 
-    def pick(rows: list[int], trees: list, nodes: list[list[int]], width: int) -> list[list[list[int]]]:
-        after = paths.step(rows, trees, nodes)
+    def pick(
+        rows: Sequence[int], trees: Sequence[TokenTree], nodes: Sequence[Sequence[int]], width: int
+    ) -> list[list[list[int]]]:
+        after: Any = paths.step(rows, trees, nodes)
         return [np.argsort(-logits, axis=1, kind="stable")[:, :width].tolist() for logits in after]
 
     [slow] = grow_trees([ask], policy, paths.step)

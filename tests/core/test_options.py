@@ -14,7 +14,7 @@ from outpace.core.errors import OutpaceError
 from outpace.core.options import accept, checked, shown, whole
 
 if TYPE_CHECKING:
-    from somewhere import Unknown
+    from somewhere import Unknown  # type: ignore[import-not-found]
 
 
 class Rude:
@@ -139,9 +139,10 @@ class Made:
 
 
 def test_options_of_a_call_are_checked_by_its_annotations() -> None:
-    assert Made("as it is", size=np.int32(4), rate=1, other=3, either=4).given == (
+    made: Any = Made
+    assert made("as it is", size=np.int32(4), rate=1, other=3, either=4).given == (
         "as it is", 4, 1.0, "a", 3, 4,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
     wrong: list[dict[str, Any]] = [{"size": 4.0}, {"size": None}, {"rate": "1"}, {"mode": "c"}]
     for options in wrong:
         with pytest.raises(OutpaceError, match=f"^{next(iter(options))} is "):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from outpace.core.stats import GenerationStats, StepTimes
-from outpace.core.steps import Step, Verdict
+from outpace.core.stats import GenerationStats
+from outpace.core.steps import Step, StepTimes, Verdict
 from outpace.core.tree import TokenTree
 from tests.rows import NO_SCORES
 

@@ -110,7 +110,7 @@ def test_an_error_in_a_turn_gives_it_back() -> None:
     turns = Turns()
     with pytest.raises(KeyError), turns:
         raise KeyError
-    done = []
+    done: list[None] = []
     in_thread(lambda: done.append(turns.__enter__())).join(10)
     assert done == [None]
 

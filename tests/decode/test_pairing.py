@@ -76,8 +76,9 @@ def test_parts_without_traits_are_refused() -> None:
 
     match: Any = RULES.create("match")
     accepted = r"Old declares no traits, accepted are .*traits = outpace.Traits\(\.\.\.\)"
-    for pair in ((Old(TARGET), NoDraft()), (TARGET, Old(NGram()))):
+    pairs: list[tuple[Any, Any]] = [(Old(TARGET), NoDraft()), (TARGET, Old(NGram()))]
+    for target, drafter in pairs:
         with pytest.raises(OutpaceError, match=accepted):
-            check_pairing(*pair, match)
+            check_pairing(target, drafter, match)
     with pytest.raises(OutpaceError, match=accepted):
         SmallModel.of(TARGET, tree=Old(Wide(2, 2)))

@@ -17,7 +17,8 @@ from outpace.core.sampling import Sampling
 from outpace.core.steps import Ask, ScoredCall
 from outpace.core.tree import TokenTree
 from outpace.decode import step as step_module
-from outpace.decode.step import judge, step
+from outpace.decode.judge import judge
+from outpace.decode.step import step
 from outpace.drafters.lookup.ngram import NGram
 from outpace.rules.distance import Distance
 from outpace.rules.match import Match

@@ -10,14 +10,19 @@ import itertools
 import math
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+from outpace.diffusion.process import Process
 
-from outpace import diffusion  # noqa: E402
-from outpace.diffusion import (  # noqa: E402
+pytest.importorskip("torch")
+
+import torch
+
+from outpace import diffusion
+from outpace.diffusion import (
     Adaptive,
     Carried,
     Drift,
@@ -32,16 +37,16 @@ from outpace.diffusion import (  # noqa: E402
     chain,
     sample,
 )
-from outpace.diffusion.memory import Proposal, Round  # noqa: E402
-from tests.diffusion.couplings import WRONG  # noqa: E402
-from tests.laws import FALSE_ALARM_RATE, ks_test, ks_two_samples, normal  # noqa: E402
+from outpace.diffusion.memory import Proposal, Round
+from tests.diffusion.couplings import WRONG
+from tests.laws import FALSE_ALARM_RATE, ks_test, ks_two_samples, normal
 
 NUM = 5000
 MIXTURE = GaussianMixture(torch.tensor([[1.0, -2.0], [0.5, 1.5], [-2.0, 0.0]]), 0.3, [1.0, 2.0, 5.0])
 LEVELS = diffusion.variance_preserving(12, last=0.05)
 MODEL, CHAIN = MIXTURE.denoiser(LEVELS), chain(LEVELS)
 
-HELD = [Prediction(), Output(), Increment()]
+HELD: list[diffusion.drafts.Held] = [Prediction(), Output(), Increment()]
 MEAN, WIDTH, DIMENSIONS = 0.7, 0.4, 6
 LONG_STEPS = diffusion.variance_preserving(6, last=0.05)
 GAUSSIAN = GaussianMixture(torch.full((1, DIMENSIONS), MEAN), WIDTH).denoiser(LONG_STEPS)
@@ -103,12 +108,14 @@ def views(samples: torch.Tensor) -> list[np.ndarray]:
 
 
 @cache
-def plain(process, model) -> list[np.ndarray]:
+def plain(process: Process, model: Callable[..., torch.Tensor]) -> list[np.ndarray]:
     """Of a seed that no draft is tested with."""
     return views(sample(model, process, (2,), NUM, seed=1000).samples)
 
 
-def p_value(process, model, draft, window, seed: int) -> tuple[float, diffusion.Stats]:
+def p_value(
+    process: Any, model: Callable[..., torch.Tensor], draft: Any, window: Any, seed: int
+) -> tuple[float, diffusion.Stats]:
     """The least of a two-sample test's views."""
     result = sample(model, process, (2,), NUM, draft=draft, window=window, seed=seed)
     return min(map(ks_two_samples, views(result.samples), plain(process, model))), result.stats
@@ -116,14 +123,14 @@ def p_value(process, model, draft, window, seed: int) -> tuple[float, diffusion.
 
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_mixture_has_the_law_of_plain_sampling(name, window) -> None:
+def test_a_mixture_has_the_law_of_plain_sampling(name: str, window: str) -> None:
     p, stats = p_value(CHAIN, MODEL, drafts(MODEL)[name], WINDOWS[window], seed=NAMES.index(name))
     assert p > THRESHOLD
     assert stats.accepted.sum() < stats.tested.sum(), "some drafts were repaired"
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda rule: rule.__name__)
-def test_wrong_couplings_do_not(wrong, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_couplings_do_not(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("outpace.diffusion.sampler.couple", wrong)
     assert p_value(CHAIN, MODEL, Stale(Increment()), 4, seed=0)[0] < THRESHOLD
 
@@ -132,7 +139,7 @@ OTHERS = {
     "ve": (diffusion.variance_exploding(12, sigma_min=0.1, sigma_max=20), 1.0, "epsilon"),
     "linear": (diffusion.linear_interpolant(12), 1.0, "flow_prediction"),
     "ddpm": (
-        diffusion.ddpm_levels(np.cumprod(1 - np.linspace(1e-3, 0.1, 60)), range(59, -1, -5)),
+        diffusion.ddpm_levels(np.cumprod(1 - np.linspace(1e-3, 0.1, 60)).tolist(), range(59, -1, -5)),
         1.0,
         "epsilon",
     ),
@@ -143,7 +150,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("draft", [Stale(), Carried(Output())], ids=["stale", "carried"])
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_chains_keep_their_law_too(name, draft) -> None:
+def test_other_chains_keep_their_law_too(name: str, draft: Any) -> None:
     levels, churn, prediction = OTHERS[name]
     process = chain(levels, churn=churn, prediction=prediction)
     p, stats = p_value(process, MIXTURE.denoiser(levels, prediction=prediction), draft, 4, seed=1)
@@ -151,7 +158,7 @@ def test_other_chains_keep_their_law_too(name, draft) -> None:
 
 
 @pytest.mark.parametrize("draft", [Frozen(), Stale(), Picard()], ids=["frozen", "stale", "picard"])
-def test_a_drift_keeps_its_law_too(draft) -> None:
+def test_a_drift_keeps_its_law_too(draft: Any) -> None:
     process = Drift([0.1 * step for step in range(13)], lambda t: 1.0 + t / 4)
     p, stats = p_value(process, two_wells, draft, 4, seed=2)
     assert p > THRESHOLD and stats.accepted.sum() < stats.tested.sum()
@@ -180,7 +187,7 @@ def final_law() -> tuple[float, float]:
     return mean, math.sqrt(variance)
 
 
-def gaussian_p_value(draft, window, seed: int) -> float:
+def gaussian_p_value(draft: Any, window: Any, seed: int) -> float:
     """The least of three tests: all elements, sums of two, and squares of lengths."""
     mean, spread = final_law()
     result = sample(GAUSSIAN, chain(LONG_STEPS), (DIMENSIONS,), NUM, draft=draft, window=window, seed=seed)
@@ -196,12 +203,12 @@ def gaussian_p_value(draft, window, seed: int) -> float:
 
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_gaussian_has_its_law(name, window) -> None:
+def test_a_gaussian_has_its_law(name: str, window: str) -> None:
     assert gaussian_p_value(drafts(GAUSSIAN)[name], WINDOWS[window], seed=NAMES.index(name)) > THRESHOLD
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda rule: rule.__name__)
-def test_wrong_couplings_lose_it(wrong, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_couplings_lose_it(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("outpace.diffusion.sampler.couple", wrong)
     assert gaussian_p_value(Stale(Increment()), 4, seed=0) < THRESHOLD
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from outpace.diffusion.coupling import acceptance, couple  # noqa: E402
-from tests.diffusion.couplings import WRONG  # noqa: E402
-from tests.laws import FALSE_ALARM_RATE, binomial_test, ks_test, normal  # noqa: E402
+import torch
+
+from outpace.diffusion.coupling import acceptance, couple
+from tests.diffusion.couplings import WRONG
+from tests.laws import FALSE_ALARM_RATE, binomial_test, ks_test, normal
 
 NUM = 12_000
 DISTANCES = [0.05, 0.5, 1.0, 2.0, 4.0]
@@ -24,7 +28,9 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def p_values(coupling, distance: float, shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, float]:
+def p_values(
+    coupling: Callable[..., Any], distance: float, shape: tuple[int, ...], dtype: torch.dtype
+) -> dict[str, float]:
     """Of NUM couplings with means this many sigmas apart, in random directions and with mixed sigmas.
 
     The rest, what the samples lie from the target's mean in sigmas, has to be standard normal: along the
@@ -74,20 +80,22 @@ def chance(values: np.ndarray) -> float:
     return math.erfc(abs(values.sum()) / math.sqrt(2 * len(values)))
 
 
-def faults(coupling, distance: float, shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, float]:
+def faults(
+    coupling: Callable[..., Any], distance: float, shape: tuple[int, ...], dtype: torch.dtype
+) -> dict[str, float]:
     return {name: p for name, p in p_values(coupling, distance, shape, dtype).items() if p < THRESHOLD}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_law_and_acceptance(distance, shape, dtype) -> None:
+def test_law_and_acceptance(distance: float, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     assert faults(couple, distance, shape, dtype) == {}
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda rule: rule.__name__)
-def test_wrong_couplings_fail(wrong, shape) -> None:
+def test_wrong_couplings_fail(wrong: Any, shape: tuple[int, ...]) -> None:
     assert faults(wrong, 1.0, shape, torch.float64) != {}
 
 

@@ -28,6 +28,8 @@ from outpace.diffusion.folders import load_pipeline  # noqa: E402
 from outpace.diffusion.sources import open_source  # noqa: E402
 from tests.diffusion_pipelines import save_pipeline, tiny_unet  # noqa: E402
 
+NOTHING: list[Any] = []
+NESTED = functools.reduce(lambda inner, _: [inner], range(480), NOTHING)
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 PICKLED = "unet/diffusion_pytorch_model.bin"
 
@@ -358,7 +360,7 @@ def test_configs_that_cannot_be(folder: Path, name: str, values: dict[str, Any],
         {"clip_sample_range": "wide"},
         {"prediction_type": {}},
         {"thresholding": 5},
-        {"unknown": functools.reduce(lambda inner, _: [inner], range(480), [])},
+        {"unknown": NESTED},
     ],
 )
 def test_schedulers_that_cannot_be(folder: Path, values: dict[str, Any]) -> None:

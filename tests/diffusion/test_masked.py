@@ -5,18 +5,24 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+from outpace.diffusion.unmasking import Schedule
 
-from outpace import diffusion  # noqa: E402
-from outpace.core.errors import OutpaceError  # noqa: E402
-from outpace.diffusion import Adaptive, Match, OneByOne, Speculative, Unmasking, sample_masked  # noqa: E402
-from outpace.diffusion.masked_rules import Draws  # noqa: E402
-from outpace.diffusion.noise import Noise, _uniform  # noqa: E402
-from tests.laws import FALSE_ALARM_RATE, g_test  # noqa: E402
+pytest.importorskip("torch")
+
+import torch
+
+from outpace import diffusion
+from outpace.core.errors import OutpaceError
+from outpace.diffusion import Adaptive, Match, OneByOne, Speculative, Unmasking, sample_masked
+from outpace.diffusion.masked_rules import Draws, Rule
+from outpace.diffusion.noise import Noise, _uniform
+from tests.laws import FALSE_ALARM_RATE, g_test
 
 LENGTH, SYMBOLS, MASK = 4, 3, 3
 NUM_SAMPLES = 4000
@@ -60,23 +66,34 @@ TABLE = conditionals(JOINT)
 class Model:
     """Looks the conditionals up; with `heat`, sharper at early times. Keeps what it was called with."""
 
-    def __init__(self, table=TABLE, *, heat: bool = False, dtype=torch.float64) -> None:
+    def __init__(
+        self,
+        table: dict[tuple[int, ...], np.ndarray] = TABLE,
+        *,
+        heat: bool = False,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
         laws = torch.tensor(np.array([table[state] for state in sorted(table)]), dtype=dtype)
         self.logits = laws.log().reshape(*[SYMBOLS + 1] * LENGTH, LENGTH, SYMBOLS)
         self.heat = heat
         self.calls: list[tuple] = []
 
-    def __call__(self, tokens, times, numbers=None):
+    def __call__(
+        self, tokens: torch.Tensor, times: torch.Tensor, numbers: torch.Tensor | None = None
+    ) -> torch.Tensor:
         self.calls.append((tokens.tolist(), times.tolist(), None if numbers is None else numbers.tolist()))
         logits = self.logits[tuple(tokens.T)]
         return logits * (0.5 + times.double())[:, None, None] if self.heat else logits
 
 
-def chain_law(table, alphas, times) -> dict[tuple[int, ...], float]:
+def chain_law(
+    table: dict[tuple[int, ...], np.ndarray], alphas: list[float], times: list[float]
+) -> dict[tuple[int, ...], float]:
     """Of plain sampling, step by step over all states."""
     states = {(MASK,) * LENGTH: 1.0}
     for before, after, time in zip(alphas, alphas[1:], times, strict=False):
-        coin, following = (after - before) / (1 - before), defaultdict(float)
+        following: defaultdict[tuple[int, ...], float] = defaultdict(float)
+        coin = (after - before) / (1 - before)
         for state, mass in states.items():
             laws = table[state] ** (0.5 + time)
             laws /= laws.sum(1, keepdims=True)
@@ -96,7 +113,7 @@ def chain_law(table, alphas, times) -> dict[tuple[int, ...], float]:
 CHAIN = chain_law(TABLE, ALPHAS, [1.0, 0.75, 0.5, 0.25])
 
 
-def words(result) -> list[tuple[int, ...]]:
+def words(result: Any) -> list[tuple[int, ...]]:
     return [tuple(word) for word in result.samples.tolist()]
 
 
@@ -105,7 +122,7 @@ def words(result) -> list[tuple[int, ...]]:
 
 @pytest.mark.parametrize("window", [1, 2, 4])
 @pytest.mark.parametrize("rule", [Match(), Speculative()], ids=["match", "speculative"])
-def test_one_position_a_step_has_the_joint_law(rule, window) -> None:
+def test_one_position_a_step_has_the_joint_law(rule: Rule, window: Any) -> None:
     result = sample_masked(
         Model(), OneByOne(), LENGTH, NUM_SAMPLES, mask_id=MASK, rule=rule, window=window, seed=window
     )
@@ -114,7 +131,7 @@ def test_one_position_a_step_has_the_joint_law(rule, window) -> None:
 
 @pytest.mark.parametrize("window", [1, 2, 4])
 @pytest.mark.parametrize("rule", [Match(), Speculative()], ids=["match", "speculative"])
-def test_many_positions_a_step_have_the_law_of_the_chain(rule, window) -> None:
+def test_many_positions_a_step_have_the_law_of_the_chain(rule: Rule, window: Any) -> None:
     result = sample_masked(
         Model(heat=True), Unmasking(ALPHAS), LENGTH, NUM_SAMPLES,
         mask_id=MASK, rule=rule, window=window, seed=window, batch=3000,
@@ -136,12 +153,16 @@ def test_what_is_known_is_conditioned_on() -> None:
 
 
 class AcceptsAll(Match):
-    def judge(self, target, draft, tokens, draws):
+    def judge(
+        self, target: torch.Tensor, draft: torch.Tensor, tokens: torch.Tensor, draws: Draws
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         return tokens, torch.ones_like(tokens, dtype=torch.bool)
 
 
 class SubtractsNothing(Speculative):
-    def judge(self, target, draft, tokens, draws):
+    def judge(
+        self, target: torch.Tensor, draft: torch.Tensor, tokens: torch.Tensor, draws: Draws
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         _, kept = super().judge(target, draft, tokens, draws)
         return torch.where(kept, tokens, draws.choose_again(target)), kept
 
@@ -149,7 +170,9 @@ class SubtractsNothing(Speculative):
 class GoesOn(Speculative):
     """Repairs a token and keeps what was drafted after it."""
 
-    def judge(self, target, draft, tokens, draws):
+    def judge(
+        self, target: torch.Tensor, draft: torch.Tensor, tokens: torch.Tensor, draws: Draws
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         tokens, kept = super().judge(target, draft, tokens, draws)
         return tokens, torch.ones_like(kept)
 
@@ -157,14 +180,17 @@ class GoesOn(Speculative):
 class DependentCoin(Speculative):
     """The coin is made of the noise that chose the draft."""
 
-    def judge(self, target, draft, tokens, draws):
-        noise = draws._noise.gather(1, tokens[:, None])[:, 0] if len(tokens) else draft.new_empty(0)
-        draws.coins = lambda: (-(-noise).exp()).exp()
+    def judge(
+        self, target: torch.Tensor, draft: torch.Tensor, tokens: torch.Tensor, draws: Draws
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        drawn: Any = draws._noise
+        noise = drawn.gather(1, tokens[:, None])[:, 0] if len(tokens) else draft.new_empty(0)
+        draws.coins = lambda: (-(-noise).exp()).exp()  # type: ignore[method-assign]
         return super().judge(target, draft, tokens, draws)
 
 
 @pytest.mark.parametrize("rule", [AcceptsAll, SubtractsNothing, GoesOn, DependentCoin])
-def test_wrong_rules_have_another_law(rule) -> None:
+def test_wrong_rules_have_another_law(rule: type[Rule]) -> None:
     result = sample_masked(
         Model(), OneByOne(), LENGTH, NUM_SAMPLES, mask_id=MASK, rule=rule(), window=4, seed=1
     )
@@ -173,7 +199,8 @@ def test_wrong_rules_have_another_law(rule) -> None:
 
 # --- identity -----------------------------------------------------------------------------------------------
 
-SCHEDULES = {
+WINDOWS: list[int | Adaptive] = [1, 2, 4, Adaptive(6)]
+SCHEDULES: dict[str, Schedule] = {
     "linear": diffusion.linear_unmasking(5),
     "cosine": diffusion.cosine_unmasking(7),
     "one by one": OneByOne(),
@@ -181,13 +208,13 @@ SCHEDULES = {
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-def test_match_gives_the_tokens_of_plain_sampling(schedule) -> None:
+def test_match_gives_the_tokens_of_plain_sampling(schedule: Schedule) -> None:
     partial = torch.full((11, LENGTH), MASK)
     partial[3, 2], partial[5] = 1, torch.tensor([0, 1, 2, 0])
-    options = {"mask_id": MASK, "seed": 9, "temperature": 0.7, "partial": partial}
+    options: dict[str, Any] = {"mask_id": MASK, "seed": 9, "temperature": 0.7, "partial": partial}
     plain = sample_masked(Model(heat=True), schedule, LENGTH, 11, **options)
     assert not (plain.samples == MASK).any() and plain.samples[5].tolist() == [0, 1, 2, 0]
-    for window, batch in itertools.product([1, 2, 4, Adaptive(6)], [None, 1, 3]):
+    for window, batch in itertools.product(WINDOWS, [None, 1, 3]):
         fast = sample_masked(
             Model(heat=True), schedule, LENGTH, 11, rule=Match(), window=window, batch=batch, **options
         )
@@ -198,10 +225,10 @@ def test_match_gives_the_tokens_of_plain_sampling(schedule) -> None:
 
 
 @pytest.mark.parametrize("rule", [Match(), Speculative()], ids=["match", "speculative"])
-def test_neither_samples_nor_costs_depend_on_the_batch(rule) -> None:
+def test_neither_samples_nor_costs_depend_on_the_batch(rule: Rule) -> None:
     """Rows that are easier or harder to draft, with windows that follow them."""
 
-    def model(tokens, times, sharpness):
+    def model(tokens: torch.Tensor, times: torch.Tensor, sharpness: torch.Tensor) -> torch.Tensor:
         shift = (tokens * (tokens != MASK)).sum(1, keepdim=True)
         likely = torch.nn.functional.one_hot((torch.arange(12) + shift) % SYMBOLS, SYMBOLS)
         return sharpness[:, None, None] * likely
@@ -220,7 +247,7 @@ def test_neither_samples_nor_costs_depend_on_the_batch(rule) -> None:
 
 
 @pytest.mark.parametrize("rule", [Match(), Speculative()], ids=["match", "speculative"])
-def test_temperature_zero_takes_the_likeliest(rule) -> None:
+def test_temperature_zero_takes_the_likeliest(rule: Rule) -> None:
     result = sample_masked(
         Model(), OneByOne(), LENGTH, 50, mask_id=MASK, rule=rule, window=3, temperature=0.0
     )
@@ -249,7 +276,7 @@ def test_the_masks_own_logit_is_not_used() -> None:
 def test_conditions_go_with_their_samples() -> None:
     wanted = torch.randint(0, 6, (9, 5), generator=torch.Generator().manual_seed(0))
 
-    def model(tokens, times, conditions):
+    def model(tokens: torch.Tensor, times: torch.Tensor, conditions: torch.Tensor) -> torch.Tensor:
         return 50.0 * torch.nn.functional.one_hot(conditions, 6).float()
 
     result = sample_masked(
@@ -261,7 +288,7 @@ def test_conditions_go_with_their_samples() -> None:
 # --- costs --------------------------------------------------------------------------------------------------
 
 
-def orders(model: Model, samples) -> list[list[list[int]]]:
+def orders(model: Model, samples: torch.Tensor) -> list[list[list[int]]]:
     """Of each sample: the positions that each call of a plain run was made for, from the states it saw."""
     states = defaultdict(list)
     for tokens, _, numbers in model.calls:
@@ -277,10 +304,10 @@ def orders(model: Model, samples) -> list[list[list[int]]]:
 
 
 @pytest.mark.parametrize("window", [2, 4])
-def test_costs_are_those_of_a_replay(window) -> None:
+def test_costs_are_those_of_a_replay(window: Any) -> None:
     """One sample after another, from the tokens of plain sampling: what is drafted when, and what is kept."""
     num, seed = 30, 4
-    options = {"mask_id": MASK, "seed": seed, "conditions": torch.arange(num)}
+    options: dict[str, Any] = {"mask_id": MASK, "seed": seed, "conditions": torch.arange(num)}
     model = Model(heat=True)
     plain = sample_masked(model, SCHEDULES["linear"], LENGTH, num, **options)
     assert len(model.calls[0][0]) == num  # all at once
@@ -332,7 +359,7 @@ def test_costs_are_those_of_a_replay(window) -> None:
 
 
 @pytest.mark.parametrize("rule", [Match(), Speculative()], ids=["match", "speculative"])
-def test_independent_positions_are_drafted_perfectly(rule) -> None:
+def test_independent_positions_are_drafted_perfectly(rule: Rule) -> None:
     model = Model(conditionals(product_law()), dtype=torch.float32)
     stats = sample_masked(
         model, diffusion.linear_unmasking(9), LENGTH, 60, mask_id=MASK, rule=rule, window=2
@@ -345,7 +372,7 @@ def test_speculative_keeps_the_overlap_of_the_laws() -> None:
     """With windows of 1 every step is judged: kept is sum of min(p, q) on average, over the plain paths."""
     shares = torch.tensor([[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]]).double()
 
-    def model(tokens, times):
+    def model(tokens: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
         return shares[(tokens != 3).sum(1)][:, None].log().expand(-1, 2, -1)
 
     num = 20000
@@ -373,7 +400,7 @@ def test_gumbel_noise_has_its_law_and_keys() -> None:
 
 
 @pytest.mark.parametrize("hashed", [0, 2**64 - 1])
-def test_uniform_numbers_stay_off_both_ends(hashed) -> None:
+def test_uniform_numbers_stay_off_both_ends(hashed: int) -> None:
     """Back through the hash, to the counters with the smallest and the largest number."""
     mask = 2**64 - 1
     value = hashed
@@ -385,11 +412,11 @@ def test_uniform_numbers_stay_off_both_ends(hashed) -> None:
     assert 0 < number < 1 and min(number, 1 - number) < 1e-15
 
 
-def broken(value: float, *, position: int = 2):
+def broken(value: float, *, position: int = 2) -> Callable[..., torch.Tensor]:
     """A model that fails once the first step is done."""
     good = Model(dtype=torch.float32)
 
-    def model(tokens, times):
+    def model(tokens: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
         logits = good(tokens, times).clone()
         logits[(tokens != MASK).any(1), position] = value
         return logits
@@ -425,7 +452,7 @@ def broken(value: float, *, position: int = 2):
         ({"model": broken(-math.inf)}, r"step [1-3] of 4 .* position 2 is -inf"),
     ],
 )
-def test_bad_input_is_refused(options, message) -> None:
+def test_bad_input_is_refused(options: dict[str, Any], message: str) -> None:
     given = {"model": Model(), "schedule": OneByOne(), "length": LENGTH, "num": 2, "rule": Speculative()}
     options = {**given, "mask_id": MASK, "seed": 2, **options}
     with pytest.raises(OutpaceError, match=message):
@@ -446,7 +473,7 @@ def test_bad_input_is_refused(options, message) -> None:
         lambda: diffusion.cosine_unmasking(0),
     ],
 )
-def test_bad_schedules_are_refused(make) -> None:
+def test_bad_schedules_are_refused(make: Callable[[], object]) -> None:
     with pytest.raises(OutpaceError, match="accepted"):
         make()
 

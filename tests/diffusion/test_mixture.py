@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from outpace import diffusion  # noqa: E402
-from outpace.core.errors import OutpaceError  # noqa: E402
-from outpace.diffusion import GaussianMixture  # noqa: E402
-from outpace.diffusion.schedules import PREDICTIONS  # noqa: E402
+import torch
+
+from outpace import diffusion
+from outpace.core.errors import OutpaceError
+from outpace.diffusion import GaussianMixture
+from outpace.diffusion.schedules import PREDICTIONS
 
 MIXTURE = GaussianMixture(torch.tensor([[1.0, -2.0], [0.5, 1.5], [-2.0, 0.0]]), 0.3, [1.0, 2.0, 5.0])
 LEVELS = [
@@ -94,7 +97,7 @@ def test_random_ones_are_the_same_for_the_same_seed() -> None:
         ),
     ],
 )
-def test_bad_input(make, message) -> None:
+def test_bad_input(make: Callable[[], object], message: str) -> None:
     with pytest.raises(OutpaceError, match=message):
         make()
 

@@ -7,11 +7,13 @@ import math
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from outpace.diffusion import noise as hashing  # noqa: E402
-from outpace.diffusion.noise import PRIOR, Noise  # noqa: E402
-from tests.laws import FALSE_ALARM_RATE, ks_test, normal  # noqa: E402
+import torch
+
+from outpace.diffusion import noise as hashing
+from outpace.diffusion.noise import PRIOR, Noise
+from tests.laws import FALSE_ALARM_RATE, ks_test, normal
 
 SAMPLES, STEPS, ELEMENTS = 40, 30, 50
 WORD = 1 << 64
@@ -36,7 +38,7 @@ def coins(seed: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_batch_order_shape_and_repetition_change_no_bit(dtype) -> None:
+def test_batch_order_shape_and_repetition_change_no_bit(dtype: torch.dtype) -> None:
     noise = Noise(7)
     samples, steps = torch.tensor([0, 3, 3, 900, 2]), torch.tensor([PRIOR, 5, 6, 0, 5])
     whole, chances = noise.normal(samples, steps, (2, 3), dtype=dtype), noise.uniform(samples, steps)
@@ -57,7 +59,7 @@ def test_batch_order_shape_and_repetition_change_no_bit(dtype) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, -1, 1 << 63])
-def test_laws(seed) -> None:
+def test_laws(seed: int) -> None:
     """Normal, uniform and Gumbel numbers by Kolmogorov and Smirnov's test; 9 of this file's tests."""
     threshold = FALSE_ALARM_RATE / 9
     assert ks_test(block(seed).flatten().numpy(), normal) > threshold

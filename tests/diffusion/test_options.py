@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from outpace import diffusion  # noqa: E402
-from outpace.core.errors import OutpaceError  # noqa: E402
-from outpace.diffusion import measure  # noqa: E402
-from outpace.diffusion.sources import open_source  # noqa: E402
-from tests.diffusion_pipelines import tiny_unet  # noqa: E402
+import torch
+
+from outpace import diffusion
+from outpace.core.errors import OutpaceError
+from outpace.diffusion import measure
+from outpace.diffusion.sources import open_source
+from tests.diffusion_pipelines import tiny_unet
 
 LEVELS = diffusion.variance_preserving(4)
 MIXTURE = diffusion.GaussianMixture.random(2, 2)
@@ -244,7 +246,8 @@ def test_numbers_of_numpy_and_lists_are_as_good() -> None:
         assert torch.equal(
             function(**(options | {"conditions": labels}), output_type="latent").images, images
         )
-    levels = diffusion.ddpm_levels(torch.tensor([0.9, 0.5]), np.array([1, 0]))
+    ddpm_levels: Any = diffusion.ddpm_levels
+    levels = ddpm_levels(torch.tensor([0.9, 0.5]), np.array([1, 0]))
     assert levels == diffusion.ddpm_levels([float(np.float32(0.9)), 0.5], [1, 0])
 
 
@@ -270,7 +273,7 @@ def test_too_little_memory_is_one_line() -> None:
 @pytest.mark.parametrize("draft", [None, "stale", "frozen"])
 def test_samples_that_leave_the_numbers_of_their_type(draft: str | None) -> None:
     """The model's last output is finite; what the chain makes of it is not."""
-    tables = TABLES | {"from_output": [1.0, 4.0]}
+    tables: dict[str, Any] = TABLES | {"from_output": [1.0, 4.0]}
 
     def model(inputs: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
         return torch.where(times[:, None] < 1.5, 3e38, inputs)

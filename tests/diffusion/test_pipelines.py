@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
+
+import torch  # noqa: E402
 
 from outpace import diffusion  # noqa: E402
 from outpace.core.errors import OutpaceError  # noqa: E402
@@ -272,7 +274,8 @@ def test_models_that_cannot_be_accelerated() -> None:
         (unet, {"window": "-3"}, "window is -3, accepted are whole numbers from 1 to 65536"),
     ]:
         with pytest.raises(OutpaceError, match=message):
-            diffusion.accelerate(model, **({"scheduler": scheduler} | options))
+            given: Any = options
+            diffusion.accelerate(model, **{"scheduler": scheduler, **given})
     wide = diffusion.accelerate(lambda x, t: torch.cat([x, x], 1), scheduler, shape=SHAPE)
     with pytest.raises(
         OutpaceError, match=r"step 0: the model's output is .*6, 8, 8.*, accepted is .*3, 8, 8"

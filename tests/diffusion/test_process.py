@@ -14,23 +14,26 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from outpace import diffusion  # noqa: E402
-from outpace.core.errors import OutpaceError  # noqa: E402
-from outpace.diffusion import Denoising, Drift, Levels, chain, ddpm_levels, sample  # noqa: E402
-from outpace.diffusion.noise import PRIOR, Noise  # noqa: E402
+import torch
+
+from outpace import diffusion
+from outpace.core.errors import OutpaceError
+from outpace.diffusion import Denoising, Drift, Levels, chain, ddpm_levels, sample
+from outpace.diffusion.noise import PRIOR, Noise
 
 STEPS, NUM, SEED = 8, 12, 5
 MEANS = np.array([[1.0, -2.0], [0.5, 1.5], [-2.0, 0.0]])
 WEIGHTS, WIDTH = np.array([1.0, 2.0, 5.0]) / 8, 0.3
 BETA_MIN, BETA_MAX = 0.1, 20.0
 BETAS = np.linspace(1e-3, 0.1, 60)
-PRODUCTS = np.cumprod(1 - BETAS)
+PRODUCTS: Any = np.cumprod(1 - BETAS)
 TIMESTEPS = [59, 50, 41, 33, 20, 11, 3, 0]
 
 Row = tuple[float, float, float]
@@ -65,7 +68,9 @@ OUTPUTS: dict[str, Callable[..., np.ndarray]] = {
 class Twin:
     """A process in numpy: its levels at times, and f and g^2 of dx = f x dt + g dw where it has them."""
 
-    def __init__(self, levels: Levels, level_at, f=None, g2=None) -> None:
+    def __init__(
+        self, levels: Levels, level_at: Callable[[float], Any], f: Any = None, g2: Any = None
+    ) -> None:
         self.levels, self.level_at, self.f, self.g2 = levels, level_at, f, g2
         self.pairs = list(zip(levels.alphas, levels.sigmas, strict=True))
 
@@ -158,9 +163,11 @@ def path_of(twin: Twin, churn: float, *, clip: float | None = None) -> np.ndarra
     return np.array(states)
 
 
-def sampled_path(twin: Twin, process: Denoising, prediction: str, scales: list[float] | None = None):
+def sampled_path(
+    twin: Twin, process: Denoising, prediction: str, scales: list[float] | None = None
+) -> np.ndarray:
     """The same of plain sampling, from what its model is called with: one call a step, all samples."""
-    seen = []
+    seen: list[np.ndarray] = []
 
     def model(inputs: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
         step = len(seen)
@@ -188,7 +195,7 @@ def sampled_path(twin: Twin, process: Denoising, prediction: str, scales: list[f
         ("ddpm", "v_prediction"),
     ],
 )
-def test_plain_sampling_is_the_twins_chain(name, prediction, churn) -> None:
+def test_plain_sampling_is_the_twins_chain(name: str, prediction: str, churn: float) -> None:
     twin = TWINS[name]
     path = sampled_path(twin, chain(twin.levels, prediction=prediction, churn=churn), prediction)
     np.testing.assert_allclose(path, path_of(twin, churn), rtol=1e-5, atol=1e-5)
@@ -206,10 +213,10 @@ def test_scaled_inputs_and_a_bound() -> None:
 
 
 @pytest.mark.parametrize("times", [[0.0, 0.1, 0.3, 0.35, 0.8, 1.5], [2.0, 1.1, 1.0, 0.4, 0.0]])
-def test_a_drift_goes_by_euler_and_maruyama(times) -> None:
+def test_a_drift_goes_by_euler_and_maruyama(times: list[float]) -> None:
     """Of dy = (y - y^3 + t) dt + (0.4 + t / 2) dw, forwards and backwards in time."""
 
-    def drift(y, t):
+    def drift(y: Any, t: Any) -> Any:
         return y - y**3 + t
 
     def model(inputs: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
@@ -239,7 +246,7 @@ def test_levels_are_those_of_their_diffusions() -> None:
 LEVELS = Levels([0.5, 0.8, 1.0], [1.0, 0.5, 0.0], [2.0, 1.0])
 
 
-def tables(**changed) -> Denoising:
+def tables(**changed: Any) -> Denoising:
     given = {
         name: [1.0, 1.0, 1.0] for name in ("times", "sigmas", "from_state", "from_output", "keep", "pull")
     }
@@ -310,7 +317,7 @@ BAD: list[tuple[Callable[[], object], str]] = [
 
 
 @pytest.mark.parametrize(("make", "message"), BAD, ids=[str(index) for index in range(len(BAD))])
-def test_bad_input(make, message) -> None:
+def test_bad_input(make: Callable[[], object], message: str) -> None:
     with pytest.raises(OutpaceError, match=f"^{message}") as error:
         make()
     assert "\n" not in str(error.value)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from outpace import diffusion  # noqa: E402
-from outpace.core.errors import OutpaceError  # noqa: E402
-from outpace.diffusion import (  # noqa: E402
+import torch
+
+from outpace import diffusion
+from outpace.core.errors import OutpaceError
+from outpace.diffusion import (
     Adaptive,
     Carried,
     Fixed,
@@ -27,10 +31,10 @@ from outpace.diffusion import (  # noqa: E402
     chain,
     sample,
 )
-from outpace.diffusion.coupling import couple  # noqa: E402
-from outpace.diffusion.noise import PRIOR, Noise, Tape  # noqa: E402
-from outpace.diffusion.stats import Stats  # noqa: E402
-from tests.diffusion.rational import LEVELS, NUM, PROCESS, SHAPE, STEPS, Rational, run  # noqa: E402
+from outpace.diffusion.coupling import couple
+from outpace.diffusion.noise import PRIOR, Noise, Tape
+from outpace.diffusion.stats import Stats
+from tests.diffusion.rational import LEVELS, NUM, PROCESS, SHAPE, STEPS, Rational, run
 
 NUMBERS = torch.arange(NUM)
 
@@ -72,7 +76,7 @@ def by_hand(dtype: torch.dtype) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
-def test_plain_sampling_is_the_chain_itself(dtype) -> None:
+def test_plain_sampling_is_the_chain_itself(dtype: torch.dtype) -> None:
     plain = run(None, 9, dtype=dtype)
     assert plain.samples.dtype == dtype and torch.equal(plain.samples, by_hand(dtype))
     assert not torch.equal(plain.samples, run(None, 9, dtype=dtype, seed=4).samples)
@@ -84,7 +88,7 @@ def test_plain_sampling_is_the_chain_itself(dtype) -> None:
 
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("draft", DRAFTS)
-def test_batches_and_refills_change_no_bit_and_no_cost(draft, window) -> None:
+def test_batches_and_refills_change_no_bit_and_no_cost(draft: str, window: str) -> None:
     """A sample's own costs too: nobody waits for the others, and lengths do not depend on them."""
     whole = run(DRAFTS[draft], WINDOWS[window])
     for batch in (1, 2, 5):
@@ -97,10 +101,10 @@ def test_batches_and_refills_change_no_bit_and_no_cost(draft, window) -> None:
 
 
 @pytest.mark.parametrize("draft", [None, Stale(), Picard(Carried())], ids=["plain", "stale", "picard"])
-def test_noise_is_the_same_drawn_ahead_or_step_by_step(draft, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noise_is_the_same_drawn_ahead_or_step_by_step(draft: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     normal, ahead = Tape.normal, []
 
-    def recorded(tape, steps):
+    def recorded(tape: Tape, steps: torch.Tensor) -> Any:
         ahead.append(tape.ahead is not None)
         return normal(tape, steps)
 
@@ -114,7 +118,7 @@ def test_noise_is_the_same_drawn_ahead_or_step_by_step(draft, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("window", [2, 3, 7, STEPS, 50])
-def test_exact_drafts_give_plain_sampling_in_fewer_calls(window) -> None:
+def test_exact_drafts_give_plain_sampling_in_fewer_calls(window: Any) -> None:
     plain = run(None, 1)
     exact = run(Independent(Rational()), window)
     assert torch.equal(exact.samples, plain.samples)
@@ -128,7 +132,7 @@ def test_exact_drafts_give_plain_sampling_in_fewer_calls(window) -> None:
 
 
 @pytest.mark.parametrize("window", [4, Adaptive()], ids=["4", "adaptive"])
-def test_exact_drafts_of_a_mixture_too_up_to_rounding(window) -> None:
+def test_exact_drafts_of_a_mixture_too_up_to_rounding(window: Any) -> None:
     """Its softmax rounds otherwise in calls of other sizes, so that means differ in their last bits."""
     mixture = GaussianMixture.random(5, 4)
     model, process = mixture.denoiser(LEVELS), chain(LEVELS)
@@ -140,7 +144,7 @@ def test_exact_drafts_of_a_mixture_too_up_to_rounding(window) -> None:
     assert torch.equal(exact.stats.accepted, exact.stats.tested)
 
 
-def conditioned(inputs, times, conditions):
+def conditioned(inputs: torch.Tensor, times: torch.Tensor, conditions: torch.Tensor) -> torch.Tensor:
     """Its last prediction, which is the sample, is the condition."""
     target = conditions[:, None, :].expand(inputs.shape)
     last = (times <= LEVELS.times[-1] + 1e-6)[:, None, None]
@@ -151,7 +155,7 @@ WANTED = torch.randn(NUM, 2, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("draft", [name for name in DRAFTS if name != "independent"])
-def test_conditions_reach_the_right_rows(draft) -> None:
+def test_conditions_reach_the_right_rows(draft: str) -> None:
     result = run(DRAFTS[draft], 5, model=conditioned, conditions=WANTED, batch=3)
     assert torch.equal(result.samples, WANTED[:, None].expand(NUM, *SHAPE))
     assert result.stats.accepted.sum() < result.stats.tested.sum()
@@ -168,7 +172,13 @@ def test_every_step_is_judged_by_its_own_noise_and_coin(monkeypatch: pytest.Monk
     """And by the same ones when it is drafted anew, after those before it were repaired."""
     judged: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def recorded(noise, draft_mean, target_mean, sigma, uniform):
+    def recorded(
+        noise: torch.Tensor,
+        draft_mean: torch.Tensor,
+        target_mean: torch.Tensor,
+        sigma: torch.Tensor,
+        uniform: torch.Tensor,
+    ) -> Any:
         judged.append((noise, uniform))
         return couple(noise, draft_mean, target_mean, sigma, uniform)
 
@@ -186,7 +196,7 @@ def test_other_models_dtypes_and_half_precision() -> None:
     """Outputs come in the states' precision; times keep theirs, for in half of it steps would coincide."""
     told = []
 
-    def model(inputs, times):
+    def model(inputs: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
         told.append(times)
         assert inputs.dtype == torch.bfloat16 and times.dtype == torch.float32
         return Rational()(inputs.double(), times)
@@ -196,7 +206,7 @@ def test_other_models_dtypes_and_half_precision() -> None:
     times = torch.cat(told).unique().flip(0)
     torch.testing.assert_close(times, torch.tensor(LEVELS.times))
 
-    def single(inputs, times):
+    def single(inputs: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
         assert inputs.dtype == times.dtype == torch.float32
         return Rational()(inputs, times).double()
 
@@ -210,7 +220,7 @@ def test_other_models_dtypes_and_half_precision() -> None:
 
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("draft", DRAFTS)
-def test_costs_are_what_the_model_has_seen(draft, window) -> None:
+def test_costs_are_what_the_model_has_seen(draft: str, window: str) -> None:
     model = Rational()
     told: list[tuple[int, int]] = []
     stats = run(
@@ -248,7 +258,7 @@ def test_costs_are_what_the_model_has_seen(draft, window) -> None:
     ],
     ids=["frozen", "stale", "independent", "picard frozen", "picard stale"],
 )
-def test_costs_of_a_round_add_up(draft, calls, states, first_calls) -> None:
+def test_costs_of_a_round_add_up(draft: Any, calls: list[int], states: list[int], first_calls: int) -> None:
     """Rounds are found from the samples' steps: each begins where the last one's committed steps end."""
     # A window of one step needs no call but the one at its root, if the draft has made it.
     rooted = calls[0] < calls[1]
@@ -288,7 +298,7 @@ def test_nobody_waits_for_the_slowest() -> None:
 @pytest.mark.parametrize(
     "first", [Frozen(), Stale(), Carried(), Independent(Rational(1.0))], ids=lambda d: type(d).__name__
 )
-def test_as_many_steps_as_sweeps_are_always_accepted(first, sweeps) -> None:
+def test_as_many_steps_as_sweeps_are_always_accepted(first: Any, sweeps: int) -> None:
     stats = run(Picard(first, sweeps=sweeps), 6, num=60).stats
     assert torch.equal(stats.accepted[:sweeps], stats.tested[:sweeps])
     # From a first step that is exact, as Frozen's, one more is.
@@ -318,26 +328,26 @@ def test_names_and_numbers_of_numpy_are_as_good() -> None:
 # --- bad input ----------------------------------------------------------------------------------------------
 
 
-def broken(step: int, make):
+def broken(step: int, make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """A model whose output is spoilt at one step."""
 
-    def model(inputs, times, *_):
+    def model(inputs: torch.Tensor, times: torch.Tensor, *_: object) -> torch.Tensor:
         outputs = Rational()(inputs, times)
         return make(outputs, (times - LEVELS.times[step]).abs() < 1e-6)
 
     return model
 
 
-def not_a_number(outputs, chosen):
+def not_a_number(outputs: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     return outputs.masked_fill(chosen[:, None, None], math.nan)
 
 
-def infinite_once(outputs, chosen):
+def infinite_once(outputs: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     outputs[chosen.nonzero()[:1, 0], 0, 0] = math.inf
     return outputs
 
 
-def narrow(outputs, chosen):
+def narrow(outputs: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     return outputs[:, :2] if chosen.any() else outputs
 
 
@@ -385,7 +395,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("make", "message"), BAD, ids=[str(index) for index in range(len(BAD))])
-def test_bad_input(make, message) -> None:
+def test_bad_input(make: Callable[[], object], message: str) -> None:
     with pytest.raises(OutpaceError, match=f"^{message}") as error:
         make()
     assert "\n" not in str(error.value)
@@ -393,7 +403,7 @@ def test_bad_input(make, message) -> None:
 
 @pytest.mark.parametrize("draft", DRAFTS)
 @pytest.mark.parametrize("step", [0, 1, 6, 12])
-def test_a_model_that_fails_is_found_with_every_draft(draft, step) -> None:
+def test_a_model_that_fails_is_found_with_every_draft(draft: str, step: int) -> None:
     with pytest.raises(
         OutpaceError, match=rf"^step {step} of 13 \(time .*\): the model's output is not finite"
     ):

@@ -6,14 +6,17 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
-diffusers = pytest.importorskip("diffusers")
+pytest.importorskip("torch")
+pytest.importorskip("diffusers")
 
-import outpace  # noqa: E402
-from outpace import diffusion  # noqa: E402
-from outpace.core.errors import OutpaceError  # noqa: E402
-from outpace.diffusion.schedulers import ACCEPTED, REFUSED, process_of, with_timesteps  # noqa: E402
-from outpace.diffusion.schedules import Levels, chain, ddpm_levels  # noqa: E402
+import diffusers
+import torch
+
+import outpace
+from outpace import diffusion
+from outpace.core.errors import OutpaceError
+from outpace.diffusion.schedulers import ACCEPTED, REFUSED, process_of, with_timesteps
+from outpace.diffusion.schedules import Levels, chain, ddpm_levels
 
 STEPS = 12
 SHAPE = (2, 3, 4, 4)
@@ -221,7 +224,7 @@ def test_what_is_named_instead_is_accepted(name: str) -> None:
 
 
 def test_others_are_refused_with_the_list() -> None:
-    class Mine(diffusers.DDPMScheduler):
+    class Mine(diffusers.DDPMScheduler):  # type: ignore[misc]
         """May step otherwise."""
 
     with pytest.raises(OutpaceError, match=r"^Mine is not a scheduler that is known here, accepted are DDPM"):

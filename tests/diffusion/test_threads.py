@@ -15,9 +15,13 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+from outpace.core.errors import OutpaceError
 
-from outpace import diffusion  # noqa: E402
+pytest.importorskip("torch")
+
+import torch
+
+from outpace import diffusion
 
 STEPS, THREADS = 12, 4
 LEVELS = diffusion.variance_preserving(STEPS)
@@ -227,9 +231,9 @@ def test_a_failing_call_gives_its_turn_back() -> None:
         return x / 0
 
     for _ in range(2):
-        with pytest.raises(diffusion.pipelines.OutpaceError, match="not finite"):
+        with pytest.raises(OutpaceError, match="not finite"):
             diffusion.sample(model, PROCESS, (2,))
-    with ThreadPoolExecutor(1) as pool, pytest.raises(diffusion.pipelines.OutpaceError, match="not finite"):
+    with ThreadPoolExecutor(1) as pool, pytest.raises(OutpaceError, match="not finite"):
         pool.submit(diffusion.sample, model, PROCESS, (2,)).result(60)
 
 

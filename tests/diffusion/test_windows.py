@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from outpace.diffusion import Adaptive, Frozen, Independent, Picard, Stale  # noqa: E402
-from outpace.diffusion.windows import Record  # noqa: E402
-from tests.diffusion.rational import STEPS, Rational, run  # noqa: E402
+import torch
+
+from outpace.diffusion import Adaptive, Frozen, Independent, Picard, Stale
+from outpace.diffusion.windows import Record
+from tests.diffusion.rational import STEPS, Rational, run
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +31,7 @@ def best_length(rate: float, calls: list[float], price: float) -> int:
 
 @pytest.mark.parametrize("price", [0.0, 0.05, 0.4])
 @pytest.mark.parametrize("draft", [Frozen(), Stale(), Picard(Frozen())], ids=["frozen", "stale", "picard"])
-def test_adaptive_takes_the_best_length(draft, price) -> None:
+def test_adaptive_takes_the_best_length(draft: Any, price: float) -> None:
     rates = [0.0, 0.1, 0.37, 0.62, 0.83, 0.91, 0.97]
     record = Record(len(rates), "cpu")
     record.tested, record.kept = torch.ones(len(rates)).double(), torch.tensor(rates, dtype=torch.float64)
@@ -55,7 +59,7 @@ def test_a_record_forgets() -> None:
 
 
 def test_adaptive_windows_are_long_for_good_drafts_and_short_for_bad_ones() -> None:
-    def bad(inputs, times, numbers):
+    def bad(inputs: torch.Tensor, times: torch.Tensor, numbers: torch.Tensor | None) -> torch.Tensor:
         return Rational()(inputs, times) + 1e4
 
     window = Adaptive(8)

@@ -179,7 +179,7 @@ def test_convex_curves() -> None:
 
 
 @pytest.mark.parametrize("options", [{"size": 0}, {"depth": 0}])
-def test_bad_options(options: dict[str, int]) -> None:
+def test_bad_options(options: dict[str, Any]) -> None:
     with pytest.raises(OutpaceError, match="accepted are whole numbers >= 1"):
         mix(Fixed(), **options)
 

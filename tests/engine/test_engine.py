@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from outpace.core.call import Call
+from outpace.core.contracts import Drafter
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Edit, Sampling
 from outpace.core.traits import Traits
@@ -80,7 +81,7 @@ def failing(after: int) -> Any:
     return edits
 
 
-DRAFTERS = {
+DRAFTERS: dict[str, Callable[[], Drafter]] = {
     "none": NoDraft,
     "ngram": NGram,
     "everything": lambda: hostile(VOCAB_SIZE)["everything"],

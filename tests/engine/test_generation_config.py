@@ -374,7 +374,7 @@ def test_wrong_options_are_refused_by_name(option: dict[str, Any]) -> None:
 
 
 def test_a_field_of_a_later_transformers_is_refused_once_it_is_set() -> None:
-    class Later(GenerationConfig):  # type: ignore[misc, name-defined]
+    class Later(GenerationConfig):  # type: ignore[misc, valid-type]
         def __init__(self, **options: Any) -> None:
             super().__init__(**options)
             self.mirror_tau = options.get("mirror_tau")

@@ -203,7 +203,11 @@ def test_a_chat_has_one_bos_where_its_file_wants_one(
 ) -> None:
     """A GGUF file means its flag for chats too; of a folder, transformers reads what the template writes."""
     made, bos = tokenizer(), SPECIALS[0]
-    options = {"bos_id": made.token_id(bos), "add_bos": add_bos, "bos_in_chats": source == "gguf"}
+    options: dict[str, Any] = {
+        "bos_id": made.token_id(bos),
+        "add_bos": add_bos,
+        "bos_in_chats": source == "gguf",
+    }
     made = Tokenizer.from_json(Tokenizer(made._backend, **options).to_json())
     template = ChatTemplate("{{ bos_token }}" * writes + "{{ messages[0].content }}", bos_token=bos)
     read = prompt_ids(made, template, content)

@@ -69,7 +69,7 @@ def task() -> PushT:
     return PushT()
 
 
-def block_of(task: PushT):
+def block_of(task: PushT) -> Any:
     return task._env.unwrapped.block
 
 
@@ -107,7 +107,7 @@ def test_an_episode_depends_on_its_seed_and_actions_alone(task: PushT) -> None:
 def test_coverage_does_not_depend_on_the_order_of_the_blocks_boxes(
     task: PushT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shapes = pymunk.Body.shapes.fget
+    shapes = vars(pymunk.Body)["shapes"].fget
     assert shapes is not None
     found = []
     for across in (True, False):
@@ -370,7 +370,7 @@ def of(work: Path, kind: str, **values: Any) -> list[Record]:
 
 def test_a_short_run_comes_to_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step once, with hardly any training; what comes out of more is what the slow tests look at."""
-    few = {"demonstrations": 2, "observations": 2, "repeats": 4, "episodes": 1, "steps": 4}
+    few: dict[str, Any] = {"demonstrations": 2, "observations": 2, "repeats": 4, "episodes": 1, "steps": 4}
     short = replace(SCALES["smoke"], policy=replace(SMOKE, **few))
     monkeypatch.setitem(SCALES, "smoke", short)
     run_smoke(tmp_path)

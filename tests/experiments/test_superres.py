@@ -39,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_patches(work: Path) -> None:
-    splits = {"train": synthetic(256, 0), "dev": synthetic(16, 1), "test": synthetic(16, 2)}
+    splits: dict[str, Any] = {"train": synthetic(256, 0), "dev": synthetic(16, 1), "test": synthetic(16, 2)}
     np.savez(work / "patches.npz", **splits)
 
 
@@ -125,7 +125,7 @@ def test_all_that_is_finetuned_makes_as_many_steps(tmp_path: Path, monkeypatch: 
         run_json = json.dumps({"steps_done": steps or 77, "seconds": 1.0})
         (training.heads(folder) / "run.json").write_text(run_json)
 
-    monkeypatch.setattr(heads.heads, "train_heads", train_heads)
+    monkeypatch.setattr("experiments.kit.heads.train_heads", train_heads)
     scale = replace(SMOKE, num_heads=(4, 2), steps=None, frozen_minutes=3, finetuned_minutes=5)
     data = pictures.Pictures.of(synthetic(4, 0)[..., :1], scale.config)
     for training in trainings(scale):

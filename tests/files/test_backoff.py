@@ -167,10 +167,10 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path, change: str) -> N
     path = tmp_path / "t.npz"
     write_backoff(path, texts(), vocabulary="v", order=ORDER)
     arrays = read_npz(path)
-    np.savez(path, allow_pickle=False, **CHANGES[change](arrays))  # type: ignore[arg-type]
+    np.savez(path, allow_pickle=False, **CHANGES[change](arrays))
     with pytest.raises(FormatError, match=r"t\.npz is not a back-off table; `outpace datastore count`"):
         read_backoff(path)
-    np.savez(path, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    np.savez(path, allow_pickle=False, **arrays)
     assert read_backoff(path).next([1])
 
 

@@ -355,7 +355,7 @@ def test_a_hub_id_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_only_what_a_model_needs_is_fetched(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
-    from huggingface_hub.utils import filter_repo_objects
+    from huggingface_hub.utils._paths import filter_repo_objects
 
     def chosen(model_id: str, **patterns: Any) -> str:
         wanted = [

@@ -366,7 +366,8 @@ def test_budgets_of_threads_are_their_own() -> None:
 def test_variables_of_any_name(name: str) -> None:
     """Jinja's own `self` stays what it is."""
     template = ChatTemplate("{{ x }}" + (" {{ " + name + " }}") * (name != "self"))
-    shown = template.render([{"role": "user"}], **{"x": "-", name: "y"}).split()
+    values: dict[str, Any] = {"x": "-", name: "y"}
+    shown = template.render([{"role": "user"}], **values).split()
     assert shown == (["-"] if name == "self" else ["-", "y"])
 
 

@@ -6,6 +6,7 @@ import json
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,7 +138,7 @@ def rewrite(path: Path, data: np.ndarray | None = None, **changes: object) -> No
 
 @pytest.mark.parametrize("field", ["num_tokens", "num_texts", "vocab_size", "vocabulary", "data_crc"])
 @pytest.mark.parametrize("value", [None, 1.5, [], {}, True, -1, 0, 10**30])
-def test_a_right_checksum_of_wrong_fields_is_refused(path: Path, field: str, value: object) -> None:
+def test_a_right_checksum_of_wrong_fields_is_refused(path: Path, field: str, value: Any) -> None:
     rewrite(path, **{field: value})
     with pytest.raises(FormatError, match=r"x\.datastore"):
         Datastore(path)

@@ -25,6 +25,7 @@ from tests.files.vocabularies import (
     SPECIALS,
     TEXTS,
     WHOLE_WORD,
+    Vocabulary,
     byte_level_metadata,
     sentence_piece_metadata,
     trained_bpe,
@@ -35,7 +36,7 @@ NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 
 
 @pytest.fixture(scope="module")
-def trained() -> tuple[dict[str, int], list[tuple[str, str]]]:
+def trained() -> Vocabulary:
     return trained_bpe()
 
 
@@ -44,7 +45,7 @@ def pieces() -> sentencepiece.SentencePieceProcessor:
     return trained_pieces()
 
 
-def reference(pre: str, vocab: dict[str, int], merges: list[tuple[str, str]]) -> Any:
+def reference(pre: str, vocab: dict[str, int], merges: Any) -> Any:
     """transformers' own tokenizer for one `tokenizer.ggml.pre`."""
     if pre in ("gpt-2", "qwen2"):
         kind = GPT2Tokenizer if pre == "gpt-2" else Qwen2Tokenizer
@@ -65,7 +66,7 @@ def reference(pre: str, vocab: dict[str, int], merges: list[tuple[str, str]]) ->
 
 
 @pytest.mark.parametrize("pre", ["gpt-2", "qwen2", "smollm", "llama-bpe"])
-def test_byte_level_gguf_equals_transformers(trained: Any, pre: str) -> None:
+def test_byte_level_gguf_equals_transformers(trained: Vocabulary, pre: str) -> None:
     ours = Tokenizer.from_gguf(byte_level_metadata(*trained, pre))
     theirs = reference(pre, *trained)
     stored = Tokenizer.from_json(ours.to_json())
@@ -117,7 +118,7 @@ def test_words_of_every_pre(pre: str, words: str) -> None:
         ("", "default"),
     ],
 )
-def test_other_names_of_a_pre(trained: Any, name: str, like: str) -> None:
+def test_other_names_of_a_pre(trained: Vocabulary, name: str, like: str) -> None:
     """llama.cpp gives these the same rules."""
     vocab, merges = trained
     more = {"bos_token_id": 0}
@@ -131,7 +132,7 @@ def test_other_names_of_a_pre(trained: Any, name: str, like: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["smaug-bpe", "dbrx", "glm4", "chatglm-bpe"])
-def test_names_with_the_words_of_llama3_and_no_more(trained: Any, name: str) -> None:
+def test_names_with_the_words_of_llama3_and_no_more(trained: Vocabulary, name: str) -> None:
     vocab, merges = trained
     ours = Tokenizer.from_gguf(byte_level_metadata(vocab, merges, name, bos_token_id=0))
     llama3 = Tokenizer.from_gguf(byte_level_metadata(vocab, merges, "llama3", bos_token_id=0))
@@ -143,7 +144,7 @@ def test_names_with_the_words_of_llama3_and_no_more(trained: Any, name: str) -> 
 
 
 @pytest.mark.parametrize("name", ["stablelm2", "hunyuan", "grok-2", "solar-open"])
-def test_names_with_the_words_of_qwen2_and_no_more(trained: Any, name: str) -> None:
+def test_names_with_the_words_of_qwen2_and_no_more(trained: Vocabulary, name: str) -> None:
     ours, qwen2 = (Tokenizer.from_gguf(byte_level_metadata(*trained, pre)) for pre in (name, "qwen2"))
     for text in TEXTS:
         whole = unicodedata.normalize("NFC", text)
@@ -168,7 +169,7 @@ def test_names_with_the_words_of_qwen2_and_no_more(trained: Any, name: str) -> N
         "<reponame>",
     ],
 )
-def test_every_end_of_a_text_whatever_its_type(trained: Any, text: str, kind: int) -> None:
+def test_every_end_of_a_text_whatever_its_type(trained: Vocabulary, text: str, kind: int) -> None:
     vocab, merges = dict(trained[0]), trained[1]
     vocab[text] = len(vocab)
     metadata = byte_level_metadata(vocab, merges, "qwen2")
@@ -182,7 +183,7 @@ def test_every_end_of_a_text_whatever_its_type(trained: Any, text: str, kind: in
 
 @pytest.mark.parametrize("key", ["eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep"])
 @pytest.mark.parametrize("kind", [NORMAL, CONTROL, USER_DEFINED, UNUSED])
-def test_every_key_of_an_end(trained: Any, key: str, kind: int) -> None:
+def test_every_key_of_an_end(trained: Vocabulary, key: str, kind: int) -> None:
     vocab, merges = dict(trained[0]), trained[1]
     vocab["<stop here>"] = len(vocab)
     metadata = byte_level_metadata(vocab, merges, "qwen2", **{f"{key}_token_id": np.int32(len(vocab) - 1)})
@@ -192,7 +193,7 @@ def test_every_key_of_an_end(trained: Any, key: str, kind: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["</s>", "<eos>", "[EOT]"])
-def test_what_may_be_text_ends_it_only_as_a_control_token(trained: Any, text: str) -> None:
+def test_what_may_be_text_ends_it_only_as_a_control_token(trained: Vocabulary, text: str) -> None:
     """`</s>` ends what is struck out in HTML, and some vocabularies have it as a word."""
     vocab, merges = dict(trained[0]), trained[1]
     vocab[text] = len(vocab)
@@ -214,7 +215,7 @@ def test_sentence_piece_without_the_keys_of_its_tokens(pieces: sentencepiece.Sen
     assert (other.bos_id, other.add_bos) == (None, False) and not other.eos_ids & {0, 1, 2}
 
 
-def test_token_types_of_gguf(trained: Any) -> None:
+def test_token_types_of_gguf(trained: Vocabulary) -> None:
     vocab, merges = dict(trained[0]), trained[1]
     for text in ("<tool_call>", "[PAD1]", "[PAD2]"):
         vocab[text] = len(vocab)
@@ -285,7 +286,7 @@ def test_user_defined_pieces_are_never_split(pieces: sentencepiece.SentencePiece
     assert ours.decode(ids) == "the\n\n    sea"
 
 
-def test_more_added_tokens_than_any_model_are_refused(trained: Any) -> None:
+def test_more_added_tokens_than_any_model_are_refused(trained: Vocabulary) -> None:
     metadata = byte_level_metadata(*trained, "gpt-2")
     count = (1 << 16) + 1
     for name, value in (("tokens", [f"<{i}>" for i in range(count)]), ("token_type", [4] * count)):
@@ -325,7 +326,7 @@ def test_more_added_tokens_than_any_model_are_refused(trained: Any) -> None:
     ],
 )
 def test_malformed_byte_level_metadata_is_one_line(
-    trained: Any, change: dict[str, Any], message: str
+    trained: Vocabulary, change: dict[str, Any], message: str
 ) -> None:
     metadata = byte_level_metadata(*trained, "gpt-2")
     metadata |= {f"tokenizer.ggml.{name}": value for name, value in change.items()}

@@ -72,9 +72,8 @@ def expected_weights(model: Any, family: str) -> dict[str, np.ndarray]:
 def check_weights(opened: LoadedModel, expected: dict[str, np.ndarray], **tolerance: float) -> None:
     assert opened.weights.tensors.keys() == expected.keys()
     for name, tensor in opened.weights.tensors.items():
-        np.testing.assert_allclose(
-            unpack(tensor, opened.weights.buffer), expected[name], **{"rtol": 0, **tolerance}, err_msg=name
-        )
+        options: dict[str, Any] = {"rtol": 0, **tolerance, "err_msg": name}
+        np.testing.assert_allclose(unpack(tensor, opened.weights.buffer), expected[name], **options)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

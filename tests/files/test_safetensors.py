@@ -38,7 +38,7 @@ def one(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("padding", [0, 1, 3])  # the data of real files need not be aligned
 def test_reads_what_the_package_writes(tmp_path: Path, padding: int) -> None:
     rng = np.random.default_rng(0)
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "a": rng.normal(size=(5, 7)).astype(np.float32),
         "b": rng.normal(size=(3,)).astype(np.float16),
         "ids": np.arange(4),

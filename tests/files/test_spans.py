@@ -94,6 +94,7 @@ def test_spans_are_the_whole_text(kind: str) -> None:
     ours = Tokenizer(backend)
     name = specials[0]
     special = backend.token_to_id(name)
+    assert special is not None
     part = st.sampled_from(["a", "b", "tide", " ", "\n", "<tool>", "\ufdd0"])
     plain = st.lists(st.one_of(part, st.sampled_from(specials)), max_size=4).map("".join)
     parsed = st.lists(part, max_size=3).map("".join)

@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from transformers import GPT2Tokenizer, LlamaTokenizer, Qwen2Tokenizer
-from transformers.tokenization_utils_sentencepiece import generate_merges
+from transformers.tokenization_utils_base import generate_merges
 
 from outpace.core.errors import FormatError, OutpaceError
 from outpace.files.tokenizer import Tokenizer
 from tests.files.vocabularies import (
     SPECIALS,
     TEXTS,
+    Vocabulary,
     byte_level_metadata,
     trained_bpe,
     trained_pieces,
@@ -27,7 +28,7 @@ from tests.files.vocabularies import (
 
 
 @pytest.fixture(scope="module")
-def trained() -> tuple[dict[str, int], list[tuple[str, str]]]:
+def trained() -> Vocabulary:
     return trained_bpe()
 
 
@@ -46,7 +47,7 @@ def test_byte_level_decoding_equals_the_library(ids: list[int]) -> None:
 
 
 @pytest.mark.parametrize("add_bos", [True, False])
-def test_folder_of_transformers(trained: Any, tmp_path: Path, add_bos: bool) -> None:
+def test_folder_of_transformers(trained: Vocabulary, tmp_path: Path, add_bos: bool) -> None:
     """The beginning-of-text token, the end tokens of all three files, and every id."""
     vocab, merges = trained
     theirs = Qwen2Tokenizer(
@@ -87,7 +88,7 @@ def test_folder_of_a_llama(pieces: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("special", [True, False])
-def test_the_ends_that_a_folder_names(trained: Any, tmp_path: Path, special: bool) -> None:
+def test_the_ends_that_a_folder_names(trained: Vocabulary, tmp_path: Path, special: bool) -> None:
     """By the names of its added tokens, special or not, and in four files."""
     vocab, merges = trained
     backend = tokenizers.Tokenizer(models.BPE(vocab, merges))
@@ -107,7 +108,7 @@ def test_the_ends_that_a_folder_names(trained: Any, tmp_path: Path, special: boo
     assert ours.eos_ids == {7, *map(backend.token_to_id, names)}
 
 
-def test_folder_whose_specials_are_declared_elsewhere(trained: Any, tmp_path: Path) -> None:
+def test_folder_whose_specials_are_declared_elsewhere(trained: Vocabulary, tmp_path: Path) -> None:
     vocab, merges = trained
     backend = tokenizers.Tokenizer(models.BPE(vocab, merges))
     backend.decoder = decoders.ByteLevel()
@@ -143,7 +144,7 @@ def test_folder_whose_specials_are_declared_elsewhere(trained: Any, tmp_path: Pa
     ],
 )
 def test_malformed_folders(
-    trained: Any, tmp_path: Path, name: str, content: str | None, message: str
+    trained: Vocabulary, tmp_path: Path, name: str, content: str | None, message: str
 ) -> None:
     GPT2Tokenizer(vocab=trained[0], merges=trained[1]).save_pretrained(tmp_path)
     (tmp_path / name).unlink(missing_ok=True)
@@ -183,7 +184,7 @@ def test_damaged_stored_tokenizers(text: str) -> None:
         {"brand": "new"},
     ],
 )
-def test_stored_tokenizers_of_other_content(trained: Any, damage: dict[str, Any]) -> None:
+def test_stored_tokenizers_of_other_content(trained: Vocabulary, damage: dict[str, Any]) -> None:
     stored = json.loads(Tokenizer.from_gguf(byte_level_metadata(*trained, "llama3")).to_json())
     stored["outpace"] |= damage
     with pytest.raises(FormatError):
@@ -193,8 +194,8 @@ def test_stored_tokenizers_of_other_content(trained: Any, damage: dict[str, Any]
         Tokenizer.from_json(nested)
 
 
-def test_stored_tokenizers_are_json_and_keep_everything(trained: Any) -> None:
-    more = {"bos_token_id": 7, "add_bos_token": True, "eot_token_id": 9}
+def test_stored_tokenizers_are_json_and_keep_everything(trained: Vocabulary) -> None:
+    more: dict[str, Any] = {"bos_token_id": 7, "add_bos_token": True, "eot_token_id": 9}
     ours = Tokenizer.from_gguf(byte_level_metadata(*trained, "llama3", **more))
     json.loads(ours.to_json())
     stored = Tokenizer.from_json(ours.to_json())
@@ -206,6 +207,6 @@ def test_stored_tokenizers_are_json_and_keep_everything(trained: Any) -> None:
         Tokenizer.from_json(ours.to_json()[:-9])
 
 
-def test_half_a_surrogate_pair_is_refused(trained: Any) -> None:
+def test_half_a_surrogate_pair_is_refused(trained: Vocabulary) -> None:
     with pytest.raises(OutpaceError, match="not valid Unicode"):
         Tokenizer.from_gguf(byte_level_metadata(*trained, "gpt-2")).encode("\ud83d", add_special_tokens=False)

@@ -34,9 +34,12 @@ TEXTS = [
     "never seen: ☃ ∀x∃y",
 ]
 
+Vocabulary = tuple[dict[str, int], Any]
+"""Tokens with their numbers, and merges as pairs (which transformers takes, and its annotations do not)."""
+
 
 @cache
-def trained_bpe() -> tuple[dict[str, int], list[tuple[str, str]]]:
+def trained_bpe() -> Vocabulary:
     """Vocabulary and merges of a byte-level BPE, then a word that no merge makes, then the special tokens."""
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -13,6 +13,7 @@ transformers = pytest.importorskip("transformers")
 import outpace  # noqa: E402
 from outpace.core.call import Prompt  # noqa: E402
 from outpace.core.errors import OutpaceError  # noqa: E402
+from outpace.targets.hf_seq2seq import HfSeq2SeqTarget  # noqa: E402
 from tests.fake_models import EOS_ID, write_tokenizer  # noqa: E402
 from tests.fakes import hostile  # noqa: E402
 from tests.hf_families import tiny_model  # noqa: E402
@@ -69,6 +70,7 @@ def test_greedy_is_that_of_transformers(model: Any, draft: str) -> None:
         expected = theirs(model, inputs, max_new_tokens=40)
         assert torch.equal(ours.generate(**inputs, max_new_tokens=40), expected)
     assert len(ends) > 1, "texts end at different places"
+    assert isinstance(ours.target, HfSeq2SeqTarget)
     assert (ours.target.num_rows, ours.target.num_sources) == (0, 0)
 
 
@@ -223,17 +225,16 @@ def test_sampling_is_seeded_and_the_same_with_drafts() -> None:
 def test_copy_drafts_from_the_source() -> None:
     """The first draft is the source itself; an output that repeats it takes few steps."""
     from outpace.drafters.lookup.copy import Copy
-    from outpace.targets.hf_seq2seq import HfSeq2SeqTarget
 
     model = tiny_seq2seq("t5")
     target = HfSeq2SeqTarget(model)
     (source,) = target.encode(torch.tensor([[5, 6, 7, 8, 9, 5, 6]]))
     prompt = Prompt([START_ID], source)
-    state = Copy(length=4).start(Prompt.of(prompt))  # type: ignore[arg-type]
+    state = Copy(length=4).start(Prompt.of(prompt))
     assert state.prompt == source.ids == [5, 6, 7, 8, 9, 5, 6] and state.pointer == 0
     state.follow(5)
     assert state.prompt[state.pointer :][:4] == [6, 7, 8, 9]
-    state = Copy().start(Prompt.of(prompt))  # type: ignore[arg-type]
+    state = Copy().start(Prompt.of(prompt))
     state.follow(7)  # the output leaves out two words
     assert state.prompt[state.pointer :] == [8, 9, 5, 6]
 

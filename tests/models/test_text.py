@@ -154,12 +154,12 @@ def test_what_is_naturally_none_may_be() -> None:
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
-    made = model()
+    made: Any = model()
     ours = made.generate("face", max_tokens=9, temperature=0.5, top_k=3, top_p=0.75, min_p=0.25, seed=7)
     theirs = made.generate(
         "face", max_tokens=np.int64(9), temperature=np.float32(0.5), top_k=np.uint8(3),
         top_p=np.float16(0.75), min_p=np.float64(0.25), seed=np.uint64(7), raw=np.bool_(False),
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
     assert theirs.token_ids == ours.token_ids
 
 

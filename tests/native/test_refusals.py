@@ -60,7 +60,7 @@ def test_bytes_that_are_read(target: NativeTarget) -> None:
         _native.read_bandwidth(1, 2**64 - 1)
     for options in ({"num_bytes": 0}, {"num_bytes": 1.5}, {"repeats": 0}):
         with pytest.raises(OutpaceError, match="accepted are whole numbers from 1"):
-            read_bandwidth(1, **options)  # type: ignore[arg-type]
+            read_bandwidth(1, **options)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def test_the_next_token_has_the_targets_law(name: str, k: int, pair: tuple[np.nd
 
 def random_pairs(size: int, num_pairs: int) -> list[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(size)
-    return [tuple(rng.dirichlet(np.full(size, rng.choice([0.3, 1.0])), size=2)) for _ in range(num_pairs)]  # type: ignore[misc]
+    return [tuple(rng.dirichlet(np.full(size, rng.choice([0.3, 1.0])), size=2)) for _ in range(num_pairs)]
 
 
 # Wrong versions. Each has the shape of a right rule and the mistake of a real one.
@@ -122,10 +123,10 @@ def test_enumeration_catches_wrong_versions(wrong: type) -> None:
 def test_the_worked_example() -> None:
     """By hand: 0.2 + 0.3 + 0.2 are kept, and the rest of 0.3 goes to token 0, to make up its 0.5."""
     p, q = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.3, 0.5])
-    runs = {
+    runs: dict[int, list[Any]] = {
         x: [
             (mass, kept if isinstance(kept, int) else kept.tolist())
-            for mass, kept in over_coins(lambda toss, x=x: Speculative().keep(p, q, [x], toss))
+            for mass, kept in over_coins(partial(Speculative().keep, p, q, [x]))
         ]
         for x in range(3)
     }

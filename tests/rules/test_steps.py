@@ -19,6 +19,7 @@ from outpace.decode.step import step
 from outpace.rules import RULES, block, walk
 from outpace.rules.block import Block
 from outpace.rules.speculative import Speculative
+from outpace.rules.walk import chance
 from outpace.targets.table import TableTarget
 from tests.fakes import TableDraft, Wide
 from tests.laws import drafts_of, over_coins
@@ -82,7 +83,7 @@ def judgements(rule: Rule, p: TableTarget, tree: TokenTree) -> Iterator[tuple[fl
     """Every verdict with its probability, and the law of its token."""
 
     def judged(toss: Any) -> Verdict:
-        parts = {"tosses": lambda seed, position: toss, "stand_in": lambda left, p, seed, position: left}
+        parts: Any = {"tosses": lambda seed, position: toss, "stand_in": lambda left, p, seed, position: left}
         with mock.patch.multiple(walk, **parts), mock.patch.multiple(block, **parts):
             return rule.judge(tree, cast("Any", Laws(p, tree)), SAMPLING, 0)
 
@@ -146,7 +147,7 @@ class EarlyBreak(Block):
 
             return once
 
-        tosses = block.tosses
+        tosses = walk.tosses
         with mock.patch.object(block, "tosses", impatient):
             return super().judge(tree, scores, sampling, position)
 
@@ -155,7 +156,7 @@ def test_enumeration_catches_wrong_blocks() -> None:
     p, q = tables(1)
 
     def wrong(rule: Rule, **parts: Any) -> float:
-        with mock.patch.multiple(block, **{"chance": block.chance, **parts}):
+        with mock.patch.multiple(block, **{"chance": chance, **parts}):
             return error(step_law(rule, p, q, width=1, levels=3)[0], p, 4)
 
     assert wrong(Block()) < 1e-12

@@ -13,6 +13,7 @@ from outpace.core.errors import OutpaceError
 from outpace.core.tree import TokenTree
 from outpace.files.memo import Memo
 from outpace.files.memory import copied
+from outpace.pricing import clock
 from outpace.targets import fetching, native
 from outpace.targets.fetching import SIZES, USUAL, Fetch, are_fetches, measured
 from outpace.targets.native import NativeTarget
@@ -27,7 +28,7 @@ class Machine:
         self.seconds, self.now, self.calls = seconds, 0.0, 0
         self.fetches = dict.fromkeys(SIZES, USUAL)
         self.huge = False
-        monkeypatch.setattr(fetching.clock, "now", lambda: self.now)
+        monkeypatch.setattr(clock, "now", lambda: self.now)
 
     def call(self, tokens: int) -> None:
         self.calls += 1

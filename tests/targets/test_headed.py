@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from outpace.core.contracts import Tapped, Target
+from outpace.core.contracts import Drafter, Tapped, Target
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling, choose
 from outpace.core.tree import TokenTree
@@ -31,7 +31,7 @@ def base() -> HfCausalTarget:
     return HfCausalTarget(tiny_model("llama", num_hidden_layers=1), context_length=64)
 
 
-def written(target: Target, drafter: object, sampling: Sampling) -> tuple[list[list[int]], list[str]]:
+def written(target: Target, drafter: Drafter, sampling: Sampling) -> tuple[list[list[int]], list[str]]:
     steps = generate_batch(target, drafter, Match(), [Request(p, sampling, 16) for p in PROMPTS])
     while True:
         try:

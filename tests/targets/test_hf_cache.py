@@ -31,7 +31,8 @@ def call(cache: SlotCache, rows: list[int], texts: list[list[int]]) -> list[tupl
 def assert_holds(cache: SlotCache, rows: list[int], texts: list[list[int]]) -> None:
     in_sight = cache.aim(rows, 0)
     assert in_sight == max(map(len, texts))
-    for i, layer in enumerate(cache.layers):
+    layers: list[Any] = cache.layers
+    for i, layer in enumerate(layers):
         for b, text in enumerate(texts):
             assert cache.length(rows[b]) == len(text)
             assert torch.equal(layer.keys[b : b + 1, :, : len(text)], states([text], i))
@@ -60,7 +61,8 @@ def test_neighbours_of_one_length_are_seen_without_a_copy() -> None:
     cache.keep(rows, [[1]] * 3)
     cache.free(rows[:1])
     keys, _ = call(cache, rows[1:], [[7], [8]])[0]
-    assert keys.data_ptr() == cache.layers[0].stores[0].data_ptr()
+    first: Any = cache.layers[0]
+    assert keys.data_ptr() == first.stores[0].data_ptr()
 
 
 def test_room_doubles_and_keeps_what_there_is() -> None:
@@ -74,7 +76,8 @@ def test_room_doubles_and_keeps_what_there_is() -> None:
         cache.keep([row], [range(1, 60)])
         text += new
         assert_holds(cache, [row], [text])
-        sizes.add(cache.layers[0].stores[0].shape[2])
+        first: Any = cache.layers[0]
+        sizes.add(first.stores[0].shape[2])
     assert sizes == {FIRST_SLOTS, 2 * FIRST_SLOTS, 700, 720}
     assert cache.num_bytes == 2 * LAYERS * HEADS * DIM * 720 * 4
 

@@ -6,20 +6,21 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("transformers")
-from torch.nn.utils import prune  # noqa: E402
+import torch
+from torch.nn.utils import prune
 
-import outpace  # noqa: E402
-from outpace import _native  # noqa: E402
-from outpace.core.errors import OutpaceError  # noqa: E402
-from outpace.core.tree import TokenTree  # noqa: E402
-from outpace.targets import hf_linears  # noqa: E402
-from outpace.targets.hf_causal import HfCausalTarget  # noqa: E402
-from outpace.targets.hf_linears import MOST_NODES, BlockLinears, linears_of  # noqa: E402
-from tests.hf_families import tiny_model  # noqa: E402
-from tests.hf_seq2seq_families import sources, tiny_seq2seq  # noqa: E402
-from tests.rows import on, opened  # noqa: E402
+import outpace
+from outpace import _native
+from outpace.core.errors import OutpaceError
+from outpace.core.tree import TokenTree
+from outpace.targets import hf_linears
+from outpace.targets.hf_causal import HfCausalTarget
+from outpace.targets.hf_linears import MOST_NODES, BlockLinears, linears_of
+from tests.hf_families import tiny_model
+from tests.hf_seq2seq_families import sources, tiny_seq2seq
+from tests.rows import on, opened
 
 PROMPT = [5, 17, 3, 250, 9, 5, 17]
 

@@ -138,7 +138,8 @@ def test_nothing_needs_gradients_afterwards() -> None:
     with contextlib.ExitStack() as modes:
         modes.enter_context(torch.enable_grad())
         fast.generate(**inputs, max_new_tokens=4)
-    assert not any(store.requires_grad for layer in fast.target._cache.layers for store in layer.stores)
+    layers: list[Any] = fast.target._cache.layers
+    assert not any(store.requires_grad for layer in layers for store in layer.stores)
     loss = model(**inputs).logits.sum()
     loss.backward()
     assert model.get_input_embeddings().weight.grad is not None

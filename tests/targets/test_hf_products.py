@@ -22,7 +22,9 @@ def test_products_are_numpys(kind: Any, dtype: str, error: float, with_bias: boo
     for rows, cols, count in ((7, 5, 1), (33, 32, 3), (300, 72, 17)):
         weight = torch.from_numpy(RANDOM.normal(size=(rows, cols))).to(getattr(torch, dtype))
         bias = torch.from_numpy(RANDOM.normal(size=rows)).to(weight.dtype) if with_bias else None
-        product = TorchProduct(weight.requires_grad_(), bias, lambda logits: torch.tanh(logits.float() / 3))
+        product: Any = TorchProduct(
+            weight.requires_grad_(), bias, lambda logits: torch.tanh(logits.float() / 3)
+        )
         product = product.rounded() if kind is RoundedProduct else product
         x = RANDOM.normal(size=(count, cols)).astype(np.float32)
         expected = x @ weight.detach().double().numpy().T
@@ -45,8 +47,8 @@ def test_the_block_kernels_lose_nothing_where_groups_do_not_divide_the_columns()
 
 
 def test_bits_do_not_depend_on_other_rows() -> None:
-    product = TorchProduct(torch.from_numpy(RANDOM.normal(size=(50, 64)).astype(np.float32)))
-    product, x = product.rounded(), RANDOM.normal(size=(9, 64)).astype(np.float32)
+    product = TorchProduct(torch.from_numpy(RANDOM.normal(size=(50, 64)).astype(np.float32))).rounded()
+    x = RANDOM.normal(size=(9, 64)).astype(np.float32)
     np.testing.assert_array_equal(product(x), np.concatenate([product(row[None]) for row in x]))
 
 

@@ -217,10 +217,16 @@ def test_wrong_sources_are_refused() -> None:
 
 def test_who_cannot_be_told_positions_is_refused() -> None:
     """Every layer has a bias of its own, and none takes it from outside."""
-    ids = {"vocab_size": 64, "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
-    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+    ids: dict[str, Any] = {
+        "vocab_size": 64,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "decoder_start_token_id": 0,
+    }
+    sizes: dict[str, Any] = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+    options: dict[str, Any] = ids | sizes
     with pytest.raises(OutpaceError, match=r"'umt5'.*cannot be told positions"):
-        HfSeq2SeqTarget(random_seq2seq("UMT5", **ids, **sizes))
+        HfSeq2SeqTarget(random_seq2seq("UMT5", **options))
 
 
 def test_other_models_and_modes_are_refused() -> None:

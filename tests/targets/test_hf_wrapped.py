@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+import torch  # noqa: E402
+
 import outpace  # noqa: E402
 from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.targets.hf_causal import HfCausalTarget  # noqa: E402
@@ -28,7 +30,7 @@ class Lora(torch.nn.Module):
         self.lora_B = torch.nn.ModuleDict({"default": torch.nn.Linear(4, base.out_features, bias=False)})
         self.active = True
         with torch.no_grad():
-            for weight in (self.lora_A["default"].weight, self.lora_B["default"].weight):
+            for weight in (*self.lora_A.parameters(), *self.lora_B.parameters()):
                 weight.copy_(0.4 * torch.randn(weight.shape, generator=generator))
 
     def delta(self, x: Any) -> Any:
@@ -39,7 +41,8 @@ class Lora(torch.nn.Module):
 
     def merge(self) -> None:
         self.active = False
-        self.base_layer.weight.data += self.lora_B["default"].weight @ self.lora_A["default"].weight
+        down, up = *self.lora_A.parameters(), *self.lora_B.parameters()
+        self.base_layer.weight.data += up @ down
 
 
 class Tuner(torch.nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from tests.fake_models import make_model, write_gguf, write_hf, write_tokenizer
 from tests.native_models import INSTRUCTION_SETS, gguf_target, instruction_set, open_target
 
 
-def written(model: torch.nn.Module, folder: Path) -> str:
+def written(model: Any, folder: Path) -> str:
     """The fingerprint of a folder with this model."""
     model.save_pretrained(folder / "hf")
     write_tokenizer(folder / "hf")

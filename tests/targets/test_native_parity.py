@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def test_half_precision_weights_are_exact(dtype: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(all_logits(target, PROMPT), reference(model, PROMPT), atol=1e-4, rtol=1e-4)
 
 
-def twin(model: torch.nn.Module, target: NativeTarget) -> torch.nn.Module:
+def twin(model: Any, target: NativeTarget) -> torch.nn.Module:
     """The model with the packed weights, whose products round their input first as ours do: 8 bit, one scale
     per token and group of 32."""
 

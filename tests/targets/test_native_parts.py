@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,7 +112,8 @@ def test_a_kept_path_of_a_resumed_call_equals_a_fresh_row(target: NativeTarget) 
         text += [tree.token_list[node] for node in path]
         fresh, _ = opened(target, [text])
         probe = TokenTree.chain(1, [2, 3])
-        np.testing.assert_array_equal(*(all_logits(target, [row], [probe])[0] for row in (rows[0], fresh[0])))
+        one, other = (all_logits(target, [row], [probe])[0] for row in (rows[0], fresh[0]))
+        np.testing.assert_array_equal(one, other)
         target.free(fresh)
 
 
@@ -176,7 +178,7 @@ def test_rows_of_one_call_may_have_come_differently_far(target: NativeTarget) ->
 def test_nothing_of_a_part_can_be_kept(target: NativeTarget) -> None:
     rows, _ = opened(target, PROMPTS[:1])
     for part in ({"layers": 1}, {"skip": [0]}):
-        target.run(on(rows, [TokenTree.chain(1, [2])]), **part)  # type: ignore[arg-type]
+        target.run(on(rows, [TokenTree.chain(1, [2])]), **part)
         with pytest.raises(ValueError, match="no scored tree"):
             target.keep(rows, [[1]])
     target.run(on(rows, [TokenTree.chain(1, [2])]))  # all of it is as good as a score
@@ -206,7 +208,7 @@ def test_a_part_is_the_model_without_the_rest(family: str, tmp_path: Path) -> No
     tree = TokenTree.chain(tokens[1], tokens[2:])
     skip = [1, 2, 4]
 
-    def nothing(_: object, __: object, output: object) -> object:
+    def nothing(_: object, __: object, output: Any) -> Any:
         return (
             (torch.zeros_like(output[0]), *output[1:])
             if isinstance(output, tuple)
@@ -252,7 +254,7 @@ def test_bad_parts_are_refused_and_leave_the_target_usable(target: NativeTarget)
         ({"skip": [-1]}, "no sublayer -1"),
     ):
         with pytest.raises(ValueError, match=message):
-            target.run(on(rows, [TokenTree.root(1)]), **part)  # type: ignore[arg-type]
+            target.run(on(rows, [TokenTree.root(1)]), **part)
     target.run(
         on(rows, [TokenTree.root(1)]), skip=range(2 * num_layers)
     )  # nothing is left: embedding and output

@@ -84,7 +84,7 @@ def test_equals_numpy(tensor_type: str, kind: str, shape: tuple[int, int], isa: 
 
 def test_weights_that_are_bf16_stay_so_beside_floats(tmp_path: Path) -> None:
     target = gguf_target(tmp_path, "llama", "BF16")
-    weight = np.random.default_rng(0).integers(-128, 128, (40, 64)).astype(np.float32) / 64
+    weight = np.random.default_rng(0).integers(-128, 128, (40, 64)).astype(np.float32) / np.float32(64)
     product = target.product(weight)
     assert product.kind == "bf16"
     np.testing.assert_array_equal(product(np.eye(64, dtype=np.float32)), weight.T)

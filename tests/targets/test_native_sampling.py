@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,15 +60,17 @@ def test_options_that_are_none_are_refused(target: NativeTarget) -> None:
     rows, _ = opened(target, [[1, 2, 3]])
     decoder = target._decoder
     good = {"temperature": 1.0, "top_k": 3, "top_p": 0.9, "min_p": 0.1}
-    for name, values in {
+    wrong: dict[str, list[float]] = {
         "temperature": [-1.0, -1e-300, math.nan, math.inf],
         "top_k": [-1, -(2**31)],
         "top_p": [0.0, -0.5, -5e-324, 1.5, math.nan, math.inf],
         "min_p": [-0.1, 1.0000001, math.nan, math.inf],
-    }.items():
+    }
+    for name, values in wrong.items():
         for value in values:
             with pytest.raises(ValueError, match="accepted are a finite temperature"):
-                decoder.choose([(0, 1, 0, *(good | {name: value}).values(), 0)])
+                row: Any = (0, 1, 0, *(good | {name: value}).values(), 0)
+                decoder.choose([row])
     for top_p, min_p in ((1e-46, 0.0), (5e-324, 1.0), (1.0, 1.0), (1.0, 5e-324)):
         [[token]] = decoder.choose([(0, 1, 0, 1e-46, 0, top_p, min_p, 0)])
         assert 0 <= token < VOCAB_SIZE

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -15,11 +16,13 @@ from tests.fake_models import VOCAB_SIZE
 from tests.native_models import gguf_target
 from tests.rows import on, opened
 
+T = TypeVar("T")
+
 SIZES = (1, 7, 160, 900)
 REPEATS = 40
 
 
-def in_threads(*jobs: Callable[[], object]) -> list[object]:
+def in_threads(*jobs: Callable[[], Any]) -> list[Any]:
     """Runs these side by side, all from one start; raises what one of them raises."""
     start = Barrier(len(jobs))
 
@@ -31,7 +34,7 @@ def in_threads(*jobs: Callable[[], object]) -> list[object]:
         return [running.result() for running in [pool.submit(started, job) for job in jobs]]
 
 
-def answered(call: Callable[[], object]) -> object | None:
+def answered(call: Callable[[], T]) -> T | None:
     """What a call gives, or None where it says in one line that another's call has no such node or tree."""
     try:
         return call()
@@ -71,7 +74,7 @@ def test_what_is_read_while_others_score_is_of_one_call(threads: int, tmp_path: 
             assert one is None or any(np.array_equal(one[0], known) for known in logits.values())
             answered(lambda: decoder.top([0, 6], 5))
             chosen = answered(lambda: decoder.choose([(0, 7, 3, 0.8, 5, 0.9, 0.0, 1)]))
-            assert chosen is None or all(0 <= token < VOCAB_SIZE for token in chosen[0])  # type: ignore[index]
+            assert chosen is None or all(0 <= token < VOCAB_SIZE for token in chosen[0])
             assert decoder.length(rows[0]) == 3 and decoder.work >= 0 and decoder.cache_bytes > 0
             decoder.close(decoder.fork(rows[1]))
         return seen

@@ -105,6 +105,7 @@ def test_more_than_the_vocabulary_is_the_vocabulary(tmp_path: Path) -> None:
     (tmp_path / "hf/tokenizer_config.json").unlink()
     target = open_target(tmp_path / "hf", tmp_path / "cache")
     _, scores = opened(target, [[1, 2, 3]])
+    assert isinstance(scores, NativeScores)
     scores.choose([Sampling()], [3], None, 64)
     for k in (40, 41, 64):
         assert_is_the_sort(scores, [TokenTree.root(3)], k)

@@ -100,7 +100,7 @@ def test_a_position_sees_its_window_and_nothing_else(case: Case) -> None:
         for changed in range(40):
             values = layer[2].clone()
             values[:, :, changed] += 1
-            moved = (blocked(window)(0, *layer[:2], values) - before)[0, :, place].abs().max() > 1e-6
+            moved = (blocked(window)(0, layer[0], layer[1], values) - before)[0, :, place].abs().max() > 1e-6
             assert bool(moved) == (0 <= place - changed < window)
 
 
@@ -233,6 +233,7 @@ def test_a_first_guess_is_the_small_picture_enlarged(channels: int) -> None:
     with torch.no_grad():
         for layer in (model.reader.spread, model.reader.mix, model.reader.stem):
             layer.weight.zero_()
+            assert layer.bias is not None
             layer.bias.zero_()
         said = model.places(torch.from_numpy(small)).reshape(2, 16, 16, channels, -1)
         table = model.reader.embedding.weight

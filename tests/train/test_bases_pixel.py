@@ -7,16 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-from outpace.core.tree import TokenTree  # noqa: E402
-from outpace.heads.file import read_heads  # noqa: E402
-from outpace.targets.pixel import PixelTarget, pixel_prompt  # noqa: E402
-from outpace.targets.pixel_model import START, PixelModel  # noqa: E402
-from outpace.train.bases_pixel import PixelBase, lines  # noqa: E402
-from outpace.train.blockwise import MODEL_FOLDER, train_blockwise  # noqa: E402
-from outpace.train.loop import Plan  # noqa: E402
-from tests.pixel_models import small_pictures, tiny_pixel_model  # noqa: E402
-from tests.rows import on, opened  # noqa: E402
+pytest.importorskip("torch")
+import torch
+
+from outpace.core.tree import TokenTree
+from outpace.heads.file import read_heads
+from outpace.targets.pixel import PixelTarget, pixel_prompt
+from outpace.targets.pixel_model import START, PixelModel
+from outpace.train.bases_pixel import PixelBase, lines
+from outpace.train.blockwise import MODEL_FOLDER, train_blockwise
+from outpace.train.loop import Plan
+from tests.pixel_models import small_pictures, tiny_pixel_model
+from tests.rows import on, opened
 
 SHAPES: list[dict[str, int]] = [{}, {"channels": 3, "window": 40}]
 

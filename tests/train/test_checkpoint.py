@@ -18,6 +18,8 @@ from tests.special_files import SPECIAL  # noqa: E402
 SETTINGS = {"lr": 0.1, "steps": 7, "data": "sha256:a", "width": None}
 
 
+WRONG_LOSSES: list[Any] = [None, 3, {}, "ab", [1], [[1]], [[1, None]]]
+WRONG_SECONDS: list[Any] = [None, "1", [], True, float("nan"), 10**400]
 FIELDS = {"settings": SETTINGS, "losses": [[1, 0.5]], "seconds": 1.5}
 
 
@@ -91,11 +93,8 @@ def test_a_state_is_data_and_not_code(tmp_path: Path) -> None:
     "text",
     [
         *("", "{", "[]", "{}", '{"settings": 3}', '{"settings": null}', "\ufeff", "7", "[" * 100_000),
-        *(json.dumps(FIELDS | {"losses": losses}) for losses in (None, 3, {}, "ab", [1], [[1]], [[1, None]])),
-        *(
-            json.dumps(FIELDS | {"seconds": seconds})
-            for seconds in (None, "1", [], True, float("nan"), 10**400)
-        ),
+        *(json.dumps(FIELDS | {"losses": losses}) for losses in WRONG_LOSSES),
+        *(json.dumps(FIELDS | {"seconds": seconds}) for seconds in WRONG_SECONDS),
         json.dumps(FIELDS | {"losses": [[10**400, 0.5]]}),
         *(json.dumps(FIELDS | {"settings": [pair, ["seed", 0]]}) for pair in (["rate", 0.1], [1, 2], "ab")),
         *(json.dumps({k: v for k, v in FIELDS.items() if k != name}) for name in ("losses", "seconds")),

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
-from outpace.core.errors import OutpaceError  # noqa: E402
-from outpace.train.checkpoint import RUN, STATE, Checkpoint  # noqa: E402
-from outpace.train.loop import LOSSES, Loss, Plan, train  # noqa: E402
+pytest.importorskip("torch")
+import torch
+
+from outpace.core.errors import OutpaceError
+from outpace.train.checkpoint import RUN, STATE, Checkpoint
+from outpace.train.loop import LOSSES, Loss, Plan, train
 
 WANTED = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]])
 
@@ -132,7 +134,9 @@ def test_a_state_of_something_else_is_one_line(tmp_path: Path, change: dict[str,
     with pytest.raises(Killed):
         run(tmp_path, plan, at=5)
     state = torch.load(tmp_path / STATE, weights_only=True)
-    for wrong in (state | change, [], {name: value for name, value in state.items() if name not in change}):
+    rest = {name: value for name, value in state.items() if name not in change}
+    wrongs: list[Any] = [state | change, [], rest]
+    for wrong in wrongs:
         torch.save(wrong, tmp_path / STATE)
         with pytest.raises(OutpaceError, match=r"checkpoint\.pt holds no state of this training .*remove it"):
             run(tmp_path, plan)

@@ -6,7 +6,7 @@ The G-tests of this file together give a false alarm with probability 1e-4; the 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -150,7 +150,9 @@ def test_a_row_that_cannot_run_stays_as_it_is() -> None:
     paths = Paths(4)
     asks = [Ask(ROOT, POSITION, Sampling(), 9, 9)] * 2
 
-    def step(rows: list[int], trees: list[TokenTree], nodes: list[list[int]]) -> list[np.ndarray | None]:
+    def step(
+        rows: Sequence[int], trees: Sequence[TokenTree], nodes: Sequence[Sequence[int]]
+    ) -> list[np.ndarray | None]:
         after = paths.step(rows, trees, nodes)
         full = [row == 0 and tree.num_nodes == 3 for row, tree in zip(rows, trees, strict=True)]
         return [None if stop else logits for stop, logits in zip(full, after, strict=True)]
@@ -161,7 +163,9 @@ def test_a_row_that_cannot_run_stays_as_it_is() -> None:
 
 
 def test_tokens_are_picked_only_where_nobody_reads_more() -> None:
-    def pick(rows: object, trees: object, nodes: list[list[int]], width: int) -> list[list[list[int]]]:
+    def pick(
+        rows: object, trees: object, nodes: Sequence[Sequence[int]], width: int
+    ) -> list[list[list[int]]]:
         return [[list(range(width)) for _ in wanted] for wanted in nodes]
 
     paths = Paths(8)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +59,7 @@ class TableTarget:
         seed: int = 0,
         eos_ids: frozenset[int] = frozenset(),
         context_length: int = 4096,
-    ) -> TableTarget:
+    ) -> Self:
         """Normal logits of standard deviation `spread`: a larger one makes the text more predictable."""
         shape = (vocab_size,) * (order + 1)
         logits = np.random.default_rng(seed).normal(scale=spread, size=shape)

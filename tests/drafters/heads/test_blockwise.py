@@ -158,7 +158,7 @@ def proposed(drafter: Blockwise, states: np.ndarray, root: int, **asked: Any) ->
     for hidden in states:
         rows.append(BlockwiseState())
         rows[-1].hidden = hidden
-    fields = {"sampling": Sampling(), "budget": 60, "depth": 20, "law": False} | asked
+    fields: dict[str, Any] = {"sampling": Sampling(), "budget": 60, "depth": 20, "law": False} | asked
     return drafter.propose(rows, [Ask(root, 9, **fields)] * len(rows))
 
 
@@ -263,9 +263,9 @@ def test_the_tree_holds_the_likeliest_combinations(causal: Any, tmp_path: Path) 
                     if len(path) == depth
                     for t in best
                 }
-            best = sorted((p for p in weights if p), key=lambda p: -weights[p])[:7]
+            likeliest = sorted((p for p in weights if p), key=lambda p: -weights[p])[:7]
             paths = [tuple(tree.token_list[i] for i in tree.path_to(n)[1:]) for n in range(1, 8)]
-            assert set(paths) == set(best)
+            assert set(paths) == set(likeliest)
             assert tree.logq is not None
             sums = [tree.logq[tree.path_to(n)].sum() for n in range(1, 8)]
             np.testing.assert_allclose(np.exp(sums), [weights[p] for p in paths], rtol=1e-4)
@@ -329,8 +329,9 @@ def test_a_rule_that_reads_laws_gets_those_of_the_heads(
     inner = set(drawn.shape.parent_list[1:])
     assert len(inner) >= 3
     for node in inner:
-        law = warp(logits[drawn.shape.depths[node]], SAMPLED)
-        np.testing.assert_allclose(drawn.law(node), law, rtol=1e-5)
+        law, expected = drawn.law(node), warp(logits[drawn.shape.depths[node]], SAMPLED)
+        assert law is not None
+        np.testing.assert_allclose(law, expected, rtol=1e-5)
     [greedy] = proposed(drafter, state, 3, law=True, draw=draw)
     assert greedy.draw == "point"
 
@@ -474,9 +475,10 @@ def test_tokens_beyond_the_vocabulary_are_refused(causal: Any, tmp_path: Path) -
 
 def test_targets_without_hidden_states_are_refused(causal: Any, tmp_path: Path) -> None:
     write_random(tmp_path, causal)
+    untapped: Any = TableTarget.random(vocab_size=300, order=1)
     for path in (str(tmp_path), "auto"):
         with pytest.raises(OutpaceError, match="target TableTarget shows none, accepted are native and"):
-            Blockwise(TableTarget.random(vocab_size=300, order=1), path=path)
+            Blockwise(untapped, path=path)
 
 
 def test_what_is_no_folder_of_heads_is_named(causal: Any, tmp_path: Path) -> None:

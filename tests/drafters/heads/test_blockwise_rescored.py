@@ -16,7 +16,7 @@ from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.core.sampling import Sampling  # noqa: E402
 from outpace.core.steps import Ask, ScoredCall  # noqa: E402
 from outpace.core.tree import TokenTree  # noqa: E402
-from outpace.decode.step import judge  # noqa: E402
+from outpace.decode.judge import judge  # noqa: E402
 from outpace.drafters.heads.blockwise import Blockwise  # noqa: E402
 from outpace.drafters.heads.blockwise_lattice import BlockwiseLattice  # noqa: E402
 from outpace.drafters.heads.blockwise_local import BlockwiseLocal  # noqa: E402

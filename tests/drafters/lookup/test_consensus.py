@@ -36,7 +36,7 @@ def commit(drafter: Consensus, state: ConsensusState, tokens: Sequence[int]) -> 
     return drafter.observe([state], [step])[0]
 
 
-def rows(drafter: Consensus, prompt: list[int], outputs: Sequence[Sequence[int]]) -> list[ConsensusState]:
+def rows(drafter: Consensus, prompt: Sequence[int], outputs: Sequence[Sequence[int]]) -> list[ConsensusState]:
     return [commit(drafter, drafter.start(Prompt.of(prompt)), output) for output in outputs]
 
 
@@ -64,7 +64,7 @@ def slow_votes(
 
 def slow_odds(votes: list[list[int]]) -> dict[tuple[int, ...], float]:
     """Of every path: the product of (votes for the child) / (votes at its parent + 1)."""
-    odds = {(): 1.0}
+    odds: dict[tuple[int, ...], float] = {(): 1.0}
     for length in range(1, max(map(len, votes), default=0) + 1):
         for path in {tuple(vote[:length]) for vote in votes if len(vote) >= length}:
             here = sum(tuple(vote[:length]) == path for vote in votes)

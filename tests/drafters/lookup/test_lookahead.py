@@ -16,7 +16,8 @@ from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling, choose
 from outpace.core.steps import Ask, RowScores, ScoredCall, Step, Verdict
 from outpace.core.tree import TokenTree
-from outpace.decode.step import judge, step
+from outpace.decode.judge import judge
+from outpace.decode.step import step
 from outpace.drafters.lookup.lookahead import Lookahead
 from outpace.engine.generate import generate
 from outpace.engine.request import Request

@@ -179,7 +179,7 @@ def test_fewer_calls_than_the_inner_drafter_alone() -> None:
 
 
 @pytest.mark.parametrize("options", [{"num_phrases": 0}, {"phrase_length": 0}, {"pool": 0}])
-def test_options_out_of_range(options: dict[str, int]) -> None:
+def test_options_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(OutpaceError, match="accepted are"):
         phrases(**options)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,8 +96,9 @@ def test_options(target: NativeTarget) -> None:
     for layers in (-1, target.num_layers + 1):
         with pytest.raises(OutpaceError, match="accepted are 0 to 3"):
             EarlyExit(layers=layers, target=target)
+    whole: Any = TableTarget.random(vocab_size=4, order=1, seed=0)
     with pytest.raises(OutpaceError, match=r"TableTarget cannot run a part .* accepted are native"):
-        EarlyExit(target=TableTarget.random(vocab_size=4, order=1, seed=0))
+        EarlyExit(target=whole)
 
 
 def test_an_edit_of_the_logits_counts(target: NativeTarget, tmp_path: Path) -> None:

@@ -134,10 +134,11 @@ def test_the_law_is_that_of_the_tokens_that_both_have() -> None:
     ours, theirs = Words(Letters("abcd"), 4), Words(Letters("cxba"), 4)
     small = drafter(target, ours, draft, theirs, bridge="intersection", tree=Static(widths="2"))
     sampling = Sampling(temperature=1.0, seed=1)
-    state = small.start(Prompt.of([0, 1]))  # type: ignore[arg-type]
+    state = small.start(Prompt.of([0, 1]))
     [tree] = small.propose([state], [Ask(1, 1, sampling, 9, 9)])
     a, b, c = draft.after([2])[[3, 2, 0]]  # behind b, which is token 2 of the draft model
-    assert np.allclose(tree.law(0), warp(np.array([a, b, c, -np.inf], np.float32), sampling))
+    law = tree.law(0)
+    assert law is not None and np.allclose(law, warp(np.array([a, b, c, -np.inf], np.float32), sampling))
     assert tree.draw == "without_replacement" and set(tree.token_list[1:]) <= {0, 1, 2}
     small.stop(state)
 

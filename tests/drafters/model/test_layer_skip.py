@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -94,5 +96,6 @@ def test_options(target: NativeTarget) -> None:
         for value in (-0.1, 1.1):
             with pytest.raises(OutpaceError, match=f"{option}={value}, accepted are 0 to 1"):
                 LayerSkip(target=target, **{option: value})  # type: ignore[arg-type]
+    whole: Any = TableTarget.random(vocab_size=4, order=1, seed=0)
     with pytest.raises(OutpaceError, match=r"TableTarget cannot run a part .* accepted are native"):
-        LayerSkip(target=TableTarget.random(vocab_size=4, order=1, seed=0))
+        LayerSkip(target=whole)

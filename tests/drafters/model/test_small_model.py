@@ -17,7 +17,8 @@ from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
 from outpace.core.steps import Ask, Candidates, ScoredCall, Step, Verdict
 from outpace.core.tree import TokenTree
-from outpace.decode.step import judge, step
+from outpace.decode.judge import judge
+from outpace.decode.step import step
 from outpace.drafters.model.small_model import SmallModel, small_model
 from outpace.drafters.model.vocabulary import SameTokens
 from outpace.drafters.none import NoDraft
@@ -53,7 +54,7 @@ class Counted(TableTarget):
 
 
 def table(seed: int = 3, **options: Any) -> Counted:
-    return Counted.random(vocab_size=VOCAB_SIZE, order=2, seed=seed, **options)  # type: ignore[return-value]
+    return Counted.random(vocab_size=VOCAB_SIZE, order=2, seed=seed, **options)
 
 
 def run(
@@ -126,7 +127,7 @@ def test_the_tree_is_that_of_the_growth_loop(sampling: Sampling, law: bool, tree
     draft = table(seed=9)
     drafter = SmallModel.of(draft, tree=tree)
     text = list(PROMPT)
-    state = drafter.start(Prompt.of(text))  # type: ignore[arg-type]
+    state = drafter.start(Prompt.of(text))
 
     def step(rows: Any, trees: Sequence[TokenTree], nodes: Sequence[Sequence[int]]) -> list[np.ndarray]:
         [tree], [wanted] = trees, nodes
@@ -168,7 +169,8 @@ def test_the_draft_models_cache_is_a_prefix_of_the_text() -> None:
     """After every step: what the row holds is committed text, however much of the draft was accepted."""
     draft = Checked.random(vocab_size=VOCAB_SIZE, order=2, seed=4)
     target = table(seed=4)
-    target.table = target.table + np.random.default_rng(0).normal(scale=0.8, size=target.table.shape)
+    noise = np.random.default_rng(0).normal(scale=0.8, size=target.table.shape)
+    target.table = (target.table + noise).astype(np.float32)
     for tree, levels in ((Chain(), 4), (Dynamic(size=9), 0), (Static(widths="2,2,1"), 3)):
         drafter = SmallModel.of(draft, tree=tree)
         rows, scores = opened(target, [PROMPT])
@@ -279,7 +281,7 @@ def test_refusals() -> None:
 
 @pytest.mark.parametrize(("rule", "draw"), [(Match(), "point"), (MultiDraft(), "without_replacement")])
 def test_laws_are_made_for_rules_that_read_them(rule: Rule, draw: str) -> None:
-    seen = []
+    seen: list[Any] = []
 
     class Watched(SmallModel):
         def propose(self, states: Any, asks: Sequence[Ask]) -> list[TokenTree]:

@@ -162,6 +162,6 @@ def test_options(target: NativeTarget) -> None:
         {"patience": 0},
     ):
         with pytest.raises(OutpaceError, match="accepted are"):
-            Swift(target=target, **bad)  # type: ignore[arg-type]
+            Swift(target=target, **bad)
     with pytest.raises(OutpaceError, match=r"TableTarget cannot run a part .* accepted are native"):
         Swift(target=TableTarget.random(vocab_size=4, order=1, seed=0))

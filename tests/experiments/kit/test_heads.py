@@ -46,10 +46,13 @@ def test_each_goes_on_from_the_k_before(tmp_path: Path, monkeypatch: pytest.Monk
         run = {"settings": settings, "steps_done": options["plan"].steps, "seconds": 1.0, "finished": {}}
         (where / "run.json").write_text(json.dumps(run))
 
+    def named(path: Path) -> Any:
+        return Named(str(path.relative_to(tmp_path)))
+
     def all_of_them() -> None:
         for training, steps in zip(trainings, (30, 50, 70, 90), strict=True):
             train_heads(
-                training, tmp_path, lambda path: Named(str(path.relative_to(tmp_path))), lambda step: step,
+                training, tmp_path, named, lambda step: step,
                 lr=0.1, minutes=0, steps=steps, seed=5, data="d",
             )  # fmt: skip
 

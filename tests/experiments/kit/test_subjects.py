@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,7 @@ def test_a_model_is_described_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_tasks_are_done_in_their_order() -> None:
     done: list[str] = []
-    one_by_one([(name, lambda name=name: done.append(name)) for name in "cab"])
+    one_by_one([(name, partial(done.append, name)) for name in "cab"])
     assert done == ["c", "a", "b"]
 
 
