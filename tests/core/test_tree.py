@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from outpace.core.steps import Candidates
 from outpace.core.tree import Shape, TokenTree
 from tests.strategies import trees
 
@@ -182,6 +183,22 @@ def test_malformed_trees_are_refused() -> None:
         TokenTree([1, 2], [-1, 0], draw="iid", laws=[None, np.ones(3)])
     with pytest.raises(ValueError, match="not in the tree"):
         TokenTree.root(1).prune([1])
+
+
+@pytest.mark.parametrize(("tokens", "logq"), [([1, 2, 3], [0.0, 0.0]), ([1, 2], [0.0]), ([1, 2], [0.0] * 3)])
+def test_grown_trees_have_a_token_and_a_logq_per_node(tokens: list[int], logq: list[float]) -> None:
+    with pytest.raises(AssertionError, match="per node"):
+        TokenTree.grown(tokens, [-1, 0], logq)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "logq", "num_laws"),
+    [((1, 3), (1, 3), 0), ((2, 3), (2, 2), 2), ((2,), (2,), 2), ((2, 3), (2, 3), 1)],
+)
+def test_candidates_have_one_shape(tokens: tuple[int, ...], logq: tuple[int, ...], num_laws: int) -> None:
+    laws = [np.zeros(5)] * num_laws
+    with pytest.raises(AssertionError, match="F, K"):
+        Candidates([0, 1], np.zeros(tokens, np.int32), np.zeros(logq, np.float32), laws, "point")
 
 
 def test_arrays_are_read_only() -> None:

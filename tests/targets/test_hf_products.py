@@ -46,6 +46,13 @@ def test_the_block_kernels_lose_nothing_where_groups_do_not_divide_the_columns()
     )
 
 
+@pytest.mark.parametrize("size", [1, 49])
+def test_a_bias_of_another_size_is_not_spread(size: int) -> None:
+    product = TorchProduct(torch.zeros(50, 64), torch.ones(size))
+    with pytest.raises(AssertionError, match="one bias per output"):
+        product.rounded()
+
+
 def test_bits_do_not_depend_on_other_rows() -> None:
     product = TorchProduct(torch.from_numpy(RANDOM.normal(size=(50, 64)).astype(np.float32))).rounded()
     x = RANDOM.normal(size=(9, 64)).astype(np.float32)

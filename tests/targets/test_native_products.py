@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from outpace.core.tree import TokenTree
 from outpace.files.packing import FLOAT_BYTES, LAYOUTS, unpack
 from outpace.files.quants import quantise_q8
 from outpace.targets.native import NativeTarget
+from outpace.targets.native_products import packed_matrix
 from tests.fake_models import VOCAB_SIZE
 from tests.native_matrices import packed, quantised
 from tests.native_models import INSTRUCTION_SETS, gguf_target, instruction_set
@@ -88,6 +90,16 @@ def test_weights_that_are_bf16_stay_so_beside_floats(tmp_path: Path) -> None:
     product = target.product(weight)
     assert product.kind == "bf16"
     np.testing.assert_array_equal(product(np.eye(64, dtype=np.float32)), weight.T)
+
+
+@pytest.mark.parametrize("tensor_type", ["BF16", "Q8_0"])
+def test_weights_of_other_types_are_made_floats_first(tensor_type: str, tmp_path: Path) -> None:
+    target = gguf_target(tmp_path, "llama", tensor_type)
+    weight: Any = np.random.default_rng(0).normal(size=(40, 64))
+    x = np.eye(64, dtype=np.float32)
+    np.testing.assert_array_equal(target.product(weight)(x), target.product(weight.astype(np.float32))(x))
+    with pytest.raises(AssertionError, match="looks at the bits"):
+        packed_matrix(weight, "bf16")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -231,6 +231,10 @@ class Candidates:
     laws: Sequence[NDArray[np.floating]]
     draw: Draw
 
+    def __post_init__(self) -> None:
+        shape = len(self.nodes), self.tokens.shape[-1]
+        assert self.tokens.shape == self.logq.shape == shape and len(self.laws) in (0, shape[0]), "F, K and F"
+
     def hang(self, tree: TokenTree, counts: Sequence[int]) -> TokenTree:
         """The tree with the first counts[f] tokens of each node as its children, node by node.
 

@@ -182,13 +182,14 @@ class TokenTree:
 
     @classmethod
     def grown(cls, tokens: list[int], parents: list[int], logq: Sequence[float]) -> TokenTree:
-        """A "point" tree from lists that nobody else will change. Hot path: checks only the parents."""
+        """A "point" tree from lists that nobody else will change. Hot path: checks parents and lengths."""
         tree = cls.__new__(cls)
         tree._list = tokens
         tree.shape = Shape(parents)
         tree._array = tree._index = tree.laws = None
         tree.logq = _frozen(logq, np.float32)
         tree.draw = "point"
+        assert len(tokens) == tree.shape.num_nodes == len(tree.logq), "one token and one logq per node"
         return tree
 
     @classmethod

@@ -77,6 +77,7 @@ def block_multiply(matrix: PackedMatrix, bias: Tensor | None) -> Callable[[NDArr
     """f32[n, D] -> f32[n, M] by the block kernels, on one thread. A copy of the bias is added."""
     from outpace import _native
 
+    assert bias is None or tuple(bias.shape) == matrix[1:2], "one bias per output"
     added = None if bias is None else bias.detach().float().clone()
 
     def multiply(x: NDArray[np.float32]) -> Tensor:

@@ -68,9 +68,9 @@ class NativeProduct:
 
 def product_of(decoder: Decoder, weights: PackedFile, weight: NDArray[np.float32]) -> NativeProduct:
     """A matrix f32[M, K] of the caller's, beside the model of these weights."""
+    weight = np.ascontiguousarray(weight, np.float32)
     if any(tensor.kind not in FLOAT_BYTES for tensor in weights.tensors.values()):
         return NativeProduct(decoder, packed_matrix(weight, "q8s"))
-    weight = np.ascontiguousarray(weight, np.float32)
     return NativeProduct(decoder, packed_matrix(weight, floats_kind(weight)))
 
 
@@ -120,6 +120,7 @@ def floats_kind(weight: NDArray[np.float32]) -> str:
 
 def packed_matrix(weight: NDArray[np.float32], kind: str) -> PackedMatrix:
     """A matrix f32[M, K] as a kind."""
+    assert weight.dtype == np.float32, "bf16 looks at the bits"
     rows, cols = weight.shape
     size = matrix_bytes(kind, rows, cols)
     room = np.empty(size + _ALIGNMENT, np.uint8)
