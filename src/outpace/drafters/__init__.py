@@ -1,14 +1,14 @@
 """Drafters: one method per file. The table is the list.
 
-A class of the table, or a function that makes one from names: its keyword-only parameters are the method's
-options; what else it names, it gets from whoever puts things together:
+An entry is a class, or a function that makes one from names. Its keyword-only parameters are the method's
+options. It may also name any of the following, which `load` or `accelerate` supplies:
 
 target      the Target that it will draft for.
 tokenizer   the target's tokenizer.
-tree        a TreePolicy, or None for the drafter's own. Who does not name it refuses the option.
+tree        a TreePolicy, or None for the drafter's own. A drafter that does not name it refuses the option.
 open_model  a function: short name, file or folder -> an object with `target`, `tokenizer` and `costs`.
-memo        a function (name, make, fits) -> arrays: `make()`, kept on disk beside the target's weights and
-            taken from there where `fits(arrays)`, if that is given, is true.
+memo        a function (name, make, fits) -> arrays: `make()`, cached on disk with the target's weights, and
+            read from there if `fits(arrays)` is true or `fits` is not given.
 beside      a function: name -> path of a file that belongs to the target's weights; None if they are no file.
 costs       a function () -> CallCosts of the target.
 context     all of these, for a drafter that makes others.

@@ -1,12 +1,11 @@
 """Several drafters, one tree: a mixture of what they expect, in which measured success sets the weights.
 
-One tree from several drafters: SpecInfer (Miao et al. 2023, arXiv:2305.09781). What to take of it: the
+One tree from several drafters: SpecInfer (Miao et al. 2023, arXiv:2305.09781). Which nodes it takes: the
 mixture of interpolated language models (Jelinek & Mercer 1980, "Interpolated estimation of Markov source
-parameters from sparse data"). After a node, P(x) = sum over sources of w_s P_s(x); what is missing to 1
-belongs to tokens that no source knows. Sources that name the successors of any text (`successors`) are asked
-below every node that the tree takes, so a copy goes on with another source's n-grams; sources whose opinion
-depends on the depth alone (`expected_by_depth`: heads) hold it below every node; of others the proposed tree
-is read.
+parameters from sparse data"). After a node, P(x) = sum over sources of w_s P_s(x); the mass missing to 1
+belongs to tokens that no source knows. A source with `successors` can be asked below every node that the tree
+takes, so the n-grams of one source continue the copy of another. A source with `expected_by_depth` (heads)
+predicts the same below every node of a depth. From other sources the proposed tree is read.
 
     propose   take the likeliest paths (product of P) while they add more tokens than time: the next node is
               taken if its P exceeds (tokens expected so far) * (t(n+1) - t(n)) / t(n), t measured here
@@ -209,7 +208,7 @@ def mix(
 ) -> Mix:
     """From the names of drafters, `a+[b:x=1,y=2]+c`.
 
-    "auto" is ngram+backoff where the model has a table beside it, else ngram+blockwise where the package has
+    "auto" is ngram+backoff where a table is stored with the model, else ngram+blockwise where the package has
     heads for it, else ngram+suffix.
     """
     from outpace.drafters import DRAFTERS

@@ -11,9 +11,9 @@ arXiv:1811.03115. Heads are trained by `outpace train blockwise`.
 So verifying and predicting are one call, and a vector is all that a row holds.
 
 Deviations. Head 1 is the identity: exact rules give the base model's own output. A tree of the likeliest
-combinations where the paper has the chain of every head's best (`tree=chain`). With sampling, heads add the
-target's noise to their logits and so draft the very sample. For the rule `distance`, which keeps what is near
-the target's choice, a chain may have of every head the token that is likeliest to be near (`near`).
+combinations takes the place of the paper's chain of every head's best (`tree=chain`). With sampling, heads
+add the target's noise to their logits and so draft the very sample. The rule `distance` keeps tokens near the
+target's choice; for it, a chain may take the token of each head that is likeliest to be near (`near`).
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class Blockwise:
     """Trees of what trained heads propose: the `size` likeliest nodes, no path less likely than `min_p`.
 
     path   folder of the heads; "auto" for those that come with the package, if there are any for the model.
-    heads  use the first so many, head 1 included; None for all.
-    tree   another shape, for which `size` and `min_p` say nothing.
-    near   draft the token that has the most probability on it and on so many ids to both sides: with the
-           rule `distance` its eps. For a chain, and heads that draft neighbouring ids. It says nothing where
-           tokens are sampled, where some are forbidden, and to rules that read laws.
+    heads  how many heads to use, head 1 included; None for all.
+    tree   another shape; `size` and `min_p` have no effect then.
+    near   draft the token with the most probability on it and on this many ids to both sides: the eps of the
+           rule `distance`. For a chain, and heads that draft neighbouring ids. It has no effect where tokens
+           are sampled, where some are forbidden, and for rules that read laws.
     """
 
     @checked
@@ -134,7 +134,7 @@ class Blockwise:
         return self._step(self._heads.logits(_hidden(states)))
 
     def expected(self, states: Sequence[BlockwiseState], asks: Sequence[Ask]) -> list[list[Pairs]]:
-        """Of each row by depth, the likeliest tokens with their probabilities, which hold below any node.
+        """For each row and depth, the likeliest tokens with their probabilities, the same below any node.
 
         [] for a row whose prompt has not been read.
         """
@@ -163,7 +163,7 @@ class Blockwise:
 
     @property
     def _is_fixed(self) -> bool:
-        """Whether every draft is a chain of as many tokens."""
+        """Whether all drafts are chains of one length."""
         return isinstance(self._tree, Chain) and not self._tree.traits.reads_logq
 
     def _check_near(self) -> None:
@@ -204,7 +204,7 @@ class Blockwise:
 
 
 def _at_depth(pairs: list[Pairs]) -> After:
-    """What may follow a node, of which its depth says all."""
+    """What may follow a node; it depends on the depth alone."""
     return lambda text, depth: pairs[depth] if depth < len(pairs) else ()
 
 

@@ -5,8 +5,8 @@ n-gram rescoring. Heads do not know one another's choice, so their best tokens r
 an n-gram model that reads along the path knows that, and little else.
 
     lattice   of each head the few best tokens S_j with log-probabilities z_j
-    after     below a node, z_j[S_j] += alpha * log r(S_j | path), r by a back-off table; what all of S_j
-              weighed before is shared out anew
+    after     below a node, z_j[S_j] += alpha * log r(S_j | path), r by a back-off table, normalised to the
+              mass that S_j had before
     propose   the likeliest paths, one tree, in one call of the target
 
 Deviations. The paper verifies the p best paths as a batch; here they share their beginnings. Head 1 is the
@@ -46,8 +46,8 @@ class BlockwiseLatticeState:
 class BlockwiseLattice:
     """Trees of the likeliest paths by heads and n-grams.
 
-    ngrams  a table made by `outpace datastore count`; None for the one beside the model's packed weights.
-    alpha   what the n-grams' log-probabilities weigh beside the heads'.
+    ngrams  a table made by `outpace datastore count`; None for the one stored with the model's weights.
+    alpha   weight of the n-grams' log-probabilities; the heads' have 1.
 
     The other options are those of `blockwise`.
     """
@@ -110,7 +110,7 @@ class BlockwiseLattice:
         return lambda text, depth: self._mend(text, pairs[depth]) if depth < len(pairs) else ()
 
     def _mend(self, text: list[int], pairs: Pairs) -> Pairs:
-        """The same tokens, their probabilities shared out anew by what the n-grams say after the text."""
+        """The same tokens, their probabilities weighed by the n-grams after the text; their sum stays."""
         known = dict(self._table.next(text))
         mended = [q * known.get(token, FLOOR) ** self._alpha for token, q in pairs]
         total = sum(mended)

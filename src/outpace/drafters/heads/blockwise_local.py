@@ -6,8 +6,8 @@ what has been chosen before, and its logits are added:
 
     z_j[S_j] += alpha * r[S_j],    all other tokens -inf
 
-Head 1 is the target's own choice and committed already. A level costs a call of the small model, which is
-kept going as `small_model` keeps it.
+Head 1 is the target's own choice and committed already. A level costs a call of the small model, whose rows
+are kept as in `small_model`.
 
 Deviations. Log-probabilities on both sides, of the heads and of the small model, so that alpha means the same
 for any two models. With `tree`, the levels have the shape that it gives them instead of a chain's.
@@ -47,7 +47,7 @@ class BlockwiseLocal:
     """Chains, or trees of another shape, of what heads propose and a small model prefers among it.
 
     heads  their drafter, whose tree shapes the drafts. small: of the target's vocabulary.
-    alpha  what the small model's log-probabilities weigh beside the heads'.
+    alpha  weight of the small model's log-probabilities; the heads' have 1.
     ranks  how many of each head's tokens it chooses among.
     """
 

@@ -1,1 +1,1 @@
-"""Drafters that look up what came before or guess without a model of their own: nothing is trained."""
+"""Drafters without a model or training: they look up earlier text, or guess."""

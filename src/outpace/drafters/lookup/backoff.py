@@ -7,8 +7,8 @@ arXiv:2308.04623) and the statistical end of cascades (Chen et al. 2023, arXiv:2
               (`files/backoff.py`; `outpace datastore count` makes it)
     propose   the `size` likeliest paths: product of the probabilities after the longest known context
 
-It looks at nothing but the last few tokens, so it drafts from the first token on and never learns: best mixed
-with `ngram`, which knows the text at hand (`mix`).
+It reads only the last few tokens, so it drafts from the first token on and never learns. It works best mixed
+with `ngram`, which knows the current text (`mix`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FILE_NAME = "backoff.npz"
 class Backoff:
     """Trees of the `size` likeliest paths, none less likely than `min_p`.
 
-    path  a table made by `outpace datastore count`; None for the one beside the model's packed weights.
+    path  a table made by `outpace datastore count`; None for the one stored with the model's packed weights.
     """
 
     traits = Traits(branches=True)
@@ -91,7 +91,7 @@ class Backoff:
 def table_for(
     target: Target, tokenizer: Any, beside: Callable[[str], Path] | None, path: str | None
 ) -> BackoffTable:
-    """The table in a file, None for the one beside the model; an OutpaceError if it is not the target's."""
+    """The table in a file, None for the model's own. An OutpaceError if it is missing or another model's."""
     file = Path(path) if path else beside and beside(FILE_NAME)
     if file is None:
         raise OutpaceError("a back-off table needs its FILE named, for a model that is no file itself")

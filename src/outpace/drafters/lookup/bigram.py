@@ -1,4 +1,4 @@
-"""The model's own bigrams, and behind a match in the text its continuation: the learning-free N-Grammys.
+"""The model's own bigrams mixed with copies of earlier text: the learning-free N-Grammys.
 
 Stewart, Trager, Gonugondla & Soatto 2024, "The N-Grammys: Accelerating Autoregressive Inference with
 Learning-Free Batched Speculation", arXiv:2411.03786. A table holds the target's law of the next token given
@@ -6,11 +6,11 @@ one token and nothing else; it is made once per model.
 
     table     the target scores every token of the vocabulary behind a neutral prefix, as wide trees
     context   the longest n-gram match in the row's text gives a copy, with the odds of a match of its length
-    propose   the `size` likeliest paths under the mixture of the two: below a copy's end the bigrams go on
-              (the paper's extended bigram), and so they do beside it
+    propose   the `size` likeliest paths under the mixture of the two; bigrams also continue a copy at its end
+              (the paper's extended bigram)
 
-Deviations. The paper scores a batch of chains, so many from each source; one tree holds more of them in as
-many tokens, and probabilities decide which. The paper's unigrams are left out.
+Deviations. The paper scores a batch of chains, a fixed number from each source. One tree holds more of them
+in the same number of tokens, and probabilities decide which. The paper's unigrams are left out.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Bigram:
         return list(zip(self._ids[token].tolist(), self._probs[token].tolist(), strict=True))
 
     def _mixture(self, token: int, copied: int, match: int) -> Successors:
-        """The bigrams of a token and, behind a match of so many tokens, what followed it."""
+        """The bigrams of a token and, behind a match of this length, what followed it."""
         odds = COPY_ODDS[min(match, len(COPY_ODDS)) - 1]
         mixed = {other: p * (1 - odds) for other, p in self._after(token)}
         mixed[copied] = mixed.get(copied, 0.0) + odds

@@ -1,4 +1,4 @@
-"""Consensus: answers to one question that are sampled side by side draft for each other.
+"""Consensus: samples of one prompt that are decoded together draft for each other.
 
 Li et al. 2025, "Speculative Decoding for Multi-Sample Inference", arXiv:2503.05330. Several samples of one
 prompt (for self-consistency, best of n) reason in much the same words. The last tokens of one path are looked
@@ -9,9 +9,9 @@ up in the others, and what followed them there is drafted where they agree.
               after it there is counted in a trie, one vote a row; the `size` likeliest nodes are the draft
     stop      a row that has ended still votes, until the last one of its prompt ends
 
-Deviations. Votes are counted; the paper weighs them by the probabilities of the paths. A tree takes the place
-of the paper's graph and of its single best path, and its odds leave room for one more row that agrees with
-nobody. A row's vote is the latest of the places where it has the suffix.
+Deviations. Votes are counted; the paper weighs them by the probabilities of the paths. A tree replaces the
+paper's graph and its single best path; its odds count one more row, which agrees with no other. If a row has
+the suffix at several places, the latest is its vote.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Consensus:
         self.size = size
         self.depth = depth
         self._sizes = range(max_n, min_n - 1, -1)
-        # Who shares a prompt with whom is what the method is about; other prompts are other groups.
+        # Rows vote for rows of the same prompt only: each prompt is a group.
         self._groups: dict[Hashable, Group] = {}
 
     def start(self, prompt: Prompt) -> ConsensusState:

@@ -1,15 +1,15 @@
-"""Copying the input: the draft is what stands in the prompt behind the place that the output has reached.
+"""Copying the input: the draft is the part of the prompt that follows the place which the output has reached.
 
 Input-guided aggressive decoding: Sun et al. 2021, "Instantaneous Grammatical Error Correction with Shallow
 Aggressive Decoding", arXiv:2106.04970; Ge et al. 2022, "Lossless Acceleration for Seq2seq Generation with
 Aggressive Decoding", arXiv:2205.10350. For outputs that repeat their input with changes: corrections, edits.
 
-    observe   while the output agrees with the prompt, a pointer into the prompt moves on with it; where they
-              disagree it is set anew, by what the prompt has near the place where the alignment was left
+    observe   while the output agrees with the prompt, a pointer into the prompt moves with it; where they
+              disagree, the pointer is set again by a search of the prompt near the place where they parted
     propose   the `length` tokens at the pointer
 
-An n-gram look-up forgets the place. Here, of all occurrences of a common word, the one that is next in turn
-is taken, and one token is enough to find it.
+An n-gram look-up does not know the place. Here the next occurrence of a common word is taken, and one token
+is enough to find it.
 
 Deviations. The whole prompt is the input; an alignment begins where the last min_match tokens of the text
 stand in it. The original re-aligns at a suffix of the output that occurs once in the input; here, in this
@@ -30,7 +30,7 @@ from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 
 REACH = 8
-"""So many tokens of the output after an alignment was left, and so many of the prompt, belong together."""
+"""Tokens after the end of an alignment within which the next may begin, in the output and in the prompt."""
 
 
 class CopyState:

@@ -1,4 +1,4 @@
-"""Jacobi decoding: the draft is what the target said about the last draft.
+"""Jacobi decoding: the draft is made of the target's choices after the last draft.
 
 Santilli et al. 2023, "Accelerating Transformer Inference for Translation via Parallel Decoding",
 arXiv:2305.10427; with fixed noise, so that sampling works too: Wiggers & Hoogeboom 2020, arXiv:2002.09928.
@@ -8,13 +8,13 @@ last guess at once, and each call settles one position or more.
     propose   a chain of `length` guesses behind the root
     observe   the choice after the guess for position i is the next guess for position i + 1
 
-With the noise of (seed, position, token) a sampled choice is a function of its prefix as well, the same in
-each iteration: a guess that is right stays right, and the rule keeps none that is not.
+The noise is a function of (seed, position, token), so a sampled choice is a function of its prefix too: a
+correct guess stays correct in the next iteration, and the rule keeps no other.
 
 Deviations. The paper decodes in blocks, and the next begins when one is settled; here the window slides, so
-every call looks `length` tokens ahead. Positions without a guess get the last guess before them: nothing to
-lose in a text, and nearly right in a picture (Song et al. 2021, "Accelerating Feedforward Computation via
-Parallel Nonlinear Equation Solving", arXiv:2002.03629).
+every call looks `length` tokens ahead. A position without a guess gets the last guess before it, which costs
+nothing in a text and is nearly right in a picture (Song et al. 2021, "Accelerating Feedforward Computation
+via Parallel Nonlinear Equation Solving", arXiv:2002.03629).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Lookahead decoding: Jacobi iteration over a window makes n-grams, and the pool of them drafts.
 
 Fu, Bailis, Stoica & Zhang 2024, "Break the Sequential Dependency of LLM Inference Using Lookahead Decoding",
-arXiv:2402.02057. The window has W columns of N - 1 guesses, each the target's choice behind the ones below it
-some calls ago. One call checks n-grams of the pool and advances the window, in one tree:
+arXiv:2402.02057. The window has W columns of N - 1 guesses; each was the target's choice after the guesses
+below it in an earlier call. One call checks n-grams of the pool and advances the window, in one tree:
 
     window    the columns' first tokens are a chain below the root; on each hangs the rest of its column, so a
               guess of column j sees the chain up to j and its own column below it

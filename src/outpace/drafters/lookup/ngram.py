@@ -8,10 +8,10 @@ to min_n: if the last n tokens of prompt and output have occurred before, propos
               whole match, and the next m tokens are copied: at least `length`, at most `max_length`
 
 Deviations. The draft grows with the match, after SuffixDecoding (Oliaro et al. 2024, arXiv:2411.04975): the
-token behind a match of one is mostly wrong and behind a long match nearly always right, so one length for all
-is too long for most or too short for the best (docs/methods/ngram.md has the measurements). The latest
-occurrence wins, where the original takes the first, and the index is a plain overwrite. A copy that runs into
-the end of the text goes on with what it has copied, so a text that repeats itself is drafted in full length.
+token after a match of one is mostly wrong, after a long match nearly always right, and no single length suits
+both (docs/methods/ngram.md has the measurements). The latest occurrence wins, where the original takes the
+first, and the index is a plain overwrite. A copy that reaches the end of the text continues with its own
+tokens, so a text that repeats itself is drafted at full length.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Longer drafts from a pool of phrases: what followed a draft's last token before is hung below it.
+"""Longer drafts from a pool of phrases: a draft is extended by phrases that began with its last token.
 
 Zhao et al. 2024, "Ouroboros: Generating Longer Drafts Phrase by Phrase for Faster Speculative Decoding",
 arXiv:2402.13720. The pool maps a token to phrases that began with it, the latest first.
 
     propose   the inner drafter's tree; below its deepest node up to num_phrases alternatives, as a trie, of
               phrase_length tokens that followed that node's token; below the root where nothing is drafted
-    observe   feed the pool: the text itself, and of the rejected drafts every stretch that the target's own
-              choices confirm, with the choice after it
+    observe   feed the pool with the text, and with every stretch of a rejected draft that the target's own
+              choices confirm, the choice after it included
     stop      the row's phrases join the pool of all later requests
 
 Deviations. The inner drafter may be any; in the paper it is a small model that itself drafts by phrases. The
@@ -43,7 +43,7 @@ class PhrasesState:
 class Phrases:
     """The trees of another drafter, lengthened by up to `num_phrases` of `phrase_length` tokens each.
 
-    Up to `pool` phrases are kept of a row, and as many of all requests before.
+    Up to `pool` phrases are kept of each row, and up to `pool` of all requests before.
     """
 
     @checked

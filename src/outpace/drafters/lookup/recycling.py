@@ -1,8 +1,8 @@
-"""Token recycling: what the model nearly said after a token is what may come after it the next time.
+"""Token recycling: successors that the model found likely after a token draft for its next occurrence.
 
 Luo et al. 2024, "Turning Trash into Treasure: Accelerating Inference of Large Language Models with Token
 Recycling", arXiv:2408.08696. A matrix holds, for every token, the k likeliest successors that the target gave
-it when it last scored that token, wherever that was: on the text, or in a draft that came to nothing.
+it when it last scored that token, in the text or in a rejected draft.
 
     propose   lay a fixed tree on the matrix: a node's child of rank r is the r-th successor of its token
     observe   overwrite the matrix row of every token of the scored tree with the target's new top k there

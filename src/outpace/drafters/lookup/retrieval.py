@@ -8,9 +8,9 @@ of a string.
               its occurrences; what follows them as a counted trie; its `size` most frequent nodes
     observe   remember the last max_n tokens
 
-Deviations. Of more than max_hits occurrences an even selection is read; they are sorted by what follows, so
-shares stay as they are. Nodes that less than `min_p` of the occurrences lead to are not drafted. The longest
-suffix grows by at most one with each new token, so the search begins there.
+Deviations. If there are more than max_hits occurrences, an even selection is read: they are sorted by what
+follows, so shares stay as they are. Nodes with a share below `min_p` are not drafted. The longest suffix
+grows by at most one with each new token, so the search begins there.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Suffix decoding: what followed the end of the text before, here or in past outputs, and how often.
+"""Suffix decoding: drafts from tries that count what followed a suffix, in this text and in past outputs.
 
 Oliaro et al. 2024, "SuffixDecoding: Extreme Speculative Decoding for Emerging AI Applications",
-arXiv:2411.04975. A text's tokens and all that it has repeated are in a trie with counts (`suffix_trie.py`);
-there is one of the row's own text and one of the outputs of past requests.
+arXiv:2411.04975. A trie with counts holds a text's tokens and everything that it has repeated
+(`suffix_trie.py`). One trie is of the row's own text, one of the outputs of past requests.
 
     propose   for every m at which the last m tokens are in a trie: grow a tree below them, likeliest node
               first (D = product of count / counts of the siblings), up to factor * m nodes, none with

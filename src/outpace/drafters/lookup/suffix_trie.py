@@ -1,9 +1,8 @@
 """A trie of all substrings of a growing text, up to a depth, with the number of times that each occurs.
 
-Substrings that have occurred once are not written out: what stands for them is the position behind their one
-occurrence. The second turns it into a `Node`. So a token costs one look-up for every length at which the end
-of the text has occurred before, which is few as a rule, and memory goes with what repeats, not with text
-times depth.
+A substring that has occurred once is not written out: the position behind its occurrence stands for it, and
+the second occurrence makes a `Node` of that. So a token costs one look-up for every length at which the end
+of the text has occurred before, usually few, and memory grows with what repeats, not with text times depth.
 """
 
 from __future__ import annotations
@@ -114,8 +113,8 @@ class SuffixTrie:
         """(tokens, parents, probabilities) of the likeliest continuations of a substring.
 
         At most `size` nodes, likeliest first, none below `depth` levels or less likely than `min_p`. A
-        node's probability is its parent's times its share in the counts of its siblings; what is too long to
-        be counted goes on as it did the last time. In `parents` the substring is 0 and the first token 1.
+        node's probability is its parent's times its share in the counts of its siblings; a substring too long
+        to be counted continues as it did the last time. In `parents` the substring is 0, the first token 1.
         """
         tokens: list[int] = []
         parents: list[int] = []

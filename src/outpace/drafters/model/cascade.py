@@ -1,15 +1,15 @@
-"""A draft model whose own drafting is drafted for: a drafter made of `half_step` and `step`.
+"""A small model drafts for the target, and a cheaper drafter for the small model (`half_step` and `step`).
 
 Chen et al. 2023, "Cascade Speculative Drafting for Even Faster LLM Inference", arXiv:2312.11462; staged
 speculation: Spector & Re 2023, arXiv:2308.04623.
 
     vertical    the small model generates `length` tokens by steps of the one decoding loop: a cheaper drafter
                 proposes, the small model judges by the rule match, in the target's own noise
-    horizontal  the cheaper drafter alone adds `tail` tokens: late ones are rarely accepted, so they may not
-                cost much
+    horizontal  the cheaper drafter alone adds `tail` tokens: late tokens are rarely accepted and have to be
+                cheap
     observe     the cheaper drafter learns from the target's own steps
 
-What the small model guesses lives in a fork of its row and of the cheaper drafter's state, both given up when
+The small model's guesses live in a fork of its row and of the cheaper drafter's state. Both are freed when
 the proposal is made; the row itself holds committed text alone.
 
 Deviations. One small model instead of a matrix of lengths for several; cascades nest (`draft=[cascade:...]`).
@@ -80,7 +80,7 @@ class Cascade:
         return CascadeState(prompt, self._inner.start(prompt))
 
     def propose(self, states: Sequence[CascadeState], asks: Sequence[Ask]) -> list[TokenTree]:
-        """A chain for each row; root-only where the small model cannot go on."""
+        """A chain for each row; root-only where the small model cannot draft."""
         drafts: dict[int, list[int]] = {n: [] for n in self._catch_up(states, asks)}
         guesses = {n: self._inner.fork(states[n].inner) for n in drafts}
         rows: dict[int, int] = {}
@@ -94,7 +94,7 @@ class Cascade:
                     drafts[n] += one.tokens
                     guesses[n], unread[n] = guess, []
             self._end(asks, drafts, guesses)
-        except OutpaceError:  # no memory left for so many rows: what is drafted has to do
+        except OutpaceError:  # no memory left for these rows: the draft so far is used
             pass
         finally:
             self._small.free(list(rows.values()))
@@ -120,7 +120,7 @@ class Cascade:
                     read_all(self._small, state.row, state.unread[:-1])
                     del state.unread[:-1]
                 row = self._small.fork(state.row)
-        except OutpaceError:  # no memory left for so many rows
+        except OutpaceError:  # no memory left for these rows
             pass
         twin = CascadeState(state.unread, self._inner.fork(state.inner))
         twin.row, twin.lost = row, state.lost or (row is None and state.row is not None)
@@ -152,7 +152,7 @@ class Cascade:
                     state.row = self._small.open()
             rows = [row for state in able if (row := state.row) is not None]
             left = read(self._small, rows, [state.unread for state in able])
-        except OutpaceError:  # no memory left for so many rows
+        except OutpaceError:  # no memory left for these rows
             for state in able:
                 state.lost = True
         else:
@@ -176,7 +176,7 @@ class Cascade:
         guesses: dict[int, Any],
         rows: dict[int, int],
     ) -> None:
-        """The first step: of what it scores the rows keep what was pending, and forks go on from there."""
+        """The first step: the rows keep what was pending of what it scores, and forks continue from there."""
         live, known = list(drafts), [row for n in drafts if (row := states[n].row) is not None]
         if not live:
             return

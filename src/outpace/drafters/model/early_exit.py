@@ -1,4 +1,4 @@
-"""LayerSkip's self-speculation: the first layers draft, and verifying goes on from what they have done.
+"""LayerSkip's self-speculation: the first layers draft, and verification reuses their work.
 
 Elhoushi et al. 2024, "LayerSkip: Enabling Early Exit Inference and Self-Speculative Decoding",
 arXiv:2404.16710. The model leaves early: behind its first E layers, its own last norm and output matrix name
@@ -8,11 +8,10 @@ the next token.
              nodes stay with the target (the paper's KVQ cache)
     score    the loop's own call finds these nodes there and runs only the rest of the layers for them
 
-Nothing is lost by it: the bits are those of a call at once (`Layered.run`). There is no state beside the
-target's.
+The bits are those of one whole call (`Layered.run`). There is no state but the target's.
 
-Deviations. The paper trains the model for it (layer dropout, a loss at every exit); here any model does, and
-one that was not trained so is a poor drafter behind few layers. The paper drafts a fixed number of tokens;
+Deviations. The paper trains the model for it (layer dropout, a loss at every exit). Here any model will do,
+but one without that training drafts badly after few layers. The paper drafts a fixed number of tokens;
 here a TreePolicy says, by default a chain that ends where the exit is unsure.
 """
 

@@ -3,7 +3,7 @@
 Zhang et al. 2023, "Draft & Verify: Lossless Large Language Model Acceleration via Self-Speculative Decoding",
 arXiv:2309.08168.
 
-    skip     sublayers whose place in the residual stream is passed by; found offline, and given here
+    skip     sublayers that the residual stream bypasses; found offline, and given here
     propose  draft on while the drafted token has a probability of at least gamma
     observe  r <- b1 r + (1 - b1) accepted / drafted, the rate of acceptance
              gamma <- b2 gamma + (1 - b2) (gamma + epsilon if r <= alpha else gamma - epsilon)

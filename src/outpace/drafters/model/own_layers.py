@@ -1,7 +1,7 @@
-"""Trees that a part of the target drafts for the whole of it, on the very row that they are for.
+"""Trees that some layers of the target draft, on the row that they are for.
 
-What layer_skip, swift and early_exit share. A level of a tree is one `Layered.run`, which runs only nodes
-that are new to it. The text before the root stands in the row's cache as the whole model has left it there.
+layer_skip, swift and early_exit share this. A level of a tree is one `Layered.run`, which runs only the nodes
+that are new to it. The row's cache holds the text before the root as the whole model has computed it.
 """
 
 from __future__ import annotations

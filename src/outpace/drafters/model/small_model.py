@@ -94,7 +94,7 @@ class SmallModel:
         return SmallModelState(self._reader.start(prompt))
 
     def propose(self, states: Sequence[SmallModelState], asks: Sequence[Ask]) -> list[TokenTree]:
-        """A tree for each row; root-only where the draft model cannot go on."""
+        """A tree for each row; root-only where the draft model cannot draft."""
         proposals = [TokenTree.root(ask.root) for ask in asks]
         drafting, own, calls = self.calls(states, asks)
         can_pick = self._tree.width == 1 or all(ask.sampling.temperature == 0 for ask in own)
@@ -119,7 +119,7 @@ class SmallModel:
         return drafting, own, Calls(self._target, self._bridge, rows, own, rooms)
 
     def observe(self, states: Sequence[SmallModelState], steps: Sequence[Step]) -> list[SmallModelState]:
-        """Keep what was drafted rightly; the rest is to be read."""
+        """Keep the drafted nodes that were accepted; the other committed tokens are pending."""
         rows: list[int] = []
         paths: list[Kept] = []
         for state, one in zip(states, steps, strict=True):
@@ -145,7 +145,7 @@ class SmallModel:
                     read_all(self._target, state.row, reading.ids[:-1])
                     del reading.ids[:-1]
                 row = self._target.fork(state.row)
-        except OutpaceError:  # no memory left for so many rows
+        except OutpaceError:  # no memory left for these rows
             pass
         twin = SmallModelState(Reading(reading.ids, reading.tail))
         twin.row, twin.lost = row, state.lost or (row is None and state.row is not None)
@@ -173,7 +173,7 @@ class SmallModel:
                 if states[n].row is None:
                     states[n].row = self._target.open()
             left = read(self._target, [_row(states[n]) for n in texts], list(texts.values()))
-        except OutpaceError:  # no memory left for so many rows
+        except OutpaceError:  # no memory left for these rows
             for n in texts:
                 self._lose(states[n])
             return [0] * len(states)
@@ -288,7 +288,7 @@ class Calls:
         self._last = [self._states[rows[place]] for place, _ in part]
         try:
             scores = self._target.score(calls)
-        except OutpaceError:  # no memory left for so many rows
+        except OutpaceError:  # no memory left for these rows
             return None, []
         for state, call in zip(self._last, calls, strict=True):
             state.scored = call.tree

@@ -1,7 +1,7 @@
-"""Which sublayers a draft can do without: a search by trial, a few at a time.
+"""A search for the sublayers that a draft can do without, a few trials at a time.
 
-SWIFT (Xia et al. 2024, arXiv:2410.06916) tries random sets and, every so often, one that a Bayesian model of
-the trials so far holds for good. All sets have one size; the first and the last layer stay in all of them.
+SWIFT (Xia et al. 2024, arXiv:2410.06916) tries random sets and, at intervals, one that a Bayesian model of
+the trials so far predicts to be good. All sets have one size, and none skips the first or the last layer.
 
     random    the leading set with one to four of its sublayers exchanged
     model     score = c - sum of w over the set, a linear regression with a Gaussian prior; a draw of w from
@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from outpace.core.sampling import fresh_seed
 
 MODEL_EVERY = 4
-"""One trial in so many is the model's. SWIFT: 25, of a thousand trials."""
+"""One of every 4 trials is the model's. SWIFT: one of 25, in a thousand trials."""
 NOISE, SPREAD = 0.05, 0.1
-"""Standard deviations: of a score, and of what one sublayer is worth."""
+"""Standard deviations of a score and of the weight of one sublayer."""
 
 Sublayers = frozenset[int]
 

@@ -1,10 +1,10 @@
-"""SWIFT: the target drafts without some of its sublayers; which ones, it finds out while it writes.
+"""SWIFT: the target drafts without some of its sublayers, and searches for the best set while it writes.
 
 Xia et al. 2024, "SWIFT: On-the-Fly Self-Speculative Decoding for LLM Inference Acceleration",
-arXiv:2410.06916. What has been written is the truth that a set of sublayers is judged by:
+arXiv:2410.06916. The text written so far judges each set of sublayers:
 
     propose  one call of the target without a candidate set on `window` of the last tokens, all at once; the
-             share of them that it tells right is the set's score (the paper's matchness). Then the best set
+             share that it predicts correctly is the set's score (the paper's matchness). Then the best set
              drafts
     search   random sets and a Bayesian model's (`sublayer_search.py`), to the first of: `trials` calls, a
              score of `enough`, `patience` trials without a better one

@@ -1,7 +1,7 @@
-"""Between a target and a draft model: what the draft model reads, and what becomes of what it says.
+"""Readers and bridges between a target and a draft model.
 
-A Reader turns committed tokens of the target into tokens of the draft model; a Bridge turns drafts into
-proposals. Here are those of one vocabulary, which have nothing to do; `foreign.py` has the others.
+A Reader turns committed tokens of the target into tokens of the draft model; a Bridge turns its drafts into
+proposals. Those here are for one shared vocabulary and change nothing; `foreign.py` has the others.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Reader(Protocol):
 class Bridge(Protocol):
     """From the draft model's tokens to the target's; policies grow trees of either, as the bridge has it.
 
-    draws  the draws that proposals may have, beside "point".
+    draws  the draws that proposals may have other than "point".
     plain  whether the trees grown are made of the draft model's own tokens.
     """
 
