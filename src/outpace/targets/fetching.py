@@ -1,9 +1,9 @@
-"""How the block kernels come by their weights: some ways are timed once per processor, the best is kept.
+"""How the block kernels fetch weights: several ways are timed once per processor, and the best is kept.
 
-Some processors fetch a stream of weights from memory best when they are left alone, some when software asks
-for it, into the first or the second level of their caches; with one token there are several ways to order the
-reading; and on some it pays to copy the weights into huge pages (`files/memory.py`). Results do not depend
-on any of it. What is timed is calls of the model itself, for its memory and its shapes are what matters.
+Some processors stream weights from memory fastest without software prefetch, some with it, into the first or
+the second level of their caches. With one token there are several orders of reading. On some processors it
+pays to copy the weights into huge pages (`files/memory.py`). Results do not depend on any of this. The timed
+calls are calls of the model itself, because its memory and its shapes decide.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ USUAL = Fetch(1, 8192, 1)
 _WAYS = ((0, 0), (1, 2048), (1, 8192), (2, 8192), (2, 65536))
 _TILES = (1, 2, 4)  # for one token; for several the kernels have a number of their own
 
-Call = Callable[[int], None]  # runs the model on so many tokens
+Call = Callable[[int], None]  # runs the model on this many tokens
 UseFetch = Callable[[int, Fetch], None]
 UseHuge = Callable[[bool], None]
 Arrays = dict[str, NDArray[np.int64]]

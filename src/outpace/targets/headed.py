@@ -1,8 +1,9 @@
 """The paper's head 1: a target whose own choice goes through a learned layer, which changes its output.
 
 Stern, Shazeer & Uszkoreit 2018, arXiv:1811.03115: the layer before the output matrix serves all k heads, the
-first included. Heads trained so (`outpace train blockwise --first learned`) turn their target into this
-one. It is another model than the one beneath, near it if training went well: named lossy, chosen by hand.
+first included. Heads trained in this way (`outpace train blockwise --first learned`) turn their target into
+this one. Its output is near the original's if training went well, and not the same: it is declared lossy, and
+only used where a user asks for it.
 
     target = HeadedTarget(HfSeq2SeqTarget(model), "heads/")
     drafter = Blockwise(target, path="heads/")
@@ -78,7 +79,7 @@ class HeadedTarget:
         return self._target.product(weight)
 
     def projection(self, token_ids: NDArray[np.integer] | None = None) -> Product:
-        """Of the output matrix beneath, which the other heads' states go through."""
+        """The output matrix of the target beneath, which the other heads' states go through."""
         return self._target.projection(token_ids)
 
 

@@ -7,10 +7,10 @@ is on where they are made, and follow the type and the device of what is written
 
     aim      which rows the model runs next, in which order, with how many nodes each
     update   (the model's layers call it) writes the nodes behind each row's tokens and returns all slots in
-             sight, as a view: which of them a node may see is for the caller's attention mask to say
+             sight, as a view: the caller's attention mask says which of them a node may see
     keep     moves the slots of the accepted nodes to the row's end, and forgets the others
 
-A model that wants an encoder's keys and values beside its own gets two of these caches.
+A model that needs an encoder's keys and values too gets two of these caches.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class SlotCache(Cache):
         """Say that the next forward call is on these rows, with num_nodes nodes each (padded to the longest).
 
         Its batch is in the order of `rows`, and node i of a row goes to slot `length(row) + i`. `known`, a
-        number for each row, says that so many nodes are there from the call before: this call's come after
+        number for each row, counts the nodes that are there from the call before: this call's come after
         them. Returns how many slots are in sight: the last axis of the attention mask. With num_nodes = 0
         nothing is written, and every layer's `keys` and `values` are the rows' tokens.
         """
@@ -165,7 +165,7 @@ class SlotCache(Cache):
         return [layer for layer in self.layers if isinstance(layer, SlotLayer) and layer.is_initialized]
 
     def _allot(self, places: int, slots: int) -> None:
-        """Room for so many places and slots, by doubling."""
+        """Room for this many places and slots, by doubling."""
         has_places, has_slots = self._allotted
         if places <= has_places and slots <= has_slots:
             return

@@ -140,7 +140,7 @@ class HfCausalTarget(TappedModel):
 
     @property
     def _dtype(self) -> torch.dtype:
-        """Of masks; a model may be converted, too."""
+        """The type of masks, asked for in every call: a model may be converted."""
         dtype: torch.dtype = self.model.dtype
         return dtype
 

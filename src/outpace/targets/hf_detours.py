@@ -1,8 +1,8 @@
-"""Other ways through a model's modules for the time of a call, in the calling thread alone.
+"""Replacements of modules' `forward` for the time of a call, in the calling thread alone.
 
-A model may be run by several threads at once: by other targets, by its user, by `model.generate`. What one
-call needs otherwise (positions, products, a look at hidden states) is nobody else's business. So a module's
-`forward` is replaced by one that asks which thread it is in, and nothing is left behind in the model.
+Several threads may run a model at once: other targets, its user, `model.generate`. A change that one call
+needs (positions, products, a look at hidden states) must not reach the others. So a module's `forward` is
+replaced by one that looks up its thread, and after the call nothing is left behind in the model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LOCK = threading.Lock()
 
 
 class Detour:
-    """What stands for a module's `forward` while some thread goes another way: one for each module."""
+    """Stands for a module's `forward` while some thread has replaced it: one for each module."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
@@ -34,13 +34,13 @@ class Detour:
         return (self.ways.get(threading.get_ident()) or self.plain)(*args, **options)
 
     def plain(self, *args: Any, **options: Any) -> Any:
-        """The way of all others."""
+        """The `forward` of all other threads."""
         if self.own is not None:
             return self.own(*args, **options)
         return type(self.module).forward(self.module, *args, **options)
 
     def __reduce__(self) -> Any:
-        # Who copies or pickles the module meanwhile wants its own way.
+        # A copy or a pickle of the module gets its own `forward`.
         return (getattr, (self.module, "forward")) if self.own is None else (_same, (self.own,))
 
     def open(self) -> None:

@@ -1,4 +1,4 @@
-"""What users of transformers hand to `generate`: batches of token ids with masks, and torch's generator."""
+"""The inputs of transformers' `generate`: batches of token ids with masks, and torch's generator."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
 """A torch model's linear layers by our own block kernels, while a target calls the model.
 
 In f32 on a CPU torch takes three to four times as long for the eight nodes of a draft as for one, and rounds
-them otherwise. The block kernels take less than twice as long, on one thread, and a node's bits do not depend
-on how many others there are. Attention, norms and embeddings stay torch's, as do layers of many weights and
-calls of many nodes (prompts), which deserve all threads.
+them differently. The block kernels take less than twice as long, on one thread, and a node's bits do not
+depend on how many others there are. Attention, norms and embeddings stay torch's, as do layers of many
+weights and calls of many nodes (prompts), for which all threads pay.
 
-The kernels read copies. Before a prompt is read they are made anew where weights have changed: torch counts
-all changes but those through `.data`, and some values of every matrix are compared too, which notices what
-changes nearly all, such as merging an adapter. `refresh` is for the rest.
+The kernels read copies. Before a prompt is read, the copies of changed weights are made again. torch counts
+all changes but those through `.data`; some values of every matrix are compared too, which finds changes of
+nearly all values, such as a merged adapter. For any other change there is `refresh`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Kernels = Literal["torch", "block"]
 
 
 class Linears(Protocol):
-    """Who multiplies in a model's linear layers."""
+    """How a model's linear layers are multiplied."""
 
     def __call__(self) -> AbstractContextManager[None]:
         """A context for a call of the model."""
@@ -156,7 +156,7 @@ class _Layer:
 
 
 def linears_of(model: Any, kernels: str) -> Linears:
-    """What a name in an option means."""
+    """The linears that an option names. An OutpaceError for another name."""
     if kernels not in get_args(Kernels):
         raise OutpaceError(f"kernels is {kernels!r}, accepted are {', '.join(get_args(Kernels))}")
     return BlockLinears(model) if kernels == "block" else TorchLinears()

@@ -1,8 +1,8 @@
-"""Which transformers models can be a target, and what has to be known of one.
+"""The transformers models that can be a target, and the facts that a target needs of one.
 
 A target scores trees and keeps a path of one: its state must be keys and values per token, its attention must
-take a mask and its positions must be told to it. Who cannot do that is refused by name. Model types that the
-tests run are taken as they are; any other is tried first (`HfCausalTarget`).
+take a mask and positions. A model that cannot do that is refused by name. Model types that the tests run are
+accepted as they are; any other is tried first (`HfCausalTarget`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LAYER_TYPES = ("full_attention", "sliding_attention")
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What a target needs to know of its model.
+    """The facts that a target needs of its model.
 
     windows       the sliding window, or None, of each kind of layer; masks are passed under these names, or
                   as one mask where there is one kind.

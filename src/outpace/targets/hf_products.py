@@ -1,8 +1,8 @@
-"""Matrices beside a torch model: heads, rows of the output.
+"""Extra matrices of a torch model: heads, rows of the output.
 
-For drafts, a small one on the CPU is rounded to 8 bit and multiplied by our own block kernels, on one thread.
-There eight rows take twice as long as one, with torch three to four times as long, and heads are several
-rows always. What is larger deserves all threads, which are torch's.
+For drafts, a small matrix on the CPU is rounded to 8 bit and multiplied by our own block kernels, on one
+thread. There eight rows take twice as long as one, with torch three to four times as long, and heads always
+have several rows. For a larger matrix all threads pay, and torch has them.
 """
 
 from __future__ import annotations

@@ -16,10 +16,10 @@ from outpace.core.sampling import NO_CHOICE, Edit, Sampling, edited, gumbel, war
 
 LOGITS = "logits"
 States = dict[str, Tensor]
-"""What a call gives for every node, [B, N, ...] each: "logits", and hidden states by tap."""
+"""The results of a call for every node, [B, N, ...] each: "logits", and hidden states by tap."""
 
 NARROW = 512
-"""Filters look at so many of the likeliest tokens first; at all of them only where those do not decide."""
+"""Filters look at this many of the likeliest tokens first, and at all only where these do not decide."""
 
 
 class TorchScores:

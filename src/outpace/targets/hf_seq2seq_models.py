@@ -1,4 +1,4 @@
-"""Which encoder-decoder models can be a target, and what has to be known of one."""
+"""The encoder-decoder models that can be a target, and the facts that a target needs of one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NEEDED = ("encoder_outputs", "decoder_input_ids", "decoder_attention_mask", "pa
 
 @dataclass(frozen=True, slots=True)
 class Seq2SeqFacts:
-    """What a target needs to know of its model.
+    """The facts that a target needs of its model.
 
     width    of the encoder's output.
     placing  how the decoder is told positions.

@@ -1,8 +1,8 @@
-"""Positions of a tree's nodes for decoders that count tokens: told on the way into a module, during a call.
+"""Positions of a tree's nodes for decoders that count tokens: passed to one module during a call.
 
 The decoder of an encoder-decoder model takes no position_ids. It numbers the tokens of a call from the length
-of its cache on, which is wrong in a tree and in rows of different lengths. What reads the numbers is one
-module, and that is told better: a table of embeddings, or the first layer's relative bias.
+of its cache on, which is wrong in a tree and in rows of different lengths. One module reads the numbers, a
+table of embeddings or the first layer's relative bias, and that module is given the right ones.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ class OutputMatrix:
 
 
 def model_fingerprint(model: Any) -> str:
-    """Of a model's parameters: their names, shapes, and some values of each, evenly spread."""
+    """A hash of a model's parameters: their names, shapes, and some values of each, evenly spread."""
     digest = hashlib.sha256()
     for name, parameter in sorted(getattr(model, "_orig_mod", model).named_parameters()):
         flat = parameter.detach().flatten()

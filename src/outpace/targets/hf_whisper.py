@@ -1,4 +1,4 @@
-"""What Whisper's own `generate` does before the loop: what its decoder begins with, lengths, temperature."""
+"""The work of Whisper's own `generate` before its loop: the decoder's first tokens, lengths, temperature."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ SPEECH = (
     "is_multilingual",
     "language",
     "task",
-    # Of longer recordings than a window, of further temperatures, and of time stamps.
+    # For recordings longer than a window, further temperatures, and time stamps.
     *("compression_ratio_threshold", "condition_on_prev_tokens", "force_unique_generate_call"),
     *("logprob_threshold", "num_segment_frames", "prompt_condition_type"),
     *("time_precision", "time_precision_features"),
     *_REFUSED,
 )
-"""Options of Whisper's `generate` beside those of all models."""
+"""Options of Whisper's `generate` that other models do not have."""
 
 
 def check_speech(options: Any) -> dict[str, Any]:

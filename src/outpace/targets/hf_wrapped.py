@@ -1,4 +1,4 @@
-"""The transformers model inside what other libraries wrap around one, or the true reason why there is none.
+"""The transformers model inside another library's wrapper, or the reason why it cannot be used.
 
 Adapters that are layers of the model (LoRA and its kin, of peft) act in it whoever calls it, so its wrapper
 is not needed. Those that put tokens or keys in front of every text do their work in the wrapper.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from outpace.files.memo import Memo
     from outpace.files.packed import PackedFile
 
-DEFAULT_CACHE_ROWS = 4  # so many rows of full context fit; the memory is used only as rows grow
+DEFAULT_CACHE_ROWS = 4  # rows of full context that fit; the memory is used only as rows grow
 CHUNK = 256  # tokens of a prompt that share one pass over the weights
 CACHE_TYPES = ("f16", "f32")
 
@@ -223,12 +223,12 @@ class NativeTarget:
         self.taps += sorted(added.difference(self.taps))
 
     def tune(self, memo: Memo) -> None:
-        """Come by the weights as is fastest here, which is measured once and kept (see `fetching.py`)."""
+        """Choose the fastest way to fetch weights, measured once and kept (see `fetching.py`)."""
         wanted, size = wanted_memory(), self.weights.buffer.nbytes
         if size < LEAST_BYTES or self.context_length < max(SIZES):
             return
         room = wanted is None and has_room_for_copy(size)
-        # What was measured without room for a copy says nothing about one.
+        # Measurements without room for a copy do not tell whether a copy pays.
         name = f"fetch-{processor_key()}-{self.isa}-{self.threads}{'' if room else '-mapped'}"
         found = memo(name, partial(self._measure, room), are_fetches)
         apply(found, lambda tokens, fetch: self._decoder.set_fetch(tokens, *fetch))
@@ -256,7 +256,7 @@ class NativeTarget:
             self._decoder.close(row)
 
     def product(self, weight: NDArray[np.float32]) -> NativeProduct:
-        """A matrix f32[M, K]: 8 bit in groups of 32 beside quantised weights, exact beside floats."""
+        """A matrix f32[M, K]: 8 bit in groups of 32 for a quantised model, exact for one of floats."""
         return product_of(self._decoder, self.weights, weight)
 
     def projection(self, token_ids: NDArray[np.integer] | None = None) -> NativeProduct:

@@ -1,4 +1,4 @@
-"""Matrices beside a native model, multiplied by its kernels on its threads: heads, rows of the output.
+"""Extra matrices of a native model, multiplied by its kernels on its threads: heads, rows of the output.
 
 A matrix is packed once (see `files/packing.py`): to 8 bit in groups of 32 where the model is quantised;
 where its weights are floats, nothing is lost.
@@ -67,7 +67,7 @@ class NativeProduct:
 
 
 def product_of(decoder: Decoder, weights: PackedFile, weight: NDArray[np.float32]) -> NativeProduct:
-    """A matrix f32[M, K] of the caller's, beside the model of these weights."""
+    """A matrix f32[M, K] of the caller's, for the model of these weights."""
     weight = np.ascontiguousarray(weight, np.float32)
     if any(tensor.kind not in FLOAT_BYTES for tensor in weights.tensors.values()):
         return NativeProduct(decoder, packed_matrix(weight, "q8s"))

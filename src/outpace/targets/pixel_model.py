@@ -41,7 +41,7 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class PixelConfig:
-    """Of a model: the pictures that it writes, and its size.
+    """The pictures that a model writes, and its size.
 
     height, width, channels  of a picture. factor: how many times smaller the given one is on each side.
     window                   how many positions one sees, its own included.
