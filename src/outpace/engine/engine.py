@@ -1,12 +1,12 @@
 """The engine: requests join, run side by side and leave; every step is one call of the target.
 
     add      a request joins with the next step
-    step     rows that have read their prompt get a draft, and what fits beside them of the others' prompts is
-             read in the same call; the tokens are those that each request gets alone
+    step     rows that have read their prompt get a draft; as much of the others' prompts as fits is read in
+             the same call. Each request gets the tokens that it gets alone
     cancel   a request leaves
 
-Where the target's cache is full, the youngest request gives its row back and waits: it goes on from its
-tokens when another has ended. A request that fails does so alone.
+Where the target's cache is full, the youngest request gives its row back and waits; when another has ended,
+it continues from its tokens. A request that fails does so alone.
 """
 
 from __future__ import annotations

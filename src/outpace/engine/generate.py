@@ -11,7 +11,7 @@ from outpace.engine.text import TextStream
 from outpace.pricing.pace import Pace
 
 Piece = tuple[list[int], str]
-"""What a step added to one request: tokens, and the text that became certain."""
+"""A step's additions to one request: tokens, and the text that became certain."""
 
 
 def generate(

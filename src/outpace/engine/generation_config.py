@@ -1,8 +1,8 @@
-"""What `generate` of transformers would do: its options over a model's generation_config, as ours.
+"""The options of transformers' `generate`, over a model's generation_config, as ours.
 
 Every field of a GenerationConfig and every argument of `generate` is in one of three tables: honoured,
 refused by name unless its value changes nothing, or without effect here whatever its value. A field of a
-later transformers, which is in none, is refused by name once it is set.
+later transformers is in none of them and is refused by name once it is set.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ OPTIONS = (
     "forced_eos_token_id",
     "generation_config",
 )
-# What transformers takes where neither the call nor the model says anything.
+# The defaults of transformers, where neither the call nor the model names a value.
 _DEFAULTS = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0}
 DEFAULT_NEW_TOKENS = 20
 # Options that would change the output, each with the values that do not; None never does.
@@ -102,14 +102,14 @@ REFUSED_SAMPLING: dict[str, tuple[Any, ...]] = {
 }
 WITHOUT_EFFECT = frozenset(
     {
-        # Of drafts by another model, of beams, of caches and compilation that are not used here.
+        # For drafts by another model, beams, caches and compilation, which are not used here.
         *("assistant_confidence_threshold", "assistant_ensemble_weight", "assistant_lookbehind"),
         *("assistant_tokenizer", "num_assistant_tokens", "num_assistant_tokens_schedule"),
         *("target_lookbehind", "max_matching_ngram_size", "speculation_type"),
         *("diversity_penalty", "early_stopping", "length_penalty", "low_memory", "num_beam_groups"),
         *("cache_config", "compile_config", "continuous_batching_config", "disable_compile"),
         *("max_cache_len", "prefill_chunk_size", "use_cache"),
-        # Of what begins a text without a prompt, of texts in general, of the file.
+        # For texts without a prompt, for texts in general, and for the file.
         *("bos_token_id", "decoder_start_token_id", "negative_prompt_attention_mask", "tokenizer"),
         "transformers_version",
         "renormalize_logits",  # it adds the same to all logits
@@ -132,7 +132,7 @@ class Options:
         self._configs = [one for one in (own, config) if one is not None]
 
     def set(self, name: str) -> Any:
-        """What a generation_config says; None where none does."""
+        """The value in a generation_config; None if none has it."""
         found = (getattr(config, name, None) for config in self._configs)
         return next((value for value in found if value is not None), None)
 
@@ -149,7 +149,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a call of `generate` asks for. `pad_id` follows a text that ended before its companions.
+    """The wishes of a call of `generate`. `pad_id` follows a text that ended before the others.
 
     Lengths are counted as transformers counts them, padding and what the decoder begins with included.
     """
@@ -164,7 +164,7 @@ class Wanted:
     rules: Rules
 
     def longest(self, width: int, *, places: int | None = None) -> int:
-        """The most tokens of a text that begins with so many; `places` caps the default."""
+        """The most tokens of a text that begins with `width` tokens; `places` caps the default."""
         if self.max_new_tokens is not None:
             most = width + self.max_new_tokens
         elif self.max_length is not None:

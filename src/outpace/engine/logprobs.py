@@ -1,4 +1,4 @@
-"""How likely the model itself found the tokens of a text, whatever sampling made of that."""
+"""The model's own log-probabilities of a text's tokens, without temperature, filters and edits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TokenLogprob(NamedTuple):
 
 
 def logprobs_of(step: Step, count: int, top: int) -> list[TokenLogprob]:
-    """Of the first `count` tokens of a step, each with `top` alternatives. `step.scores` have to be valid."""
+    """Those of a step's first `count` tokens, with `top` alternatives each. `step.scores` must be valid."""
     nodes = [0, *step.verdict.path][:count]
     logits = step.scores.logits(nodes).astype(np.float64)  # [count, V]
     peaks = logits.max(axis=1, keepdims=True)

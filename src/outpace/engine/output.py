@@ -1,4 +1,4 @@
-"""What one request has so far, what it asks for next, and where it ends."""
+"""The state of one request: its tokens so far, its next ask, and where it ends."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A prompt to token ids: a text as it is, or messages through the model's chat template.
 
-What a user writes stays text: the names of special tokens in a message, a tool or a template's variable
-become tokens only where that is asked for. A template may do anything with these texts, so the names carry a
-mark in their middle while it runs; where the mark comes out, no token is read.
+A user's words stay text: the names of special tokens in a message, a tool or a template's variable become
+tokens only on request. A template may do anything with these texts, so the names carry a mark in their middle
+while it runs; a name that comes out with its mark is not read as a token.
 """
 
 from __future__ import annotations

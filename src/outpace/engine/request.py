@@ -28,7 +28,7 @@ class Request:
     max_tokens  the most tokens to generate; the context may end a text earlier.
     eos_ids     tokens that end the text; None for the target's own.
     budget      the most drafted nodes in a step.
-    logprobs    for every token its own log-probability and those of so many of the likeliest; None for none.
+    logprobs    how many of the likeliest tokens to report with each token's own log-probability; None: none.
     edits       (all tokens up to the tree's root, tree) -> what to add to the logits after each node.
     """
 
