@@ -10,7 +10,7 @@ x_1 .. x_g from q, with p and q meaning the laws after x_1 .. x_i:
 
 What is kept of a block depends on drafts behind it, so the next block's drafts and coins have to be new:
 both depend on the position of their root. Deviations: the token after a whole block is the target's own
-choice; of a tree, the path of the first children is judged.
+choice; in a tree, the path of the first children is judged.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Multi-round rejection over independent drafts: what one draft leaves of p is the target's law for the next.
+"""Multi-round rejection over independent drafts: the rest of p after one draft is the law for the next.
 
 Miao et al. 2023, "SpecInfer", arXiv:2305.09781 (multi-step speculative sampling). For children x_1 .. x_k of
 a node, drawn independently from q, in this order, beginning with p:

@@ -8,8 +8,8 @@ arXiv:2302.01318. For a draft x from q, where the target's law is p:
     else the token comes from max(p - q, 0), normalised: the rest of p(x), and no more
     kept on average: sum of min(p, q) = 1 - the total variation between p and q; no coupling keeps more
 
-Deviations: at the end of the draft the target's own choice is taken instead of a new draw from p. Of a tree,
-the first child of every node is looked at and the others are not.
+Deviations: at the end of the draft the target's own choice is taken instead of a new draw from p. In a tree,
+only the first child of every node is looked at.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What rules with laws share: the walk from node to node, their coins, and the draw of what stands in.
+"""The common part of rules with laws: the walk from node to node, their coins, and the draw of a stand-in.
 
 Speculative sampling (Leviathan, Kalman & Matias 2022, arXiv:2211.17192; Chen et al. 2023, arXiv:2302.01318)
 in its general form. At every node with children a rule keeps one of them, or rejects all and gives the law

@@ -1,9 +1,9 @@
 """The one growth loop: a step function of a model and a TreePolicy make a tree for each row.
 
-A level at a time: the policy names the nodes to expand, the step function gives their logits, candidates are
-drawn, and the policy hangs what it wants.
+At each level the policy names the nodes to expand, the step function gives their logits, candidates are
+drawn, and the policy hangs those that it wants.
 
-How candidates are drawn where the rule reads laws (`Ask.law`), by `Ask.draw`. The noise is a function of
+Where the rule reads laws (`Ask.law`), `Ask.draw` says how candidates are drawn. The noise is a function of
 seed, root and node, and new for every root: a rule may reject a draft for what comes after it (block
 verification), and noise that has been looked at must not decide again.
 

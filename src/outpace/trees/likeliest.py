@@ -1,7 +1,7 @@
 """The likeliest paths, best first: for drafters that can name the successors of any node at once.
 
-Where nothing has to be run to know what may follow a node, a tree need not grow level by level: the node with
-the largest product of probabilities is taken next, whatever its depth, and its successors join the queue.
+Where no model has to run for a node's successors, a tree need not grow level by level: the node with the
+largest product of probabilities is taken next, whatever its depth, and its successors join the queue.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""OPT-Tree: as deep as pays, with the nodes that make the expected accepted length largest.
+"""OPT-Tree: the nodes with the largest expected accepted length, as deep as a level still adds to it.
 
 Wang et al. 2024, "OPT-Tree: Speculative Decoding with Adaptive Draft Tree Structure", arXiv:2406.17276. The
 weight of a node is the product of the draft's probabilities on its path. The sum of a tree's weights is the

@@ -11,8 +11,8 @@ Size and depth are those of the most tokens per second: V[l, n] / (t(n) + l t_dr
 
 The draw stays valid: the shape is computed once and looks at no token.
 
-Deviations. a is given, not measured, and so is t_draft, as a share of a call of one token. Of a tree that has
-to be smaller the nodes of the lowest chance go.
+Deviations. a is given, not measured, and so is t_draft, as a share of a call of one token. A tree that has to
+be smaller loses the nodes of the lowest chance.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Sequoia:
 
     acceptance  a_1, a_2, ...: the chance of the first, second, ... child, at most 1 in all.
     draft_cost  what a level costs to draft, in calls of the target for one token.
-    size        the most drafted nodes; with auto off, so many exactly.
+    size        the most drafted nodes; with auto off, the exact number.
     depth       the most levels.
     auto        whether fewer may do: choose by `costs`.
     """
@@ -109,7 +109,7 @@ class Programme:
         self._chances = chances
         self.tokens = np.full((depth + 1, nodes + 1), -np.inf)
         self.tokens[:, 1] = 1.0
-        # Of the best tree: how many children its root has, and how many nodes the last child's subtree.
+        # In the best tree: the number of the root's children, and of nodes in the last child's subtree.
         self._fan = np.zeros((depth + 1, nodes + 1), np.int64)
         self._last = np.zeros((depth + 1, len(chances) + 1, nodes + 1), np.int64)
         for level in range(1, depth + 1):

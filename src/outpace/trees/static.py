@@ -1,15 +1,15 @@
-"""A tree of a fixed shape: so many children per level, or a list of nodes by their ranks.
+"""A tree of a fixed shape: a number of children per level, or a list of nodes by their ranks.
 
 Lists of ranks: Medusa (Cai et al. 2024, arXiv:2401.10774) and EAGLE (Li et al. 2024, arXiv:2401.15077);
 widths per level: MCSD (Yang et al. 2024, arXiv:2401.06706).
 
     expand  the nodes of the last level that have children in the shape
-    grow    the first candidates, as many as the shape has there
+    grow    the first candidates, in the number that the shape has there
     prune   deeper nodes go first, and of one level those of higher rank
 
 The draw stays valid: the shape looks at no token.
 
-Deviations. A list of ranks must be complete: with a node come its parent and its siblings of lower rank.
+Deviations. A list of ranks must be complete: it has the parent and the siblings of lower rank of every node.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A tree of ranks: for every node how many children it gets, whatever their tokens turn out to be."""
+"""A tree of ranks: the number of children of every node, whatever their tokens are."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Ranks = tuple[int, ...]
 
 
 class Template:
-    """What `Static` and `Sequoia` grow: a fixed shape, whose draw stays valid because it looks at no token.
+    """The fixed shape that `Static` and `Sequoia` grow; the draw stays valid because it looks at no token.
 
     values  nodes with what they are worth; a node needs its parent and its siblings of lower rank. The root
-            is there anyway. Of a tree that has to be smaller the nodes of least worth go.
+            is there anyway. A tree that has to be smaller loses the nodes of least worth.
     """
 
     def __init__(self, values: Mapping[Ranks, float]) -> None:
