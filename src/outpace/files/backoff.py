@@ -6,10 +6,10 @@ Witten & Bell 1991, "The zero-frequency problem": a context of n tokens that was
     p_n(x) = w c(x) / total + (1 - w) p_(n-1)(x),    w = total / (total + types),    p_0 = counts of all
     tokens.
 
-The mixing is done once, when the table is made, so that a look-up finds the longest known context and is
-done. A file holds the `NUM_NEXT` best tokens of every context that was seen `min_count` times, found through
-a hash index: keys u64, index i32 (open addressing), tokens i32[C, NUM_NEXT], log2 p in steps of 1/16 as u8[C,
-NUM_NEXT].
+The counts are mixed once, when the table is made, so that a look-up only has to find the longest known
+context. A file holds the `NUM_NEXT` best tokens of every context that was seen `min_count` times, found
+through a hash index: keys u64, index i32 (open addressing), tokens i32[C, NUM_NEXT], log2 p in steps of 1/16
+as u8[C, NUM_NEXT].
 """
 
 from __future__ import annotations

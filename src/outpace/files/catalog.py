@@ -62,7 +62,7 @@ CATALOG: dict[str, Entry] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """What `outpace models show` prints.
+    """The entry that `outpace models show` prints.
 
     `path` is None while the model is not installed; `damage` says how its file differs from the catalog's, ""
     for not at all.

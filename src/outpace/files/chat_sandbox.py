@@ -1,9 +1,9 @@
-"""Where chat templates run: programs that come with a model, written by whoever wrote its files.
+"""A sandbox for chat templates: programs that come with a model, from an author who may be a stranger.
 
 Jinja's sandbox keeps a template away from Python's insides, but not from endless loops and from texts of
-gigabytes. Here every step, value and piece of output is paid for out of a budget that grows with what the
-template was given, and the few operations whose result can be much larger than what goes in are paid for
-before they run. So a template ends after a bounded time in bounded memory, whatever it is.
+gigabytes. Here every step, value and piece of output is charged to a budget that grows with the template's
+input. The few operations whose result can be much larger than their input are charged before they run. So any
+template ends after a bounded time in bounded memory.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Unbounded(Exception):
 
 
 class _Budget:
-    """What a template may still spend."""
+    """The part of its budget that a template may still spend."""
 
     def __init__(self, work: int) -> None:
         self.left = work
@@ -297,7 +297,7 @@ def _paid(function: Callable[..., Any], name: str, *, is_test: bool = False) -> 
 
 
 def _listed(value: Any) -> Any:
-    """What is made on demand, made: its size is known then. Every item of it pays for itself."""
+    """A lazy value made whole, so that its size is known. Every item is charged."""
     return list(value) if isinstance(value, Iterator) and not isinstance(value, LoopContext) else value
 
 

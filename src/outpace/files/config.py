@@ -1,7 +1,7 @@
 """ModelConfig: everything about a decoder model that its weights do not say.
 
 Architectures differ by configuration alone: rotary tables and windows per layer, the activation, two scales.
-Which layers have query/key norms, biases or norms after their blocks is told by which tensors exist.
+The tensors that exist tell which layers have query/key norms, biases or norms after their blocks.
 """
 
 from __future__ import annotations

@@ -12,10 +12,10 @@ from outpace.files.regular import open_regular
 from outpace.progress import Progress
 
 PIECE_BYTES = 1 << 16
-"""A plain text is cut at the first line's end behind so many bytes: nothing reads a whole file at once."""
+"""A plain text is cut at the first end of a line after this many bytes, so that no file is read whole."""
 
 MOST_LETTERS = 1 << 18
-"""Of a text that is encoded at once, which takes some 300 times its size in memory: a longer one in parts."""
+"""The longest text that is encoded at once, which takes about 300 times its size in memory."""
 
 _EXPECTED = (
     "an object with text (a text), token_ids (a list of ids), turns (a list of texts) or messages "

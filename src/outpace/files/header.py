@@ -1,4 +1,4 @@
-"""What our own binary files begin with: magic, u64 length, the header (a JSON object), u32 CRC of that."""
+"""The beginning of our own binary files: magic, u64 length, the header (a JSON object), u32 CRC of that."""
 
 from __future__ import annotations
 

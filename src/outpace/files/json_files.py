@@ -1,7 +1,7 @@
-"""JSON objects of files that may come from strangers: what is no such object is one FormatError.
+"""JSON objects of files that may come from strangers: anything else is a FormatError of one line.
 
-Python's reader takes some sixteen times the memory of the text at worst, so a text has a longest length;
-what it reads besides (depth, the digits of a number) has bounds of its own.
+Python's reader takes up to about 16 times the memory of the text, so the length of a text is bounded. The
+reader itself bounds depth and the digits of a number.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _value(text: bytes, what: str, *, unique: bool = False) -> Any:
 
 
 def json_value(text: bytes | str, *, unique: bool = False, file_names: bool = False) -> Any:
-    """What a JSON text says, in UTF-8 where it is bytes; ValueError for anything that is none.
+    """The value of a JSON text, in UTF-8 where it is bytes; ValueError for anything else.
 
     `file_names`: strings may be names whose bytes are not UTF-8, as Python writes them.
     """

@@ -1,4 +1,4 @@
-"""Arrays that are computed once per model and kept beside its packed file: call costs, bigram tables."""
+"""Arrays that are computed once per model and stored next to its packed file: call costs, bigram tables."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Memo:
         self._stem = packed.with_suffix("")
 
     def path(self, name: str) -> Path:
-        """Of a file of this name that belongs to the model."""
+        """The path of a file of this name that belongs to the model."""
         return self._stem.with_name(f"{self._stem.name}.{name}")
 
     def __call__(

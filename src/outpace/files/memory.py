@@ -1,8 +1,8 @@
-"""Where the weights of a model lie while it runs: in the mapped file, or copied into huge pages.
+"""The weights of a running model: in the mapped file, or copied into huge pages.
 
-Mapped bytes are the system's own copy of the file: processes share it, and it goes when memory is short. It
-lies in pages of 4 kB, and on some processors a call that reads all weights spends a part of its time on
-finding them. A copy of one's own can lie in pages of 2 MB. `targets/fetching.py` measures whether that pays;
+Mapped bytes are the system's own copy of the file: processes share it, and the system drops it when memory is
+short. Its pages have 4 kB, and on some processors a call that reads all weights spends part of its time on
+finding them. A private copy can lie in pages of 2 MB. `targets/fetching.py` measures whether that pays;
 OUTPACE_MEMORY=mapped or OUTPACE_MEMORY=huge decides it by hand.
 """
 

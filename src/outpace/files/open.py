@@ -1,8 +1,8 @@
 """From a name or a path to a model that is ready to run.
 
-The source is read once. What comes out of it (packed weights, configuration, tokenizer, chat template) is
-kept in one file of the cache folder, named after the source's identity, and every later start reads only
-that file, all of it: one that is damaged is packed anew.
+The source is read once. Packed weights, configuration, tokenizer and chat template are kept in one file of
+the cache folder, named after the source's identity. Every later start reads only that file, and all of it, so
+that a damaged one is found and packed anew.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the cache folder holds of packed models, where each comes from, and how to be rid of it."""
+"""The packed models in the cache folder: listing them, their sources, and removing them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ State = Literal[
 
 @dataclass(frozen=True, slots=True)
 class PackedCopy:
-    """A packed model and the tables beside it.
+    """A packed model and the tables stored with it.
 
     id        what `outpace models rm` takes.
     packed    the packed file; None where only tables are left.
@@ -95,11 +95,11 @@ def matching(model: str) -> list[PackedCopy]:
 
 
 def prune(*, dry_run: bool = False) -> Iterator[tuple[str, int]]:
-    """Removes what no start will use, and says one by one what it was, in words, and how many bytes.
+    """Remove files that no start will use; yield a description of each and its number of bytes.
 
-    That is what killed processes have left, packed models whose source is gone or has changed, with their
-    tables, and packed files that are damaged or of another version. Of these the tables stay: the next start
-    packs such a model under the same name. `dry_run` removes nothing.
+    These are parts left by killed processes, packed models whose source is gone or has changed, with their
+    tables, and packed files that are damaged or of another version. The tables of the latter stay: the next
+    start packs such a model under the same name. `dry_run` removes nothing.
     """
     for name in CACHE_FOLDERS:
         for part, num_bytes in remove_abandoned(cache_folder() / name, dry_run=dry_run).items():

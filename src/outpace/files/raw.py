@@ -1,4 +1,4 @@
-"""Mapped model files and where their tensors lie: what the GGUF and safetensors readers have in common."""
+"""Mapped model files and the places of their tensors: the common part of the GGUF and safetensors readers."""
 
 from __future__ import annotations
 

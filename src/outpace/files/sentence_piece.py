@@ -3,7 +3,7 @@
 Kudo and Richardson, arXiv:1808.06226. Reference: its `bpe_model.cc`, and `llm_tokenizer_spm` of llama.cpp.
 
     while the union of two neighbours is a piece:  merge those whose union scores best, the leftmost of equals
-    what is no piece in the end is written as its UTF-8 bytes, else as the unknown token
+    text that is no piece in the end is written as its UTF-8 bytes, else as the unknown token
 
 A list of merges, which the `tokenizers` library wants, is a total order of pairs. It cannot say "leftmost of
 equals" where two different unions share a score, as the runs of spaces of Llama 2, Phi-3 and Mistral do.
@@ -34,7 +34,7 @@ _CACHED_LENGTH, _CACHED_CHUNKS = 32, 1 << 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pieces:
-    """What the encoder knows beside the vocabulary.
+    """The encoder's data besides the vocabulary.
 
     - `scores`: f32[V], NaN for a token that no merge makes (control tokens, bytes).
     - `unused`: pieces that are merged to get further, but are taken apart again where they are left over.
@@ -68,7 +68,7 @@ class Pieces:
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Pieces:
-        """What `to_fields` gave. Raises FormatError."""
+        """From the fields of `to_fields`. Raises FormatError."""
         try:
             scores, joined = (base64.b64decode(fields[name], validate=True) for name in ("scores", "joined"))
             if len(joined) << 3 != 1 << _PAIR_BITS or not isinstance(fields["add_space"], bool):

@@ -1,8 +1,8 @@
 """Special tokens in a text: tokens where a template wrote them, plain text where a user did.
 
-A text comes as spans, some of which are plain. It is encoded in one call, for what stands on both sides of a
-span's end may be one token. Where a plain span spells a special token, a twin of the encoder takes over: it
-knows every special token by another name, `guard + name`, and only what is not plain is written that way.
+A text comes as spans, some of which are plain. It is encoded in one call, because one token may lie across
+the end of a span. Where a plain span spells a special token, a twin of the encoder is used: it knows every
+special token by another name, `guard + name`, and only spans that are not plain are written in that way.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Token ids to text one by one, such that the pieces are what the `tokenizers` library decodes in the whole.
 
 A decoder of the library is a list of steps, each from texts to texts. Nearly all look at one text alone, so a
-step here is a stage that takes texts as they come and gives on what no later token can change. Bytes wait:
-one that does not fit turns its whole run into U+FFFD. Steps behind a step that joins everything get one text
-that grows; the few that cannot read such a text wait for its end.
+step here is a stage that takes texts as they come and passes on those that no later token can change. Bytes
+wait, because one that does not fit turns its whole run into U+FFFD. Steps after a step that joins everything
+get one growing text; the few that cannot read such a text wait for its end.
 """
 
 from __future__ import annotations

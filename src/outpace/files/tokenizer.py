@@ -1,7 +1,7 @@
 """Text to token ids and back, around the `tokenizers` library.
 
 A tokenizer comes from a Hugging Face folder, a GGUF file's metadata, or the text that `to_json` gave.
-Encoding is the library's, but for the scores of SentencePiece (see sentence_piece) and special tokens in
+Encoding is the library's, except for the scores of SentencePiece (see sentence_piece) and special tokens in
 plain text (see spans). Decoding gives the library's text piece by piece (see token_text).
 """
 
@@ -100,7 +100,7 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer:
-        """From `tokenizer.json` and the configuration files beside it. Raises FormatError."""
+        """From `tokenizer.json` and the configuration files in its folder. Raises FormatError."""
         folder = Path(folder)
         if not os.path.lexists(path := folder / "tokenizer.json"):
             raise FormatError(f"{folder} has no tokenizer.json (other tokenizer files are not read)")
@@ -211,7 +211,7 @@ class Tokenizer:
         return _id_of(self._backend, token)
 
     def first_beyond(self, num_rows: int) -> str | None:
-        """A token that a text can become and for which a matrix of so many rows has none, or None.
+        """A token that texts can become and that a matrix of `num_rows` rows has no row for, or None.
 
         Added tokens do not count, but for the one before every text: Gemma 3 1B names one for pictures that
         only its larger siblings have.

@@ -1,4 +1,4 @@
-"""The file tokenizer.json: what may be wrong with it is found before the `tokenizers` library reads it.
+"""The file tokenizer.json, checked before the `tokenizers` library reads it.
 
 The library makes tables as long as the highest id, lets a pattern write any text for one character, and
 panics on some files: that is no Exception in Python, and it prints several lines.

@@ -1,6 +1,6 @@
 """The tokens that end a text or a turn, by name.
 
-A chat model may end its turn with any of these, whichever of them its file calls "the" end. llama.cpp keeps
+A chat model may end its turn with any of these, and its file names only one of them as the end. llama.cpp has
 such a list too (`special_eog_ids` in llama-vocab.cpp).
 """
 

@@ -1,6 +1,6 @@
 """From the tensors of a model file to the plan of a packed file: names, shapes, row order, kinds.
 
-What differs between sources is undone here, so that packed models differ by configuration alone: GGUF's
+Differences between sources are undone here, so that packed models differ by configuration alone: GGUF's
 llama files hold the rows of queries and keys pairwise interleaved (un-permuted to halves), and Hugging
 Face's Gemma 3 norms hold the multiplier minus one.
 """

@@ -1,7 +1,7 @@
 """Files that are written whole or not at all: nobody reads half of one, and the old one stays till then.
 
-What is being written is a part beside it, which its writer holds a lock on: the system gives that back
-however the writer ends, so that the next one knows what was abandoned.
+A file being written is a part in the same folder, on which its writer holds a lock. The system releases the
+lock however the writer ends, so that the next writer knows which parts were abandoned.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _LOCKLESS_S = 24 * 3600  # where there are no locks: no writer takes so long
 
 @contextmanager
 def writing(path: Path) -> Iterator[IO[bytes]]:
-    """A file beside `path`, which takes its place at the end, or goes where an error ends the context.
+    """A file in the folder of `path`, which replaces it at the end or is removed if the context fails.
 
-    Its name is nobody else's: threads, and containers that share a folder, do not write into one file. Parts
-    that earlier writers of `path` have abandoned go too.
+    Its name is unique: threads, and containers that share a folder, do not write into one file. Parts that
+    earlier writers of `path` have abandoned are removed too.
     """
     remove_abandoned(path.parent, of=path.name)
     part = path.with_name(f"{path.name}.{secrets.token_hex(6)}.part")
