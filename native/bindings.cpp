@@ -15,6 +15,7 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 
@@ -73,6 +74,15 @@ Floats array(std::vector<float>&& values, size_t cols) {
 using RowSampling = std::tuple<int, int, int64_t, double, int, double, double, uint64_t>;
 using Edit = std::pair<std::vector<int32_t>, std::vector<float>>;
 
+// The decoder, held by one thread without the GIL.
+struct Held {
+  Decoder& decoder;
+  nb::gil_scoped_release release{};  // before the lock is waited for, until it is given back
+  std::lock_guard<ForkLock> guard{decoder.lock};
+  Decoder* operator->() const { return &decoder; }
+};
+
+// What Python holds: a decoder and the buffer that its weights lie in.
 class PyDecoder {
  public:
   PyDecoder(const nb::dict& config, const nb::dict& tensors, Bytes buffer, int num_threads, bool half_cache,
@@ -82,9 +92,8 @@ class PyDecoder {
     if ((uintptr_t)buffer_.data() % 64) refuse("the packed weights have to begin at a multiple of 64 bytes");
     if (cache_positions < 16 || cache_positions > INT32_MAX)
       refuse("the cache has to hold 16 to " + std::to_string(INT32_MAX) + " positions");
-    Config c = read_config(config);
-    Weights w = read_weights(c, tensors, buffer_);
-    decoder_ = std::make_unique<Decoder>(std::move(c), std::move(w), num_threads, half_cache, cache_positions);
+    decoder_ =
+        std::make_unique<Decoder>(read_model(config, tensors, buffer_), num_threads, half_cache, cache_positions);
 #ifdef __GLIBC__
     malloc_trim(0);  // what loading the tokenizer and the header has freed: some 30 MB of a small model's memory
 #endif
@@ -96,8 +105,7 @@ class PyDecoder {
     if (rows.empty() || starts.size() != rows.size() + 1 || starts[0] != 0 || tokens.size() != parents.size() ||
         starts.back() != (int)tokens.size() || !std::is_sorted(starts.begin(), starts.end()))
       refuse("rows, starts, tokens and parents do not fit together");
-    nb::gil_scoped_release release;
-    decoder_->score(rows, starts, tokens.data(), parents.data(), taps, layers, skip);
+    held()->score(rows, starts, tokens.data(), parents.data(), taps, layers, skip);
   }
 
   std::vector<std::vector<int32_t>> choose(const std::vector<RowSampling>& rows, nb::object edits, int top) {
@@ -130,10 +138,7 @@ class PyDecoder {
       }
     }
     std::vector<int32_t> chosen(picks.size());
-    {
-      nb::gil_scoped_release release;
-      decoder_->choose(picks, chosen.data(), top);
-    }
+    held()->output.choose(picks, chosen.data(), top);
     std::vector<std::vector<int32_t>> out;
     auto at = chosen.begin();
     for (const auto& row : rows) {
@@ -147,51 +152,40 @@ class PyDecoder {
     if (tokens < 1 || level < 0 || level > 2 || bytes < 0 || bytes > (1 << 20) ||
         (tiles != 1 && tiles != 2 && tiles != 4))
       refuse("accepted are tokens from 1, levels 0, 1 and 2, 0 to 2**20 bytes ahead, and 1, 2 or 4 tiles");
-    nb::gil_scoped_release release;
-    decoder_->set_fetch(tokens, {level, bytes, tiles});
+    held()->products.set_fetch(tokens, {level, bytes, tiles});
   }
 
   void set_weights(Bytes buffer) {
     if (buffer.size() != buffer_.size() || (uintptr_t)buffer.data() % 64)
       refuse("other weights have to be a copy of the first ones, at a multiple of 64 bytes");
-    {
-      nb::gil_scoped_release release;
-      decoder_->move_weights((ptrdiff_t)((intptr_t)buffer.data() - (intptr_t)buffer_.data()));
-    }
+    held()->model.move((ptrdiff_t)((intptr_t)buffer.data() - (intptr_t)buffer_.data()));
     buffer_ = std::move(buffer);
   }
 
   Floats logits(const std::vector<int>& nodes) {
-    const size_t vocab = decoder_->config().vocab_size;
+    const size_t vocab = decoder_->model.config.vocab_size;
     Floats out = matrix<float>(nodes.size(), vocab);
-    nb::gil_scoped_release release;
-    decoder_->logits(nodes, out.data());
+    held()->output.logits(nodes, out.data());
     return out;
   }
 
   std::pair<Ids, Floats> top(const std::vector<int>& nodes, int k) {
-    check_top(k, decoder_->config().vocab_size, "tokens");
+    check_top(k, decoder_->model.config.vocab_size, "tokens");
     Ids ids = matrix<int64_t>(nodes.size(), k);
     Floats values = matrix<float>(nodes.size(), k);
-    nb::gil_scoped_release release;
-    decoder_->top(nodes, k, ids.data(), values.data());
+    held()->output.top(nodes, k, ids.data(), values.data());
     return {std::move(ids), std::move(values)};
   }
 
   Floats hidden(int tap) {
-    std::vector<float> states;
-    {
-      nb::gil_scoped_release release;
-      states = decoder_->hidden(tap);
-    }
-    return array(std::move(states), decoder_->config().hidden_size);
+    std::vector<float> states = held()->output.hidden(tap);
+    return array(std::move(states), decoder_->model.config.hidden_size);
   }
 
   Floats product(const std::string& kind, int rows, int cols, const Bytes& data, const Rows& x) {
     const Matrix w = read_matrix(kind, rows, cols, data, x);
     Floats out = matrix<float>(x.shape(0), rows);
-    nb::gil_scoped_release release;
-    decoder_->product(w, x.data(), (int)x.shape(0), out.data());
+    held()->products.product(w, x.data(), (int)x.shape(0), out.data());
     return out;
   }
 
@@ -201,12 +195,13 @@ class PyDecoder {
     check_top(k, rows, "rows");
     Ids ids = matrix<int64_t>(x.shape(0), k);
     Floats values = matrix<float>(x.shape(0), k);
-    nb::gil_scoped_release release;
-    decoder_->product_top(w, x.data(), (int)x.shape(0), k, ids.data(), values.data());
+    held()->products.top(w, x.data(), (int)x.shape(0), k, ids.data(), values.data());
     return {std::move(ids), std::move(values)};
   }
 
-  Decoder& get() { return *decoder_; }
+  // For one expression, whose end gives the lock back.
+  Held held() { return {*decoder_}; }
+  const Decoder& get() const { return *decoder_; }  // for what never changes
 
  private:
   Bytes buffer_;
@@ -220,7 +215,7 @@ Floats multiply(const std::string& kind, int rows, int cols, const Bytes& data, 
   Floats out = matrix<float>(x.shape(0), rows);
   const Kernels& kernels = select_kernels();  // reads the environment, which Python changes with the GIL held
   nb::gil_scoped_release release;
-  Multiplier(kernels, alone).product(w, x.data(), (int)x.shape(0), out.data());
+  Products(kernels, alone).product(w, x.data(), (int)x.shape(0), out.data());
   return out;
 }
 
@@ -241,7 +236,6 @@ Floats unpack(const std::string& kind, int rows, int cols, Bytes data) {
 
 NB_MODULE(_native, m) {
   using namespace outpace;
-  using unlocked = nb::call_guard<nb::gil_scoped_release>;  // of the GIL
   m.doc() = "The block engine: transformers on the CPU whose price for a block of tokens is nearly that of one.";
   m.def(
       "read_bandwidth",
@@ -272,17 +266,16 @@ NB_MODULE(_native, m) {
   nb::class_<PyDecoder>(m, "Decoder")
       .def(nb::init<const nb::dict&, const nb::dict&, Bytes, int, bool, int64_t>(), "config"_a, "tensors"_a, "buffer"_a,
            "num_threads"_a, "half_cache"_a, "cache_positions"_a)
+      .def("open", [](PyDecoder& d) { return d.held()->cache.open(); })
       .def(
-          "open", [](PyDecoder& d) { return d.get().open(); }, unlocked())
+          "fork", [](PyDecoder& d, int row) { return d.held()->cache.fork(row); }, "row"_a)
       .def(
-          "fork", [](PyDecoder& d, int row) { return d.get().fork(row); }, "row"_a, unlocked())
+          "close", [](PyDecoder& d, int row) { d.held()->close(row); }, "row"_a)
       .def(
-          "close", [](PyDecoder& d, int row) { d.get().close(row); }, "row"_a, unlocked())
+          "length", [](PyDecoder& d, int row) { return d.held()->cache.length(row); }, "row"_a)
       .def(
-          "length", [](PyDecoder& d, int row) { return d.get().length(row); }, "row"_a, unlocked())
-      .def(
-          "keep", [](PyDecoder& d, int row, const std::vector<int>& path) { d.get().keep(row, path); }, "row"_a,
-          "path"_a, unlocked())
+          "keep", [](PyDecoder& d, int row, const std::vector<int>& path) { d.held()->keep(row, path); }, "row"_a,
+          "path"_a)
       .def("score", &PyDecoder::score, "rows"_a, "starts"_a, "tokens"_a, "parents"_a, "taps"_a = std::vector<int>{},
            "layers"_a = -1, "skip"_a = std::vector<int>{})
       .def(
@@ -299,12 +292,10 @@ NB_MODULE(_native, m) {
            "x [n, cols] times any packed matrix, on the threads of the model: [n, rows]. Scores stay valid.")
       .def("product_top", &PyDecoder::product_top, "kind"_a, "rows"_a, "cols"_a, "data"_a, "x"_a, "k"_a,
            "The k largest outputs of such products, best first, the lower row on ties: [n, k] rows, [n, k] values.")
-      .def_prop_ro("isa", [](PyDecoder& d) { return d.get().isa(); })
-      .def_prop_ro("num_threads", [](PyDecoder& d) { return d.get().threads(); })
-      .def_prop_ro(
-          "work", [](PyDecoder& d) { return d.get().work(); }, unlocked())
-      .def_prop_ro(
-          "cache_bytes", [](PyDecoder& d) { return d.get().cache_bytes(); }, unlocked())
+      .def_prop_ro("isa", [](PyDecoder& d) { return d.get().products.kernels().name; })
+      .def_prop_ro("num_threads", [](PyDecoder& d) { return d.get().threads.count(); })
+      .def_prop_ro("work", [](PyDecoder& d) { return d.held()->call.work; })
+      .def_prop_ro("cache_bytes", [](PyDecoder& d) { return d.held()->cache.used_bytes(); })
       .def_prop_ro_static("max_nodes", [](nb::handle) { return kMaxNodes; })
       .def_prop_ro_static("max_top", [](nb::handle) { return kMaxTop; });
 }

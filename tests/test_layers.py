@@ -121,6 +121,15 @@ def test_public_names_are_there() -> None:
         _ = outpace.nothing
 
 
+def test_includes_of_native_only_go_down() -> None:
+    rooms = ["kernels", "engine", "model", "native"]
+    sources = sorted((ROOT.parents[1] / "native").rglob("*.?pp"))
+    assert {path.parent.name for path in sources} == set(rooms)
+    for path in sources:
+        for name in re.findall(r'#include "(\w+)/', path.read_text()):
+            assert rooms.index(name) <= rooms.index(path.parent.name), f"{path} must not include {name}"
+
+
 @pytest.mark.parametrize("module", MODULES, ids=lambda m: str(m.relative_to(ROOT)))
 def test_time_is_measured_in_few_rooms(module: Path) -> None:
     """The loop, the room that prices and the bench have clocks; others ask `pricing.clock`."""

@@ -29,6 +29,8 @@ class Buffer {
     return data_;
   }
   float* floats(size_t count) { return reinterpret_cast<float*>(bytes(count * sizeof(float))); }
+  // Of rows of so many floats, as far as there is room for them.
+  float* row(size_t i, int width) { return floats(0) + i * width; }
 
  private:
   uint8_t* data_ = nullptr;

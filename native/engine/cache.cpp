@@ -8,8 +8,8 @@
 
 namespace outpace {
 
-Cache::Cache(int layers, int kv_heads, int head_dim, bool half, int64_t capacity)
-    : layers_(layers), kv_heads_(kv_heads), head_dim_(head_dim), half_(half) {
+Cache::Cache(const Kernels& kernels, int layers, int kv_heads, int head_dim, bool half, int64_t capacity)
+    : kernels_(kernels), layers_(layers), kv_heads_(kv_heads), head_dim_(head_dim), half_(half) {
   const size_t num_pages = (size_t)((capacity + 15) / 16);
   head_bytes_ = (size_t)32 * head_dim * (half ? 2 : 4);
   page_bytes_ = head_bytes_ * kv_heads;
@@ -93,20 +93,20 @@ void Cache::reserve(int row, int nodes) {
   while (r.pages.size() < need) r.pages.push_back(take_page());
 }
 
-void Cache::move(const Kernels& kernels, int row, int from, int to, int layers) {
+void Cache::move(int row, int from, int to, int layers) {
   const Row& r = at(row);
   if (from == to) return;
   from += r.length;
   to += r.length;
   for (int l = 0; l < layers; l++)
     for (int h = 0; h < kv_heads_; h++)
-      kernels.move_key_value(layer(l) + r.pages[from / 16] * page_bytes_, from % 16,
-                             layer(l) + r.pages[to / 16] * page_bytes_, to % 16, (size_t)h * head_bytes_, head_dim_,
-                             half_);
+      kernels_.move_key_value(layer(l) + r.pages[from / 16] * page_bytes_, from % 16,
+                              layer(l) + r.pages[to / 16] * page_bytes_, to % 16, (size_t)h * head_bytes_, head_dim_,
+                              half_);
 }
 
-void Cache::keep(const Kernels& kernels, int row, const std::vector<int>& path) {
-  for (size_t i = 0; i < path.size(); i++) move(kernels, row, path[i], (int)i, layers_);
+void Cache::keep(int row, const std::vector<int>& path) {
+  for (size_t i = 0; i < path.size(); i++) move(row, path[i], (int)i, layers_);
   at(row).length += (int)path.size();
 }
 

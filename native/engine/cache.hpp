@@ -11,7 +11,7 @@ namespace outpace {
 class Cache {
  public:
   // capacity: positions of all rows together. The memory is reserved, and used only as it is written.
-  Cache(int layers, int kv_heads, int head_dim, bool half, int64_t capacity);
+  Cache(const Kernels& kernels, int layers, int kv_heads, int head_dim, bool half, int64_t capacity);
   ~Cache();
   Cache(const Cache&) = delete;
   Cache& operator=(const Cache&) = delete;
@@ -25,10 +25,10 @@ class Cache {
   const int32_t* pages(int row) const { return at(row).pages.data(); }
 
   // A node's keys and values of the first layers, to the slot of another.
-  void move(const Kernels& kernels, int row, int from, int to, int layers);
+  void move(int row, int from, int to, int layers);
 
   // Commits the nodes of a path (ascending node ids, the root included): slides each to its absolute position.
-  void keep(const Kernels& kernels, int row, const std::vector<int>& path);
+  void keep(int row, const std::vector<int>& path);
 
   uint8_t* layer(int l) const { return base_ + (size_t)l * layer_bytes_; }
   size_t page_bytes() const { return page_bytes_; }
@@ -47,6 +47,7 @@ class Cache {
   int32_t take_page();
   void drop_page(int32_t page);
 
+  const Kernels& kernels_;
   const int layers_, kv_heads_, head_dim_;
   const bool half_;
   size_t head_bytes_, page_bytes_, layer_bytes_, mapped_;

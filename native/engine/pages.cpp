@@ -3,7 +3,6 @@
 #include <sys/mman.h>
 
 #include <new>
-#include <utility>
 
 namespace outpace {
 namespace {
@@ -21,10 +20,7 @@ Pages::Pages(size_t bytes, bool huge) {
   flags |= MAP_NORESERVE;
 #endif
   mapped_ = mmap(nullptr, mapped_bytes_, PROT_READ | PROT_WRITE, flags, -1, 0);
-  if (mapped_ == MAP_FAILED) {
-    mapped_ = nullptr;
-    throw std::bad_alloc();
-  }
+  if (mapped_ == MAP_FAILED) throw std::bad_alloc();
   const auto address = (reinterpret_cast<uintptr_t>(mapped_) + kHugePage - 1) / kHugePage * kHugePage;
   data_ = reinterpret_cast<uint8_t*>(address);
 #ifdef MADV_HUGEPAGE
@@ -34,17 +30,6 @@ Pages::Pages(size_t bytes, bool huge) {
 #endif
 }
 
-Pages::Pages(Pages&& other) noexcept { *this = std::move(other); }
-
-Pages& Pages::operator=(Pages&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(mapped_, other.mapped_);
-  std::swap(mapped_bytes_, other.mapped_bytes_);
-  return *this;
-}
-
-Pages::~Pages() {
-  if (mapped_) munmap(mapped_, mapped_bytes_);
-}
+Pages::~Pages() { munmap(mapped_, mapped_bytes_); }
 
 }  // namespace outpace

@@ -7,20 +7,18 @@ namespace outpace {
 
 class Pages {
  public:
-  Pages() = default;
   // Takes address space; pages come as they are written to. Throws std::bad_alloc where there is none.
   Pages(size_t bytes, bool huge);
-  Pages(Pages&& other) noexcept;
-  Pages& operator=(Pages&& other) noexcept;
   ~Pages();
+  Pages(const Pages&) = delete;
+  Pages& operator=(const Pages&) = delete;
 
   uint8_t* data() const { return data_; }
-  explicit operator bool() const { return data_ != nullptr; }
 
  private:
-  uint8_t* data_ = nullptr;  // at a multiple of the size of a huge page
-  void* mapped_ = nullptr;
-  size_t mapped_bytes_ = 0;
+  uint8_t* data_;  // at a multiple of the size of a huge page
+  void* mapped_;
+  size_t mapped_bytes_;
 };
 
 }  // namespace outpace

@@ -6,10 +6,6 @@
 namespace outpace::OUTPACE_ISA {
 namespace {
 
-size_t activation_bytes(bool quantised, int groups, int tokens) {
-  return (quantised ? kQuantGroupBytes : kFloatGroupBytes) * (size_t)groups * (size_t)tokens;
-}
-
 // One token into its place in a block: symmetric 8 bit, one scale per group of 32.
 void quantise(const float* x, int groups, uint8_t* block, int m, int index) {
   uint8_t* line = block + kQuantGroupBytes * (size_t)index;

@@ -46,6 +46,9 @@ struct Matrix {
 enum Number { kScale, kScaleSum, kSum8, kSum16, kSum128, kLow32, kHigh32 };
 constexpr size_t kQuantGroupBytes = 64;
 constexpr size_t kFloatGroupBytes = 128;
+constexpr size_t activation_bytes(bool quantised, size_t groups, size_t tokens) {
+  return (quantised ? kQuantGroupBytes : kFloatGroupBytes) * groups * tokens;
+}
 
 // How a product asks for weights before it needs them, which is a matter of the processor (see targets/fetching.py).
 struct Fetch {
@@ -111,7 +114,6 @@ struct alignas(64) Top {
 
 struct Kernels {
   const char* name;
-  size_t (*activation_bytes)(bool quantised, int groups, int tokens);
   void (*quantise)(const float* x, int groups, uint8_t* block, int block_tokens, int index);
   void (*interleave)(const float* x, int groups, uint8_t* block, int block_tokens, int index);
   void (*product)(const Product&, int tile_begin, int tile_end);

@@ -10,9 +10,8 @@ namespace outpace::OUTPACE_ISA {
 namespace {
 
 constexpr Kernels table(const char* name) {
-  return {name,           activation_bytes, quantise,       interleave, product, rms_norm, add_rms_norm, gated,
-          rope,           store_key_value,  move_key_value, attention,  best_of, rank,     read,         saturate,
-          choose_filtered};
+  return {name,           quantise,  interleave, product, rms_norm, add_rms_norm, gated,          rope, store_key_value,
+          move_key_value, attention, best_of,    rank,    read,     saturate,     choose_filtered};
 }
 
 }  // namespace

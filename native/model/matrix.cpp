@@ -1,8 +1,8 @@
-// Reading single rows of packed matrices (the embedding of a token).
+// Packed matrices where they lie: single rows of them (the embedding of a token).
 #include <cstring>
 
-#include "decoder.hpp"
 #include "kernels/half.hpp"
+#include "model/model.hpp"
 
 namespace outpace {
 namespace {
@@ -52,6 +52,14 @@ void unpack_row(const Matrix& w, int row, float* out) {
       out[kGroup * g + k] = scale * (float)(q - offset) + (has_min ? second : 0.0f);
     }
   }
+}
+
+void Model::move(ptrdiff_t bytes) {
+  const auto move = [&](Matrix& m) { m.data += bytes; };
+  move(embed);
+  move(output);
+  for (Layer& l : layers)
+    for (Matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) move(*m);
 }
 
 }  // namespace outpace

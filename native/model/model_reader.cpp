@@ -65,8 +65,6 @@ class Reader {
   size_t size_;
 };
 
-}  // namespace
-
 Config read_config(const nb::dict& d) {
   const auto activation = field<std::string>(d, "activation");
   if (activation != "silu" && activation != "gelu_tanh")
@@ -106,6 +104,8 @@ Config read_config(const nb::dict& d) {
   return c;
 }
 
+}  // namespace
+
 Matrix packed_matrix(const std::string& kind, int rows, int cols, const uint8_t* data) {
   int k = 0;
   while (k < kKinds && kind != kFormats[k].name) k++;
@@ -123,34 +123,36 @@ Matrix packed_matrix(const std::string& kind, int rows, int cols, const uint8_t*
           .data = data};
 }
 
-Weights read_weights(const Config& c, const nb::dict& tensors, const Bytes& file) {
+Model read_model(const nb::dict& config, const nb::dict& tensors, const Bytes& file) {
   const Reader r(tensors, file);
-  Weights w;
+  Model model;
+  model.config = read_config(config);
+  const Config& c = model.config;
   const int q = c.num_heads * c.head_dim, kv = c.num_kv_heads * c.head_dim;
-  w.embed = r.matrix("embed", c.vocab_size, c.hidden_size);
-  w.output = r.matrix("output", c.vocab_size, c.hidden_size, false);
-  if (!w.output) w.output = w.embed;
-  w.final_norm = r.vector("final_norm", c.hidden_size, true);
+  model.embed = r.matrix("embed", c.vocab_size, c.hidden_size);
+  model.output = r.matrix("output", c.vocab_size, c.hidden_size, false);
+  if (!model.output) model.output = model.embed;
+  model.final_norm = r.vector("final_norm", c.hidden_size, true);
   for (size_t i = 0; i < c.layer_rope.size(); i++) {
     const std::string p = "layers." + std::to_string(i) + ".";
-    w.layers.push_back({.q = r.matrix(p + "q", q, c.hidden_size),
-                        .k = r.matrix(p + "k", kv, c.hidden_size),
-                        .v = r.matrix(p + "v", kv, c.hidden_size),
-                        .o = r.matrix(p + "o", c.hidden_size, q),
-                        .gate = r.matrix(p + "gate", c.intermediate_size, c.hidden_size),
-                        .up = r.matrix(p + "up", c.intermediate_size, c.hidden_size),
-                        .down = r.matrix(p + "down", c.hidden_size, c.intermediate_size),
-                        .attn_norm = r.vector(p + "attn_norm", c.hidden_size, true),
-                        .q_bias = r.vector(p + "q_bias", q, false),
-                        .k_bias = r.vector(p + "k_bias", kv, false),
-                        .v_bias = r.vector(p + "v_bias", kv, false),
-                        .q_norm = r.vector(p + "q_norm", c.head_dim, false),
-                        .k_norm = r.vector(p + "k_norm", c.head_dim, false),
-                        .post_attn_norm = r.vector(p + "post_attn_norm", c.hidden_size, false),
-                        .ffn_norm = r.vector(p + "ffn_norm", c.hidden_size, true),
-                        .post_ffn_norm = r.vector(p + "post_ffn_norm", c.hidden_size, false)});
+    model.layers.push_back({.q = r.matrix(p + "q", q, c.hidden_size),
+                            .k = r.matrix(p + "k", kv, c.hidden_size),
+                            .v = r.matrix(p + "v", kv, c.hidden_size),
+                            .o = r.matrix(p + "o", c.hidden_size, q),
+                            .gate = r.matrix(p + "gate", c.intermediate_size, c.hidden_size),
+                            .up = r.matrix(p + "up", c.intermediate_size, c.hidden_size),
+                            .down = r.matrix(p + "down", c.hidden_size, c.intermediate_size),
+                            .attn_norm = r.vector(p + "attn_norm", c.hidden_size, true),
+                            .q_bias = r.vector(p + "q_bias", q, false),
+                            .k_bias = r.vector(p + "k_bias", kv, false),
+                            .v_bias = r.vector(p + "v_bias", kv, false),
+                            .q_norm = r.vector(p + "q_norm", c.head_dim, false),
+                            .k_norm = r.vector(p + "k_norm", c.head_dim, false),
+                            .post_attn_norm = r.vector(p + "post_attn_norm", c.hidden_size, false),
+                            .ffn_norm = r.vector(p + "ffn_norm", c.hidden_size, true),
+                            .post_ffn_norm = r.vector(p + "post_ffn_norm", c.hidden_size, false)});
   }
-  return w;
+  return model;
 }
 
 }  // namespace outpace

@@ -8,7 +8,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "decoder.hpp"
+#include "model/model.hpp"
 
 namespace outpace {
 
@@ -19,12 +19,10 @@ constexpr int kMostSize = 1 << 24;
 
 [[noreturn]] inline void refuse(const std::string& what) { throw std::invalid_argument(what); }
 
-Config read_config(const nanobind::dict& config);
-
 // A matrix whose tiles begin at data. Nothing is read; the caller compares the sizes.
 Matrix packed_matrix(const std::string& kind, int rows, int cols, const uint8_t* data);
 
 // tensors: name -> (kind, rows, cols, offset, num_bytes) within the packed file; nothing outside it is ever touched.
-Weights read_weights(const Config& config, const nanobind::dict& tensors, const Bytes& file);
+Model read_model(const nanobind::dict& config, const nanobind::dict& tensors, const Bytes& file);
 
 }  // namespace outpace

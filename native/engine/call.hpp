@@ -1,0 +1,52 @@
+// One call of a model: the nodes of its rows, the part of the model that they run through, and what they leave behind.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "engine/buffer.hpp"
+#include "engine/cache.hpp"
+
+namespace outpace {
+
+// What part of the model a call runs: the layers 0 ... layers-1 without some sublayers. Sublayer 2l is the attention of
+// layer l, 2l + 1 its feed-forward.
+struct Part {
+  int layers;
+  std::vector<uint8_t> skipped;  // [2 * all layers]
+  bool operator==(const Part&) const = default;
+};
+
+// layers: -1 for all. Throws std::invalid_argument for what a model of so many layers does not have.
+Part part_of(int num_layers, int layers, const std::vector<int>& skip);
+
+struct CallRow {
+  int row, start, nodes, length;  // length: committed positions
+  bool chain;
+  int first_active = 0, num_active = 0;
+};
+
+struct Call {
+  // rows[r] takes the nodes starts[r] ... starts[r+1]-1; parents are node numbers within the row, -1 for node 0. Makes
+  // room in the cache, after checks of everything that comes from outside.
+  void plan(const std::vector<int>& numbers, const std::vector<int>& starts, const int32_t* new_tokens,
+            const int32_t* new_parents, int vocab_size, int context_length, Cache& cache);
+  // The nodes that run now. Number i among them is row i of every buffer that the layers work on.
+  void activate(std::vector<int> nodes);
+  void activate_all();
+  void check_node(int node) const;
+  // A path below the root of a row's tree, with the root, if the row may keep it.
+  std::vector<int> path_from_root(int row, int length, const std::vector<int>& path) const;
+  void forget(int row);
+
+  int nodes = 0;  // 0 until the call has run: nothing can be kept or asked of it
+  std::vector<CallRow> rows;
+  std::vector<int32_t> tokens, parents, depths, positions, row_of;
+  std::vector<int> active, taps;
+  Part part{0, {}};
+  bool complete = false;  // it ran the whole model
+  int64_t work = 0;       // how many sublayers it ran, each node counted
+  // The residual stream behind the part, behind the final norm and, for each tap, behind its layer. [nodes][width]
+  Buffer states, hidden, tapped;
+};
+
+}  // namespace outpace
