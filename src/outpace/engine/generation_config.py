@@ -164,7 +164,10 @@ class Wanted:
     rules: Rules
 
     def longest(self, width: int, *, places: int | None = None) -> int:
-        """The most tokens of a text that begins with `width` tokens; `places` caps the default."""
+        """The most tokens of a text that begins with `width` tokens; `places` caps the default.
+
+        An OutpaceError where no new token is left.
+        """
         if self.max_new_tokens is not None:
             most = width + self.max_new_tokens
         elif self.max_length is not None:

@@ -116,7 +116,10 @@ def write_backoff(
     order: int = 5,
     min_count: int = 2,
 ) -> BackoffTable:
-    """Count texts into a file, which appears whole or not at all; `vocabulary` is that of `vocabulary_id`."""
+    """Count texts into a file, which appears whole or not at all; `vocabulary` is that of `vocabulary_id`.
+
+    An OutpaceError if it cannot be written.
+    """
     keys, tokens, steps = _count(texts, order, min_count)
     arrays = {"keys": keys, "index": _hash_index(keys), "tokens": tokens, "steps": steps}
     try:

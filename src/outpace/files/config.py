@@ -121,7 +121,7 @@ def whole_number(name: str, value: object, most: int, *, least: int = 1) -> int:
 
 
 def number(name: str, value: object, least: float, most: float) -> float:
-    """As `whole_number`, for any number; NaN is none."""
+    """As `whole_number`, for any number; NaN is none. FormatError by the field's name."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise FormatError(f"{name} is {brief(value)}; accepted: a number from {least:g} to {most:g}")
     return float(value)

@@ -25,7 +25,7 @@ NUM_COPIERS = 4
 
 
 def wanted_memory() -> str | None:
-    """What OUTPACE_MEMORY says; None where it says nothing."""
+    """The value of OUTPACE_MEMORY; None if it is not set. An OutpaceError for an unknown value."""
     wanted = os.environ.get("OUTPACE_MEMORY") or None
     if wanted not in (None, *CHOICES):
         raise OutpaceError(f"OUTPACE_MEMORY is {wanted!r}, accepted are {', '.join(CHOICES)}")

@@ -77,6 +77,7 @@ def packed_path(source: Path, *, quantize: str | None = None) -> Path:
     """Where the packed form of a .gguf file or folder is kept: the source's identity is in the name.
 
     It stays the same from version to version: a file that an older one has packed is replaced.
+    An OutpaceError if the source cannot be read.
     """
     resolved = Path(os.path.realpath(source))  # as `resolve`, but for links in a circle
     files = [resolved]

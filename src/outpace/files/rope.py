@@ -48,7 +48,7 @@ def rope_table(
 
 
 def positive(scaling: dict[str, Any], name: str, default: float | None = None) -> float:
-    """The parameter `name`, which has to be a positive number."""
+    """The parameter `name`, a positive number; else a FormatError."""
     value = scaling.get(name)
     if value is None:
         value = default

@@ -166,6 +166,7 @@ class Tokenizer:
 
         They are those of the whole text, but that special tokens inside a plain span (parse_special=False)
         stay text. So a prompt from a chat template is its own parts, parsed, and the messages, plain.
+        An OutpaceError for half of a surrogate pair, and for a text that the library fails on.
         """
         try:
             ids = self._spans.encode(spans)

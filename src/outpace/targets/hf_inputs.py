@@ -45,7 +45,7 @@ def check_mask(mask: Any, inputs: Tensor) -> Tensor:
 
 
 def paddings(ids: Tensor, mask: Tensor | None, pad_id: int | None) -> list[int]:
-    """How many tokens of each row are padding on its left.
+    """How many tokens of each row are padding on its left. An OutpaceError for padding elsewhere.
 
     pad_id  of a padding that is seen by its tokens, where there is no mask; None: there is none.
     """

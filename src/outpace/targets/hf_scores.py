@@ -124,7 +124,10 @@ class TorchScores:
         return ids, best
 
     def hidden(self, tap: str) -> NDArray[np.float32]:
-        """f32[N, D]: "final" (what the output matrix reads) or a tapped layer's number; rows in turn."""
+        """f32[N, D]: "final" (what the output matrix reads) or a tapped layer's number; rows in turn.
+
+        An OutpaceError for any other tap.
+        """
         if tap not in self._hidden:
             accepted = ", ".join(self._hidden) or "none: name taps when the target is made"
             raise OutpaceError(f"unknown tap {tap!r}, accepted are {accepted}")

@@ -91,7 +91,7 @@ class HfSeq2SeqTarget(TappedModel):
             self._try_a_tree()
 
     def encode(self, inputs: Tensor, attention_mask: Tensor | None = None) -> list[Encoded]:
-        """Run the encoder on a batch of sources.
+        """Run the encoder on a batch of sources. An OutpaceError for inputs that it does not read.
 
         inputs          i64[B, S] token ids, or whatever else the encoder reads (Whisper: features
                         [B, mel, frames]).
@@ -137,7 +137,7 @@ class HfSeq2SeqTarget(TappedModel):
         )
 
     def open(self, source: Source | None = None) -> int:
-        """A new row without tokens, whose text is written from a source of `encode`."""
+        """A new row without tokens, written from a source of `encode`; else an OutpaceError."""
         if not isinstance(source, Encoded):
             raise wrong_source(source, "Prompt(tokens, source) with a source from encode")
         (row,) = self._cache.open()

@@ -63,6 +63,8 @@ def begin_ids(options: Any, model: Any) -> list[int]:
     """What the decoder of a model begins with: the start token, and what Whisper's language and task add.
 
     options  a mapping from the names of a call's and a generation_config's options to their values.
+
+    An OutpaceError where these name no start, or no language or task of the model.
     """
     start = options["decoder_start_token_id"]
     start = options["bos_token_id"] if start is None else start

@@ -212,7 +212,10 @@ class NativeTarget:
         return self._fingerprint
 
     def tap(self, *names: str) -> None:
-        """Layers by number whose output `Scores.hidden` offers from the next call on; "final" always is."""
+        """Have `Scores.hidden` offer these layers, by number, from the next call on; "final" always is.
+
+        An OutpaceError for a layer that the model does not have.
+        """
         layers = [str(layer) for layer in range(self.num_layers)]
         for name in names:
             if name != "final" and name not in layers:
@@ -334,7 +337,10 @@ class NativeScores:
         return ids, np.take_along_axis(logits, ids, axis=1)
 
     def hidden(self, tap: str) -> NDArray[np.float32]:
-        """f32[N, D]: "final" (behind the last norm) or a tapped layer's number; rows after one another."""
+        """f32[N, D]: "final" (behind the last norm) or a tapped layer's number; rows after one another.
+
+        An OutpaceError for any other tap.
+        """
         accepted = ["final", *map(str, self._taps)]
         if tap not in accepted:
             raise OutpaceError(f"unknown tap {tap!r}, accepted are {', '.join(accepted)}")

@@ -77,7 +77,10 @@ def product_of(decoder: Decoder, weights: PackedFile, weight: NDArray[np.float32
 def projection_of(
     decoder: Decoder, weights: PackedFile, token_ids: NDArray[np.integer] | None
 ) -> NativeProduct:
-    """The model's output matrix, where it lies, or a copy of these rows of it: logits, as none is capped."""
+    """The model's output matrix, where it lies, or a copy of these rows of it: logits, as none is capped.
+
+    An OutpaceError for no rows, or for rows that it does not have.
+    """
     output, data = _output(weights)
     if token_ids is None:
         return NativeProduct(decoder, (output.kind, output.rows, output.cols, data))

@@ -181,5 +181,5 @@ class TableScores:
         return ids, np.take_along_axis(logits, ids, axis=1)
 
     def hidden(self, tap: str) -> NDArray[np.float32]:
-        """A table has no layers to tap."""
+        """An OutpaceError: a table has no layers to tap."""
         raise OutpaceError(f"the table target has no tap {tap!r}, accepted are none")

@@ -242,7 +242,10 @@ def cascade(
     length: int = 8,
     tail: int = 0,
 ) -> Cascade:
-    """From a small model's short name, file or folder, and the cheaper drafter's name."""
+    """From a small model's short name, file or folder, and the cheaper drafter's name.
+
+    An OutpaceError for a model of another vocabulary, and for a drafter that cannot try a text and forget it.
+    """
     small = open_model(model)
     words = Words(tokenizer, target.vocab_size), Words(small.tokenizer, small.target.vocab_size)
     if not same_vocabulary(*words):

@@ -100,7 +100,7 @@ class LayerSkip:
 
 
 def read_sublayers(text: str, num_layers: int) -> frozenset[int]:
-    """The sublayers of a text such as "a3-7,m10,12-14", by their numbers (see `Layered`)."""
+    """The sublayers of a text such as "a3-7,m10,12-14" by number (see `Layered`); else an OutpaceError."""
     found = set[int]()
     for part in text.split(","):
         match = re.fullmatch(r"([am]?)(\d+)(?:-(\d+))?", part.strip())

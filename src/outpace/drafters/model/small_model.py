@@ -202,6 +202,8 @@ def small_model(
 
     bridge  what to do about another vocabulary: "text", "intersection", or "auto" for nothing if it is the
             same and else "text".
+
+    An OutpaceError for another bridge, and where a tokenizer that the bridge needs is missing.
     """
     if bridge not in BRIDGES:
         raise OutpaceError(f"small_model has bridge={bridge!r}, accepted are {', '.join(BRIDGES)}")
