@@ -24,7 +24,7 @@ from typing import Any
 import outpace
 from benchmarks.engines.ours import NAME as OURS
 from benchmarks.engines.ours import Ours
-from benchmarks.engines.peer import NAMES, open_peer
+from benchmarks.engines.peer import NAMES, CannotOpen, open_peer
 from benchmarks.speed_tables import PLAIN, call_table, decode_table, lead_table, prompt_table
 from benchmarks.turns import Engine, Measured, Plan, Task, measure
 from outpace.bench.prompts import BUILTIN, Prompt, read_prompts
@@ -143,7 +143,12 @@ def run(args: argparse.Namespace) -> None:
         engines: list[Engine] = [Ours(model, args.draft or ["ngram"])]
         for name in names:
             peer = open_peer(name, path, threads=model.num_threads, context=context, draft_model=draft_model)
-            engines.append(stack.enter_context(peer))
+            try:
+                engines.append(stack.enter_context(peer))
+            except CannotOpen as error:
+                if name == names[0]:  # what all are compared with
+                    raise
+                print(f"left out: {error}", file=sys.stderr)
         about = {
             "file": path.name,
             "date": date.today().isoformat(),

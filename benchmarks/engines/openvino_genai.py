@@ -16,7 +16,7 @@ Open = Callable[[], LLMPipeline]
 
 
 class OpenVino:
-    """A pipeline drafts in one way, so that there is one for each, opened when it is first asked."""
+    """A pipeline drafts in one way, so that there is one for each; drafting ones are opened when asked."""
 
     def __init__(self, options: Options) -> None:
         self.version = openvino_genai.__version__
@@ -37,6 +37,7 @@ class OpenVino:
                 return pipeline(draft_model=openvino_genai.draft_model(path, "CPU", **settings))
 
             self.methods["draft model"] = (with_draft_model, {"num_assistant_tokens": 4})
+        self._pipelines["plain"] = pipeline()  # a file that it cannot read ends it here
 
     def decode(self, tokens: Sequence[int], max_tokens: int, method: str) -> dict[str, Any]:
         open_pipeline, settings = self.methods[method]

@@ -18,6 +18,10 @@ NAMES = tuple(sorted(path.stem for path in FOLDER.glob("*.txt")))
 LAST_WORDS = 5  # lines of its log that an engine which has ended is quoted with
 
 
+class CannotOpen(OutpaceError):
+    """An engine ended before it had opened the model."""
+
+
 class Peer:
     """A running adapter. Its requests are those of `serve.py`."""
 
@@ -25,7 +29,10 @@ class Peer:
         self.name = name
         self._process = process
         self._log = log
-        hello = self._answer()
+        try:
+            hello = self._answer()
+        except OutpaceError as error:
+            raise CannotOpen(str(error)) from error
         self.version: str = hello["version"]
         self.methods: list[str] = hello["methods"]
         self.can: list[str] = hello["can"]
@@ -74,7 +81,10 @@ class Peer:
 def open_peer(
     name: str, model: Path, *, threads: int, context: int, draft_model: Path | None = None
 ) -> Iterator[Peer]:
-    """An engine with this model for the length of a `with` block; OutpaceError where it is not installed."""
+    """An engine with this model for the length of a `with` block; OutpaceError where it is not installed.
+
+    CannotOpen where it cannot read the model.
+    """
     python = ENVIRONMENTS / name / "bin/python"
     if name not in NAMES:
         raise OutpaceError(f"there is no engine {name}; accepted: {', '.join(NAMES)}")

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.engines import peer
 from benchmarks.engines.decoder import BATCH, Decoder, Lookup, nothing
-from benchmarks.engines.peer import open_peer, start
+from benchmarks.engines.peer import CannotOpen, open_peer, start
 from outpace.core.errors import OutpaceError
 
 FAKE = """
@@ -72,7 +72,7 @@ def test_an_engine_that_ends_is_quoted() -> None:
         with pytest.raises(OutpaceError, match="fake ended"):
             engine.prompt([1])
     with (
-        pytest.raises(OutpaceError, match="mute ended with status 3: without a word"),
+        pytest.raises(CannotOpen, match="mute ended with status 3: without a word"),
         start("mute", [sys.executable, "-c", "raise SystemExit(3)"]),
     ):
         pass

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks import side_by_side, turns
+from benchmarks.engines.peer import CannotOpen
 from benchmarks.speed_tables import call_table, decode_table, lead_table, prompt_table
 from benchmarks.turns import CALLS_PER_TURN, Measured, Plan, Task, measure
 from tests.fake_models import write_gguf
@@ -150,14 +151,19 @@ def test_a_whole_run_on_a_tiny_model(
     @contextmanager
     def open_fake(name: str, path: Path, **options: Any) -> Iterator[Fake]:
         assert path == model and options["threads"] == 1 and options["context"] > 64
+        if name == "blind":
+            raise CannotOpen("blind ended with status 1: what is Q4_1?")
         yield Fake(name, ["plain", "lookup", "other"], log)
 
     monkeypatch.setattr(side_by_side, "open_peer", open_fake)
     command = f"side_by_side --model {model} --prompts {tmp_path}/prompts.txt --threads 1 --max-tokens 6"
     command += f" --rounds 2 --sizes 1 2 --context 4 --prompt-size 8 --method lookup --json {records}"
-    monkeypatch.setattr(sys, "argv", [*command.split(), "--engine", "a", "--engine", "b"])
+    monkeypatch.setattr(
+        sys, "argv", [*command.split(), "--engine", "a", "--engine", "blind", "--engine", "b"]
+    )
     side_by_side.main()
-    printed = capsys.readouterr().out
+    printed, said = capsys.readouterr()
+    assert "left out: blind ended with status 1: what is Q4_1?" in said
     assert "speed to a plain" in printed and "best drafted decoding" in printed
     assert {entry[1] for entry in log} == {"plain", "lookup", "call", "prompt"}
     lines = [json.loads(line) for line in records.read_text().splitlines()]
@@ -170,3 +176,6 @@ def test_a_whole_run_on_a_tiny_model(
     ]  # fmt: skip
     assert len({tuple(line["token_ids"]) for line in ours}) == 1
     assert all(line["file"] == "tiny.gguf" and line["threads"] == 1 for line in lines)
+    monkeypatch.setattr(sys, "argv", f"{command} --engine blind --engine a".split())
+    with pytest.raises(SystemExit, match="error: blind ended with status 1"):  # nothing to compare with
+        side_by_side.main()
