@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -113,7 +114,7 @@ def run(
     if length != 0:
         drafter = SmallModel.of(draft, tree=OpenChain(length=20) if is_open else Chain(length=length or 20))
     if length is None:
-        pace = Pace(drafter.traits)
+        pace = Pace(replace(drafter.traits, paced=True))
     prompts = [[1 + row, 2, 3] for row in range(num_rows)]
     requests = [Request(prompt, Sampling(temperature=1.0, seed=5), num) for prompt in prompts]
     with timed_by(clock):
@@ -177,7 +178,7 @@ def greedily(other: np.ndarray, table: np.ndarray, policy: Any, num: int = LONG)
     target = timed(table, clock, 1.0)
     target.reads_free = True
     drafter: Drafter = SmallModel.of(timed(other, clock, 0.2), tree=policy)
-    pace = Pace(drafter.traits) if isinstance(policy, OpenChain) else None
+    pace = Pace(replace(drafter.traits, paced=True)) if isinstance(policy, OpenChain) else None
     request = Request([1, 2, 3], Sampling(), num)
     with timed_by(clock):
         [text] = whole(generate_batch(target, drafter, Match(), [request], pace=pace))[1]
@@ -223,7 +224,7 @@ def test_drafts_end_when_they_cease_to_pay_and_come_back() -> None:
     draft = timed(other, clock, lambda: 1.0 if 100 < clock.now < 1100 else 0.1)
     drafter = SmallModel.of(draft, tree=Chain(length=8))
     request = Request([1, 2, 3], Sampling(temperature=1.0, seed=5), 4000)
-    pace = Pace(drafter.traits)
+    pace = Pace(replace(drafter.traits, paced=True))
     steps = generate_batch(timed(table, clock, 1.0), drafter, Match(), [request], pace=pace)
     with timed_by(clock):
         written = np.array([(clock.now, len(pieces[0][0])) for pieces in steps])
@@ -254,7 +255,7 @@ def test_whatever_the_clock_says_the_text_is_the_same(sampling: Sampling) -> Non
     table, other = tables(0.5)
     requests = [Request([1 + row, 2], sampling, 20 + 13 * row) for row in range(4)]
     drafter = SmallModel.of(TableTarget(other), tree=Dynamic(size=6))
-    pace = Pace(drafter.traits)
+    pace = Pace(replace(drafter.traits, paced=True))
     expected = whole(generate_batch(TableTarget(table), NoDraft(), Match(), requests))[1]
     for _ in range(5):
         with timed_by(lambda: rng.choice([0.0, 1.0, 1.0, 50.0, rng.random()])):

@@ -148,7 +148,10 @@ class Drafter(Protocol):
         """The state for a new row, whose text begins with these tokens."""
 
     def propose(self, states: Sequence[Any], asks: Sequence[Ask]) -> list[TokenTree]:
-        """A tree on ask.root for each row. A root-only tree is a valid answer."""
+        """A tree on ask.root for each row. A root-only tree is a valid answer.
+
+        Not called for a step in which no row may draft: then `observe` alone hears of it.
+        """
 
     def observe(self, states: Sequence[Any], steps: Sequence[Step]) -> list[Any]:
         """The states after these steps, one step for each row."""

@@ -10,6 +10,7 @@ from typing import Any
 from outpace.core.call import Call
 from outpace.core.contracts import Drafter, Rule, Target
 from outpace.core.steps import Ask, ScoredCall, Step, StepTimes
+from outpace.core.tree import TokenTree
 from outpace.decode.judge import judge
 
 
@@ -47,9 +48,11 @@ def half_step(
 ) -> tuple[list[Step], float]:
     """Propose, score and judge, but commit nothing; returns the steps and when the proposals were there."""
     vocab_size = target.vocab_size
+    wanted = any(ask.budget > 0 and ask.depth > 0 for ask in asks)
+    drafts = drafter.propose(states, asks) if wanted else [TokenTree.root(ask.root) for ask in asks]
     trees = [
         tree.fit(ask.root, vocab_size=vocab_size, budget=ask.budget, depth=ask.depth)
-        for tree, ask in zip(drafter.propose(states, asks), asks, strict=True)
+        for tree, ask in zip(drafts, asks, strict=True)
     ]
     proposed = perf_counter()
     calls = [ask.call(tree) for ask, tree in zip(asks, trees, strict=True)]

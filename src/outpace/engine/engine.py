@@ -209,7 +209,7 @@ class Engine:
         plan = None
         if self._pace is not None and asks:
             plan = self._pace.plan(asks, late=not all(job.output.drafting for job in ready))
-            asks = plan.asks
+            asks = asks if plan is None else plan.asks
         steps, states, times = step(
             self._target, self._drafter, rule, [job.state for job in ready], asks, reading
         )

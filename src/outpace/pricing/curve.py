@@ -17,16 +17,16 @@ Sizes = TypeVar("Sizes", float, NDArray[np.float64])
 class Curve:
     """Seconds by size: averages of what has been seen, straight lines between."""
 
-    def __init__(self, known: dict[int, float]) -> None:
+    def __init__(self, known: dict[float, float]) -> None:
         self._known = known
-        self._counts: dict[int, int] = {}
+        self._counts: dict[float, int] = {}
 
     @property
     def learnt(self) -> bool:
         """Whether anything has been seen."""
         return bool(self._counts)
 
-    def learn(self, size: int, seconds: float, rate: float) -> None:
+    def learn(self, size: float, seconds: float, rate: float) -> None:
         """This size took so long. What that says of the machine's mood holds for all sizes."""
         seconds = max(seconds, INSTANT)
         count = self._counts[size] = self._counts.get(size, 0) + 1

@@ -1,4 +1,4 @@
-"""What drafts cut at every depth would have been like: tokens kept, nodes scored, levels drafted.
+"""What drafts cut at every depth would have been like, per row: tokens kept, nodes scored, levels drafted.
 
 A draft of L levels tells about all shorter ones, for it would have begun with them. A draft that ends where
 the drafter is less sure than theta tells about every larger theta in the same way.
@@ -60,7 +60,7 @@ class Depths:
         for one, cut in zip(steps, cuts, strict=True):
             shown = np.minimum(depths, cut[:, None])
             kept += np.minimum(shown, len(one.verdict.path)) / len(steps)
-            nodes = np.maximum(nodes, np.searchsorted(np.sort(one.tree.shape.depths), shown, side="right"))
+            nodes += np.searchsorted(np.sort(one.tree.shape.depths), shown, side="right") / len(steps)
             drafted = np.maximum(drafted, np.minimum(np.minimum(depths, levels), cut[:, None] + 1))
         told = self._thetas >= theta
         counts, averages = self._counts[told, :limit] + 1, self._averages[:, told, :limit]

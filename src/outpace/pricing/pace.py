@@ -9,6 +9,8 @@ arXiv:2211.17192, section 3.5. There both are given; here they are measured whil
     learn    t, t_draft, and what drafts cut at L levels have been like (`depths.py`)
     probe    now and then a longer draft: twice what the last one had kept, or a few levels, with no theta.
              What probes cost beyond the best choice may not exceed a share of all time (`PROBING`)
+    rows     with several rows in a call all drafters are held back so: a node is then no longer nearly free. A
+             lone row's are where they are `paced`; sizes are nodes per row
     begin    with a draft. Until a step without one has been timed, it is thought to cost no more than the
              smallest call so far. It is tried when drafts may not pay, else when the share above allows it
 
@@ -22,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from weakref import WeakKeyDictionary
 
 from outpace.core.contracts import Drafter
@@ -33,9 +36,11 @@ from outpace.pricing.depths import MOST, Depths
 THETAS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8)
 FIRST_LEVELS = 4  # of the first draft
 LEAST_LEVELS = 2  # of a probe
-PROBING = 0.03
-CREDIT = 1.0  # calls without a draft: what probes may cost at once, the first draft left out
+PROBING = 0.02
+CREDIT = 1.0  # calls without a draft: what probes may cost at once
+PER_NODE = 2  # prices that are told apart, between n nodes per row and n + 1
 FIRST_PLAIN = 2  # steps without a draft that are tried although drafts may pay
+FRESH = 16  # steps without a draft, after which the best depth is looked for anew: each tells little
 SURE = 0.5  # of the price of a call: drafts that cost less per token will pay
 RATE = 0.1  # of forgetting: some ten steps make a change
 MOST_RATE = 0.5  # a draft after many steps without one counts for as many of them, up to this share
@@ -45,7 +50,7 @@ MOST_RATE = 0.5  # a draft after many steps without one counts for as many of th
 class Plan:
     """What is asked for in a step, and what `Pace.learn` has to know of it.
 
-    asks    the rows' asks, cut to the depth that pays.
+    asks    the rows' asks, cut to the depth that pays; limits: how deep each row's tree may be.
     begun   whether every row has read its prompt. late: whether a row had no draft in its last step.
     best_s  seconds per token of the depth that pays best.
     """
@@ -57,61 +62,75 @@ class Plan:
     probe: bool
     theta: float
     best_s: float
-
-    @property
-    def limits(self) -> list[int]:
-        """How deep each row's tree may be."""
-        return [min(ask.depth, ask.budget) for ask in self.asks]
+    limits: list[int]
 
 
 class Pace:
     """The ledger of one drafter at one target, which all its requests share."""
 
     def __init__(self, traits: Traits) -> None:
+        self._paced = traits.paced
         self._stops = traits.stops
         self._depths = Depths(THETAS if traits.stops else (0.0,))
         self._prices: dict[int, Prices] = {}  # for 1 row, 2 and 3, 4 to 7, ...
         self._levels = FIRST_LEVELS  # of the next probe
         self._again = False  # the last probe was right but late: one more tells the price
         self._age = 0  # steps since a draft was timed
+        self._told = FRESH  # steps learnt from, those with a draft counted FRESH times
 
-    def plan(self, asks: Sequence[Ask], *, late: bool) -> Plan:
-        """Cut the asks to a depth that pays. `late`: some row had no step before, or none with a draft."""
+    def plan(self, asks: Sequence[Ask], *, late: bool) -> Plan | None:
+        """Cut the asks to a depth that pays. `late`: some row had no step before, or none with a draft.
+
+        None where drafts are taken as they come.
+        """
+        if not self._paced and len(asks) == 1:
+            return None
         prices = self._prices.setdefault(len(asks).bit_length(), Prices())
-        depth, theta, best_s = 0, 0.0, 0.0
-        if prices.call.learnt:
-            depth, theta, best_s = self._depths.best(prices.call.at, prices.draft.at)
+        if prices.call.learnt and self._told - prices.known >= FRESH:
+            prices.best = self._depths.best(prices.call.at, prices.draft.at)
+            prices.known = self._told
+        depth, theta, best_s = prices.best
         begun, probe = not any(ask.unread for ask in asks), False
         if begun and prices.want_plain(best_s):
             depth = 0
-        elif prices.debt_s <= 0 or self._again:
+        elif (prices.debt_s <= 0 and (depth > 0 or prices.owed_s <= 0)) or self._again:
             probe, depth, theta = True, max(depth, self._levels), 0.0
         cut = [
             replace(ask, depth=min(ask.depth, depth), min_p=theta if self._stops else None) for ask in asks
         ]
-        return Plan(cut, prices, begun, late, probe, theta, best_s)
+        limits = [min(ask.depth, ask.budget) for ask in cut]
+        return Plan(cut, prices, begun, late, probe, theta, best_s, limits)
 
     def learn(self, plan: Plan, steps: Sequence[Step], times: StepTimes) -> None:
         """What a planned step took, and what was kept of it."""
         prices, limits = plan.prices, plan.limits
+        if plan.begun and not any(limits):
+            self._age += 1
+            self._told += 1
+            prices.call_took(1, times.call_s)
+            prices.book(times.draft_s + times.call_s, None, paying=False)
+            return
+        self._told += FRESH
         levels = self._depths.levels([one.tree.shape.height for one in steps], max(limits))
         rate = min(MOST_RATE, 1 - (1 - RATE) ** (1 + self._age))
         kept = max(len(one.verdict.path) for one in steps)
-        self._again = plan.probe and plan.late and kept > 0
+        self._again = plan.probe and plan.late and kept > 0 and not prices.draft.learnt
         if plan.probe:
             self._levels = min(MOST, max(LEAST_LEVELS, 2 * kept))
-        if levels and not plan.late:  # what catches up with a text says nothing about the next draft's price
+        # What catches up with a text costs more than the next draft: it is at most so dear.
+        if levels and (not plan.late or (prices.draft.learnt and times.draft_s < prices.draft.at(levels))):
             prices.draft.learn(levels, times.draft_s, rate)
         cuts = [self._depths.cuts(one.tree) for one in steps]
         self._depths.learn(steps, cuts, min(limits), plan.theta, levels, rate)
         self._age = 0 if levels and not plan.late else self._age + 1
         if plan.begun:
-            prices.call_took(max(one.tree.num_nodes for one in steps), times.call_s)
+            size = sum(one.tree.num_nodes for one in steps) / len(steps)
+            prices.call_took(ceil(PER_NODE * size) / PER_NODE, times.call_s)
             num_tokens = sum(len(one.tokens) for one in steps) / len(steps)
             seconds = times.draft_s + times.call_s
             prices.book(seconds, plan.best_s * num_tokens if plan.probe else None)
-        elif levels and not kept:  # a prompt's own call: what it cost is no price
-            prices.owe(times.draft_s)
+        elif levels:  # a prompt's own call is no price, but the draft has cost what it has not saved
+            prices.owe(times.draft_s - plan.best_s * kept)
 
 
 class Prices:
@@ -119,13 +138,16 @@ class Prices:
 
     def __init__(self) -> None:
         self.num_plain = 0
+        self.best = 0, 0.0, 0.0  # depth, theta and seconds per token
+        self.known = 0  # what had been learnt by then
         self.call = Curve({})
         self.draft = Curve({0: 0.0})  # drafts cost nothing until one has been timed
+        self.owed_s = 0.0  # what first drafts have cost, which read prompts: no matter while drafts pay
         self.debt_s = 0.0  # what probes have cost and other steps not yet made up for
         self._total_s: float | None = None  # of all steps but the first, which may have read a prompt
 
-    def call_took(self, size: int, seconds: float) -> None:
-        """A call of so many nodes."""
+    def call_took(self, size: float, seconds: float) -> None:
+        """A call of so many nodes per row."""
         self.call.learn(size, seconds, RATE)
         self.num_plain += size == 1
 
@@ -138,25 +160,26 @@ class Prices:
         return unsure or (self.num_plain + 1) * (most_s - best_s) <= PROBING * self._total_s
 
     def owe(self, seconds: float) -> None:
-        """A first draft that came to nothing."""
-        self.debt_s = max(0.0, self.debt_s) + seconds
+        """A first draft cost so much more than it saved."""
+        self.owed_s = max(0.0, self.owed_s + seconds)
 
-    def book(self, seconds: float, best_s: float | None) -> None:
+    def book(self, seconds: float, best_s: float | None, *, paying: bool = True) -> None:
         """A step; where it was a probe, best_s is what its tokens would have cost otherwise."""
         if self._total_s is None:
             self._total_s, self.debt_s = 0.0, -CREDIT * self.call.at(1)
             return
         cost_s = -PROBING * seconds if best_s is None else seconds - best_s
-        self.debt_s = max(min(self.debt_s, 0.0), self.debt_s + cost_s)
+        if self.owed_s > 0 and not paying:
+            self.owed_s += cost_s
+        else:
+            self.debt_s = max(min(self.debt_s, 0.0), self.debt_s + cost_s)
         self._total_s += seconds
 
 
 _PACES: WeakKeyDictionary[Drafter, Pace] = WeakKeyDictionary()
 
 
-def pace_of(drafter: Drafter) -> Pace | None:
-    """The ledger of a drafter, the same for all its requests; None if it is not `paced`."""
-    if not drafter.traits.paced:
-        return None
+def pace_of(drafter: Drafter) -> Pace:
+    """The ledger of a drafter, the same for all its requests."""
     pace = _PACES.get(drafter)
     return _PACES.setdefault(drafter, Pace(drafter.traits)) if pace is None else pace

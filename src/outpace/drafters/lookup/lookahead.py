@@ -84,6 +84,8 @@ class Lookahead:
     def observe(self, states: Sequence[LookaheadState], steps: Sequence[Step]) -> list[LookaheadState]:
         """Advance the window by one iteration and by the tokens kept; its n-grams go to the pool."""
         for state, step in zip(states, steps, strict=True):
+            if step.tree.num_nodes == 1:  # the window was not asked for; its guesses are better than new ones
+                continue
             advanced = []
             for column, top in zip(state.columns, _tops(step.tree, state.columns), strict=False):
                 ngram = [*column, step.scores.choices[top]]
