@@ -31,8 +31,8 @@ class Traits:
     draws       the draws that its trees may have beside "point"; none: it has no distribution of its own.
     branches    whether it may propose more than a chain.
     reads_top   the largest k that it asks `RowScores.top` for.
-    paced       whether the drafts of a lone row cost so much, in time or in nodes, that they may not pay: they
-                are then as deep as has paid of late, maybe not at all. Where rows share a call all are.
+    paced       whether the drafts of a single row cost so much, in time or in nodes, that they may not pay:
+                they are as deep as has paid of late, maybe not at all. Where rows share a call all are.
     stops       whether it ends a draft where it is less sure than `Ask.min_p`; of a policy: drafters with it.
 
     Of a tree policy:

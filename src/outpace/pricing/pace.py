@@ -9,8 +9,8 @@ arXiv:2211.17192, section 3.5. There both are given; here they are measured whil
     learn    t, t_draft, and what drafts cut at L levels have been like (`depths.py`)
     probe    now and then a longer draft: twice what the last one had kept, or a few levels, with no theta.
              What probes cost beyond the best choice may not exceed a share of all time (`PROBING`)
-    rows     with several rows in a call all drafters are held back so: a node is then no longer nearly free. A
-             lone row's are where they are `paced`; sizes are nodes per row
+    rows     where several share a call all drafters are held back: a node is no longer nearly free there.
+             A single row's are if they are `paced`. Sizes are nodes per row
     begin    with a draft. Until a step without one has been timed, it is thought to cost no more than the
              smallest call so far. It is tried when drafts may not pay, else when the share above allows it
 
