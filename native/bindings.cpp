@@ -267,15 +267,10 @@ NB_MODULE(_native, m) {
       .def(nb::init<const nb::dict&, const nb::dict&, Bytes, int, bool, int64_t>(), "config"_a, "tensors"_a, "buffer"_a,
            "num_threads"_a, "half_cache"_a, "cache_positions"_a)
       .def("open", [](PyDecoder& d) { return d.held()->cache.open(); })
-      .def(
-          "fork", [](PyDecoder& d, int row) { return d.held()->cache.fork(row); }, "row"_a)
-      .def(
-          "close", [](PyDecoder& d, int row) { d.held()->close(row); }, "row"_a)
-      .def(
-          "length", [](PyDecoder& d, int row) { return d.held()->cache.length(row); }, "row"_a)
-      .def(
-          "keep", [](PyDecoder& d, int row, const std::vector<int>& path) { d.held()->keep(row, path); }, "row"_a,
-          "path"_a)
+      .def("fork", [](PyDecoder& d, int row) { return d.held()->cache.fork(row); })
+      .def("close", [](PyDecoder& d, int row) { d.held()->close(row); })
+      .def("length", [](PyDecoder& d, int row) { return d.held()->cache.length(row); })
+      .def("keep", [](PyDecoder& d, int row, const std::vector<int>& path) { d.held()->keep(row, path); })
       .def("score", &PyDecoder::score, "rows"_a, "starts"_a, "tokens"_a, "parents"_a, "taps"_a = std::vector<int>{},
            "layers"_a = -1, "skip"_a = std::vector<int>{})
       .def(

@@ -13,7 +13,7 @@ namespace {
 
 struct InstructionSet {
   bool (*supported)();
-  const Kernels* (*kernels)();
+  const Kernels* kernels;
 };
 
 #if defined(__x86_64__)
@@ -37,13 +37,13 @@ bool has_avx2() {
 // Best first.
 constexpr InstructionSet kSets[] = {
 #if defined(__x86_64__)
-    {has_avx512, kernels_avx512},
+    {has_avx512, &kernels_avx512},
 #if defined(OUTPACE_AVXVNNI)
-    {has_avxvnni, kernels_avxvnni},
+    {has_avxvnni, &kernels_avxvnni},
 #endif
-    {has_avx2, kernels_avx2},
+    {has_avx2, &kernels_avx2},
 #endif
-    {[] { return true; }, kernels_portable},
+    {[] { return true; }, &kernels_portable},
 };
 
 }  // namespace
@@ -51,7 +51,7 @@ constexpr InstructionSet kSets[] = {
 std::vector<std::string> instruction_sets() {
   std::vector<std::string> names;
   for (const InstructionSet& set : kSets)
-    if (set.supported()) names.push_back(set.kernels()->name);
+    if (set.supported()) names.push_back(set.kernels->name);
   return names;
 }
 
@@ -59,7 +59,7 @@ const Kernels& select_kernels() {
   const char* wanted = std::getenv("OUTPACE_ISA");
   const std::string name = wanted ? wanted : "";
   for (const InstructionSet& set : kSets)
-    if (set.supported() && (name.empty() || name == set.kernels()->name)) return *set.kernels();
+    if (set.supported() && (name.empty() || name == set.kernels->name)) return *set.kernels;
   std::string have;
   for (const std::string& known : instruction_sets()) have += (have.empty() ? "" : ", ") + known;
   throw std::invalid_argument("OUTPACE_ISA=" + name + " is not available here; accepted: " + have);

@@ -5,9 +5,6 @@
 
 namespace outpace {
 
-const Kernels* kernels_avx2() {
-  static constexpr Kernels kernels = avx2::table("avx2");
-  return &kernels;
-}
+constinit const Kernels kernels_avx2 = avx2::table("avx2");
 
 }  // namespace outpace

@@ -5,9 +5,6 @@
 
 namespace outpace {
 
-const Kernels* kernels_avx512() {
-  static constexpr Kernels kernels = avx512::table("avx512");
-  return &kernels;
-}
+constinit const Kernels kernels_avx512 = avx512::table("avx512");
 
 }  // namespace outpace

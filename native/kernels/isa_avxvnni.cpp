@@ -6,9 +6,6 @@
 
 namespace outpace {
 
-const Kernels* kernels_avxvnni() {
-  static constexpr Kernels kernels = avxvnni::table("avxvnni");
-  return &kernels;
-}
+constinit const Kernels kernels_avxvnni = avxvnni::table("avxvnni");
 
 }  // namespace outpace

@@ -5,9 +5,6 @@
 
 namespace outpace {
 
-const Kernels* kernels_portable() {
-  static constexpr Kernels kernels = portable::table("portable");
-  return &kernels;
-}
+constinit const Kernels kernels_portable = portable::table("portable");
 
 }  // namespace outpace

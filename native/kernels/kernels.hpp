@@ -137,9 +137,6 @@ struct Kernels {
   int (*choose_filtered)(float* logits, int vocab, const Noise&, int top_k, double top_p, double min_p, float* scratch);
 };
 
-const Kernels* kernels_avx512();
-const Kernels* kernels_avxvnni();
-const Kernels* kernels_avx2();
-const Kernels* kernels_portable();
+extern const Kernels kernels_avx512, kernels_avxvnni, kernels_avx2, kernels_portable;
 
 }  // namespace outpace
