@@ -25,7 +25,7 @@ void Decoder::score(const std::vector<int>& rows, const std::vector<int>& starts
     if (tap < 0 || tap >= model.num_layers())
       throw std::invalid_argument("no layer " + std::to_string(tap) + " to tap");
   call.plan(rows, starts, tokens, parents, model.config.vocab_size, model.config.context_length, cache);
-  call.complete = part == part_of(model.num_layers(), -1, {});
+  call.complete = (int)part.size() == 2 * model.num_layers();
   call.taps = call.complete ? taps : std::vector<int>{};
   call.part = std::move(part);
   call.work = 0;
@@ -34,7 +34,7 @@ void Decoder::score(const std::vector<int>& rows, const std::vector<int>& starts
   const int from = progress.resume(call, cache);
   if (from > 0 && !call.active.empty()) layers.run(0, from, false);
   call.activate_all();
-  layers.run(from, call.part.layers, true);
+  layers.run(from, (int)call.part.size(), true);
   if (!call.complete) progress.remember(call);
   call.nodes = (int)call.tokens.size();
 }

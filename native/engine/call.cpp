@@ -10,16 +10,19 @@
 
 namespace outpace {
 
-Part part_of(int most, int layers, const std::vector<int>& skip) {
-  Part part{layers < 0 ? most : layers, std::vector<uint8_t>(2 * (size_t)most, 0)};
-  if (part.layers < 1 || part.layers > most)
-    throw std::invalid_argument("a call runs 1 to " + std::to_string(most) + " layers, not " + std::to_string(layers));
-  for (int s : skip) {
-    if (s < 0 || s >= 2 * most)
+Part part_of(int num_layers, int layers, const std::vector<int>& skip) {
+  const int most = 2 * num_layers;
+  if (layers < 0) layers = num_layers;
+  if (layers < 1 || layers > num_layers)
+    throw std::invalid_argument("a call runs 1 to " + std::to_string(num_layers) + " layers, not " +
+                                std::to_string(layers));
+  for (int s : skip)
+    if (s < 0 || s >= most)
       throw std::invalid_argument("no sublayer " + std::to_string(s) + " to skip, accepted are 0 to " +
-                                  std::to_string(2 * most - 1));
-    part.skipped[s] = 1;
-  }
+                                  std::to_string(most - 1));
+  Part part;
+  for (int s = 0; s < 2 * layers; s++)
+    if (std::find(skip.begin(), skip.end(), s) == skip.end()) part.push_back(s);
   return part;
 }
 

@@ -8,15 +8,12 @@
 
 namespace outpace {
 
-// What part of the model a call runs: the layers 0 ... layers-1 without some sublayers. Sublayer 2l is the attention of
-// layer l, 2l + 1 its feed-forward.
-struct Part {
-  int layers;
-  std::vector<uint8_t> skipped;  // [2 * all layers]
-  bool operator==(const Part&) const = default;
-};
+// What a call runs of a model, in order: sublayer 2l is the attention of layer l, 2l + 1 its feed-forward. A layer is a
+// place with keys and values of its own; whose weights it runs is the model's affair.
+using Part = std::vector<int>;
 
-// layers: -1 for all. Throws std::invalid_argument for what a model of so many layers does not have.
+// The layers 0 ... layers-1 (-1: all) without some sublayers. Throws std::invalid_argument for what a model of so many
+// layers does not have.
 Part part_of(int num_layers, int layers, const std::vector<int>& skip);
 
 struct CallRow {
@@ -42,7 +39,7 @@ struct Call {
   std::vector<CallRow> rows;
   std::vector<int32_t> tokens, parents, depths, positions, row_of;
   std::vector<int> active, taps;
-  Part part{0, {}};
+  Part part;
   bool complete = false;  // it ran the whole model
   int64_t work = 0;       // how many sublayers it ran, each node counted
   // The residual stream behind the part, behind the final norm and, for each tap, behind its layer. [nodes][width]

@@ -9,18 +9,18 @@ namespace outpace {
 int Progress::resume(Call& call, Cache& cache) {
   int from = 0;
   std::vector<int> pending;
-  const Part& part = call.part;
   for (const CallRow& row : call.rows) {
     if (row.row >= (int)rows_.size()) rows_.resize(row.row + 1);
     Known& known = rows_[row.row];
-    const int layers = std::exchange(known.part.layers, 0);
-    const bool usable =
-        layers > 0 && layers <= part.layers && (from == 0 || from == layers) &&  // one number for the whole call
-        std::equal(part.skipped.begin(), part.skipped.begin() + 2 * layers, known.part.skipped.begin()) &&
-        std::all_of(call.taps.begin(), call.taps.end(), [&](int tap) { return tap >= layers; });
+    const Part done = std::exchange(known.part, {});
+    const int count = (int)done.size();
+    const bool usable = count > 0 && count <= (int)call.part.size() &&
+                        (from == 0 || from == count) &&  // one for the whole call
+                        std::equal(done.begin(), done.end(), call.part.begin()) &&
+                        std::all_of(call.taps.begin(), call.taps.end(), [&](int tap) { return 2 * tap + 1 >= count; });
     if (usable) {
-      from = layers;
-      take_over(known, layers, row, call, cache, pending);
+      from = count;
+      take_over(known, done.back() / 2 + 1, row, call, cache, pending);
     } else {
       for (int i = 0; i < row.nodes; i++) pending.push_back(row.start + i);
     }
@@ -65,7 +65,7 @@ void Progress::remember(Call& call) {
 }
 
 void Progress::forget(int row) {
-  if (row < (int)rows_.size()) rows_[row].part.layers = 0;
+  if (row < (int)rows_.size()) rows_[row].part.clear();
 }
 
 }  // namespace outpace

@@ -35,16 +35,16 @@ void Layers::reserve() {
 }
 
 void Layers::run(int begin, int end, bool last) {
-  const auto skipped = call_.part.skipped.begin();
   const int n = active();
-  call_.work += std::count(skipped + 2 * begin, skipped + 2 * end, 0) * (int64_t)n;
+  call_.work += (int64_t)(end - begin) * n;
   if (begin == 0) add<&Layers::embed>(0, n);
   else add<&Layers::restore>(0, n);
-  for (int l = begin; l < end; l++) {
-    if (!skipped[2 * l]) add_attention(l);
-    if (!skipped[2 * l + 1]) add_feed_forward(l);
+  for (int i = begin; i < end; i++) {
+    const int sublayer = call_.part[i];
+    if (sublayer % 2 == 0) add_attention(sublayer / 2);
+    else add_feed_forward(sublayer / 2);
     for (size_t tap = 0; tap < call_.taps.size(); tap++)
-      if (call_.taps[tap] == l) add<&Layers::keep_tap>((int)tap, n);
+      if (sublayer == 2 * call_.taps[tap] + 1) add<&Layers::keep_tap>((int)tap, n);
   }
   if (!last || !call_.complete) add<&Layers::save>(0, n);
   if (last) add<&Layers::finish>(0, n);

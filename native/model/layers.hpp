@@ -20,8 +20,8 @@ class Layers {
 
   // Room for all nodes of the call.
   void reserve();
-  // The layers begin ... end-1, from the tokens or from call.states. Behind the last layers of a call the nodes go
-  // through the final norm; what another call or pass may go on from stays in call.states.
+  // The sublayers begin ... end-1 of the call's part, from the tokens or from call.states. Behind the last ones of a
+  // call the nodes go through the final norm; what another call or pass may go on from stays in call.states.
   void run(int begin, int end, bool last);
 
  private:

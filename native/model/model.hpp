@@ -13,7 +13,8 @@ struct Config {
   Activation activation;
   std::vector<std::vector<float>> rope_inv_freq;  // [tables][head_dim / 2]
   std::vector<float> rope_scale;                  // [tables]
-  std::vector<int> layer_rope, layer_window;      // [layers]
+  std::vector<int> layer_rope, layer_window;      // [layers, as they run]
+  std::vector<int> layer_order;                   // [layers, as they run]: whose weights each of them has
 };
 
 // Vectors are padded with zeros to a multiple of 32; empty means absent.
@@ -26,10 +27,10 @@ struct Model {
   Config config;
   Matrix embed, output;
   std::vector<float> final_norm;
-  std::vector<Layer> layers;
+  std::vector<Layer> layers;  // with weights of their own; they may run several times
 
-  int num_layers() const { return (int)layers.size(); }
-  const Layer& layer(int l) const { return layers[l]; }
+  int num_layers() const { return (int)config.layer_order.size(); }
+  const Layer& layer(int l) const { return layers[config.layer_order[l]]; }
   // Of vectors, padded to multiples of 32.
   int width() const { return padded(config.hidden_size); }
   int q_width() const { return padded(config.num_heads * config.head_dim); }

@@ -4,6 +4,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -83,7 +84,9 @@ Config read_config(const nb::dict& d) {
            .rope_inv_freq = field<std::vector<std::vector<float>>>(d, "rope_inv_freq"),
            .rope_scale = field<std::vector<float>>(d, "rope_scale"),
            .layer_rope = field<std::vector<int>>(d, "layer_rope"),
-           .layer_window = field<std::vector<int>>(d, "layer_window")};
+           .layer_window = field<std::vector<int>>(d, "layer_window"),
+           .layer_order = field<std::vector<int>>(d, "layer_order")};
+  for (size_t l = c.layer_order.size(); l < c.layer_rope.size(); l++) c.layer_order.push_back((int)l);
   for (int64_t n : {(int64_t)c.vocab_size, (int64_t)c.hidden_size, (int64_t)c.num_kv_heads, (int64_t)c.head_dim,
                     (int64_t)c.intermediate_size, (int64_t)c.context_length, (int64_t)c.num_heads * c.head_dim})
     if (n < 1 || n > kMostSize) refuse("a size of the model's config is outside 1 ... " + std::to_string(kMostSize));
@@ -93,7 +96,7 @@ Config read_config(const nb::dict& d) {
     refuse("head_dim has to be a multiple of 16 up to 512, not " + std::to_string(c.head_dim));
   if (c.num_heads % c.num_kv_heads) refuse("num_heads has to be a multiple of num_kv_heads");
   if (c.rope_scale.size() != c.rope_inv_freq.size() || c.layer_rope.empty() ||
-      c.layer_rope.size() != c.layer_window.size())
+      c.layer_rope.size() != c.layer_window.size() || c.layer_rope.size() != c.layer_order.size())
     refuse("the rope tables or the layers of the model's config do not fit together");
   for (const auto& table : c.rope_inv_freq)
     if ((int)table.size() != c.head_dim / 2) refuse("a rope table has to have head_dim / 2 entries");
@@ -101,6 +104,8 @@ Config read_config(const nb::dict& d) {
     if (t < 0 || t >= (int)c.rope_inv_freq.size()) refuse("a layer names a rope table that does not exist");
   for (int w : c.layer_window)
     if (w < 0) refuse("a window is negative");
+  for (int l : c.layer_order)
+    if (l < 0 || l >= (int)c.layer_order.size()) refuse("a layer has the weights of one that does not exist");
   return c;
 }
 
@@ -133,7 +138,7 @@ Model read_model(const nb::dict& config, const nb::dict& tensors, const Bytes& f
   model.output = r.matrix("output", c.vocab_size, c.hidden_size, false);
   if (!model.output) model.output = model.embed;
   model.final_norm = r.vector("final_norm", c.hidden_size, true);
-  for (size_t i = 0; i < c.layer_rope.size(); i++) {
+  for (int i = 0; i <= *std::max_element(c.layer_order.begin(), c.layer_order.end()); i++) {
     const std::string p = "layers." + std::to_string(i) + ".";
     model.layers.push_back({.q = r.matrix(p + "q", q, c.hidden_size),
                             .k = r.matrix(p + "k", kv, c.hidden_size),

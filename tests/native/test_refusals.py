@@ -118,6 +118,9 @@ def test_how_many_are_the_top(target: NativeTarget, k: int) -> None:
         ({"attention_scale": float("inf")}, "have to be finite"),
         ({"layer_window": []}, "do not fit together"),
         ({"layer_rope": [9] * 3}, "a rope table that does not exist"),
+        ({"layer_order": [0] * 4}, "do not fit together"),
+        ({"layer_order": [0, 1, MOST]}, "weights of one that does not exist"),
+        ({"layer_order": [0, -1, 1]}, "weights of one that does not exist"),
     ],
     ids=str,
 )

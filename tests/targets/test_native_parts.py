@@ -141,6 +141,8 @@ def test_what_forgets(target: NativeTarget) -> None:
 
     assert [cost(layers=1), cost(layers=1)] == [6, 0]
     assert cost(layers=1, skip=[1]) == 3  # without that, the state is another
+    assert cost(layers=1) == 3  # what was left out at the end comes later
+    assert cost(layers=1, skip=[0]) == 3
     assert cost(layers=1) == 6
     assert cost(layers=2, skip=[3]) == 3  # what is left out comes later
     assert cost(layers=1) == 6  # there is no way back

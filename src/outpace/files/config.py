@@ -37,7 +37,8 @@ class ModelConfig:
 
     Rotary embeddings turn the pairs (i, i + head_dim / 2) by position * inv_freq[i]; cosine and sine are
     multiplied by the table's scale. `layer_rope` names the table of each layer. `layer_window[i]` is 0 for
-    full attention, else W: position p sees the positions above p - W.
+    full attention, else W: position p sees the positions above p - W. `layer_order[i]` is the layer whose
+    weights layer i runs; () where each has its own. Every layer has keys and values of its own.
     """
 
     architecture: str
@@ -58,6 +59,7 @@ class ModelConfig:
     layer_rope: tuple[int, ...]
     layer_window: tuple[int, ...]
     tie_embeddings: bool
+    layer_order: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name, limit in LIMITS.items():
@@ -79,6 +81,10 @@ class ModelConfig:
         self._check_rope()
         if len(self.layer_window) != self.num_layers or min(self.layer_window) < 0:
             raise FormatError("layer_window needs one number, 0 or more, per layer")
+        if self.layer_order and (
+            len(self.layer_order) != self.num_layers or not {*self.layer_order} <= {*range(self.num_layers)}
+        ):
+            raise FormatError("layer_order needs the number of a layer per layer")
 
     def _check_rope(self) -> None:
         if len(self.rope_scale) != len(self.rope_inv_freq) or not self.rope_scale:
@@ -106,7 +112,8 @@ class ModelConfig:
         try:
             values = dict(fields)
             values["rope_inv_freq"] = tuple(np.array(table, np.float32) for table in values["rope_inv_freq"])
-            for name in ("rope_scale", "layer_rope", "layer_window"):
+            values.setdefault("layer_order", ())  # files that were packed before there were orders
+            for name in ("rope_scale", "layer_rope", "layer_window", "layer_order"):
                 values[name] = tuple(values[name])
             return cls(**values)
         except (KeyError, TypeError, AttributeError) as error:

@@ -37,7 +37,9 @@ def fingerprint(config: ModelConfig, weights: PackedFile) -> str:
     from outpace import _native
 
     digest = hashlib.sha256()
-    facts = [f"{name}={getattr(config, name)}" for name in (*_COUNTS, "activation")]
+    # Only where there is one, so that models without have the name that they had.
+    order = ("layer_order",) if config.layer_order else ()
+    facts = [f"{name}={getattr(config, name)}" for name in (*_COUNTS, "activation", *order)]
     digest.update("\n".join(facts).encode())
     for name in _NUMBERS:
         digest.update(name.encode() + np.asarray(getattr(config, name), "<f4").tobytes())
