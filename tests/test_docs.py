@@ -142,8 +142,13 @@ def test_marked_snippets_run(
     monkeypatch.setenv("OUTPACE_CACHE", str(tmp_path / "cache"))
     install_files(page, tmp_path, monkeypatch)
     write_gguf(tmp_path / "tiny.gguf", "llama")
-    model = outpace.load(tmp_path / "tiny.gguf")
-    monkeypatch.setattr(outpace, "load", lambda source, **options: model)
+    load, model = outpace.load, outpace.load(tmp_path / "tiny.gguf")
+
+    def tiny(source: str, **options: Any) -> Any:
+        """In place of a model that would be fetched; targets of the page are its own."""
+        return load(source, **options) if ":" in source else model
+
+    monkeypatch.setattr(outpace, "load", tiny)
     names: dict[str, Any] = {}
     for block in blocks(page, "python"):
         if block["mark"]:

@@ -19,19 +19,27 @@ if TYPE_CHECKING:
     from outpace.core.steps import Ask, Scores, Step, Verdict
     from outpace.core.traits import Traits
     from outpace.core.tree import TokenTree
-    from outpace.models.text import Generation, Model, Stream, load
-    from outpace.models.transformers import Accelerated, accelerate
+    from outpace.engine.engine import Event
+    from outpace.engine.request import Generation, Request
+    from outpace.models.load import accelerate, load
+    from outpace.models.seq2seq import AcceleratedSeq2Seq
+    from outpace.models.stream import Stream
+    from outpace.models.text import Model
+    from outpace.models.transformers import Accelerated
 
 __version__ = "0.2.0"
 
 __all__ = [
     "Accelerated",
+    "AcceleratedSeq2Seq",
     "Ask",
     "Drafter",
+    "Event",
     "Generation",
     "Model",
     "OutpaceError",
     "Prompt",
+    "Request",
     "Rule",
     "Sampling",
     "Scores",
@@ -46,8 +54,13 @@ __all__ = [
 ]
 
 _MODULES = {
-    **dict.fromkeys(("Accelerated", "accelerate"), "outpace.models.transformers"),
-    **dict.fromkeys(("Generation", "Model", "Stream", "load"), "outpace.models.text"),
+    **dict.fromkeys(("accelerate", "load"), "outpace.models.load"),
+    "Accelerated": "outpace.models.transformers",
+    **dict.fromkeys(("Generation", "Request"), "outpace.engine.request"),
+    "AcceleratedSeq2Seq": "outpace.models.seq2seq",
+    "Event": "outpace.engine.engine",
+    "Model": "outpace.models.text",
+    "Stream": "outpace.models.stream",
     **dict.fromkeys(("Drafter", "Rule", "Target"), "outpace.core.contracts"),
     **dict.fromkeys(("Ask", "Scores", "Step", "Verdict"), "outpace.core.steps"),
     "Prompt": "outpace.core.call",

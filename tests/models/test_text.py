@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from outpace.core.errors import OutpaceError, PromptTooLong
+from outpace.core.sampling import Sampling
 from outpace.drafters import DRAFTERS
 from outpace.drafters.lookup.ngram import NGram
 from outpace.engine.prompt import prompt_ids
@@ -105,18 +106,19 @@ WRONG: dict[str, list[Any]] = {
     "draft": [3, b"ngram", ["ngram"], NGram, object()],
     "tree": [3, b"chain", object()],
     "rule": [3, None, Match, object()],
+    "system": [3, b"a", ["a"]],
+    "raw": [1, "true", None],
+    "tools": ["a", {"a": 1}, 3, [3], ["a"]],
+    "chat_template_kwargs": ["a", [1], 3, {1: 2}],
+    "parse_special": [1, "true", None],
+    "stop": [3, b"a", [3], ["a", b"b"], "", ["a", ""]],
     "max_tokens": [3.0, True, "3", 0, -1, 2**70, [3]],
+    "sampling": [0.5, {"temperature": 1.0}, Sampling, "greedy"],
     "temperature": ["1", None, True, float("nan"), float("inf"), -1, [1.0], np.zeros(2), 10**400],
     "top_k": [1.0, "1", None, False, -1, 2**31, 2**70],
     "top_p": ["1", None, True, 0, -1, 1.5, float("nan"), [0.5]],
     "min_p": ["1", None, True, -0.1, 1.5, float("nan")],
     "seed": [1.0, "1", True, -1, 2**64, 10**5000],
-    "system": [3, b"a", ["a"]],
-    "raw": [1, "true", None],
-    "stop": [3, b"a", [3], ["a", b"b"], "", ["a", ""]],
-    "tools": ["a", {"a": 1}, 3, [3], ["a"]],
-    "chat_template_kwargs": ["a", [1], 3, {1: 2}],
-    "parse_special": [1, "true", None],
     "logprobs": [1.0, "1", True, -1, 21, 2**70, [1]],
 }
 

@@ -116,7 +116,7 @@ def test_generate_gives_the_models_own_tokens(model: Any, draft: str) -> None:
 
 def test_draft_models_and_decoders_multiply_so_too(model: Any) -> None:
     fast: Any = outpace.accelerate(model, draft=model, kernels="block")
-    assert isinstance(fast.drafter._target._linears, BlockLinears)
+    assert isinstance(fast.drafter()._target._linears, BlockLinears)
     other = tiny_seq2seq("marian", decoder_layers=1)
     inputs = sources(other, [4])
     expected = other.generate(**inputs, max_new_tokens=12, do_sample=False)

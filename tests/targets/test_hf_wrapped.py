@@ -191,6 +191,6 @@ def test_what_is_no_model_is_refused() -> None:
         (head, r"a Module is no.*; its \.pretrained_model is one"),
     ):
         with pytest.raises(OutpaceError, match=why):
-            outpace.accelerate(thing)
+            outpace.accelerate(thing)  # type: ignore[arg-type]
     with pytest.raises(OutpaceError, match="a Linear is no"):
         outpace.accelerate(tiny_model("llama"), draft=torch.nn.Linear(2, 2))

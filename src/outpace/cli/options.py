@@ -21,7 +21,10 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 Model = Annotated[
     str,
     typer.Option(
-        "--model", "-m", metavar="MODEL", help="Short name, .gguf file, Hugging Face folder or hub id."
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="Short name, .gguf file, Hugging Face folder, hub id, or NAME:option=value of a package.",
     ),
 ]
 System = Annotated[

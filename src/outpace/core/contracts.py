@@ -85,6 +85,14 @@ class Sourced(Target, Protocol):
 
 
 @runtime_checkable
+class Closable(Target, Protocol):
+    """A target that holds threads and memory which it can give back before it is forgotten."""
+
+    def close(self) -> None:
+        """Give them back. Any other use but `free` then raises an OutpaceError."""
+
+
+@runtime_checkable
 class Layered(Target, Protocol):
     """A target that can run a part of itself, for drafters made of nothing else.
 

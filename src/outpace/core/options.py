@@ -3,6 +3,9 @@
 An annotation may be int, float, bool, str, a Path, a Literal, None, a Callable, a Mapping, a Sequence of
 these, or a union of them. numpy's numbers become Python's own, whole numbers pass as floats, and bool is no
 number. An option that is annotated with anything else (a Drafter, a tensor) is left to its own function.
+
+Options that several calls share are a TypedDict, whose fields are Annotated[kind, default]. A checked
+function with `**options: Unpack[Shape]` has them in its signature; `taken` gives them with their defaults.
 """
 
 from __future__ import annotations
@@ -13,15 +16,29 @@ import math
 import operator
 import reprlib
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, MutableMapping
 from collections.abc import Sequence as AnySequence
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, SupportsFloat, SupportsIndex, TypeVar, Union, get_args, get_origin
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    ParamSpec,
+    SupportsFloat,
+    SupportsIndex,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from outpace.core.errors import OutpaceError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Shape = TypeVar("Shape")
 
 LEAST, MOST = -(2**63), 2**64 - 1  # whole numbers beyond these fit no counter and no seed
 
@@ -42,11 +59,17 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
     A call with another type raises OutpaceError; an option that does not exist stays a TypeError.
     """
+    signature = inspect.signature(function)
+    *others, last = signature.parameters.values()
+    shared = str(last.annotation).startswith("Unpack[")
+    if shared:
+        (shape,) = get_args(eval(last.annotation, getattr(function, "__globals__", {})))
+        signature = signature.replace(parameters=[*others, *_parameters(shape)])
 
     @functools.cache
     def declared() -> dict[str, Any]:
         # Not before the first call: what an annotation names may be defined below the function.
-        return _annotations(function)
+        return _annotations(function, signature)
 
     @functools.wraps(function)
     def call(*args: P.args, **options: P.kwargs) -> R:
@@ -54,9 +77,34 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         for name, value in options.items():
             if name in kinds:
                 options[name] = accept(name, value, kinds[name])
+            elif shared and name not in signature.parameters:
+                raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}")
         return function(*args, **options)
 
+    if shared:
+        call.__signature__ = signature  # type: ignore[attr-defined]
     return call
+
+
+def taken(shape: type[Shape], given: MutableMapping[str, Any]) -> Shape:
+    """Takes the options of a TypedDict out of `given`: checked, with defaults for those that are missing."""
+    found = {}
+    for parameter in _parameters(cast(Hashable, shape)):
+        name, kind = parameter.name, parameter.annotation
+        value = given.pop(name, parameter.default)
+        found[name] = accept(name, value, kind) if all(map(_known, _alternatives(kind))) else value
+    return cast(Shape, found)
+
+
+@functools.cache
+def _parameters(shape: Hashable) -> list[inspect.Parameter]:
+    """The fields of a TypedDict as keyword-only parameters."""
+    fields = get_type_hints(shape, include_extras=True)
+    assert all(get_origin(field) is Annotated for field in fields.values())
+    return [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, (kind, default) in ((name, get_args(field)) for name, field in fields.items())
+    ]
 
 
 def accept(name: str, value: Any, kind: Any) -> Any:
@@ -195,10 +243,10 @@ def _word(kind: Any) -> str:
     return f"lists of {_words(get_args(kind)[0])}" if origin is AnySequence else _WORDS[kind]
 
 
-def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
+def _annotations(function: Callable[..., Any], signature: inspect.Signature) -> dict[str, Any]:
     """Keyword-only options and their kinds; without those that this file does not know."""
     names, found = getattr(function, "__globals__", {}), {}
-    for parameter in inspect.signature(function).parameters.values():
+    for parameter in signature.parameters.values():
         if parameter.kind is not parameter.KEYWORD_ONLY:
             continue
         annotation = parameter.annotation

@@ -40,7 +40,11 @@ class Registry:
 
     def names(self) -> list[str]:
         """All names, those of other packages included, sorted."""
-        return sorted({*self._table, *(point.name for point in entry_points(group=self._group))})
+        return sorted({*self._table, *self.plugins()})
+
+    def plugins(self) -> list[str]:
+        """The names that other packages have added."""
+        return sorted({point.name for point in entry_points(group=self._group)} - set(self._table))
 
     def factory(self, name: str) -> Callable[..., Any]:
         """The class or function behind a name.

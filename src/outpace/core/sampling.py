@@ -14,14 +14,15 @@ Logits of which one is no number, or none is above minus infinity, leave no choi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from outpace.core.errors import OutpaceError
-from outpace.core.options import number, whole
+from outpace.core.options import number, shown, whole
 
 Edit = tuple[NDArray[np.integer], NDArray[np.floating]]  # token ids i32[n], f32[n] added to their raw logits
 
@@ -58,6 +59,21 @@ class Sampling:
             object.__setattr__(self, name, number(name, getattr(self, name), fits, accepted))
         object.__setattr__(self, "top_k", whole("top_k", self.top_k, 0, MOST_K, hint=" (0 is off)"))
         object.__setattr__(self, "seed", whole("seed", self.seed, 0, _U64))
+
+
+def given_sampling(options: Mapping[str, Any], *others: str) -> Sampling | None:
+    """The `sampling` of a call; OutpaceError where single options, or `others`, are given with it."""
+    sampling = options.get("sampling")
+    if sampling is None:
+        return None
+    if not isinstance(sampling, Sampling):
+        raise OutpaceError(f"sampling is {shown(sampling)}, accepted are a Sampling and None")
+    single = [name for name in (*others, *Sampling.__slots__) if name in options]
+    if single:
+        raise OutpaceError(
+            f"sampling and {', '.join(single)} are given, accepted are a Sampling or single options"
+        )
+    return sampling
 
 
 def gumbel(seed: int, position: int, tokens: ArrayLike) -> NDArray[np.float64]:

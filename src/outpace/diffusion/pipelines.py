@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -32,6 +32,9 @@ from outpace.diffusion.shapes import needs_labels, shape_of
 from outpace.diffusion.stats import Stats
 from outpace.diffusion.windows import Window
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, SchedulerMixin
+
 INTEGERS = torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8
 
 
@@ -45,8 +48,8 @@ class Images:
 
 @checked
 def accelerate(
-    pipeline_or_model: Any,
-    scheduler: Any = None,
+    pipeline_or_model: DiffusionPipeline | Callable[..., Any],
+    scheduler: SchedulerMixin | None = None,
     *,
     draft: Draft | str | None = "stale",
     window: Window | int | str = 8,
@@ -63,7 +66,7 @@ def accelerate(
 
     Raises OutpaceError for what cannot be accelerated, with what to use instead.
     """
-    model = pipeline_or_model
+    model: Any = pipeline_or_model
     parts = _parts(pipeline_or_model)
     if parts is not None:
         if parts.keys() != {"unet", "scheduler"}:
@@ -99,7 +102,7 @@ class Accelerated:
     def __init__(
         self,
         model: Callable[..., Any],
-        scheduler: Any,
+        scheduler: SchedulerMixin,
         shape: tuple[int, ...],
         draft: Draft | None,
         window: Window,

@@ -33,9 +33,10 @@ from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.drafters.lookup import backoff
 from outpace.heads.proposals import find_packaged_heads
-from outpace.pricing.costs import CallCosts
+from outpace.pricing.costs import CallCosts, straight
 from outpace.pricing.curve import INSTANT
 
+USUAL = 0.07  # of a call: what a further node costs where nobody has measured it
 HISTORY = 12  # committed tokens that sources see, the root included
 MAX_LEVEL, MAX_DEPTH = 9, 2  # beyond, matches and depths share their weights
 MAX_SOURCES = 8  # weights are kept for every set of them that had a say
@@ -48,11 +49,14 @@ Key = tuple[int, int, int]  # length of the best match, depth (both capped), sou
 
 
 class Mix:
-    """One tree of at most `size` nodes and `depth` levels from 1 to 8 drafters; `costs` are the target's."""
+    """One tree of at most `size` nodes and `depth` levels from 1 to 8 drafters.
+
+    costs  the target's, `model.costs()`; None: those of a machine where 8 tokens cost one and a half times 1.
+    """
 
     @checked
     def __init__(
-        self, sources: Sequence[Drafter], costs: CallCosts, *, size: int = 24, depth: int = 16
+        self, sources: Sequence[Drafter], costs: CallCosts | None = None, *, size: int = 24, depth: int = 16
     ) -> None:
         if size < 1 or depth < 1:
             raise OutpaceError(f"mix has size={size} and depth={depth}, accepted are whole numbers >= 1")
@@ -68,7 +72,7 @@ class Mix:
         self._proposing = [
             s for s, function in enumerate(self._successors) if function is None and self._expected[s] is None
         ]
-        self._costs = costs
+        self._costs = straight(USUAL) if costs is None else costs
         self._curves: dict[tuple[int, int], list[float]] = {}
         self._calls = 0
         self._shared = Weights(len(self.sources))

@@ -22,6 +22,7 @@ from outpace.core.contracts import Drafter, Rule, Target
 from outpace.core.errors import CacheFull
 from outpace.core.steps import Step, StepTimes, weakest
 from outpace.core.traits import UNBOUNDED
+from outpace.core.tree import TokenTree
 from outpace.core.turns import turns_of
 from outpace.decode.pairing import check_pairing
 from outpace.decode.step import step
@@ -56,11 +57,27 @@ class Job:
 
 
 class Event(NamedTuple):
-    """What a step added to a request: tokens, and the text that became certain; nothing where it failed."""
+    """What a step added to a request; nothing where it failed.
+
+    tokens  token ids, in the end without those behind the end of the text. text: what became certain.
+    tree    what was drafted, behind the last token before. path: the nodes of it that were kept.
+    """
 
     job: Job
     tokens: list[int]
     text: str
+    tree: TokenTree
+    path: Sequence[int]
+
+    @property
+    def num_drafted(self) -> int:
+        """How many drafted tokens the target scored."""
+        return self.tree.num_nodes - 1
+
+    @property
+    def num_accepted(self) -> int:
+        """How many of them became output."""
+        return min(len(self.path), len(self.tokens))
 
 
 class Engine:
@@ -238,13 +255,13 @@ class Engine:
             exactness = weakest(self._target.exactness, self._rule.exactness)
             job.result = job.output.generation(exactness, self._target.traits.numerics)
             self._release(job)
-        events.append(Event(job, tokens, text))
+        events.append(Event(job, tokens, text, one.tree, one.verdict.path))
 
     def _fail(self, job: Job, error: Exception, events: list[Event]) -> None:
         job.error = error
         self._jobs.remove(job)
         self._release(job)
-        events.append(Event(job, [], ""))
+        events.append(Event(job, [], "", TokenTree.root(job.output.tokens[-1]), ()))
 
     def _hold(self, job: Job) -> None:
         """It gives its row back; when it has one again, it reads its prompt and its tokens."""

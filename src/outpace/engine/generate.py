@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from typing import Any, TypeVar
 
 from outpace.core.contracts import Drafter, Rule, Target
-from outpace.engine.engine import Engine, Job
+from outpace.engine.engine import Engine, Event, Job
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.pricing.pace import Pace
 
 Piece = tuple[list[int], str]
 """A step's additions to one request: tokens, and the text that became certain."""
+P = TypeVar("P")
+R = TypeVar("R")
 
 
 def generate(
@@ -30,21 +34,8 @@ def generate(
     the generator ends. No scores are held while the generator waits, so several of them take turns on one
     target, step by step, in one thread or in many.
     """
-    return _single(generate_batch(target, drafter, rule, [request], texts=[text], pace=pace))
-
-
-def _single(
-    batch: Generator[dict[int, Piece], None, list[Generation]],
-) -> Generator[Piece, None, Generation]:
-    try:
-        while True:
-            try:
-                pieces = next(batch)
-            except StopIteration as end:
-                return end.value[0]
-            yield pieces[0]
-    finally:
-        batch.close()
+    steps = events(target, drafter, rule, [request], texts=[text], pace=pace)
+    return _mapped(steps, lambda found: (found[0].tokens, found[0].text), lambda results: results[0])
 
 
 def generate_batch(
@@ -60,23 +51,64 @@ def generate_batch(
 
     As `generate` otherwise. What one of them fails with ends all.
     """
+    steps = events(target, drafter, rule, requests, texts=texts, pace=pace)
+    return _mapped(
+        steps,
+        lambda found: {number: (event.tokens, event.text) for number, event in found.items()},
+        lambda results: results,
+    )
+
+
+def events(
+    target: Target,
+    drafter: Drafter,
+    rule: Rule,
+    requests: Sequence[Request],
+    *,
+    texts: Sequence[TextStream | None] | None = None,
+    pace: Pace | None = None,
+) -> Generator[dict[int, Event], None, list[Generation]]:
+    """As `generate_batch`, but yields all that a step says, drafts included: {request number: its event}."""
     engine = Engine(target, drafter, rule, pace=pace)
     texts = [None] * len(requests) if texts is None else texts
     jobs = [engine.add(request, text=text) for request, text in zip(requests, texts, strict=True)]
     return _run(engine, jobs)
 
 
-def _run(engine: Engine, jobs: Sequence[Job]) -> Generator[dict[int, Piece], None, list[Generation]]:
+def result_of(steps: Generator[Any, None, R]) -> R:
+    """What a generator returns, run to its end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: R = end.value
+            return result
+
+
+def _mapped(
+    steps: Generator[dict[int, Event], None, list[Generation]],
+    piece: Callable[[dict[int, Event]], P],
+    whole: Callable[[list[Generation]], R],
+) -> Generator[P, None, R]:
+    with closing(steps):
+        while True:
+            try:
+                found = next(steps)
+            except StopIteration as end:
+                return whole(end.value)
+            yield piece(found)
+
+
+def _run(engine: Engine, jobs: Sequence[Job]) -> Generator[dict[int, Event], None, list[Generation]]:
     numbers = {job: number for number, job in enumerate(jobs)}
     try:
         while engine.busy:
-            pieces = {}
-            for event in engine.step():
+            found = {numbers[event.job]: event for event in engine.step()}
+            for event in found.values():
                 if event.job.error is not None:
                     raise event.job.error
-                pieces[numbers[event.job]] = event.tokens, event.text
-            if pieces:
-                yield pieces
+            if found:
+                yield found
     finally:
         engine.close()
     return [job.result for job in jobs if job.result is not None]

@@ -16,16 +16,18 @@ from typing import Any, SupportsIndex
 
 from outpace.core.errors import OutpaceError
 from outpace.core.options import shown
-from outpace.core.sampling import Sampling, fresh_seed
+from outpace.core.sampling import Sampling, fresh_seed, given_sampling
 from outpace.engine.processors import NEVER, Place, Processors, Rules
 from outpace.engine.request import Request
 
 OPTIONS = (
     "max_new_tokens",
+    "max_tokens",
     "max_length",
     "min_new_tokens",
     "min_length",
     "do_sample",
+    "sampling",
     "temperature",
     "top_k",
     "top_p",
@@ -46,6 +48,7 @@ OPTIONS = (
 # The defaults of transformers, where neither the call nor the model names a value.
 _DEFAULTS = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0}
 DEFAULT_NEW_TOKENS = 20
+MOST = 2**31  # tokens, where the context alone ends a text
 # Options that would change the output, each with the values that do not; None never does.
 REFUSED: dict[str, tuple[Any, ...]] = {
     "assistant_early_exit": (),
@@ -130,6 +133,14 @@ class Options:
             raise OutpaceError(f"generation_config is a {type(own).__name__}, accepted is a GenerationConfig")
         self.given = {name: value for name, value in given.items() if name != "generation_config"}
         self._configs = [one for one in (own, config) if one is not None]
+        self.sampling = given_sampling(self.given, "do_sample")
+        if self.sampling is not None:
+            self.given["do_sample"] = self.sampling.temperature > 0
+        if "max_tokens" in self.given:  # as native models have it
+            if "max_new_tokens" in self.given:
+                raise OutpaceError("max_tokens and max_new_tokens are given, accepted is one of them")
+            most = self.given.pop("max_tokens")
+            self.given["max_new_tokens"] = MOST if most is None else most
 
     def set(self, name: str) -> Any:
         """The value in a generation_config; None if none has it."""
@@ -233,8 +244,8 @@ def read_options(
     """
     options = Options(given, config)
     _refuse_others(options, others)
-    sampling = Sampling()
-    if options["do_sample"]:
+    sampling = options.sampling or Sampling()
+    if options["do_sample"] and options.sampling is None:
         names = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
         filters = {name: _number(name, options[name], off) for name, off in names.items()}
         seed = options.given.get("seed")

@@ -8,55 +8,36 @@ Greedy output is token for token that of `model.generate` with one beam, up to f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from outpace.core.call import Prompt
-from outpace.core.contracts import Drafter, Rule
 from outpace.core.errors import OutpaceError
-from outpace.core.options import checked
-from outpace.core.turns import turns_of
-from outpace.decode.pairing import check_pairing
-from outpace.engine.generate import generate, generate_batch
+from outpace.core.options import accept, taken
+from outpace.engine.generate import result_of
 from outpace.engine.generation_config import Options, Wanted, read_options
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.files.tokenizer import Tokenizer
-from outpace.models.text import Stream
-from outpace.pricing.pace import Pace
+from outpace.models.options import Stopping
+from outpace.models.transformers import Wrapped
 from outpace.targets.hf_inputs import SOURCES_ARE_GUESSED, check_ids, check_mask, draw_seed
 from outpace.targets.hf_seq2seq import HfSeq2SeqTarget
 from outpace.targets.hf_seq2seq_models import begin_ids
 from outpace.targets.hf_whisper import SPEECH, check_speech, longest_speech
-from outpace.targets.hf_wrapped import generation_config_of
+
+if TYPE_CHECKING:
+    from outpace.targets.hf_types import PreTrainedTokenizerBase, Tensor
 
 
-class AcceleratedSeq2Seq:
+class AcceleratedSeq2Seq(Wrapped):
     """An encoder-decoder model with a drafter: made by `accelerate`. Drafts change the speed alone."""
 
-    def __init__(
-        self,
-        model: Any,
-        target: HfSeq2SeqTarget,
-        drafter: Drafter,
-        rule: Rule,
-        pace: Pace | None,
-        *,
-        tokenizer: Any = None,
-        pieces: Tokenizer | None = None,
-    ) -> None:
-        """tokenizer  of transformers, for texts; `pieces` is our view of it, for `stream`."""
-        check_pairing(target, drafter, rule)
-        self.model = model
-        self.target = target
-        self.drafter = drafter
-        self._pace = pace
-        self.rule = rule
-        self._tokenizer = tokenizer
-        self._pieces = pieces
+    target: HfSeq2SeqTarget
+    _target_type = HfSeq2SeqTarget
 
     def generate(
         self,
@@ -75,75 +56,86 @@ class AcceleratedSeq2Seq:
         input_features     [B, mel, frames], Whisper's sources, instead.
         decoder_input_ids  i64[B, P], what the decoder begins with; None: what generation_config says.
 
+        Where input_ids is a source text, or a list of them, the Generation of each comes back instead, such
+        as its translation, which ends before a text of `stop`. This needs the tokenizer.
+
         The options are those of `Accelerated.generate`, decoder_start_token_id, and for Whisper language and
         task. Whisper transcribes one window without time stamps; its output keeps start and end tokens, and
         it samples, as its own `generate` does, where the call has a temperature above 0.
         """
-        asked = self._asked(options, decoder_input_ids)
+        if self._is_text(input_ids):
+            return self._answer(input_ids, options)
         inputs = _one_of(input_ids, input_features)
-        prompts = self._prompts(inputs, attention_mask, asked)
-        results = self._run(prompts, asked, inputs)
+        prompts, results, pad_id = self._run(inputs, attention_mask, decoder_input_ids, options)
         rows = [[*prompt, *result.token_ids] for prompt, result in zip(prompts, results, strict=True)]
-        output = np.full((len(rows), max(map(len, rows))), asked.wanted.pad_id or 0, dtype=np.int64)
+        output = np.full((len(rows), max(map(len, rows))), pad_id or 0, dtype=np.int64)
         for place, row in zip(output, rows, strict=True):
             place[: len(row)] = row
         return inputs[:0].long().new_tensor(output)
 
     def generations(
         self,
-        input_ids: Any = None,
-        attention_mask: Any = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
         *,
-        input_features: Any = None,
-        decoder_input_ids: Any = None,
+        input_features: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
         **options: Any,
     ) -> list[Generation]:
         """As `generate`, but one Generation per row: new tokens, why they end, and counts and times."""
-        asked = self._asked(options, decoder_input_ids)
         inputs = _one_of(input_ids, input_features)
-        return self._run(self._prompts(inputs, attention_mask, asked), asked, inputs)
+        return self._run(inputs, attention_mask, decoder_input_ids, options)[1]
 
-    def refresh(self) -> None:
-        """Make copies of the model's weights anew.
+    def _tokenizer_of(self, tokenizer: PreTrainedTokenizerBase | None) -> Tokenizer | None:
+        """None also for one that is slow, which serves whole texts but no streams."""
+        return (
+            None
+            if getattr(tokenizer, "backend_tokenizer", None) is None
+            else super()._tokenizer_of(tokenizer)
+        )
 
-        Needed only with kernels="block", after writes through `.data` to a few weights: others are noticed.
-        """
-        with turns_of(self.target):
-            self.target.refresh()
+    def _answers(self, prompts: Sequence[Any], options: Mapping[str, Any]) -> list[Generation]:
+        found = super()._answers(prompts, options)
+        if options.get("stop") or self._theirs is None:
+            return found
+        # The tokenizer itself cleans up spaces too.
+        texts = [str(self._theirs.decode(one.token_ids, skip_special_tokens=True)) for one in found]
+        return [replace(one, text=text) for one, text in zip(found, texts, strict=True)]
 
-    def generate_text(self, text: str, **options: Any) -> Generation:
-        """Text to text, such as its translation. Needs the tokenizer."""
-        asked = self._asked(options)
-        ids = self._text_ids(text)
-        (result,) = self._run(self._prompts(ids, None, asked), asked, ids)
-        decoded = self._tokenizer.decode(result.token_ids, skip_special_tokens=True)
-        return replace(result, text=decoded)
-
-    @checked
-    def stream(self, text: str, *, stop: str | Sequence[str] = (), **options: Any) -> Stream:
-        """An iterator of pieces of the text that is made of this one; its `result` is the Generation.
-
-        Needs a fast tokenizer. `stop` are texts before which the output ends.
-        """
-        asked = self._asked(options)
-        ids = self._text_ids(text)
-        if self._pieces is None:
-            raise OutpaceError(
-                f"{type(self._tokenizer).__name__} has no fast tokenizer, accepted is generate_text"
-            )
-        pieces = TextStream(self._pieces, stop=stop)
-        (prompt,) = self._prompts(ids, None, asked)
-        (request,) = asked.requests([prompt], ids)
-        return Stream(generate(self.target, self.drafter, self.rule, request, text=pieces, pace=self._pace))
-
-    def _asked(self, options: dict[str, Any], decoder_input_ids: Any = None) -> Asked:
-        inner = self.target.model
-        return Asked.read(options, generation_config_of(self.model, inner), inner, decoder_input_ids)
-
-    def _text_ids(self, text: str) -> Any:
-        if self._tokenizer is None:
+    def _request(
+        self, prompt: Any, given: dict[str, Any], *, streams: bool
+    ) -> tuple[Request, TextStream | None]:
+        stop = taken(Stopping, given)["stop"] or ()
+        asked = self._asked(given)
+        if isinstance(prompt, Prompt):
+            made, ids = prompt, list((prompt.source and prompt.source.ids) or ())
+        elif self._theirs is None:
             raise OutpaceError("text needs the tokenizer, accepted is accelerate(model, tokenizer)")
-        return self._tokenizer(text, return_tensors="pt")["input_ids"].to(self.target.model.device)
+        else:
+            inputs = self._theirs(accept("the prompt", prompt, str), return_tensors="pt")["input_ids"]
+            inputs = inputs.to(self.target.model.device)
+            (made,), ids = self._prompts(inputs, None, asked), inputs[0].tolist()
+        (request,) = asked.requests([made], [ids])
+        if not (streams or stop):
+            return request, None
+        if self._tokenizer is None and self._theirs is not None:
+            kind = type(self._theirs).__name__
+            raise OutpaceError(f"{kind} has no fast tokenizer, accepted is generate without stop")
+        return request, None if self._tokenizer is None else TextStream(self._tokenizer, stop=stop)
+
+    def _asked(self, given: dict[str, Any], decoder_input_ids: Any = None) -> Asked:
+        return Asked.read(given, self._generation_config(), self.target.model, decoder_input_ids)
+
+    def _run(
+        self, inputs: Any, attention_mask: Any, decoder_input_ids: Any, options: Mapping[str, Any]
+    ) -> tuple[list[Prompt], list[Generation], int | None]:
+        """What the decoder begins with, the texts, and the pad token."""
+        given = dict(options)
+        drafting, asked = self._drafting(given), self._asked(given, decoder_input_ids)
+        prompts = self._prompts(inputs, attention_mask, asked)
+        ids = [[] for _ in prompts] if inputs.is_floating_point() else inputs.tolist()
+        results = result_of(self._steps(asked.requests(prompts, ids), None, drafting))
+        return prompts, results, asked.wanted.pad_id
 
     def _prompts(self, inputs: Any, attention_mask: Any, asked: Asked) -> list[Prompt]:
         is_speech = check_sources(inputs)
@@ -162,15 +154,6 @@ class AcceleratedSeq2Seq:
                 f"decoder_input_ids has {len(begins)} rows, accepted are as many as sources, {len(sources)}"
             )
         return [Prompt(*pair) for pair in zip(begins, sources, strict=True)]
-
-    def _run(self, prompts: Sequence[Prompt], asked: Asked, inputs: Any) -> list[Generation]:
-        requests = asked.requests(prompts, inputs)
-        steps = generate_batch(self.target, self.drafter, self.rule, requests, pace=self._pace)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                return end.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +182,8 @@ class Asked:
                 begins = [[start, *begin] for begin in begins]
         return cls(wanted, begins, model)
 
-    def requests(self, prompts: Sequence[Prompt], inputs: Any) -> list[Request]:
-        """The requests of a batch; `inputs` are what the encoder has read."""
+    def requests(self, prompts: Sequence[Prompt], sources: Sequence[Sequence[int]]) -> list[Request]:
+        """The requests of a batch; `sources` are the token ids that the encoder has read."""
         config, wanted = self.model.config, self.wanted
         places = getattr(config, "max_position_embeddings", None)
         if config.model_type == "whisper":
@@ -210,10 +193,10 @@ class Asked:
                 prompt,
                 longest=wanted.longest(len(prompt), places=places),
                 vocab_size=self.model.get_output_embeddings().weight.shape[0],
-                source=[] if inputs.is_floating_point() else inputs[number].tolist(),
+                source=source,
                 number=number,
             )
-            for number, prompt in enumerate(prompts)
+            for number, (prompt, source) in enumerate(zip(prompts, sources, strict=True))
         ]
 
 

@@ -44,6 +44,8 @@ def check_speech(options: Any) -> dict[str, Any]:
             raise OutpaceError(
                 f"{name}={value!r} is not available here, accepted is {neutral[0] if neutral else None}"
             )
+    if options.sampling is not None:
+        return {}
     temperature = options.given.get("temperature")
     if isinstance(temperature, list | tuple):
         raise OutpaceError(f"temperature is {temperature!r}, accepted is one number, or None")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,6 +201,10 @@ class NativeTarget:
             self._leads.pop(row, None)
             self._decoder.close(row)
 
+    def close(self) -> None:
+        """Give back threads, rows and the hold on the weights; any other use but `free` then is refused."""
+        self._decoder = cast("Decoder", _Closed())
+
     def length(self, row: int) -> int:
         """How many tokens the row has cached."""
         return self._decoder.length(row)
@@ -269,6 +273,16 @@ class NativeTarget:
     def output_rows(self, token_ids: NDArray[np.integer] | None = None) -> NDArray[np.float32]:
         """f32[M, D]: rows of the output matrix as they are read, for the losses of heads; None for all."""
         return output_rows(self.weights, token_ids)
+
+
+class _Closed:
+    """In place of the decoder of a target that is closed."""
+
+    def close(self, row: int) -> None:
+        """A row went with its decoder."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise OutpaceError("the model is closed, accepted is one that is loaded anew")
 
 
 class NativeScores:
