@@ -15,10 +15,8 @@ in the same number of tokens, and probabilities decide which. The paper's unigra
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
-from math import log
 from typing import Any
 
 import numpy as np
@@ -33,6 +31,7 @@ from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.drafters.lookup.ngram import NGram, NGramState
+from outpace.trees.likeliest import Offer, best_first
 
 WIDTH = 16  # successors of a token in the table
 TOKENS_PER_CALL = 128  # their logits have to fit in memory
@@ -42,6 +41,8 @@ Spec-Bench prompts of 128 tokens, the mean of greedy and temperature 0.8."""
 
 Table = Mapping[str, NDArray[Any]]
 Successors = list[tuple[int, float]]  # (token, probability), likeliest first
+Place = tuple[float, Iterator[tuple[int, float]], bool]
+"""Minus a parent's odds, those of its children that are not offered yet, and whether it is on the copy."""
 
 
 class Bigram:
@@ -96,40 +97,30 @@ class Bigram:
         return 0, self._after(text[-1])
 
     def _grow(self, ask: Ask, copy: Sequence[int]) -> TokenTree:
-        """Best first: a node that is taken offers its first child and its next sibling."""
+        chain, number = [ask.root, *copy], count()
         size, depth = min(self.size, ask.budget), min(self.depth, ask.depth)
-        tokens, parents, logq = [ask.root], [-1], [0.0]
-        probs, levels, on_copy = [1.0], [0], [True]  # of the path to every node; is it the copy's beginning?
-        children: list[Successors] = []
-        heap: list[tuple[float, int, int, int]] = []  # -probability, number, parent, rank among its children
-        number = count()
 
-        def offer(parent: int, rank: int) -> None:
-            if rank < len(children[parent]):
-                prob = probs[parent] * children[parent][rank][1]
-                heapq.heappush(heap, (-prob, next(number), parent, rank))
+        def best(parent: int, place: Place) -> list[Offer[Place]]:
+            above, pairs, _ = place
+            for token, q in pairs:
+                return [(above * q, next(number), parent, token, place)]
+            return []
 
-        while True:
-            node = len(tokens) - 1
-            level = levels[node]
-            if level >= depth:
-                children.append([])
-            elif on_copy[node] and level < len(copy):
-                children.append(self._mixture(tokens[node], copy[level], len(copy) + level))
-            else:
-                children.append(self._after(tokens[node]))
-            offer(node, 0)
-            if node == size or not heap or heap[0][0] == 0:
-                return TokenTree(tokens, parents, logq=logq)
-            negative, _, parent, rank = heapq.heappop(heap)
-            offer(parent, rank + 1)
-            (token, prob), level = children[parent][rank], levels[parent]
-            tokens.append(token)
-            parents.append(parent)
-            logq.append(log(prob))
-            probs.append(-negative)
-            levels.append(level + 1)
-            on_copy.append(on_copy[parent] and level < len(copy) and token == copy[level])
+        def children(node: int, level: int, taken: Offer[Place]) -> list[Offer[Place]]:
+            """The next sibling of a node that is taken, and its first child."""
+            negative, _, parent, token, place = taken
+            offers = best(parent, place)
+            if level < depth:
+                copied = place[2] and level <= len(copy) and token == chain[level]
+                if copied and level < len(copy):
+                    pairs = self._mixture(token, copy[level], len(copy) + level)
+                else:
+                    pairs = self._after(token)
+                offers += best(node, (negative, iter(pairs), copied))
+            return offers
+
+        nothing: Place = -1.0, iter(()), True
+        return best_first(ask.root, nothing, children, size=size).tree()
 
     def _after(self, token: int) -> Successors:
         """The bigrams of a token."""

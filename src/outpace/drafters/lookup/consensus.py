@@ -16,11 +16,9 @@ the suffix at several places, the latest is its vote.
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from collections.abc import Hashable, Sequence
 from itertools import count
-from math import log
 
 from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
@@ -28,6 +26,9 @@ from outpace.core.options import checked
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
+from outpace.trees.likeliest import Offer, best_first, branches
+
+Votes = Sequence[Sequence[int]]
 
 MAX_ENDED = 32  # rows of one prompt that are remembered after their end
 
@@ -123,30 +124,18 @@ class Consensus:
         return TokenTree.root(ask.root)
 
 
-def _tree(root: int, votes: Sequence[Sequence[int]], size: int) -> TokenTree:
+def _tree(root: int, votes: Votes, size: int) -> TokenTree:
     """The likeliest nodes of the votes' trie, an earlier vote first where the odds are equal.
 
     A child of c of the n votes at its parent has odds of c / (n + 1).
     """
-    tokens, parents, logq, probs = [root], [-1], [0.0], [1.0]
     number = count()
-    heap: list[tuple[float, int, int, int, list[Sequence[int]]]] = []
 
-    def offer(node: int, votes: Sequence[Sequence[int]]) -> None:
-        level: dict[int, list[Sequence[int]]] = {}
-        for vote in votes:
-            if vote:
-                level.setdefault(vote[0], []).append(vote[1:])
-        for token, rest in level.items():
-            prob = probs[node] * len(rest) / (len(votes) + 1)
-            heapq.heappush(heap, (-prob, next(number), node, token, rest))
+    def children(node: int, level: int, taken: Offer[Votes]) -> list[Offer[Votes]]:
+        negative, *_, votes = taken
+        return [
+            (negative * len(rest) / (len(votes) + 1), next(number), node, token, rest)
+            for token, rest in branches(votes, level).items()
+        ]
 
-    offer(0, votes)
-    while heap and len(tokens) <= size:
-        negative, _, parent, token, rest = heapq.heappop(heap)
-        tokens.append(token)
-        parents.append(parent)
-        probs.append(-negative)
-        logq.append(log(-negative / probs[parent]))
-        offer(len(tokens) - 1, rest)
-    return TokenTree(tokens, parents, logq=logq)
+    return best_first(root, votes, children, size=size).tree()

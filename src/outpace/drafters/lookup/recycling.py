@@ -15,7 +15,6 @@ Where a token stands in a scored tree more than once, the kept path has the last
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from itertools import count, pairwise
 from math import log
@@ -29,6 +28,7 @@ from outpace.core.options import checked
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
+from outpace.trees.likeliest import Offer, best_first
 
 RANK_ODDS = (0.36, 0.10, 0.05, 0.03, 0.023, 0.017, 0.013, 0.011)
 """How often the next token is the successor of each rank, where the token has been scored before. Measured on
@@ -111,14 +111,15 @@ def template(size: int, odds: Sequence[float]) -> list[tuple[int, int, int]]:
     One (parent, rank, level) per node, likeliest first. Nodes are numbered from 1, the root is 0; odds fall
     with the rank, so any first nodes of the list are a tree.
     """
-    nodes: list[tuple[int, int, int]] = []
-    order = count()
-    heap = [(-log(odds[0]), next(order), 0, 0, 1)]
-    while len(nodes) < size:
-        cost, _, parent, rank, level = heapq.heappop(heap)
-        nodes.append((parent, rank, level))
-        heapq.heappush(heap, (cost - log(odds[0]), next(order), len(nodes), 0, level + 1))
-        if rank + 1 < len(odds):
-            sibling = cost + log(odds[rank]) - log(odds[rank + 1])
-            heapq.heappush(heap, (sibling, next(order), parent, rank + 1, level))
-    return nodes
+    number = count()
+
+    def children(node: int, level: int, taken: Offer[float]) -> list[Offer[float]]:
+        """The first child of a node that is taken, and its next sibling."""
+        negative, _, parent, rank, above = taken
+        offers = [(negative * odds[0], next(number), node, 0, negative)]
+        if node and rank + 1 < len(odds):
+            offers.append((above * odds[rank + 1], next(number), parent, rank + 1, above))
+        return offers
+
+    grown = best_first(-1, 0.0, children, size=size)
+    return list(zip(grown.parents, grown.tokens, grown.depths, strict=True))[1:]

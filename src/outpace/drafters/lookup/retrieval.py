@@ -16,8 +16,7 @@ grows by at most one with each new token, so the search begins there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from heapq import heappop, heappush
-from math import log
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,9 @@ from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.files.datastore import END, KEY_LENGTH, Datastore, vocabulary_id
+from outpace.trees.likeliest import Offer, best_first, branches
+
+Hits = Sequence[Sequence[int]]
 
 
 class RetrievalState:
@@ -106,10 +108,7 @@ class Retrieval:
         hits = self._hits(state, depth)
         if not hits or depth < 1:
             return TokenTree.root(ask.root)
-        tokens, parents, odds = frequent(hits, size=size, min_p=self.min_p)
-        above = [1.0, *odds]
-        logq = [0.0, *(log(p / above[parent]) for p, parent in zip(odds, parents, strict=True))]
-        return TokenTree([ask.root, *tokens], [-1, *parents], logq=logq)
+        return frequent(ask.root, hits, size=size, min_p=self.min_p)
 
     def _hits(self, state: RetrievalState, depth: int) -> list[list[int]]:
         """The continuations of the longest suffix that the corpus has; sets `state.matched`."""
@@ -130,33 +129,19 @@ class Retrieval:
         return []
 
 
-def frequent(
-    continuations: Sequence[Sequence[int]], *, size: int, min_p: float
-) -> tuple[list[int], list[int], list[float]]:
-    """(tokens, parents, shares) of the `size` prefixes that most of these share; END ends one.
+def frequent(root: int, continuations: Sequence[Sequence[int]], *, size: int, min_p: float) -> TokenTree:
+    """The `size` prefixes that most of the continuations of a token share; END ends one.
 
-    In `parents` the common root is 0 and the first token 1. Ties go to the upper level, then to what comes
-    first.
+    Ties go to the upper level, then to what comes first.
     """
-    total = len(continuations)
-    tokens: list[int] = []
-    parents: list[int] = []
-    shares: list[float] = []
-    waiting: list[tuple[int, int, int, int, int, list[Sequence[int]]]] = []
-    level, parent, serial, members = 0, 0, 0, list(continuations)
-    while True:
-        groups: dict[int, list[Sequence[int]]] = {}
-        for member in members:
-            if level < len(member) and member[level] != END:
-                groups.setdefault(member[level], []).append(member)
-        for token, group in groups.items():
-            if len(group) >= min_p * total:
-                serial += 1
-                heappush(waiting, (-len(group), level, serial, parent, token, group))
-        if not waiting or len(tokens) == size:
-            return tokens, parents, shares
-        negative, level, _, parent, token, members = heappop(waiting)
-        tokens.append(token)
-        parents.append(parent)
-        shares.append(-negative / total)
-        level, parent = level + 1, len(tokens)
+    total, number = len(continuations), count()
+    hits: Hits = [hit[: hit.index(END)] if END in hit else hit for hit in continuations]
+
+    def children(node: int, level: int, taken: Offer[Hits]) -> list[Offer[Hits]]:
+        return [
+            (-len(group) / total, (level, next(number)), node, token, group)
+            for token, group in branches(taken[-1], level).items()
+            if len(group) >= min_p * total
+        ]
+
+    return best_first(root, hits, children, size=size).tree()

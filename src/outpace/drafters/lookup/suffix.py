@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from math import inf, log
+from math import inf
 
 from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
@@ -102,17 +102,12 @@ class Suffix:
                 # No tree of a shorter match can expect more tokens than it may have nodes.
                 if limit <= score:
                     break
-                grown = trie.grow(places[m], size=limit, depth=ask.depth, min_p=self.min_p)
-                expected = sum(grown[2])
+                grown = trie.grow(ask.root, places[m], size=limit, depth=ask.depth, min_p=self.min_p)
+                expected = sum(grown.odds[1:])
                 if expected > score + ROUNDING:
                     best, score, source = grown, expected, None if trie is state.own else places[m]
         state.source = None if source is None else self._past.number_at(source)
-        if best is None:
-            return TokenTree.root(ask.root)
-        tokens, parents, odds = best
-        above = [1.0, *odds]
-        logq = [0.0, *(log(p / above[parent]) for p, parent in zip(odds, parents, strict=True))]
-        return TokenTree([ask.root, *tokens], [-1, *parents], logq=logq)
+        return TokenTree.root(ask.root) if best is None else best.tree()
 
 
 class SuffixState:

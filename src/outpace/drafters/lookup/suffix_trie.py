@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from heapq import heappop, heappush
+
+from outpace.trees.likeliest import Grown, Offer, best_first
 
 ENTRY_BYTES = 280  # what a counted substring takes at worst: its node, its dictionary, its place in another
 
@@ -107,34 +108,24 @@ class SuffixTrie:
                     longer.append(found)
         return longer
 
-    def grow(
-        self, place: Place, *, size: int, depth: int, min_p: float
-    ) -> tuple[list[int], list[int], list[float]]:
-        """(tokens, parents, probabilities) of the likeliest continuations of a substring.
+    def grow(self, root: int, place: Place, *, size: int, depth: int, min_p: float) -> Grown:
+        """The likeliest continuations of a substring that ends with the token `root`.
 
         At most `size` nodes, likeliest first, none below `depth` levels or less likely than `min_p`. A
         node's probability is its parent's times its share in the counts of its siblings; a substring too long
-        to be counted continues as it did the last time. In `parents` the substring is 0, the first token 1.
+        to be counted continues as it did the last time.
         """
-        tokens: list[int] = []
-        parents: list[int] = []
-        odds: list[float] = []
+
         # Ties go to the upper level, then to the later occurrence; no two nodes of a level end at one place.
-        waiting: list[tuple[float, int, int, int, int, Place]] = []
-        parent, level, p = 0, 1, 1.0
-        while True:
-            if level <= depth:
-                for share, late, token, longer in self._children(place):
-                    if p * share >= min_p:
-                        heappush(waiting, (-p * share, level, -late, parent, token, longer))
-            if not waiting or len(tokens) == size:
-                return tokens, parents, odds
-            negative, level, _, parent, token, place = heappop(waiting)
-            p = -negative
-            tokens.append(token)
-            parents.append(parent)
-            odds.append(p)
-            parent, level = len(tokens), level + 1
+        def children(node: int, level: int, taken: Offer[Place]) -> list[Offer[Place]]:
+            negative, *_, place = taken
+            return [
+                (negative * share, (level, -late), node, token, longer)
+                for share, late, token, longer in self._children(place)
+                if -negative * share >= min_p
+            ]
+
+        return best_first(root, place, children, size=size, depth=depth)
 
     def _children(self, place: Place) -> list[tuple[float, int, int, Place]]:
         """(share, position behind the latest occurrence, token, place) of what is longer by one token."""
