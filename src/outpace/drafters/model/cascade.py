@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from outpace.core.call import Prompt, read, read_all
+from outpace.core.call import Prompt
 from outpace.core.contracts import Drafter, Forkable, Target
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
@@ -30,21 +30,21 @@ from outpace.core.tree import TokenTree
 from outpace.decode.pairing import check_pairing
 from outpace.decode.step import half_step, step
 from outpace.drafters import DRAFTERS
+from outpace.drafters.model.follower import Follower, catch_up
 from outpace.drafters.model.vocabulary import Words, same_vocabulary
 from outpace.rules.match import Match
 
 MATCH = Match()
 
 
-class CascadeState:
-    """One row: what the small model has not read, its row, and the cheaper drafter's state."""
+class CascadeState(Follower):
+    """One row: what the small model has not read, and the cheaper drafter's state."""
 
-    __slots__ = ("inner", "lost", "row", "unread")
+    __slots__ = ("inner", "unread")
 
     def __init__(self, unread: Sequence[int], inner: Any) -> None:
+        super().__init__()
         self.unread: list[int] = list(unread)
-        self.row: int | None = None
-        self.lost = False  # the small model cannot follow this text any more
         self.inner = inner
 
 
@@ -112,60 +112,27 @@ class Cascade:
 
     def fork(self, state: CascadeState) -> CascadeState:
         """The same row once more; what is unread is read before, once for both."""
-        self._read(state)
-        row = None
-        try:
-            if state.row is not None:
-                if len(state.unread) > 1:
-                    read_all(self._small, state.row, state.unread[:-1])
-                    del state.unread[:-1]
-                row = self._small.fork(state.row)
-        except OutpaceError:  # no memory left for these rows
-            pass
+        self._read([state])
+        row, lost = state.fork(self._small, state.unread)
         twin = CascadeState(state.unread, self._inner.fork(state.inner))
-        twin.row, twin.lost = row, state.lost or (row is None and state.row is not None)
+        twin.row, twin.lost = row, lost
         return twin
 
     def stop(self, state: CascadeState) -> None:
         """Give back the row and the cheaper drafter's state."""
-        self._close(state)
+        state.free(self._small)
         self._inner.stop(state.inner)
 
-    def _close(self, state: CascadeState) -> None:
-        if state.row is not None:
-            self._small.free([state.row])
-            state.row = None
-
-    def _read(self, *states: CascadeState) -> None:
-        """The small model reads all but the last of what is unread; too long a text it gives up."""
-        able = []
-        for state in states:
-            if state.lost or not state.unread:
-                continue
-            length = (0 if state.row is None else self._small.length(state.row)) + len(state.unread)
-            state.lost = length > self._small.context_length or max(state.unread) >= self._small.vocab_size
-            if not state.lost:
-                able.append(state)
-        try:
-            for state in able:
-                if state.row is None:
-                    state.row = self._small.open()
-            rows = [row for state in able if (row := state.row) is not None]
-            left = read(self._small, rows, [state.unread for state in able])
-        except OutpaceError:  # no memory left for these rows
-            for state in able:
-                state.lost = True
-        else:
-            for state, unread in zip(able, left, strict=True):
-                state.unread = unread
-        for state in states:
-            if state.lost:
-                self._close(state)
+    def _read(self, states: Sequence[CascadeState]) -> None:
+        """The small model reads all but the last of what is unread; a text that does not fit it gives up."""
+        left = catch_up(self._small, states, [state.unread for state in states])
+        for state, unread in zip(states, left, strict=True):
+            state.unread = unread or state.unread
 
     def _catch_up(self, states: Sequence[CascadeState], asks: Sequence[Ask]) -> list[int]:
         """The rows that can be drafted for."""
         wanted = [n for n, ask in enumerate(asks) if self._left(ask, []) > 0]
-        self._read(*(states[n] for n in wanted))
+        self._read([states[n] for n in wanted])
         return [n for n in wanted if states[n].row is not None]
 
     def _begin(

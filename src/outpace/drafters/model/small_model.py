@@ -25,12 +25,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.call import Call, Kept, Prompt, read, read_all
+from outpace.core.call import Call, Kept, Prompt
 from outpace.core.contracts import Target, TreePolicy
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.steps import Ask, Scores, Step
 from outpace.core.tree import TokenTree
+from outpace.drafters.model.follower import Follower, catch_up
 from outpace.drafters.model.foreign import IntersectionBridge, Respelled, TextBridge
 from outpace.drafters.model.vocabulary import (
     Bridge,
@@ -51,16 +52,15 @@ Trees = Sequence[TokenTree]
 Nodes = Sequence[Sequence[int]]
 
 
-class SmallModelState:
-    """One row: what the draft model has to read, its own row from the first draft on, its last tree."""
+class SmallModelState(Follower):
+    """One row: what the draft model has to read, and its last tree."""
 
-    __slots__ = ("lost", "reading", "row", "scored")
+    __slots__ = ("reading", "scored")
 
     def __init__(self, reading: Reading) -> None:
+        super().__init__()
         self.reading = reading
-        self.row: int | None = None
         self.scored: TokenTree | None = None
-        self.lost = False  # the draft model cannot follow this text any more
 
 
 class SmallModel:
@@ -130,7 +130,7 @@ class SmallModel:
                 del state.reading.ids[:-1]  # they ran with the tree, and are kept whatever becomes of it
             path = self._reader.commit(state.reading, scored, one.tokens)
             if scored is not None:
-                rows.append(_row(state))
+                rows.append(state.number)
                 paths.append(path)
         self._target.keep(rows, paths)
         return list(states)
@@ -138,54 +138,29 @@ class SmallModel:
     def fork(self, state: SmallModelState) -> SmallModelState:
         """The same row once more; what is unread is read before, once for both."""
         self._catch_up([state])
-        reading, row = state.reading, None
-        try:
-            if state.row is not None:
-                if len(reading.ids) > 1:
-                    read_all(self._target, state.row, reading.ids[:-1])
-                    del reading.ids[:-1]
-                row = self._target.fork(state.row)
-        except OutpaceError:  # no memory left for these rows
-            pass
+        reading = state.reading
+        row, lost = state.fork(self._target, reading.ids)
         twin = SmallModelState(Reading(reading.ids, reading.tail))
-        twin.row, twin.lost = row, state.lost or (row is None and state.row is not None)
+        twin.row, twin.lost = row, lost
         return twin
 
     def stop(self, state: SmallModelState) -> None:
         """Give the row back."""
-        if state.row is not None:
-            self._target.free([state.row])
-            state.row = None
+        state.free(self._target)
 
     def _catch_up(self, states: Sequence[SmallModelState]) -> list[int]:
         """The rows read all but the last of what is unread; how many nodes there is room for then, or 0."""
-        texts = {}
-        for n, state in enumerate(states):
+        for state in states:
             state.scored = None
-            if not state.lost and (unread := self._reader.pending(state.reading)):
-                length = (0 if state.row is None else self._target.length(state.row)) + len(unread)
-                if length > self._target.context_length or max(unread) >= self._target.vocab_size:
-                    self._lose(state)
-                else:
-                    texts[n] = unread
-        try:
-            for n in texts:
-                if states[n].row is None:
-                    states[n].row = self._target.open()
-            left = read(self._target, [_row(states[n]) for n in texts], list(texts.values()))
-        except OutpaceError:  # no memory left for these rows
-            for n in texts:
-                self._lose(states[n])
-            return [0] * len(states)
+        texts = [[] if state.lost else self._reader.pending(state.reading) for state in states]
         rooms = [0] * len(states)
-        for n, unread in zip(texts, left, strict=True):
-            states[n].reading = Reading(unread)
-            rooms[n] = self._target.context_length - self._target.length(_row(states[n])) - len(unread) + 1
+        for n, unread in enumerate(catch_up(self._target, states, texts)):
+            if unread:
+                states[n].reading = Reading(unread)
+                rooms[n] = (
+                    self._target.context_length - self._target.length(states[n].number) - len(unread) + 1
+                )
         return rooms
-
-    def _lose(self, state: SmallModelState) -> None:
-        self.stop(state)
-        state.lost = True
 
 
 @checked
@@ -274,7 +249,7 @@ class Calls:
             state, kept = self._states[row], tree.shape.closure(wanted)
             pending = state.reading.ids
             if state.scored is not None and len(pending) > 1:  # once is enough
-                self._target.keep([_row(state)], [None])
+                self._target.keep([state.number], [None])
                 del pending[:-1]
                 state.scored = None  # of that call nothing more can be kept
             size = len(pending) - 1 + len(kept)
@@ -282,7 +257,7 @@ class Calls:
                 left -= size
                 part.append((place, [kept.index(node) for node in wanted]))
                 draft = self._bridge.into_draft(tree.prune(kept), pending[-1])
-                calls.append(Call(_row(state), list(pending), draft))
+                calls.append(Call(state.number, list(pending), draft))
         if not part:
             return None, []
         for state in self._last:  # the target forgets what it does not get again
@@ -295,8 +270,3 @@ class Calls:
         for state, call in zip(self._last, calls, strict=True):
             state.scored = call.tree
         return scores, part
-
-
-def _row(state: SmallModelState) -> int:
-    assert state.row is not None
-    return state.row
