@@ -7,7 +7,7 @@ machines memory and clock change within minutes, and with them the price of a no
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import log, log2
 from time import perf_counter
 from typing import Any
@@ -47,32 +47,14 @@ class CallCosts:
 
     @classmethod
     def measure(cls, target: Target, *, rounds: int = ROUNDS) -> CallCosts:
-        """Time calls of every size, in turns, behind texts of the two lengths that the context allows.
-
-        A target that reads a source beside a text is timed with its `typical_source()`.
-        """
+        """Time calls of every size behind texts of the two lengths that the context allows."""
         room = target.context_length
         sizes = [size for size in SIZES if size < room] or [1]
         contexts = sorted({max(1, min(context, room - sizes[-1])) for context in CONTEXTS})
         seconds = []
         for context in contexts:
-            text = [position * 7919 % target.vocab_size for position in range(context + sizes[-1])]
-            source = target.typical_source() if isinstance(target, Sourced) else None
-            row = begin(target, Prompt(text[:context], source))
-            try:
-                times: dict[int, list[float]] = {size: [] for size in sizes}
-                for _ in range(rounds):
-                    for size in sizes:
-                        tree = TokenTree.chain(text[context], text[context + 1 : context + size])
-                        # The first of two calls finds the caches full of another size's data.
-                        for counts in (False, True):
-                            began = perf_counter()
-                            target.score([Call.on(row, tree)]).choose([Sampling()], [context])
-                            if counts:
-                                times[size].append(perf_counter() - began)
-            finally:
-                target.free([row])
-            seconds.append([statistics.median(times[size]) for size in sizes])
+            timed = call_seconds(target, [(size, Sampling()) for size in sizes], context, rounds=rounds)
+            seconds.append(timed)
         return cls(sizes, contexts, seconds)
 
     def learn(self, num_nodes: int, context: int, seconds: float) -> None:
@@ -119,6 +101,42 @@ class LiveCosts(CallCosts):
         """As measured, times the factors."""
         share = np.minimum(1.0, np.log2(np.arange(1, max_nodes + 1)) / log2(LARGE))
         return super().curve(max_nodes, context) * np.exp((1 - share) * self._small + share * self._large)
+
+
+def call_seconds(
+    target: Target,
+    timed: Sequence[tuple[int, Sampling]],
+    context: int,
+    *,
+    rounds: int,
+    warm: int = 1,
+    calls: int = 1,
+    on_round: Callable[[], None] = lambda: None,
+) -> list[float]:
+    """Seconds of calls of these sizes, their choices included, behind a text of `context` tokens: medians.
+
+    The sizes take turns in every round, so that a machine that slows down slows all of them. In a turn the
+    first `warm` calls do not count: they find the caches full of another size's data. Nothing is kept between
+    calls. A target that reads a source beside a text is timed with its `typical_source()`.
+    """
+    # Any spread of ordinary ids will do: the time of a call does not depend on which tokens it scores.
+    text = [at * 7919 % target.vocab_size for at in range(context + max(size for size, _ in timed))]
+    source = target.typical_source() if isinstance(target, Sourced) else None
+    row = begin(target, Prompt(text[:context], source))
+    seconds: list[list[float]] = [[] for _ in timed]
+    try:
+        for _ in range(rounds):
+            for (size, sampling), times in zip(timed, seconds, strict=True):
+                tree = TokenTree.chain(text[context], text[context + 1 : context + size])
+                for number in range(warm + calls):
+                    began = perf_counter()
+                    target.score([Call.on(row, tree)]).choose([sampling], [context])
+                    if number >= warm:
+                        times.append(perf_counter() - began)
+            on_round()
+    finally:
+        target.free([row])
+    return [statistics.median(times) for times in seconds]
 
 
 def are_costs(arrays: Mapping[str, NDArray[Any]]) -> bool:
