@@ -19,15 +19,13 @@ from collections.abc import Sequence
 
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
-from outpace.core.steps import Candidates
 from outpace.core.traits import Traits
-from outpace.core.tree import TokenTree
 from outpace.trees.template import Ranks, Template
 
 MAX_NODES = 1024
 
 
-class Static:
+class Static(Template):
     """`widths` children per node and level, as "4,2,1"; or `ranks`, as "0,1,0.0,0.1,0.0.0", in its place.
 
     In `ranks` a node is the ranks on its path, joined by dots: "0.1" is the second child of the first child.
@@ -40,20 +38,7 @@ class Static:
         nodes = _parsed(ranks) if ranks else _by_widths(_counts(widths))
         # Near the root first; of one level, low ranks first.
         nodes.sort(key=lambda node: (len(node), sum(node), node))
-        self._shape = Template({node: -float(place) for place, node in enumerate(nodes)})
-        self.width = self._shape.width
-
-    def expand(self, tree: TokenTree) -> Sequence[int]:
-        """The nodes of the last level that have children in the shape."""
-        return self._shape.expand(tree)
-
-    def grow(self, tree: TokenTree, candidates: Candidates) -> TokenTree:
-        """As many children as the shape has."""
-        return self._shape.grow(tree, candidates)
-
-    def prune(self, tree: TokenTree, budget: int) -> TokenTree:
-        """The nodes nearest to the root."""
-        return self._shape.prune(tree, budget)
+        super().__init__({node: -float(place) for place, node in enumerate(nodes)})
 
 
 def _counts(widths: str) -> list[int]:
