@@ -2,6 +2,7 @@
 // released in every call that computes.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -16,6 +17,7 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -72,7 +74,10 @@ Floats array(std::vector<float>&& values, size_t cols) {
 
 // (first node, number of nodes, position of the first, temperature, top_k, top_p, min_p, seed)
 using RowSampling = std::tuple<int, int, int64_t, double, int, double, double, uint64_t>;
-using Edit = std::pair<std::vector<int32_t>, std::vector<float>>;
+template <class T>
+using Row = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+// (ids, added, repeated, penalty, allowed)
+using FlatEdit = std::tuple<Row<int32_t>, Row<float>, Row<int32_t>, float, std::optional<Row<uint8_t>>>;
 
 // The decoder, held by one thread without the GIL.
 struct Held {
@@ -108,12 +113,12 @@ class PyDecoder {
     held()->score(rows, starts, tokens.data(), parents.data(), taps, layers, skip);
   }
 
-  std::vector<std::vector<int32_t>> choose(const std::vector<RowSampling>& rows, nb::object edits, int top) {
+  std::vector<std::vector<int32_t>> choose(const std::vector<RowSampling>& rows,
+                                           const std::optional<std::vector<std::optional<FlatEdit>>>& edits, int top) {
     std::vector<Sampling> samplings;
-    std::vector<std::vector<Edit>> changes;
     samplings.reserve(rows.size());
-    if (!edits.is_none()) changes = nb::cast<std::vector<std::vector<Edit>>>(edits);
-    if (!changes.empty() && changes.size() != rows.size()) refuse("edits have to be given for every row");
+    std::vector<Edit> changes;
+    changes.reserve(edits ? edits->size() : 0);
     std::vector<Pick> picks;
     for (size_t r = 0; r < rows.size(); r++) {
       const auto& [first, count, position, temperature, top_k, top_p, min_p, seed] = rows[r];
@@ -124,18 +129,17 @@ class PyDecoder {
           !(min_p >= 0 && min_p <= 1))
         refuse("accepted are a finite temperature >= 0, top_k >= 0, 0 < top_p <= 1 and 0 <= min_p <= 1");
       samplings.push_back({temperature, top_k, top_p, min_p, seed});
-      if (!changes.empty() && (int)changes[r].size() != count) refuse("edits have to be given for every node of a row");
-      for (int i = 0; i < count; i++) {
-        Pick p{first + i, first, (uint64_t)position + 1, &samplings.back(), nullptr, nullptr, 0};
-        if (!changes.empty()) {
-          const Edit& e = changes[r][i];
-          if (e.first.size() != e.second.size()) refuse("an edit needs as many values as tokens");
-          p.edit_tokens = e.first.data();
-          p.edit_values = e.second.data();
-          p.num_edits = (int)e.first.size();
-        }
-        picks.push_back(p);
-      }
+      for (int i = 0; i < count; i++)
+        picks.push_back({first + i, first, (uint64_t)position + 1, &samplings.back(), nullptr});
+    }
+    if (edits && edits->size() != picks.size()) refuse("edits have to be given for every node");
+    for (size_t i = 0; edits && i < picks.size(); i++) {
+      if (!(*edits)[i]) continue;
+      const auto& [ids, added, repeated, penalty, allowed] = *(*edits)[i];
+      if (ids.size() != added.size()) refuse("an edit needs as many values as tokens");
+      changes.push_back({ids.data(), added.data(), (int)ids.size(), repeated.data(), (int)repeated.size(), penalty,
+                         allowed ? allowed->data() : nullptr, allowed ? (int)allowed->size() : 0});
+      picks[i].edit = &changes.back();
     }
     std::vector<int32_t> chosen(picks.size());
     held()->output.choose(picks, chosen.data(), top);

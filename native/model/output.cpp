@@ -24,7 +24,30 @@ Noise noise_of(const Sampling& s, uint64_t position) {
 // Whether a choice needs all its logits at once. Low temperatures do: over one, large logits would swallow the noise.
 bool is_whole(const Pick& p) {
   const Sampling& s = *p.sampling;
-  return p.num_edits || (s.temperature > 0 && (s.top_k > 0 || s.top_p < 1 || s.min_p > 0 || s.temperature < 0.01));
+  return p.edit || (s.temperature > 0 && (s.top_k > 0 || s.top_p < 1 || s.min_p > 0 || s.temperature < 0.01));
+}
+
+void check_edit(const Edit& e, int vocab) {
+  const auto is_outside = [&](int32_t token) { return token < 0 || token >= vocab; };
+  if (std::any_of(e.ids, e.ids + e.num_ids, is_outside) ||
+      std::any_of(e.repeated, e.repeated + e.num_repeated, is_outside))
+    throw std::invalid_argument("an edit names a token outside the vocabulary");
+  if (e.allowed && e.allowed_bytes < (vocab + 7) / 8)
+    throw std::invalid_argument("a mask of allowed tokens is shorter than the vocabulary");
+}
+
+void apply_edit(const Edit& e, float* logits, int vocab) {
+  for (int i = 0; i < e.num_ids; i++) logits[e.ids[i]] += e.added[i];
+  for (int i = 0; i < e.num_repeated; i++) {
+    float& x = logits[e.repeated[i]];
+    x = x < 0 ? x * e.penalty : x / e.penalty;
+  }
+  for (int t = 0; e.allowed && t < vocab; t += 8) {
+    const uint8_t bits = e.allowed[t / 8];
+    if (bits == 0xff) continue;
+    for (int i = 0; i < 8; i++)  // without branches; there is room behind the vocabulary, in tiles of 16
+      logits[t + i] = bits >> i & 1 ? logits[t + i] : -std::numeric_limits<float>::infinity();
+  }
 }
 
 constexpr Best kNone{-std::numeric_limits<float>::infinity(), std::numeric_limits<int32_t>::max()};
@@ -48,9 +71,7 @@ void Output::choose(const std::vector<Pick>& picks, int32_t* out, int top) {
   for (const Pick& p : picks) {
     call_.check_node(p.node);
     call_.check_node(p.root);
-    for (int e = 0; e < p.num_edits; e++)
-      if (p.edit_tokens[e] < 0 || p.edit_tokens[e] >= model_.config.vocab_size)
-        throw std::invalid_argument("an edit names a token outside the vocabulary");
+    if (p.edit) check_edit(*p.edit, model_.config.vocab_size);
   }
   for (size_t begin = 0; begin < picks.size(); begin += Products::kAtOnce)
     choose_some(picks.data() + begin, (int)std::min<size_t>(Products::kAtOnce, picks.size() - begin), out + begin,
@@ -93,7 +114,7 @@ void Output::choose_some(const Pick* picks, int n, int32_t* out, int top) {
       const Pick& p = picks[whole_[f]];
       const Sampling& s = *p.sampling;
       float* logits = full_.floats(0) + f * stride;
-      for (int e = 0; e < p.num_edits; e++) logits[p.edit_tokens[e]] += p.edit_values[e];
+      if (p.edit) apply_edit(*p.edit, logits, vocab);
       out[whole_[f]] = kernels.choose_filtered(logits, vocab, noises_[whole_[f]], s.top_k, s.top_p, s.min_p,
                                                spare_.floats(0) + whole.thread * stride);
     }
@@ -119,7 +140,7 @@ void Output::top(const std::vector<int>& nodes, int k, int64_t* tokens, float* v
   std::vector<Pick> missing;
   for (int node : nodes) {
     call_.check_node(node);
-    if (num_top_[node] < k) missing.push_back({node, node, 0, &greedy, nullptr, nullptr, 0});
+    if (num_top_[node] < k) missing.push_back({node, node, 0, &greedy, nullptr});
   }
   std::vector<int32_t> unused(missing.size());
   choose(missing, unused.data(), k);

@@ -17,14 +17,24 @@ struct Sampling {
   uint64_t seed;
 };
 
+// Changes of the logits after a node, as src/outpace/core/edits.py says; the arrays are the caller's.
+struct Edit {
+  const int32_t* ids;
+  const float* added;
+  int num_ids;
+  const int32_t* repeated;
+  int num_repeated;
+  float penalty;
+  const uint8_t* allowed;  // [allowed_bytes], or null: everything is allowed
+  int allowed_bytes;
+};
+
 // One choice: after which node, with which changes of the logits. position: that of the root's choice.
 struct Pick {
   int node, root;
   uint64_t position;
   const Sampling* sampling;
-  const int32_t* edit_tokens;
-  const float* edit_values;
-  int num_edits;
+  const Edit* edit;  // or null
 };
 
 // What may be asked of the last call, whose final hidden states it reads.

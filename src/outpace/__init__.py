@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from outpace.core.call import Prompt
     from outpace.core.contracts import Drafter, Rule, Target
+    from outpace.core.edits import Edit
     from outpace.core.errors import OutpaceError
     from outpace.core.sampling import Sampling
     from outpace.core.steps import Ask, Scores, Step, Verdict
@@ -34,6 +35,7 @@ __all__ = [
     "AcceleratedSeq2Seq",
     "Ask",
     "Drafter",
+    "Edit",
     "Event",
     "Generation",
     "Model",
@@ -63,6 +65,7 @@ _MODULES = {
     "Stream": "outpace.models.stream",
     **dict.fromkeys(("Drafter", "Rule", "Target"), "outpace.core.contracts"),
     **dict.fromkeys(("Ask", "Scores", "Step", "Verdict"), "outpace.core.steps"),
+    "Edit": "outpace.core.edits",
     "Prompt": "outpace.core.call",
     "Traits": "outpace.core.traits",
     "OutpaceError": "outpace.core.errors",

@@ -6,6 +6,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+# ids, added, repeated, penalty, allowed: see `core.edits.Edit`
+FlatEdit = tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32], float, NDArray[np.uint8] | None]
+
 def read_bandwidth(num_threads: int, num_bytes: int, huge: bool = False) -> float: ...
 def multiply_add_rate(num_threads: int, quantised: bool) -> float: ...
 def instruction_sets() -> list[str]: ...
@@ -50,7 +53,7 @@ class Decoder:
     def choose(
         self,
         rows: Sequence[tuple[int, int, int, float, int, float, float, int]],
-        edits: Sequence[Sequence[tuple[list[int], list[float]]]] | None = None,
+        edits: Sequence[FlatEdit | None] | None = None,
         top: int = 0,
     ) -> list[list[int]]: ...
     def logits(self, nodes: Sequence[int]) -> NDArray[np.float32]: ...

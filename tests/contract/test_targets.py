@@ -15,12 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outpace.core.call import Call
-from outpace.core.contracts import Tapped, Target
+from outpace.core.contracts import Drafter, Tapped, Target
+from outpace.core.edits import Edit, edited
 from outpace.core.errors import OutpaceError, PromptTooLong
-from outpace.core.sampling import Edit, Sampling, choose, edited, warp
+from outpace.core.sampling import NO_CHOICE, Sampling, choose, warp
 from outpace.core.steps import Scores
 from outpace.core.tree import TokenTree
+from outpace.drafters.lookup.ngram import NGram
+from outpace.drafters.none import NoDraft
+from outpace.engine.generate import generate
+from outpace.engine.request import Request
+from outpace.rules.match import Match
 from tests.contract.rows import QUANTISED, VOCAB_SIZE
+from tests.edits import random_edit
+from tests.fakes import whole
 from tests.rows import on, opened
 from tests.strategies import samplings, trees
 
@@ -237,27 +245,79 @@ def test_choices_and_laws_are_those_of_the_logits(target: Target, chosen: list[S
                 assert np.allclose(law, warp(logits[node], sampling), atol=1e-5)
 
 
-def test_edits_are_added_before_the_choice(target: Target) -> None:
+EDITED = [
+    Sampling(),
+    Sampling(temperature=0.9, seed=11),
+    Sampling(temperature=0.9, top_p=0.95, seed=11),
+    Sampling(temperature=1.4, top_k=7, seed=12),
+    Sampling(temperature=0.6, top_k=9, top_p=0.9, min_p=0.02, seed=13),
+    Sampling(temperature=3.0, min_p=0.1, seed=14),
+]
+
+
+def test_edits_of_every_kind_come_before_the_choice(target: Target) -> None:
+    """The choice of the reference, in trees and chains, with and without companions that have edits."""
     rng = np.random.default_rng(0)
-    with rows_of(target, PROMPTS[:2]) as rows:
-        scores = target.score(on(rows, [TREE, TREES[1]]))
-        sampling = Sampling(temperature=0.9, top_p=0.95, seed=11)
-        edits: list[list[Edit | None]] = []
-        for tree in (TREE, TREES[1]):
-            ids = [
-                np.sort(rng.choice(VOCAB_SIZE, 3, replace=False)).astype(np.int32)
-                for _ in range(tree.num_nodes)
+    with rows_of(target, PROMPTS) as rows:
+        scores = target.score(on(rows, TREES))
+        for number in range(18):
+            samplings = [EDITED[(number + row) % len(EDITED)] for row in range(3)]
+            edits: list[list[Edit | None] | None] = [
+                [
+                    random_edit(rng, target.vocab_size) if rng.random() < 0.8 else None
+                    for _ in range(tree.num_nodes)
+                ]
+                for tree in TREES
             ]
-            edits.append([(some, np.array([-np.inf, 4.0, -1.0], dtype=np.float32)) for some in ids])
-            edits[-1][1] = None
-        for given_edits in (edits, [edits[0], None]):
-            choices = scores.choose([sampling, sampling], [5, 9], given_edits)
-            for row, (tree, position) in enumerate(((TREE, 5), (TREES[1], 9))):
-                row_edits = given_edits[row] or [None] * tree.num_nodes
-                logits = np.stack(
-                    [edited(*pair) for pair in zip(all_logits(scores, row, tree), row_edits, strict=True)]
-                )
-                assert choices[row] == choose(logits, sampling, (tree.depth() + position + 1).tolist())
+            if number % 3 == 0:
+                edits[number % 2] = None
+            choices = scores.choose(samplings, [5, 9, 2], edits)
+            for row, (tree, position, some) in enumerate(zip(TREES, (5, 9, 2), edits, strict=True)):
+                logits, positions = all_logits(scores, row, tree), (tree.depth() + position + 1).tolist()
+                given = some or [None] * tree.num_nodes
+                right = np.stack([edited(*pair) for pair in zip(logits, given, strict=True)])
+                assert choices[row] == choose(right, samplings[row], positions)
+
+
+def test_a_penalty_makes_tokens_rarer_whatever_the_sign_of_their_logits(target: Target) -> None:
+    every = np.arange(target.vocab_size)
+    with rows_of(target, PROMPTS[:1]) as rows:
+        scores = target.score(on(rows, [TokenTree.root(1)]))
+        best, second = scores.top(0, [0], 2)[0][0].tolist()
+        for sign in (-1, 1):
+            edit = Edit(every, np.full(len(every), 1000.0 * sign), repeated=[best], penalty=4.0)
+            assert scores.choose([Sampling()], [3], [[edit]]) == [[second]]
+
+
+def test_masks_that_leave_one_token_or_none(target: Target) -> None:
+    none = Edit(allowed=np.zeros(target.vocab_size, bool))
+    with rows_of(target, PROMPTS[:1]) as rows:
+        scores = target.score(on(rows, [TokenTree.chain(1, [2, 3])]))
+        for sampling in EDITED:
+            for token in (0, target.vocab_size // 2, target.vocab_size - 1):
+                one = Edit(allowed=np.arange(target.vocab_size) == token)
+                assert scores.choose([sampling], [4], [[one, None, one]])[0][::2] == [token, token]
+                assert scores.choose([sampling], [4], [[one, none, one]])[0] == [token, NO_CHOICE, token]
+
+
+@pytest.mark.parametrize("sampling", EDITED[:2], ids=str)
+@pytest.mark.parametrize("drafter", [NoDraft(), NGram()], ids=["none", "ngram"])
+def test_a_text_with_no_token_left_ends_in_one_error(
+    target: Target, sampling: Sampling, drafter: Drafter
+) -> None:
+    def stops(text: Sequence[int], path: Sequence[int]) -> Edit:
+        last = len(text) + len(path) > 10
+        return Edit(
+            allowed=np.zeros(target.vocab_size, bool) if last else np.arange(target.vocab_size) % 9 == 3
+        )
+
+    request = Request([3, 5, 3, 5, 3], sampling, 12, eos_ids=frozenset(), edit=stops)
+    with pytest.raises(OutpaceError, match=r"no token to choose.* or every token is forbidden"):
+        whole(generate(target, drafter, Match(), request))
+    wrong = Edit(allowed=np.ones(target.vocab_size + 32, bool))
+    request = Request([3, 5, 3], sampling, 12, edit=lambda text, path: wrong)
+    with pytest.raises(OutpaceError, match=f"mask has .* accepted .* {target.vocab_size} tokens"):
+        whole(generate(target, drafter, Match(), request))
 
 
 def test_top_ranks_the_raw_logits(target: Target) -> None:

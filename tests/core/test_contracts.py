@@ -7,7 +7,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from outpace.core.sampling import Edit, Sampling, edited, warp
+from outpace.core.edits import Edit, edited
+from outpace.core.sampling import Sampling, warp
 from outpace.core.steps import Ask, ScoredCall, Scores, Step, Verdict, weakest
 from outpace.core.tree import TokenTree
 from outpace.targets.table import TableTarget
@@ -33,7 +34,7 @@ class CountingScores:
 
 def asks(edits: Sequence[Any] = (None, None, None)) -> list[Ask]:
     return [
-        Ask(tree.token_list[0], 2 + row, sampling, budget=9, depth=9, edits=edit)
+        Ask(tree.token_list[0], 2 + row, sampling, budget=9, depth=9, edit=edit)
         for row, (tree, sampling, edit) in enumerate(zip(TREES, SAMPLINGS, edits, strict=True))
     ]
 
@@ -55,13 +56,13 @@ def test_edits_reach_choices_and_laws_of_their_row_alone() -> None:
     target = TableTarget.random(vocab_size=6, seed=1)
     ids, _ = opened(target, [[1, 2], [1, 2, 3], [1, 2, 3, 4]])
     scores = target.score(on(ids, TREES))
-    ban: Edit = (np.array([0, 1, 2]), np.full(3, -np.inf, dtype=np.float32))
+    ban = Edit([0, 1, 2], np.full(3, -np.inf))
 
-    def edits(tree: TokenTree) -> list[Edit | None]:
-        return [ban if token == 2 else None for token in tree.token_list]
+    def edit(path: Sequence[int]) -> Edit | None:
+        return ban if [TREES[0].token_list[0], *path][-1] == 2 else None
 
     plain = ScoredCall(scores, TREES, asks()).rows()
-    changed = ScoredCall(scores, TREES, asks([edits, None, edits])).rows()
+    changed = ScoredCall(scores, TREES, asks([edit, None, edit])).rows()
     assert changed[1].choices == plain[1].choices and changed[2].choices == plain[2].choices
     assert changed[0].choices[0] == plain[0].choices[0] and changed[0].choices[1] in (3, 4, 5)
     for node in range(3):

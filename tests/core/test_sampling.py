@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outpace.core.errors import OutpaceError
-from outpace.core.sampling import NO_CHOICE, Sampling, choose, edited, gumbel, survivors, warp
+from outpace.core.sampling import NO_CHOICE, Sampling, choose, gumbel, survivors, warp
 from tests.laws import FALSE_ALARM_RATE, g_test
 from tests.strategies import extreme_logits, extreme_samplings, logits, samplings
 
@@ -175,13 +175,6 @@ def test_options_out_of_range_name_the_accepted_values(
         with pytest.raises(OutpaceError, match=accepted) as error:
             Sampling(**{option: value})  # type: ignore[arg-type]
         assert option in str(error.value) and "\n" not in str(error.value)
-
-
-def test_edits_add_to_a_copy() -> None:
-    row = np.zeros(3, dtype=np.float32)
-    result = edited(row, (np.array([1, 2]), np.array([-np.inf, 2.0], dtype=np.float32)))
-    assert result.tolist() == [0, -math.inf, 2] and row.tolist() == [0, 0, 0]
-    assert edited(row, None) is row
 
 
 def test_whole_numbers_of_numpy_are_as_good() -> None:

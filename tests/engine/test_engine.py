@@ -12,8 +12,9 @@ import pytest
 
 from outpace.core.call import Call
 from outpace.core.contracts import Drafter
+from outpace.core.edits import Edit
 from outpace.core.errors import OutpaceError
-from outpace.core.sampling import Edit, Sampling
+from outpace.core.sampling import Sampling
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.drafters.lookup.ngram import NGram
@@ -71,14 +72,14 @@ class Fails(Exception):
 
 
 def failing(after: int) -> Any:
-    """Edits that fail once the text has grown by so many tokens."""
+    """An edit that fails once the text has grown by so many tokens."""
 
-    def edits(tokens: Sequence[int], tree: TokenTree) -> list[Edit | None]:
-        if len(tokens) > after:
+    def edit(text: Sequence[int], path: Sequence[int]) -> Edit | None:
+        if len(text) > after:
             raise Fails(f"after {after}")
-        return [None] * tree.num_nodes
+        return None
 
-    return edits
+    return edit
 
 
 DRAFTERS: dict[str, Callable[[], Drafter]] = {
@@ -103,7 +104,7 @@ def test_in_any_order_each_gives_what_it_gives_alone(name: str, seed: int) -> No
         chance = rng.random()
         if chance < 0.2:
             fails = rng.random() < 0.2
-            one = request(number, **({"edits": failing(rng.randrange(20))} if fails else {}))
+            one = request(number, **({"edit": failing(rng.randrange(20))} if fails else {}))
             job = engine.add(one)
             jobs[job], requests[job] = [], one
         elif chance < 0.25 and jobs:
@@ -119,7 +120,7 @@ def test_in_any_order_each_gives_what_it_gives_alone(name: str, seed: int) -> No
     ended = 0
     for job, one in requests.items():
         expected = alone(Request(one.prompt, one.sampling, one.max_tokens))
-        if job in cancelled or one.edits is not None:
+        if job in cancelled or one.edit is not None:
             assert jobs[job] == expected[: len(jobs[job])]
             if job.error is not None:
                 assert isinstance(job.error, Fails) and job.result is None

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outpace.core.contracts import Drafter
+from outpace.core.edits import Edit
 from outpace.core.errors import OutpaceError, PromptTooLong
-from outpace.core.sampling import Edit, Sampling, choose
+from outpace.core.sampling import Sampling, choose
 from outpace.core.steps import Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -284,12 +285,11 @@ def test_requests_share_the_nodes_that_a_call_may_have() -> None:
 def test_edits_see_the_text_and_reach_every_choice() -> None:
     """A ban on repeating the last token, which plain and drafted decoding obey alike."""
 
-    def no_repeats(tokens: Sequence[int], tree: TokenTree) -> list[Edit | None]:
-        assert tokens[-1] == tree.token_list[0]
-        return [(np.array([token]), np.array([-np.inf], dtype=np.float32)) for token in tree.token_list]
+    def no_repeats(text: Sequence[int], path: Sequence[int]) -> Edit:
+        return Edit([[*text, *path][-1]], [-np.inf])
 
     target = TableTarget.random(vocab_size=VOCAB_SIZE, seed=2, order=1)
-    request = Request([1, 1], Sampling(temperature=1.5, seed=3), 40, edits=no_repeats)
+    request = Request([1, 1], Sampling(temperature=1.5, seed=3), 40, edit=no_repeats)
     outputs = [run(target, drafter, request)[1].token_ids for drafter in (NoDraft(), NGram(), BLOCKS)]
     assert outputs[0] == outputs[1] == outputs[2]
     text = [1, *outputs[0]]

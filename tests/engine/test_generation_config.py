@@ -85,7 +85,7 @@ VALUES: dict[str, list[Any]] = {
     "prompt_lookup_num_tokens": [4],
     "remove_invalid_values": [True],
     "renormalize_logits": [True],
-    "repetition_penalty": [1.5],
+    "repetition_penalty": [1.5, 0.8],
     "return_dict_in_generate": [True],
     "sequence_bias": [{(10,): -50.0, (5, 41): 60.0}, [[[41], -9.5], [[12, 12], -30.0]]],
     "speculation_type": ["dflash"],
@@ -263,6 +263,7 @@ def test_rules_together_are_those_of_transformers(draft: str) -> None:
                 "begin_suppress_tokens": some(20),
                 "forced_eos_token_id": 13,
                 "eos_token_id": [12, 41, 2],
+                "repetition_penalty": 1.4,
             }
             given = {name: value for name, value in choices.items() if rng.random() < 0.4}
             expected = model.generate(prompts, max_new_tokens=20, **given)
@@ -357,6 +358,9 @@ def test_whispers_lengths_count_behind_what_begins() -> None:
         {"inputs": torch.tensor([[5]])},
         {"past_key_values": object()},
         {"repetition_penalty": torch.tensor([1.0, 2.0])},
+        {"repetition_penalty": 0.0},
+        {"repetition_penalty": -1.5},
+        {"encoder_repetition_penalty": torch.tensor([1.0, 2.0])},
         {"streamer": object()},
         {"cache_implementation": "paged"},
         {"generator": torch.Generator()},

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from outpace.core.edits import Edit
 from outpace.core.errors import OutpaceError
-from outpace.core.sampling import Edit, Sampling
-from outpace.core.tree import TokenTree
+from outpace.core.sampling import Sampling
 from outpace.drafters.lookup.ngram import NGram
 from outpace.drafters.none import NoDraft
 from outpace.engine.generate import generate
@@ -32,11 +32,11 @@ def run(target: TableTarget, drafter: object, request: Request) -> Generation:
 def test_they_are_those_of_a_softmax_of_the_raw_logits(sampling: Sampling) -> None:
     target = TableTarget.random(vocab_size=6, seed=2)
 
-    def ban(tokens: Sequence[int], tree: TokenTree) -> list[Edit | None]:
-        return [(np.array([0]), np.array([-np.inf], np.float32))] * tree.num_nodes
+    def change(text: Sequence[int], path: Sequence[int]) -> Edit:
+        return Edit([0], [-np.inf], repeated=[1, 2], penalty=1.7, allowed=np.arange(6) != 3)
 
     for drafter in (NoDraft(), NGram(), hostile(6)["everything"]):
-        made = run(target, drafter, Request([1, 2], sampling, 30, edits=ban, logprobs=2))
+        made = run(target, drafter, Request([1, 2], sampling, 30, edit=change, logprobs=2))
         assert made.logprobs is not None and len(made.logprobs) == len(made.token_ids) == 30
         text = [1, 2]
         for token, one in zip(made.token_ids, made.logprobs, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-from outpace.core.sampling import edited  # noqa: E402
+from outpace.core.edits import edited, edits_of  # noqa: E402
 from outpace.core.tree import TokenTree  # noqa: E402
 from outpace.engine.processors import NEVER, Place, Processors, Rules  # noqa: E402
 
@@ -27,6 +28,7 @@ def model() -> Any:
 def theirs(rules: Rules, place: Place, width: int, text: list[int], logits: Any) -> Any:
     """The logits after the processors that transformers makes of the same."""
     given: dict[str, Any] = {
+        "repetition_penalty": rules.penalty,
         "no_repeat_ngram_size": rules.no_repeat or None,
         "encoder_no_repeat_ngram_size": rules.no_repeat_source or None,
         "min_length": place.min_length,
@@ -40,8 +42,13 @@ def theirs(rules: Rules, place: Place, width: int, text: list[int], logits: Any)
     }
     config = transformers.GenerationConfig(**{k: v for k, v in given.items() if v is not None})
     config._eos_token_tensor = torch.tensor(ENDS)
+    mask = torch.arange(len(text))[None] >= len(place.padding)
     processors = model()._get_logits_processor(
-        config, input_ids_seq_length=width, encoder_input_ids=torch.tensor([place.source]), device="cpu"
+        config,
+        input_ids_seq_length=width,
+        encoder_input_ids=torch.tensor([place.source]),
+        device="cpu",
+        model_kwargs={"attention_mask": mask},
     )
     return processors(torch.tensor([text]), torch.from_numpy(logits[None]))[0].numpy()
 
@@ -57,6 +64,7 @@ def drawn(rng: np.random.Generator) -> tuple[Rules, Place, list[int], int]:
         biases.pop((end,), None)  # transformers forgets those that would ban an end alone
     rules = Rules(
         biases=tuple(biases.items()),
+        penalty=float(rng.choice([1.0, 1.3, 0.6])),
         no_repeat=int(rng.integers(0, 4)),
         no_repeat_source=int(rng.integers(0, 4)),
         ends=frozenset(ENDS),
@@ -86,7 +94,8 @@ def test_random_rules_are_those_of_transformers() -> None:
         drafts = rng.integers(0, VOCAB, 4).tolist()
         tree = TokenTree([text[-1], *drafts], [-1, 0, 1, 0, 3])
         processors = Processors(rules, place)
-        edits = processors(text[len(place.padding) :], tree)
+        after = text[len(place.padding) :]
+        edits = edits_of(partial(processors, after), tree) or [None] * 5
         logits = rng.normal(size=(5, VOCAB)).astype(np.float32)
         for node, edit in enumerate(edits):
             path = [tree.token_list[one] for one in tree.path_to(node)[1:]]
@@ -97,18 +106,38 @@ def test_random_rules_are_those_of_transformers() -> None:
             if (expected > NEVER).sum() > 1:
                 np.testing.assert_allclose(found, expected, rtol=1e-6)
             changed += not np.array_equal(found, logits[node])
-        assert [
-            None if e is None else e[0].tolist() for e in processors(text[len(place.padding) :], tree)
-        ] == [None if e is None else e[0].tolist() for e in edits]
+            # The same text, once it has grown by the path.
+            longer = processors(text[len(place.padding) :] + path, [])
+            assert np.array_equal(edited(logits[node], longer), found)
     assert changed > 200
+
+
+@pytest.mark.parametrize("penalty", [0.3, 1.05, 1.3, 7.7])
+def test_the_repetition_penalty_is_theirs_to_the_last_bit(penalty: float) -> None:
+    rng = np.random.default_rng(3)
+    rules, place = Rules(penalty=penalty), Place(VOCAB, 1, 0, 999)
+    processors = Processors(rules, place)
+    text: list[int] = []  # one list that grows, as the engine's does
+    for _ in range(50):
+        text += rng.integers(0, VOCAB, rng.integers(1, 3)).tolist()
+        path = rng.integers(0, VOCAB, rng.integers(0, 4)).tolist()
+        logits = (rng.normal(size=VOCAB) * 9).astype(np.float32)
+        found = edited(logits, processors(text, path))
+        assert np.array_equal(found, theirs(rules, place, 1, text + path, logits))
+        if len(text) > 30:
+            text = []  # another text
 
 
 def test_where_nothing_holds_there_is_no_edit() -> None:
     place = Place(VOCAB, 3, 5, 9)
     processors = Processors(Rules(ends=frozenset({2}), forced_last=4, banned_first=frozenset({1})), place)
     tree = TokenTree.chain(6, [6] * 6)
-    edits = processors([5, 5, 6], tree)
-    assert [edit if edit is None else sorted(edit[0].tolist()) for edit in edits] == [
+    edits = edits_of(partial(processors, [5, 5, 6]), tree)
+    assert edits is not None
+    banned = [
+        edit if edit is None else (edited(np.zeros(VOCAB), edit) == NEVER).nonzero()[0] for edit in edits
+    ]
+    assert [tokens if tokens is None else tokens.tolist() for tokens in banned] == [
         [1, 2],
         [2],
         None,
@@ -121,12 +150,12 @@ def test_where_nothing_holds_there_is_no_edit() -> None:
 
 def test_ids_that_nobody_can_choose_are_left_out() -> None:
     processors = Processors(Rules(banned=frozenset({3, VOCAB, VOCAB + 5, -1})), Place(VOCAB, 1, 0, 9))
-    ((tokens, values),) = processors([1], TokenTree.root(1))  # type: ignore[misc]
-    assert (tokens.tolist(), values.tolist()) == ([3], [NEVER])
+    edit = processors([1], [])
+    assert edit is not None and (edit.ids.tolist(), edit.added.tolist()) == ([3], [NEVER])
 
 
 @pytest.mark.parametrize("width", [4, 10**5, 10**12])
 def test_runs_that_are_longer_than_the_text_take_no_time(width: int) -> None:
     place = Place(VOCAB, 3, 0, 9, source=(5, 6, 7))
     for rules in (Rules(no_repeat=width), Rules(no_repeat_source=width)):
-        assert Processors(rules, place)([5, 6, 7], TokenTree.root(7)) == [None]
+        assert Processors(rules, place)([5, 6, 7], []) is None

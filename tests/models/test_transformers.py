@@ -152,7 +152,8 @@ def test_length_reached_before_the_first_token_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "option", [{"num_beams": 4}, {"repetition_penalty": 1.1}, {"nonsense": 1}, {"output_scores": True}]
+    "option",
+    [{"num_beams": 4}, {"encoder_repetition_penalty": 1.1}, {"nonsense": 1}, {"output_scores": True}],
 )
 def test_other_options_are_refused_by_name(option: dict[str, Any]) -> None:
     ours = outpace.accelerate(tiny_model("llama"))
@@ -166,11 +167,15 @@ def test_the_models_own_settings_are_not_ignored() -> None:
     model = repetitive(tiny_model("llama"))
     ours = outpace.accelerate(model)
     inputs = batch(prompts(1))
-    neutral = {"num_beams": 1, "repetition_penalty": 1.0, "use_cache": True}
+    neutral = {"num_beams": 1, "penalty_alpha": 0.0, "use_cache": True}
     assert torch.equal(ours.generate(**inputs, **neutral), ours.generate(**inputs))
     model.generation_config.repetition_penalty = 1.3
-    with pytest.raises(OutpaceError, match=r"repetition_penalty=1\.3.*pass repetition_penalty=1\.0"):
+    assert torch.equal(ours.generate(**inputs), model.generate(**inputs, do_sample=False))
+    assert not torch.equal(ours.generate(**inputs), ours.generate(**inputs, repetition_penalty=1.0))
+    model.generation_config.guidance_scale = 1.3
+    with pytest.raises(OutpaceError, match=r"guidance_scale=1\.3.*pass guidance_scale=1\.0"):
         ours.generate(**inputs)
+    model.generation_config.guidance_scale = None
     assert torch.equal(
         ours.generate(**inputs, repetition_penalty=1.0), model.generate(**inputs, repetition_penalty=1.0)
     )

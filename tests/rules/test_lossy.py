@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from outpace.core.edits import Edit
 from outpace.core.errors import OutpaceError
-from outpace.core.sampling import Edit, Sampling, gumbel, warp
+from outpace.core.sampling import Sampling, gumbel, warp
 from outpace.core.steps import Ask, RowScores, ScoredCall
 from outpace.core.tree import TokenTree
 from outpace.rules import RULES
@@ -33,16 +35,16 @@ TABLE = TableTarget(np.log(LAWS))
 GREEDY = Sampling()
 
 
-def scored(tree: TokenTree, sampling: Sampling, edits: Any = None, table: TableTarget = TABLE) -> RowScores:
+def scored(tree: TokenTree, sampling: Sampling, edit: Any = None, table: TableTarget = TABLE) -> RowScores:
     rows, _ = opened(table, [[3]])
-    ask = Ask(tree.token_list[0], 1, sampling, 99, 99, edits=edits)
+    ask = Ask(tree.token_list[0], 1, sampling, 99, 99, edit=edit)
     return ScoredCall(table.score(on(rows, [tree])), [tree], [ask]).rows()[0]
 
 
 def judged(
-    spec: str, tree: TokenTree, sampling: Sampling = GREEDY, edits: Any = None
+    spec: str, tree: TokenTree, sampling: Sampling = GREEDY, edit: Any = None
 ) -> tuple[list[int], int]:
-    verdict = RULES.create(spec).judge(tree, scored(tree, sampling, edits), sampling, 1)
+    verdict = RULES.create(spec).judge(tree, scored(tree, sampling, edit), sampling, 1)
     assert verdict.exactness == "lossy"
     return list(verdict.path), verdict.token
 
@@ -70,12 +72,12 @@ def test_the_best_child_is_descended_into() -> None:
 def test_edits_count() -> None:
     """A banned token is not among the best, and the others move up."""
 
-    def ban(tree: TokenTree) -> list[Edit | None]:
-        return [(np.array([1]), np.array([-np.inf], dtype=np.float32)) for _ in tree.token_list]
+    def ban(path: Sequence[int]) -> Edit:
+        return Edit([1], [-np.inf])
 
     assert judged("topk:k=2", TokenTree.chain(0, [3])) == ([], 1)
-    assert judged("topk:k=2", TokenTree.chain(0, [3]), edits=ban) == ([1], 3)
-    assert judged("topk:k=4", TokenTree.chain(0, [1]), edits=ban) == ([], 2)
+    assert judged("topk:k=2", TokenTree.chain(0, [3]), edit=ban) == ([1], 3)
+    assert judged("topk:k=4", TokenTree.chain(0, [1]), edit=ban) == ([], 2)
     warm = Sampling(temperature=1.0)
     for seed in range(20):
         one = replace(warm, seed=seed)

@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 import outpace  # noqa: E402
+from outpace.core.edits import Edit  # noqa: E402
 from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.core.sampling import NO_CHOICE, Sampling, choose  # noqa: E402
 from outpace.targets.hf_scores import TorchScores  # noqa: E402
@@ -23,7 +24,7 @@ SAMPLINGS = [
     Sampling(temperature=0.7, top_p=0.8, seed=3),
     Sampling(temperature=0.7, min_p=0.1, top_p=0.9, seed=3),
 ]
-EDIT = (np.array([3, 5]), np.array([1.0, -np.inf], np.float32))
+EDIT = Edit([3, 5], [1.0, -np.inf])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from outpace.core.edits import Edit, edited
 from outpace.core.errors import OutpaceError, PromptTooLong
-from outpace.core.sampling import Sampling, choose, edited
+from outpace.core.sampling import Sampling, choose
 from outpace.core.tree import TokenTree
 from outpace.drafters.none import NoDraft
 from outpace.engine.generate import generate
@@ -193,8 +194,8 @@ def test_edits_are_added_before_anything_else(target: NativeTarget) -> None:
     rows, _ = opened(target, [PROMPT])
     scores = target.score(on(rows, [TokenTree.chain(1, [2, 3])]))
     plain = scores.choose([Sampling()], [61])[0]
-    ban = (np.array([plain[1]]), np.array([-np.inf]))
-    push = (np.array([17]), np.array([1e4]))
+    ban = Edit([plain[1]], [-np.inf])
+    push = Edit([17], [1e4])
     edited = scores.choose([Sampling()], [61], [[None, ban, push]])[0]
     logits = scores.logits(0, [1])[0]
     assert edited == [plain[0], int(np.argsort(-logits, kind="stable")[1]), 17]
@@ -209,7 +210,7 @@ def test_an_infinite_logit_is_the_choice(isa: str, tmp_path: Path) -> None:
         target = gguf_target(tmp_path, "llama", "Q8_0")
     rows, _ = opened(target, [PROMPT])
     scores = target.score(on(rows, [TokenTree.root(1)]))
-    push = (np.array([17]), np.array([np.inf]))
+    push = Edit([17], [np.inf])
     for sampling in SAMPLINGS:
         assert scores.choose([sampling], [61], [[push]]) == [[17]], sampling
         assert choose(edited(scores.logits(0, [0])[0], push)[None], sampling, [61]) == [17], sampling
@@ -218,7 +219,7 @@ def test_an_infinite_logit_is_the_choice(isa: str, tmp_path: Path) -> None:
 
 def test_edits_of_one_row_leave_the_others_alone(target: NativeTarget) -> None:
     rows, scores = opened(target, [PROMPT, PROMPT])
-    push = (np.array([17]), np.array([1e4]))
+    push = Edit([17], [1e4])
     plain = scores.choose([Sampling()] * 2, [60, 60])
     assert scores.choose([Sampling()] * 2, [60, 60], [None, [push]]) == [plain[0], [17]]
     target.free(rows)

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from outpace.core.edits import Edit, edited
 from outpace.core.errors import OutpaceError
-from outpace.core.sampling import NO_CHOICE, Sampling, choose, edited
+from outpace.core.sampling import NO_CHOICE, Sampling, choose
 from outpace.core.tree import TokenTree
 from outpace.targets.native import NativeTarget
+from tests.edits import random_edit
 from tests.fake_models import VOCAB_SIZE
 from tests.native_matrices import aligned
 from tests.native_models import INSTRUCTION_SETS, gguf_target, instruction_set
@@ -44,8 +46,14 @@ def test_equals_the_numpy_twin(
 ) -> None:
     ids = np.array(data.draw(st.permutations(range(VOCAB_SIZE)))[: len(row)])
     others = data.draw(st.sampled_from([0.0, -np.inf, -100.0]))
-    edit = (np.arange(VOCAB_SIZE), np.full(VOCAB_SIZE, others, np.float32))
-    edit[1][ids] = row
+    added = np.full(VOCAB_SIZE, others, np.float32)
+    added[ids] = row
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    other = random_edit(rng, VOCAB_SIZE)
+    kept = other.allowed if data.draw(st.booleans()) else None
+    if kept is not None and not np.unpackbits(kept, bitorder="little")[ids[row > -np.inf]].any():
+        kept = None  # there has to be a choice
+    edit = Edit(np.arange(VOCAB_SIZE), added, repeated=other.repeated, penalty=other.penalty, allowed=kept)
     rows, scores = opened(target, [[1, 2, 3]])
     logits = edited(scores.logits(0, [0])[0], edit)
     assert scores.choose([sampling], [position], [[edit]])[0] == choose(
@@ -81,8 +89,8 @@ def test_options_that_are_none_are_refused(target: NativeTarget) -> None:
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 def test_edits_that_leave_no_choice(target: NativeTarget, value: float, sampling: Sampling) -> None:
     rows, _ = opened(target, [[1, 2, 3]])
-    every = (np.arange(VOCAB_SIZE), np.full(VOCAB_SIZE, value))
-    one = (np.array([TOKEN]), np.array([value]))
+    every = Edit(np.arange(VOCAB_SIZE), np.full(VOCAB_SIZE, value))
+    one = Edit([TOKEN], [value])
     scores = target.score(on(rows, [TokenTree([4, 5, 6], [-1, 0, 0])]))
     plain = scores.choose([sampling], [3])[0]
     # Of a node that is not the root it is the caller's to ask whether it is ever reached.
@@ -114,7 +122,7 @@ def test_scores_that_are_no_numbers_are_said(isa: str, threads: int, tmp_path: P
         sound = gguf_target(tmp_path, "llama3", "F32", threads=threads)  # with an output matrix of its own
         _, scores = opened(sound, [[1, 2, 3]])
         first = scores.hidden("final")[0, 0]
-        forbid = (np.array([TOKEN]), np.array([-np.inf]))
+        forbid = Edit([TOKEN], [-np.inf])
         for tokens in ([TOKEN], [0], [VOCAB_SIZE - 1], list(range(VOCAB_SIZE))):
             for value in (np.nan, math.copysign(np.inf, first)):
                 _, broken = opened(damaged(sound, tokens, value), [[1, 2, 3]])

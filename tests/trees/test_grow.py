@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from outpace.core.edits import Edit
 from outpace.core.sampling import Sampling, choose, gumbel, survivors, warp
 from outpace.core.steps import Ask
 from outpace.core.tree import Draw, TokenTree
@@ -136,14 +137,27 @@ def test_laws_are_those_of_the_rows_sampling(after: np.ndarray, sampling: Sampli
 
 
 def test_edits_are_added_before_the_draw() -> None:
-    def edits(tree: TokenTree) -> list[tuple[np.ndarray, np.ndarray] | None]:
-        banned = (np.array([1, 3]), np.array([-np.inf, -np.inf]))
-        return [banned, *[None] * (tree.num_nodes - 1)]
+    def edit(path: Sequence[int]) -> Edit | None:
+        return None if path else Edit([1, 3], [-np.inf, -np.inf])
 
     for sampling in (Sampling(), Sampling(temperature=1.0)):
-        ask = Ask(ROOT, POSITION, sampling, 9, 9, edits=edits)
+        ask = Ask(ROOT, POSITION, sampling, 9, 9, edit=edit)
         candidates = draw_candidates(TREE, [0], LOGITS, ask, VOCAB_SIZE)
         assert set(candidates.tokens[0, candidates.logq[0] > -np.inf].tolist()) == {0, 2, 4}
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0)])
+@pytest.mark.parametrize("law", [True, False])
+def test_where_an_edit_leaves_nothing_a_draft_ends(sampling: Sampling, law: bool) -> None:
+    """As behind the end of a grammar's text, which a drafter may well reach."""
+
+    def edit(path: Sequence[int]) -> Edit | None:
+        return Edit(allowed=np.zeros(VOCAB_SIZE, bool)) if len(path) == 2 else None
+
+    ask = Ask(ROOT, POSITION, sampling, 9, 9, edit=edit, law=law)
+    for policy in (Chain(length=5), Static(widths="2,2,1,1")):
+        [tree] = grow_trees([ask], policy, Paths(4).step)
+        assert tree.shape.height == 2
 
 
 def test_a_row_that_cannot_run_stays_as_it_is() -> None:
@@ -181,4 +195,4 @@ def test_tokens_are_picked_only_where_nobody_reads_more() -> None:
 
     assert picked(Static(widths="2,1")) and picked(Chain())
     assert not picked(Chain(min_p=0.5)) and not picked(Dynamic())
-    assert not picked(Chain(), law=True) and not picked(Chain(), edits=lambda tree: [None] * tree.num_nodes)
+    assert not picked(Chain(), law=True) and not picked(Chain(), edit=lambda path: None)

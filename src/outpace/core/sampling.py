@@ -24,8 +24,6 @@ from numpy.typing import ArrayLike, NDArray
 from outpace.core.errors import OutpaceError
 from outpace.core.options import number, shown, whole
 
-Edit = tuple[NDArray[np.integer], NDArray[np.floating]]  # token ids i32[n], f32[n] added to their raw logits
-
 _U64 = (1 << 64) - 1
 MOST_K = 2**31 - 1  # what the native decoder reads
 NO_CHOICE = -(2**31)  # what `choose` gives where there is no choice
@@ -156,15 +154,6 @@ def no_choice() -> OutpaceError:
         "the model's scores leave no token to choose: one is not a number, or none is finite; "
         "its weights may be damaged, or every token is forbidden"
     )
-
-
-def edited(logits: NDArray[np.floating], edit: Edit | None) -> NDArray[np.floating]:
-    """Raw logits [V] with the edit's additions; the argument itself where there is no edit."""
-    if edit is None:
-        return logits
-    logits = logits.copy()
-    np.add.at(logits, np.asarray(edit[0]), edit[1])
-    return logits
 
 
 def _scaled(logits: ArrayLike, temperature: float) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ Shapes: N nodes of a tree, V vocabulary, D width of a hidden state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
@@ -13,14 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core.call import Call
-from outpace.core.sampling import Edit, Sampling, edited, warp
+from outpace.core.edits import Edit, EditAfter, edited, edits_of
+from outpace.core.sampling import Sampling, warp
 from outpace.core.tree import Draw, TokenTree
 
 Exactness = Literal["identical", "distribution", "lossy"]
 """The strongest promise first: plain decoding's tokens for the same seed; its law on other paths; neither."""
-
-Editor = Callable[[TokenTree], Sequence[Edit | None]]
-"""Penalties, grammars, bans: what to add to the logits after each node, given the path to the node."""
 
 
 def weakest(*promises: Exactness) -> Exactness:
@@ -37,7 +35,7 @@ class Ask:
     sampling  how the target will choose; a drafter that knows its own law adds the same noise.
     budget    at most so many drafted nodes (the root is free); the loop cuts off what goes beyond.
     depth     at most so many levels below the root: as many as could still be kept.
-    edits     the row's logit edits, or None.
+    edit      the row's edit of the logits after a path below the root, or None.
     row       the row's number at the target. A drafter that is made of the target itself may `fork` it, or
               `score` or `run` on it, if nothing is `unread`; it never keeps or frees it.
     draw      how a drafter that has a law of its own should choose the children of a node; the rule's wish.
@@ -55,7 +53,7 @@ class Ask:
     sampling: Sampling
     budget: int
     depth: int
-    edits: Editor | None = None
+    edit: EditAfter | None = None
     row: int = -1
     draw: Draw = "without_replacement"
     law: bool = True
@@ -85,7 +83,7 @@ class Scores(Protocol):
         """The target's own choice after every node, as Python ints, one list per row.
 
         `positions` are those of the rows' roots: the choice after a node of depth d has the noise of
-        position + d + 1. `edits`, per row and node, are added to the raw logits first. `top` announces that
+        position + d + 1. `edits`, per row and node, change the raw logits first. `top` announces that
         `Scores.top` will be asked for so many, which is cheap to find on the way.
         """
 
@@ -149,7 +147,7 @@ class ScoredCall:
         self.scores = scores
         self.trees = trees
         self.asks = asks
-        self.edits = [ask.edits and ask.edits(tree) for tree, ask in zip(trees, asks, strict=True)]
+        self.edits = [edits_of(ask.edit, tree) for tree, ask in zip(trees, asks, strict=True)]
         self._choices: list[list[int]] | None = None
 
     def choices(self) -> list[list[int]]:

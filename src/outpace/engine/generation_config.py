@@ -14,8 +14,9 @@ from functools import cache, partial
 from numbers import Real
 from typing import Any, SupportsIndex
 
+from outpace.core.edits import PENALTIES
 from outpace.core.errors import OutpaceError
-from outpace.core.options import shown
+from outpace.core.options import number, shown
 from outpace.core.sampling import Sampling, fresh_seed, given_sampling
 from outpace.engine.processors import NEVER, Place, Processors, Rules
 from outpace.engine.request import Request
@@ -35,6 +36,7 @@ OPTIONS = (
     "seed",
     "eos_token_id",
     "pad_token_id",
+    "repetition_penalty",
     "no_repeat_ngram_size",
     "encoder_no_repeat_ngram_size",
     "bad_words_ids",
@@ -85,7 +87,6 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "prefix_allowed_tokens_fn": (),
     "prompt_lookup_num_tokens": (),
     "remove_invalid_values": (False,),
-    "repetition_penalty": (1.0,),
     "return_dict_in_generate": (False,),
     "stop_strings": (),
     "stopping_criteria": ([],),
@@ -213,7 +214,7 @@ class Wanted:
         rules = self.rules
         if least <= width:
             rules = replace(rules, ends=frozenset())
-        edits = None
+        edit = None
         if rules != Rules():
             forced = {"forced_bos_token_id": rules.forced_first, "forced_eos_token_id": rules.forced_last}
             for name, token in forced.items():
@@ -223,11 +224,11 @@ class Wanted:
                     )
             # As in transformers: the first token after a forced one is not the first.
             first = width + (width == 1 and rules.forced_first is not None)
-            edits = Processors(rules, Place(vocab_size, first, least, longest, tuple(padding), tuple(source)))
+            edit = Processors(rules, Place(vocab_size, first, least, longest, tuple(padding), tuple(source)))
         sampling = self.sampling
         if number:
             sampling = replace(sampling, seed=fresh_seed(sampling.seed, "row", number))
-        return Request(prompt, sampling, longest - width, eos_ids=self.eos_ids, edits=edits)
+        return Request(prompt, sampling, longest - width, eos_ids=self.eos_ids, edit=edit)
 
 
 def read_options(
@@ -281,8 +282,10 @@ def _rules(options: Options, eos_ids: list[int], *, greedy: bool) -> Rules:
     for name, ids in zip(("forced_bos_token_id", "forced_eos_token_id"), forced, strict=True):
         if len(ids) > 1 and (not greedy or "bos" in name):
             raise OutpaceError(f"{name} is {ids}, accepted is one token id, or None")
+    penalty = options["repetition_penalty"]
     return Rules(
         biases=tuple(biases),
+        penalty=number("repetition_penalty", 1.0 if penalty is None else penalty, *PENALTIES),
         no_repeat=_length("no_repeat_ngram_size", options["no_repeat_ngram_size"]) or 0,
         no_repeat_source=_length("encoder_no_repeat_ngram_size", options["encoder_no_repeat_ngram_size"])
         or 0,

@@ -28,7 +28,7 @@ class Output:
         self._pieces: list[str] = []
         self._logprobs: list[TokenLogprob] = []
         self._eos_ids = target.eos_ids if request.eos_ids is None else request.eos_ids
-        self._edits = None if request.edits is None else partial(request.edits, self.tokens)
+        self._edit = None if request.edit is None else partial(request.edit, self.tokens)
         # The token after a full context can still be chosen, but no longer be scored.
         limit = min(request.max_tokens, target.context_length - len(request.prompt) + 1)
         self._end = len(request.prompt) + limit
@@ -47,7 +47,7 @@ class Output:
             sampling=self.request.sampling,
             budget=min(self.request.budget, room, self._context_length - position - 1),
             depth=self._end - position - 2,
-            edits=self._edits,
+            edit=self._edit,
             row=row,
             draw=draw,
             law=law,

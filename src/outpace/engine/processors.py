@@ -1,4 +1,4 @@
-"""The logits processors of transformers that ban tokens or add to their logits, as the edits of a request.
+"""The logits processors of transformers that ban tokens, add to logits or divide them, as edits of a request.
 
 They come in transformers' order, and count as it does: a length is that of all tokens before the choice, the
 padding in front of a prompt included. A forced token bans all others, whatever was banned before it.
@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from outpace.core.sampling import Edit
-from outpace.core.tree import TokenTree
+from outpace.core.edits import Edit
 
 NEVER = float("-inf")
+NO_TOKENS = np.zeros(0, np.int32)
 _Grams = dict[tuple[int, ...], set[int]]  # what has followed some tokens
 
 
@@ -23,6 +24,7 @@ class Rules:
     """What a call asks for, of every row.
 
     biases            (token ids, what is added to the logit of the last where the others stand before it).
+    penalty           the repetition penalty, of the tokens before; 1 is off.
     no_repeat         no run of so many tokens twice; 0 is off.
     no_repeat_source  no run of so many tokens that the source has; 0 is off.
     ends              tokens that are not chosen before the least length.
@@ -33,6 +35,7 @@ class Rules:
     """
 
     biases: tuple[tuple[tuple[int, ...], float], ...] = ()
+    penalty: float = 1.0
     no_repeat: int = 0
     no_repeat_source: int = 0
     ends: frozenset[int] = frozenset()
@@ -62,7 +65,7 @@ class Place:
 
 
 class Processors:
-    """Edits by some rules, in a row's place."""
+    """The edits of a request by some rules, in a row's place: see `Request.edit`."""
 
     def __init__(self, rules: Rules, place: Place) -> None:
         self._rules = rules
@@ -75,25 +78,24 @@ class Processors:
         widths = rules.no_repeat, rules.no_repeat_source
         self._reach = max(*widths, *(len(ids) for ids, _ in rules.biases), 0)
         self._source = _grams(place.source, rules.no_repeat_source)
-        self._reads_text = bool(self._longer or self._source or rules.no_repeat)
+        self._reads_text = bool(self._longer or self._source or rules.no_repeat or rules.penalty != 1)
         self._known: dict[tuple[bool, bool, int | None], Edit | None] = {}
+        self._text = _Text((), rules, place)
 
-    def __call__(self, tokens: Sequence[int], tree: TokenTree) -> list[Edit | None]:
-        """What to add to the logits after each node of a tree, whose root is the last of `tokens`."""
-        text = [*self._place.padding, *tokens]
-        lengths = [len(text) + depth for depth in tree.shape.depths]
+    def __call__(self, text: Sequence[int], path: Sequence[int]) -> Edit | None:
+        """What changes the logits behind a text and a path. The text may have grown since the last call."""
+        length = len(self._place.padding) + len(text) + len(path)
         if not self._reads_text:
-            return [self._edit(length) for length in lengths]
-        grams = _grams(text, self._rules.no_repeat)
-        edits = []
-        for node, length in enumerate(lengths):
-            path = [tree.token_list[one] for one in tree.path_to(node)[1:]]
-            edits.append(self._edit(length, self._read(text, path, grams)))
-        return edits
+            return self._edit(length)
+        if self._text.tokens is not text:
+            self._text = _Text(text, self._rules, self._place)
+        known = self._text
+        known.read()
+        near = [*known.tail(self._reach), *path]  # all that new runs and endings are made of
+        return self._edit(length, self._read(known.grams, near), known.seen_with(path))
 
-    def _read(self, text: list[int], path: list[int], grams: _Grams) -> dict[int, float]:
-        """What depends on the tokens themselves: additions by token id. `grams` are those of the text."""
-        near = [*text[max(0, len(text) - self._reach) :], *path]  # all that new runs and endings are made of
+    def _read(self, grams: _Grams, near: list[int]) -> dict[int, float]:
+        """What depends on the order of the tokens: additions by token id. `grams` are those of the text."""
         added: dict[int, float] = {}
         for before, token, bias in self._longer:
             if tuple(near[-len(before) :]) == before:
@@ -107,14 +109,17 @@ class Processors:
                 added |= dict.fromkeys(known.get(tuple(near[len(near) + 1 - width :]), ()), NEVER)
         return added
 
-    def _edit(self, length: int, added: dict[int, float] | None = None) -> Edit | None:
+    def _edit(
+        self, length: int, added: dict[int, float] | None = None, repeated: NDArray[np.int32] = NO_TOKENS
+    ) -> Edit | None:
         """The edit after so many tokens."""
         rules, place = self._rules, self._place
         forced = rules.forced_first if length == 1 else None
         if rules.forced_last is not None and length == place.max_length - 1:
             forced = rules.forced_last
         case = (length < place.min_length, length == place.first, forced)
-        if not added and case in self._known:
+        varies = added or len(repeated)
+        if not varies and case in self._known:
             return self._known[case]
         early, is_first, _ = case
         sums = dict(self._plain)
@@ -122,24 +127,64 @@ class Processors:
             sums[token] = sums.get(token, 0.0) + bias
         if early:
             sums |= dict.fromkeys(rules.ends, NEVER)
+        allowed = None
         if forced is not None:
-            sums = dict.fromkeys(range(place.vocab_size), NEVER)
-            sums.pop(forced, None)
+            sums, repeated, allowed = {}, NO_TOKENS, np.arange(place.vocab_size) == forced
         sums |= dict.fromkeys(rules.banned, NEVER)
         if is_first:
             sums |= dict.fromkeys(rules.banned_first, NEVER)
         listed = [token for token in sums if 0 <= token < place.vocab_size]
         edit = None
-        if listed:
-            edit = np.array(listed, np.int32), np.array([sums[token] for token in listed], np.float32)
-        if not added:
+        if listed or len(repeated) or allowed is not None:
+            values = [sums[token] for token in listed]
+            edit = Edit(listed, values, repeated=repeated, penalty=rules.penalty, allowed=allowed)
+        if not varies:
             self._known[case] = edit
         return edit
+
+
+class _Text:
+    """What is known of a text that only grows: every token is read once.
+
+    grams  what has followed its runs, padding included.
+    """
+
+    def __init__(self, tokens: Sequence[int], rules: Rules, place: Place) -> None:
+        self.tokens = tokens
+        self.grams: _Grams = {}
+        self._width = rules.no_repeat
+        self._vocab_size = place.vocab_size if rules.penalty != 1 else 0  # 0: no token counts as seen
+        self._seen = NO_TOKENS
+        self._padding = len(place.padding)
+        self._read = list(place.padding)
+        _add_grams(self.grams, self._read, self._width)
+
+    def read(self) -> None:
+        """Take in what the text has grown by."""
+        if new := self.tokens[len(self._read) - self._padding :]:
+            begin = len(self._read)
+            self._read += new
+            self._seen = self.seen_with(new)
+            _add_grams(self.grams, self._read, self._width, begin)
+
+    def tail(self, count: int) -> list[int]:
+        """The last so many tokens, padding included."""
+        return self._read[max(0, len(self._read) - count) :]
+
+    def seen_with(self, more: Sequence[int]) -> NDArray[np.int32]:
+        """The tokens of the text and these, each once; without padding, as transformers 5 counts them."""
+        fresh = [token for token in more if 0 <= token < self._vocab_size]
+        return np.union1d(self._seen, np.array(fresh, np.int32)) if fresh else self._seen
 
 
 def _grams(tokens: Sequence[int], width: int) -> _Grams:
     """What follows every run of `width - 1` tokens; nothing for width 0."""
     grams: _Grams = {}
-    for end in range(width - 1, len(tokens)) if width else ():
-        grams.setdefault(tuple(tokens[end - width + 1 : end]), set()).add(tokens[end])
+    _add_grams(grams, tokens, width)
     return grams
+
+
+def _add_grams(grams: _Grams, tokens: Sequence[int], width: int, begin: int = 0) -> None:
+    """Those that end behind the first `begin` tokens."""
+    for end in range(max(width - 1, begin), len(tokens)) if width else ():
+        grams.setdefault(tuple(tokens[end - width + 1 : end]), set()).add(tokens[end])

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from outpace.core.contracts import Target
+from outpace.core.edits import Edit
 from outpace.core.errors import OutpaceError, PromptTooLong
 from outpace.core.options import accept, whole
-from outpace.core.sampling import Edit, Sampling
+from outpace.core.sampling import Sampling
 from outpace.core.stats import GenerationStats
 from outpace.core.steps import Exactness
 from outpace.core.traits import Numerics
-from outpace.core.tree import TokenTree
 from outpace.engine.logprobs import MOST, TokenLogprob
 
 FinishReason = Literal["stop", "length"]
@@ -29,7 +29,8 @@ class Request:
     eos_ids     tokens that end the text; None for the target's own.
     budget      the most drafted nodes in a step.
     logprobs    how many of the likeliest tokens to report with each token's own log-probability; None: none.
-    edits       (all tokens up to the tree's root, tree) -> what to add to the logits after each node.
+    edit        (the text so far, tokens drafted behind it) -> what changes the logits after both, or None.
+                The text, with the prompt, is one list that grows; it is the engine's, and not to be changed.
     """
 
     prompt: Sequence[int]
@@ -37,7 +38,7 @@ class Request:
     max_tokens: int = 128
     eos_ids: frozenset[int] | None = None
     budget: int = 63
-    edits: Callable[[Sequence[int], TokenTree], Sequence[Edit | None]] | None = None
+    edit: Callable[[Sequence[int], Sequence[int]], Edit | None] | None = None
     logprobs: int | None = None
 
     def check(self, target: Target) -> None:

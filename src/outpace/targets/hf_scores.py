@@ -11,8 +11,9 @@ from torch import Tensor
 
 from outpace.core import sampling as sampling_
 from outpace.core.call import Call
+from outpace.core.edits import Edit
 from outpace.core.errors import OutpaceError
-from outpace.core.sampling import NO_CHOICE, Edit, Sampling, edited, gumbel, warp
+from outpace.core.sampling import NO_CHOICE, Sampling, gumbel, warp
 
 LOGITS = "logits"
 States = dict[str, Tensor]
@@ -59,8 +60,6 @@ class TorchScores:
             zip(samplings, positions, self._depths, strict=True)
         ):
             row_edits = edits[row] if edits is not None else None
-            if row_edits is not None and all(edit is None for edit in row_edits):
-                row_edits = None
             if sampling.temperature == 0 and row_edits is None:
                 if greedy is None:
                     best = self._logits.argmax(dim=-1, keepdim=True)  # the first of equals, or no number
@@ -68,35 +67,13 @@ class TorchScores:
                     greedy = best.where(known, NO_CHOICE).flatten().tolist()
                 choices.append(greedy[self._firsts[row] : self._firsts[row] + len(depths)])
                 continue
-            noise_positions = [position + 1 + depth for depth in depths]
-            if row_edits is None:
-                choices.append(self._sample(row, sampling, noise_positions))
-                continue
-            logits = self.logits(row, range(len(depths)))
-            choices.append(_wide_choices(logits, sampling, noise_positions, row_edits))
-        return choices
-
-    def _sample(self, row: int, sampling: Sampling, positions: Sequence[int]) -> list[int]:
-        """The choices after all nodes of a row, whose tokens will be at these positions."""
-        nodes = range(len(positions))
-        if sampling.top_k == 0 and sampling.top_p == 1 and sampling.min_p == 0:
-            return _wide_choices(self.logits(row, nodes), sampling, positions)
-        ids, values = self.top(row, nodes, sampling.top_k or NARROW)
-        totals = np.ones(len(positions))
-        if sampling.top_p < 1 and not sampling.top_k:
-            logits = self._logits[self._at(row, nodes)].double()
-            scaled = (logits - logits.amax(dim=1, keepdim=True)) / sampling.temperature
-            totals = scaled.exp().sum(dim=1).cpu().numpy()
-        choices = []
-        sound = np.isfinite(values.max(axis=1))  # what is no number is among the likeliest
-        for node, position in enumerate(positions):
-            if not sound[node]:
-                choices.append(NO_CHOICE)
-                continue
-            choice = _narrow_choice(ids[node], values[node], totals[node], sampling, position)
-            if choice is None:
-                choice = sampling_.choose(self.logits(row, [node]), sampling, [position])[0]
-            choices.append(choice)
+            raw = self._logits[self._at(row, range(len(depths)))].float()
+            logits = raw if row_edits is None else _edited(raw, row_edits)
+            chosen = _choices(logits, sampling, [position + 1 + depth for depth in depths])
+            sound = (
+                raw.amax(dim=1).isfinite().tolist()
+            )  # what is no number is the largest; edits may be infinite
+            choices.append([token if one else NO_CHOICE for token, one in zip(chosen, sound, strict=True)])
         return choices
 
     def logits(self, row: int, nodes: Sequence[int]) -> NDArray[np.float32]:
@@ -110,18 +87,7 @@ class TorchScores:
 
     def top(self, row: int, nodes: Sequence[int], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """([n, k] ids, [n, k] raw logits): best first, lower id on ties."""
-        logits = self._logits[self._at(row, nodes)].float()
-        best, ids = (found.cpu().numpy() for found in logits.topk(min(k, logits.shape[1])))
-        # torch leaves open which of several equals come in.
-        crowded = ((logits >= logits.new_tensor(best[:, -1:])).sum(dim=1) > best.shape[1]).tolist()
-        order = np.lexsort((ids, -best))
-        best, ids = np.take_along_axis(best, order, axis=1), np.take_along_axis(ids, order, axis=1)
-        for node, more in enumerate(crowded):
-            if more:
-                values = logits[node].cpu().numpy()
-                ids[node] = np.argsort(-values, kind="stable")[: ids.shape[1]]
-                best[node] = values[ids[node]]
-        return ids, best
+        return _top(self._logits[self._at(row, nodes)].float(), k)
 
     def hidden(self, tap: str) -> NDArray[np.float32]:
         """f32[N, D]: "final" (what the output matrix reads) or a tapped layer's number; rows in turn.
@@ -156,18 +122,63 @@ def scores_of(states: States, firsts: Sequence[int], calls: Sequence[Call]) -> T
     return TorchScores(flat.pop(LOGITS), [first for first, _ in wanted], depths, flat)
 
 
-def _wide_choices(
-    logits: NDArray[np.float32],
-    sampling: Sampling,
-    positions: Sequence[int],
-    edits: Sequence[Edit | None] | None = None,
-) -> list[int]:
-    """`sampling.choose` from all tokens; NO_CHOICE too where raw logits are infinite, as edits may be."""
-    sound = np.isfinite(logits.max(axis=1))
-    if edits is not None:
-        logits = np.stack([edited(*pair) for pair in zip(logits, edits, strict=True)])
-    choices = sampling_.choose(logits, sampling, positions)
-    return [choice if one else NO_CHOICE for choice, one in zip(choices, sound, strict=True)]
+def _edited(raw: Tensor, edits: Sequence[Edit | None]) -> Tensor:
+    """`edits.edited` for logits f32[n, V], on their device."""
+    logits = raw.clone()
+    for row, edit in zip(logits, edits, strict=True):
+        if edit is None:
+            continue
+        edit.check(len(row))
+        ids, repeated = (torch.from_numpy(one).to(row.device).long() for one in (edit.ids, edit.repeated))
+        row[ids] += torch.from_numpy(edit.added).to(row.device)
+        some, penalty = row[repeated], row.new_tensor(edit.penalty)
+        row[repeated] = torch.where(some < 0, some * penalty, some / penalty)
+        if edit.allowed is not None:
+            words = torch.from_numpy(edit.allowed).to(row.device)[:, None]
+            bits = words >> torch.arange(8, device=row.device, dtype=torch.uint8) & 1
+            row.masked_fill_(bits.flatten()[: len(row)] == 0, -torch.inf)
+    return logits
+
+
+def _choices(logits: Tensor, sampling: Sampling, positions: Sequence[int]) -> list[int]:
+    """`sampling.choose` from logits f32[n, V], of which no more than needed leaves their device."""
+    if sampling.temperature == 0:
+        best = logits.argmax(dim=1, keepdim=True)
+        chosen: list[int] = best.where(logits.gather(1, best) > -torch.inf, NO_CHOICE).flatten().tolist()
+        return chosen
+    if sampling.top_k == 0 and sampling.top_p == 1 and sampling.min_p == 0:
+        return sampling_.choose(logits.cpu().numpy(), sampling, positions)
+    ids, values = _top(logits, sampling.top_k or NARROW)
+    totals = np.ones(len(positions))
+    if sampling.top_p < 1 and not sampling.top_k:
+        wide = logits.double()
+        scaled = (wide - wide.amax(dim=1, keepdim=True)) / sampling.temperature
+        totals = scaled.exp().sum(dim=1).cpu().numpy()
+    choices = []
+    decided = np.isfinite(values.max(axis=1))  # what is no number is among the likeliest
+    for node, position in enumerate(positions):
+        choice = None
+        if decided[node]:
+            choice = _narrow_choice(ids[node], values[node], totals[node], sampling, position)
+        if choice is None:
+            choice = sampling_.choose(logits[node : node + 1].cpu().numpy(), sampling, [position])[0]
+        choices.append(choice)
+    return choices
+
+
+def _top(logits: Tensor, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """([n, k] ids, [n, k] values) of logits f32[n, V]: best first, lower id on ties."""
+    best, ids = (found.cpu().numpy() for found in logits.topk(min(k, logits.shape[1])))
+    # torch leaves open which of several equals come in.
+    crowded = ((logits >= logits.new_tensor(best[:, -1:])).sum(dim=1) > best.shape[1]).tolist()
+    order = np.lexsort((ids, -best))
+    best, ids = np.take_along_axis(best, order, axis=1), np.take_along_axis(ids, order, axis=1)
+    for node, more in enumerate(crowded):
+        if more:
+            values = logits[node].cpu().numpy()
+            ids[node] = np.argsort(-values, kind="stable")[: ids.shape[1]]
+            best[node] = values[ids[node]]
+    return ids, best
 
 
 def _narrow_choice(

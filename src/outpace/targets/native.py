@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core.call import Call, Kept, Source, joined_path, refuse_source
+from outpace.core.edits import Edit
 from outpace.core.errors import CacheFull, OutpaceError
 from outpace.core.machine import default_threads, processor_key
 from outpace.core.options import checked, whole
-from outpace.core.sampling import NO_CHOICE, Edit, Sampling, no_choice, warp
+from outpace.core.sampling import NO_CHOICE, Sampling, no_choice, warp
 from outpace.core.steps import Exactness
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -28,7 +29,7 @@ from outpace.targets.native_fingerprint import fingerprint
 from outpace.targets.native_products import NativeProduct, output_rows, product_of, projection_of
 
 if TYPE_CHECKING:
-    from outpace._native import Decoder
+    from outpace._native import Decoder, FlatEdit
     from outpace.files.config import ModelConfig
     from outpace.files.memo import Memo
     from outpace.files.packed import PackedFile
@@ -312,21 +313,21 @@ class NativeScores:
             (first, count, position, s.temperature, s.top_k, s.top_p, s.min_p, s.seed)
             for (first, count), position, s in zip(self._places, positions, samplings, strict=True)
         ]
-        listed = None
+        flat = None
         if edits is not None:
-            listed = [
-                [
-                    ([], []) if e is None else (np.asarray(e[0]).tolist(), np.asarray(e[1]).tolist())
-                    for e in row
-                ]
-                if row is not None
-                else [([], [])] * count
-                for row, (_, count) in zip(edits, self._places, strict=True)
-            ]
-        choices = self._decoder().choose(rows, listed, top)
+            pairs = zip(edits, self._places, strict=True)
+            flat = [self._flat(edit) for row, (_, count) in pairs for edit in row or [None] * count]
+        choices = self._decoder().choose(rows, flat, top)
         if any(row[0] == NO_CHOICE for row in choices):  # those after the roots are always needed
             raise no_choice()
         return choices
+
+    def _flat(self, edit: Edit | None) -> FlatEdit | None:
+        """An edit as the decoder reads it, without a copy."""
+        if edit is None:
+            return None
+        edit.check(self._target.vocab_size)
+        return edit.ids, edit.added, edit.repeated, edit.penalty, edit.allowed
 
     def logits(self, row: int, nodes: Sequence[int]) -> NDArray[np.float32]:
         """f32[n, V]: raw logits after these nodes."""

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from outpace.core import sampling as sampling_
 from outpace.core.call import Call, Kept, Source, check_room, refuse_source
+from outpace.core.edits import Edit, edited
 from outpace.core.errors import OutpaceError
-from outpace.core.sampling import Edit, Sampling, edited, warp
+from outpace.core.sampling import Sampling, warp
 from outpace.core.steps import Exactness
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree

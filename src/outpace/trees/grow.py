@@ -28,7 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core.contracts import TreePolicy
-from outpace.core.sampling import Sampling, edited, fresh_seed, gumbel, survivors, warp
+from outpace.core.edits import edited
+from outpace.core.sampling import Sampling, fresh_seed, gumbel, survivors, warp
 from outpace.core.steps import Ask, Candidates
 from outpace.core.traits import Traits, check_traits
 from outpace.core.tree import Draw, TokenTree
@@ -70,12 +71,12 @@ def grow_trees(
     """A tree for each ask, within its budget and depth; `step` is called once per level for all rows.
 
     `pick` stands in for `step` where nobody reads more than tokens: neither the rules nor the policy, and no
-    row has edits.
+    row has an edit.
     """
     trees = [TokenTree.root(ask.root) for ask in asks]
     rows = [row for row, ask in enumerate(asks) if ask.budget > 0]
     stops = [ask.min_p if policy.traits.stops else None for ask in asks]
-    if policy.traits.reads_logq or any(ask.law or ask.edits is not None for ask in asks):
+    if policy.traits.reads_logq or any(ask.law or ask.edit is not None for ask in asks):
         pick = None
     while True:
         expanded = {
@@ -116,12 +117,16 @@ def draw_candidates(
 ) -> Candidates:
     """`width` tokens after each of `nodes`, from raw logits f32[F, V]; fewer where the law has fewer."""
     point = ask.sampling.temperature == 0 or not ask.law or ask.draw == "point"
-    edits = ask.edits and ask.edits(tree)
     tokens = np.zeros((len(nodes), width), np.int32)
     logq = np.full((len(nodes), width), -np.inf, np.float32)
-    laws = []
+    laws: list[NDArray[np.floating]] = []
     for f, node in enumerate(nodes):
-        after = edited(logits[f], edits[node]) if edits else logits[f]
+        after = logits[f]
+        if ask.edit is not None:
+            after = edited(after, ask.edit([tree.token_list[one] for one in tree.path_to(node)[1:]]))
+            if not after.max() > -np.inf:  # nothing may follow, as behind the end of a grammar's text
+                laws.append(np.zeros(len(after)))
+                continue
         position = ask.position + tree.shape.depths[node] + 1
         if point:
             drawn, law = point_law(after, ask.sampling, position, width)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from outpace.core.edits import Edit
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling, choose
 from outpace.core.steps import Ask
@@ -103,8 +104,8 @@ def test_options(target: NativeTarget) -> None:
 
 def test_an_edit_of_the_logits_counts(target: NativeTarget, tmp_path: Path) -> None:
     rows, _ = opened(target, [TEXT[:-1]])
-    push = (np.array([17]), np.array([1e4], dtype=np.float32))
-    one = ask(rows[0], Sampling(), edits=lambda tree: [push] * tree.num_nodes, law=False)
+    push = Edit([17], [1e4])
+    one = ask(rows[0], Sampling(), edit=lambda path: push, law=False)
     draft = propose(EarlyExit(layers=1, tree=Chain(length=3), target=target), one)
     assert draft.token_list[1:] == [17, 17, 17]
     target.free(rows)

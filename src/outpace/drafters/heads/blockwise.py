@@ -103,7 +103,7 @@ class Blockwise:
 
     def _propose(self, states: Sequence[BlockwiseState], asks: Sequence[Ask]) -> list[TokenTree]:
         logits = self._heads.logits(_hidden(states))
-        reads_laws, has_edits = any(ask.law for ask in asks), any(ask.edits is not None for ask in asks)
+        reads_laws, has_edits = any(ask.law for ask in asks), any(ask.edit is not None for ask in asks)
         if self._is_fixed and not reads_laws and not has_edits:
             return [self._chain(logits[row], ask) for row, ask in enumerate(asks)]
         if self._tree is not None or reads_laws:

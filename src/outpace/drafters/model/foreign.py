@@ -107,7 +107,7 @@ class TextBridge:
 
     def ask(self, ask: Ask, root: int) -> Ask:
         """Noise belongs to the target's tokens: the likeliest text is the best guess at any temperature."""
-        return replace(ask, root=root, sampling=Sampling(), edits=None, law=False)
+        return replace(ask, root=root, sampling=Sampling(), edit=None, law=False)
 
     def into_draft(self, tree: TokenTree, root: int) -> TokenTree:
         """The tree."""

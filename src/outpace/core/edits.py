@@ -1,0 +1,156 @@
+"""What a request changes in the logits after one node: biases, penalties and masks, as one small value.
+
+An `Edit` has three parts, applied in this order, as transformers applies them:
+
+    biases      logit + added: biases, and bans by -inf
+    penalties   logit * penalty where the logit is negative, logit / penalty elsewhere: the repetition penalty
+                of Keskar et al. 2019 (CTRL, arXiv:1909.05858) with the rule for signs of transformers
+    a mask      -inf for every token whose bit is not set: grammars
+
+Single precision throughout. `edited` is the numpy reference of the native sampler and of torch's
+(`targets/hf_scores.py`): the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from outpace.core.errors import OutpaceError
+from outpace.core.options import number
+from outpace.core.tree import TokenTree
+
+_MOST_ID = 2**31 - 1
+PENALTIES = (lambda p: 2.0**-126 <= p <= 2.0**126), "numbers > 0 of single precision"  # for `options.number`
+
+
+@dataclass(frozen=True, slots=True, eq=False, init=False)
+class Edit:
+    """Changes of the logits after one node. Arrays are copied: a caller may write into its own again.
+
+    ids       i32[n] tokens, ascending; added: f32[n], what is added to their logits.
+    repeated  i32[m] tokens that the penalty is for, ascending; penalty > 0, above 1 makes them less likely.
+    allowed   u8[V / 8, rounded up] or more, the mask, or None: token t is bit t % 8 of byte t // 8.
+    """
+
+    ids: NDArray[np.int32]
+    added: NDArray[np.float32]
+    repeated: NDArray[np.int32]
+    penalty: float
+    allowed: NDArray[np.uint8] | None
+
+    def __init__(
+        self,
+        ids: ArrayLike = (),
+        added: ArrayLike = (),
+        *,
+        repeated: ArrayLike = (),
+        penalty: float = 1.0,
+        allowed: ArrayLike | None = None,
+    ) -> None:
+        """Tokens in any order; what is added to one that is there twice adds up, the penalty counts once.
+
+        allowed: bytes, words of 32 bits as llguidance and xgrammar fill them, or bool[V].
+        Raises an OutpaceError for arrays that do not fit together.
+        """
+        tokens, biases = _tokens("ids", ids), _floats(added)
+        if biases.shape != tokens.shape:
+            raise OutpaceError(
+                f"an edit has {len(tokens)} ids and {biases.shape} added, accepted is a number for each"
+            )
+        if not _ascending(tokens):
+            tokens, place = np.unique(tokens, return_inverse=True)
+            given, biases = biases, np.zeros(len(tokens), np.float32)
+            np.add.at(biases, place, given)
+        again = _tokens("repeated", repeated)
+        values = {
+            "ids": tokens,
+            "added": biases,
+            "repeated": again if _ascending(again) else np.unique(again),
+            "penalty": number("penalty", penalty, *PENALTIES),
+            "allowed": None if allowed is None else _bits(np.asarray(allowed)),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def check(self, vocab_size: int) -> None:
+        """Raise an OutpaceError unless the edit is one for so many tokens."""
+        for tokens in (self.ids, self.repeated):
+            if len(tokens) and tokens[-1] >= vocab_size:
+                raise OutpaceError(
+                    f"an edit names the token {tokens[-1]}, accepted are ids from 0 to {vocab_size - 1}"
+                )
+        accepted = (vocab_size + 7) // 8, (vocab_size + 31) // 32 * 4
+        if self.allowed is not None and len(self.allowed) not in accepted:
+            raise OutpaceError(
+                f"an edit's mask has {len(self.allowed)} bytes, accepted are {accepted[0]} for the "
+                f"{vocab_size} tokens of the vocabulary, or {accepted[1] // 4} words of 32 bits"
+            )
+
+
+EditAfter = Callable[[Sequence[int]], Edit | None]
+"""The tokens below a tree's root down to a node ([] is the root) -> the edit after the node."""
+
+
+def edits_of(after: EditAfter | None, tree: TokenTree) -> list[Edit | None] | None:
+    """The edit after every node of a tree; None where there is none at all."""
+    if after is None:
+        return None
+    paths: list[list[int]] = [[]]
+    for token, parent in zip(tree.token_list[1:], tree.shape.parent_list[1:], strict=True):
+        paths.append([*paths[parent], token])
+    edits = [after(path) for path in paths]
+    return edits if any(edit is not None for edit in edits) else None
+
+
+def edited(logits: NDArray[np.floating], edit: Edit | None) -> NDArray[np.floating]:
+    """Raw logits f32[V] as edited; the argument itself where there is no edit."""
+    if edit is None:
+        return logits
+    edit.check(len(logits))
+    logits = logits.copy()
+    with np.errstate(over="ignore", invalid="ignore"):
+        logits[edit.ids] += edit.added
+        repeated, penalty = logits[edit.repeated], np.float32(edit.penalty)
+        logits[edit.repeated] = np.where(repeated < 0, repeated * penalty, repeated / penalty)
+    if edit.allowed is not None:
+        logits[np.unpackbits(edit.allowed, count=len(logits), bitorder="little") == 0] = -np.inf
+    return logits
+
+
+def _tokens(name: str, given: ArrayLike) -> NDArray[np.int32]:
+    tokens = np.asarray(given)
+    if tokens.ndim != 1 or (len(tokens) and tokens.dtype.kind not in "iu"):
+        raise OutpaceError(f"an edit's {name} are {tokens.dtype}{list(tokens.shape)}, accepted are token ids")
+    if len(tokens) and not 0 <= tokens.min() <= tokens.max() <= _MOST_ID:
+        raise OutpaceError(
+            f"an edit's {name} are {tokens.min()} to {tokens.max()}, accepted are token ids >= 0"
+        )
+    return tokens.astype(np.int32)
+
+
+def _floats(given: ArrayLike) -> NDArray[np.float32]:
+    values = np.asarray(given)
+    if values.dtype.kind not in "iuf":
+        raise OutpaceError(f"an edit's added are of {values.dtype}, accepted are numbers")
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
+
+
+def _ascending(tokens: NDArray[np.int32]) -> bool:
+    return bool((tokens[1:] > tokens[:-1]).all())
+
+
+def _bits(mask: NDArray[Any]) -> NDArray[np.uint8]:
+    if mask.ndim == 1 and mask.dtype == np.bool_:
+        return np.packbits(mask, bitorder="little")
+    if mask.ndim != 1 or mask.dtype not in (np.uint8, np.int32, np.uint32):
+        raise OutpaceError(
+            f"an edit's mask is {mask.dtype}{list(mask.shape)}, accepted are uint8, uint32 or int32 with a "
+            "bit per token, and bool, in one dimension"
+        )
+    return mask.copy().view(np.uint8)
