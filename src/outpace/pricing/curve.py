@@ -17,16 +17,16 @@ Sizes = TypeVar("Sizes", float, NDArray[np.float64])
 class Curve:
     """Seconds by size: averages of what has been seen, straight lines between."""
 
-    def __init__(self, known: dict[float, float]) -> None:
+    def __init__(self, known: dict[int, float]) -> None:
         self._known = known
-        self._counts: dict[float, int] = {}
+        self._counts: dict[int, int] = {}
 
     @property
     def learnt(self) -> bool:
         """Whether anything has been seen."""
         return bool(self._counts)
 
-    def learn(self, size: float, seconds: float, rate: float) -> None:
+    def learn(self, size: int, seconds: float, rate: float) -> None:
         """This size took so long. What that says of the machine's mood holds for all sizes."""
         seconds = max(seconds, INSTANT)
         count = self._counts[size] = self._counts.get(size, 0) + 1
@@ -40,8 +40,8 @@ class Curve:
     def at(self, size: Sizes) -> Sizes:
         """Seconds of a size: below what has been seen as its first, beyond it along the last line."""
         sizes = sorted(self._known)
-        # A larger size never costs less: what says otherwise is noise of the clock.
-        seconds = np.maximum.accumulate([self._known[size] for size in sizes])
+        # A smaller size never costs more: what says otherwise was interrupted.
+        seconds = np.minimum.accumulate([self._known[size] for size in reversed(sizes)])[::-1]
         within: Sizes = np.interp(size, sizes, seconds)
         if len(sizes) == 1:
             return within

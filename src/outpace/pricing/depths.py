@@ -68,16 +68,16 @@ class Depths:
         new = np.array([kept, nodes, drafted])[:, told]
         self._averages[:, told, :limit] += np.maximum(rate, 1 / counts) * (new - averages)
 
-    def best(self, call: Price, draft: Price) -> tuple[int, float, float]:
-        """(levels, theta, seconds per token) of what pays best, (0, 0.0, ...) for no drafts at all.
+    def best(self, call: Price, draft: Price, rows: int) -> tuple[int, float, float]:
+        """(levels, theta, a row's seconds per token) of what pays best, (0, 0.0, ...) for no drafts at all.
 
         call   of a call of the target, by nodes. draft: of a draft, by levels.
         """
         kept, nodes, levels = self._averages
-        token_s = (call(nodes) + draft(levels)) / (1 + kept)
+        token_s = (call(rows * nodes) + draft(levels)) / (1 + kept)
         token_s[self._counts == 0] = np.inf
         which, depth = np.unravel_index(token_s.argmin(), token_s.shape)
-        best_s, plain_s = float(token_s[which, depth]), float(call(np.ones(1))[0])
+        best_s, plain_s = float(token_s[which, depth]), float(call(np.full(1, float(rows)))[0])
         return (int(depth) + 1, float(self._thetas[which]), best_s) if best_s < plain_s else (0, 0.0, plain_s)
 
 

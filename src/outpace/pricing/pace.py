@@ -10,7 +10,7 @@ arXiv:2211.17192, section 3.5. There both are given; here they are measured whil
     probe    now and then a longer draft: twice what the last one had kept, or a few levels, with no theta.
              What probes cost beyond the best choice may not exceed a share of all time (`PROBING`)
     rows     where several share a call all drafters are held back: a node is no longer nearly free there.
-             A single row's are if they are `paced`. Sizes are nodes per row
+             A single row's are if they are `paced`
     begin    with a draft. Until a step without one has been timed, it is thought to cost no more than the
              smallest call so far. It is tried when drafts may not pay, else when the share above allows it
 
@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil
 from weakref import WeakKeyDictionary
 
 from outpace.core.contracts import Drafter
@@ -38,7 +37,6 @@ FIRST_LEVELS = 4  # of the first draft
 LEAST_LEVELS = 2  # of a probe
 PROBING = 0.02
 CREDIT = 1.0  # calls without a draft: what probes may cost at once
-PER_NODE = 2  # prices that are told apart, between n nodes per row and n + 1
 FIRST_PLAIN = 2  # steps without a draft that are tried although drafts may pay
 FRESH = 16  # steps without a draft, after which the best depth is looked for anew: each tells little
 SURE = 0.5  # of the price of a call: drafts that cost less per token will pay
@@ -72,7 +70,7 @@ class Pace:
         self._paced = traits.paced
         self._stops = traits.stops
         self._depths = Depths(THETAS if traits.stops else (0.0,))
-        self._prices: dict[int, Prices] = {}  # for 1 row, 2 and 3, 4 to 7, ...
+        self._single, self._several = Prices(), Prices()  # of calls of one row and of more
         self._levels = FIRST_LEVELS  # of the next probe
         self._again = False  # the last probe was right but late: one more tells the price
         self._age = 0  # steps since a draft was timed
@@ -85,13 +83,13 @@ class Pace:
         """
         if not self._paced and len(asks) == 1:
             return None
-        prices = self._prices.setdefault(len(asks).bit_length(), Prices())
+        prices = self._single if len(asks) == 1 else self._several
         if prices.call.learnt and self._told - prices.known >= FRESH:
-            prices.best = self._depths.best(prices.call.at, prices.draft.at)
+            prices.best = self._depths.best(prices.call.at, prices.draft.at, len(asks))
             prices.known = self._told
         depth, theta, best_s = prices.best
         begun, probe = not any(ask.unread for ask in asks), False
-        if begun and prices.want_plain(best_s):
+        if begun and prices.want_plain(best_s, len(asks)):
             depth = 0
         elif (prices.debt_s <= 0 and (depth > 0 or prices.owed_s <= 0)) or self._again:
             probe, depth, theta = True, max(depth, self._levels), 0.0
@@ -107,7 +105,7 @@ class Pace:
         if plan.begun and not any(limits):
             self._age += 1
             self._told += 1
-            prices.call_took(1, times.call_s)
+            prices.call_took(len(steps), times.call_s, is_plain=True)
             prices.book(times.draft_s + times.call_s, None, paying=False)
             return
         self._told += FRESH
@@ -124,8 +122,8 @@ class Pace:
         self._depths.learn(steps, cuts, min(limits), plan.theta, levels, rate)
         self._age = 0 if levels and not plan.late else self._age + 1
         if plan.begun:
-            size = sum(one.tree.num_nodes for one in steps) / len(steps)
-            prices.call_took(ceil(PER_NODE * size) / PER_NODE, times.call_s)
+            size = sum(one.tree.num_nodes for one in steps)
+            prices.call_took(size, times.call_s, is_plain=size == len(steps))
             num_tokens = sum(len(one.tokens) for one in steps) / len(steps)
             seconds = times.draft_s + times.call_s
             prices.book(seconds, plan.best_s * num_tokens if plan.probe else None)
@@ -134,7 +132,7 @@ class Pace:
 
 
 class Prices:
-    """What the target's calls cost, by nodes, and drafts, by levels, for about so many rows."""
+    """What the target's calls cost, by nodes of all rows, and drafts, by levels."""
 
     def __init__(self) -> None:
         self.num_plain = 0
@@ -146,16 +144,16 @@ class Prices:
         self.debt_s = 0.0  # what probes have cost and other steps not yet made up for
         self._total_s: float | None = None  # of all steps but the first, which may have read a prompt
 
-    def call_took(self, size: float, seconds: float) -> None:
-        """A call of so many nodes per row."""
+    def call_took(self, size: int, seconds: float, *, is_plain: bool) -> None:
+        """A call of so many nodes; is_plain: without a draft."""
         self.call.learn(size, seconds, RATE)
-        self.num_plain += size == 1
+        self.num_plain += is_plain
 
-    def want_plain(self, best_s: float) -> bool:
+    def want_plain(self, best_s: float, rows: int) -> bool:
         """Whether a step without a draft should tell its price now; drafts cost best_s per token."""
         if self._total_s is None or self.num_plain >= FIRST_PLAIN:
             return False
-        most_s = self.call.at(1)
+        most_s = self.call.at(rows)
         unsure = self.num_plain == 0 and best_s > SURE * most_s
         return unsure or (self.num_plain + 1) * (most_s - best_s) <= PROBING * self._total_s
 
