@@ -14,6 +14,8 @@ import pytest
 from outpace.core.call import Call
 from outpace.core.contracts import Drafter
 from outpace.core.sampling import Sampling
+from outpace.core.traits import Paced
+from outpace.drafters.lookup.ngram import NGram
 from outpace.drafters.model.small_model import SmallModel
 from outpace.drafters.none import NoDraft
 from outpace.engine.generate import generate_batch
@@ -114,7 +116,7 @@ def run(
     if length != 0:
         drafter = SmallModel.of(draft, tree=OpenChain(length=20) if is_open else Chain(length=length or 20))
     if length is None:
-        pace = Pace(replace(drafter.traits, paced=True))
+        pace = Pace(replace(drafter.traits, paced="always"))
     prompts = [[1 + row, 2, 3] for row in range(num_rows)]
     requests = [Request(prompt, Sampling(temperature=1.0, seed=5), num) for prompt in prompts]
     with timed_by(clock):
@@ -178,7 +180,7 @@ def greedily(other: np.ndarray, table: np.ndarray, policy: Any, num: int = LONG)
     target = timed(table, clock, 1.0)
     target.reads_free = True
     drafter: Drafter = SmallModel.of(timed(other, clock, 0.2), tree=policy)
-    pace = Pace(replace(drafter.traits, paced=True)) if isinstance(policy, OpenChain) else None
+    pace = Pace(replace(drafter.traits, paced="always")) if isinstance(policy, OpenChain) else None
     request = Request([1, 2, 3], Sampling(), num)
     with timed_by(clock):
         [text] = whole(generate_batch(target, drafter, Match(), [request], pace=pace))[1]
@@ -224,7 +226,7 @@ def test_drafts_end_when_they_cease_to_pay_and_come_back() -> None:
     draft = timed(other, clock, lambda: 1.0 if 100 < clock.now < 1100 else 0.1)
     drafter = SmallModel.of(draft, tree=Chain(length=8))
     request = Request([1, 2, 3], Sampling(temperature=1.0, seed=5), 4000)
-    pace = Pace(replace(drafter.traits, paced=True))
+    pace = Pace(replace(drafter.traits, paced="always"))
     steps = generate_batch(timed(table, clock, 1.0), drafter, Match(), [request], pace=pace)
     with timed_by(clock):
         written = np.array([(clock.now, len(pieces[0][0])) for pieces in steps])
@@ -255,9 +257,40 @@ def test_whatever_the_clock_says_the_text_is_the_same(sampling: Sampling) -> Non
     table, other = tables(0.5)
     requests = [Request([1 + row, 2], sampling, 20 + 13 * row) for row in range(4)]
     drafter = SmallModel.of(TableTarget(other), tree=Dynamic(size=6))
-    pace = Pace(replace(drafter.traits, paced=True))
+    pace = Pace(replace(drafter.traits, paced="always"))
     expected = whole(generate_batch(TableTarget(table), NoDraft(), Match(), requests))[1]
     for _ in range(5):
         with timed_by(lambda: rng.choice([0.0, 1.0, 1.0, 50.0, rng.random()])):
             ours = whole(generate_batch(TableTarget(table), drafter, Match(), requests, pace=pace))[1]
         assert [one.token_ids for one in ours] == [one.token_ids for one in expected]
+
+
+def lookups(num_rows: int, node_s: float, *, paced: Paced, num: int = 200) -> float:
+    """Seconds of texts drafted for by n-grams; a call costs 1 and node_s for each of its nodes."""
+    clock = Clock()
+    target = Summed(tables(0.0)[0])
+    target.clock, target.sizes, target.price = clock, [], lambda: node_s
+    drafter = NGram()
+    drafter.traits = replace(drafter.traits, paced=paced)
+    requests = [Request([1 + row, 2, 3], Sampling(temperature=0.7, seed=5), num) for row in range(num_rows)]
+    with timed_by(clock):
+        texts = whole(generate_batch(target, drafter, Match(), requests, pace=Pace(drafter.traits)))[1]
+    assert all(len(text.token_ids) == num for text in texts)
+    return clock.now
+
+
+class Summed(Timed):
+    """Its calls cost by the nodes of all their rows."""
+
+    def score(self, calls: Sequence[Call]) -> Any:
+        self.clock.now += 1 + self.price() * sum(call.tree.num_nodes for call in calls)
+        return TableTarget.score(self, calls)
+
+
+def test_lookups_are_held_back_where_rows_share_a_call() -> None:
+    """A node of each of eight rows is dear, a node of one is not: there drafts are taken as they come."""
+    plain = 200 * (1 + 0.3 * 8)
+    assert lookups(8, 0.3, paced="never") > 1.2 * plain
+    assert lookups(8, 0.3, paced="shared") < 1.04 * plain
+    assert lookups(1, 0.02, paced="shared") == lookups(1, 0.02, paced="never")
+    assert lookups(1, 0.02, paced="always") != lookups(1, 0.02, paced="never")

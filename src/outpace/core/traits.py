@@ -12,6 +12,8 @@ Numerics = Literal["bitwise", "ties"]
 """Whether a token's logits ignore what shares its call to the last bit, or up to floating-point ties: there
 their last digits differ, and where two tokens are that close the choice may fall either way."""
 
+Paced = Literal["always", "shared", "never"]
+
 UNBOUNDED = 2**31
 
 
@@ -31,8 +33,9 @@ class Traits:
     draws       the draws that its trees may have beside "point"; none: it has no distribution of its own.
     branches    whether it may propose more than a chain.
     reads_top   the largest k that it asks `RowScores.top` for.
-    paced       whether the drafts of a single row cost so much, in time or in nodes, that they may not pay:
-                they are as deep as has paid of late, maybe not at all. Where rows share a call all are.
+    paced       when its drafts are as deep as has paid of late, maybe not at all: "always", if they cost so
+                much, in time or in nodes, that they may not pay; "shared", where rows share a call, in which
+                a node is not nearly free; "never", if somebody has named their shape.
     stops       whether it ends a draft where it is less sure than `Ask.min_p`; of a policy: drafters with it.
 
     Of a tree policy:
@@ -48,7 +51,7 @@ class Traits:
     draws: frozenset[Draw] = frozenset()
     branches: bool = False
     reads_top: int = 0
-    paced: bool = False
+    paced: Paced = "shared"
     stops: bool = False
     reads_logq: bool = True
     keeps_draw: bool = True

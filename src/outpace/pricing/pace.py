@@ -10,7 +10,7 @@ arXiv:2211.17192, section 3.5. There both are given; here they are measured whil
     probe    now and then a longer draft: twice what the last one had kept, or a few levels, with no theta.
              What probes cost beyond the best choice may not exceed a share of all time (`PROBING`)
     rows     where several share a call all drafters are held back: a node is no longer nearly free there.
-             A single row's are if they are `paced`
+             A single row's are if they say so (`Traits.paced`)
     begin    with a draft. Until a step without one has been timed, it is thought to cost no more than the
              smallest call so far. It is tried when drafts may not pay, else when the share above allows it
 
@@ -81,7 +81,7 @@ class Pace:
 
         None where drafts are taken as they come.
         """
-        if not self._paced and len(asks) == 1:
+        if self._paced == "never" or (self._paced == "shared" and len(asks) == 1):
             return None
         prices = self._single if len(asks) == 1 else self._several
         if prices.call.learnt and self._told - prices.known >= FRESH:

@@ -61,7 +61,10 @@ def traits_of(policy: TreePolicy, *, own: bool) -> Traits:
     check_traits(policy)  # it may be another package's
     draws = EVERY_DRAW if policy.traits.keeps_draw else frozenset[Draw]()
     return Traits(
-        draws=draws, branches=policy.width > 1, paced=own or policy.traits.stops, stops=policy.traits.stops
+        draws=draws,
+        branches=policy.width > 1,
+        paced="always" if own or policy.traits.stops else "never",
+        stops=policy.traits.stops,
     )
 
 

@@ -29,6 +29,7 @@ from outpace.core.contracts import Tapped, TreePolicy
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.steps import Ask, Step
+from outpace.core.traits import Paced
 from outpace.core.tree import TokenTree
 from outpace.heads.proposals import FINAL, ProposalHeads, packaged_heads
 from outpace.trees.chain import Chain
@@ -86,7 +87,8 @@ class Blockwise:
         self._check_near()
         self.policy: TreePolicy = Chain(length=self._heads.num_drafted) if tree is None else tree
         branches = tree is None or tree.width > 1
-        self.traits = replace(traits_of(self.policy, own=False), branches=branches)
+        paced: Paced = "shared" if tree is None else "never"
+        self.traits = replace(traits_of(self.policy, own=False), branches=branches, paced=paced)
 
     def start(self, prompt: Prompt) -> BlockwiseState:
         """Nothing is proposed before the prompt's own call has been observed."""

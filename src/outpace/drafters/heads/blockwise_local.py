@@ -66,7 +66,7 @@ class BlockwiseLocal:
         self._small = small
         self._alpha = alpha
         self._ranks = ranks
-        self.traits = replace(heads.traits, branches=heads.policy.width > 1, paced=True)
+        self.traits = replace(heads.traits, branches=heads.policy.width > 1, paced="always")
 
     def start(self, prompt: Prompt) -> BlockwiseLocalState:
         """Both rows."""

@@ -41,7 +41,7 @@ class JacobiState:
 class Jacobi:
     """Chains of the `length` guesses that one more iteration would check."""
 
-    traits = Traits(paced=True)
+    traits = Traits(paced="always")
 
     @checked
     def __init__(self, *, length: int = 8) -> None:

@@ -50,7 +50,7 @@ class LookaheadState:
 class Lookahead:
     """A window of `window` columns that makes n-grams of `ngram` tokens; `candidates` of them are tried."""
 
-    traits = Traits(branches=True, paced=True)
+    traits = Traits(branches=True, paced="always")
 
     @checked
     def __init__(self, *, window: int = 4, ngram: int = 4, candidates: int = 4) -> None:

@@ -73,7 +73,7 @@ class Cascade:
         self._length = length
         self._tail = tail
         self._eos_ids = eos_ids
-        self.traits = Traits(reads_top=inner.traits.reads_top, paced=True)
+        self.traits = Traits(reads_top=inner.traits.reads_top, paced="always")
 
     def start(self, prompt: Prompt) -> CascadeState:
         """The small model reads the prompt when it is first asked."""
