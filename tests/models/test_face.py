@@ -134,7 +134,8 @@ def test_a_mix_of_objects_and_a_tree_object(case: Case, folder: Path) -> None:
         mixed = Mix([NGram(min_n=1), Recycling(case.model.target)], *costs)
         found = case.model.generate(PROMPTS, draft=mixed, **options)
         assert [one.token_ids for one in found] == [one.token_ids for one in plain]
-        assert sum(one.stats.num_drafted for one in found) > 0
+        # One row alone: how deep several draft is a matter of the clock.
+        assert case.model.generate(PROMPTS[1], draft=mixed, **options).stats.num_drafted > 0
     if isinstance(case.model, outpace.Model):
         shaped = case.model.generate(
             PROMPTS[0], draft=f"small_model:model={folder / 'tiny.gguf'}", tree=Chain(length=3), **options
