@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from outpace.pricing import clock
 from outpace.pricing import costs as costs_
 from outpace.pricing.costs import LARGE, CallCosts, LiveCosts, are_costs, straight
 from outpace.targets.table import TableTarget
@@ -38,7 +39,7 @@ def test_it_measures_what_the_clock_says(monkeypatch: pytest.MonkeyPatch) -> Non
             now += (10 + calls[0].tree.num_nodes) * (2 if self.length(calls[0].row) > 100 else 1)
             return super().score(calls)
 
-    monkeypatch.setattr(costs_, "perf_counter", lambda: now)
+    monkeypatch.setattr(clock, "now", lambda: now)
     target = Timed.random(vocab_size=5)
     costs = CallCosts.measure(target)
     assert target.num_rows == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -19,7 +20,7 @@ from outpace.diffusion.sampler import sample
 from outpace.diffusion.sources import Source
 from outpace.diffusion.stats import Stats
 from outpace.diffusion.windows import Window
-from outpace.pricing import clock
+from outpace.pricing.clock import in_turns
 
 SIZES = (1, 2, 4, 8, 16)
 LEAST_BASE = 0.01  # of a call's time; what is fitted to a call without states is noise below that
@@ -91,17 +92,16 @@ def call_times(source: Source, *, repeats: int, sizes: Sequence[int] = SIZES) ->
     noise = Noise(0).normal(numbers, torch.full_like(numbers, PRIOR), source.shape, dtype=torch.float32)
     steps = torch.full_like(numbers, len(source.process.sigmas) // 2)
     inputs, times = source.process.inputs(noise, steps)
-    seconds: dict[int, list[float]] = {size: [] for size in sizes}
-    for round in range(repeats + 1):
-        for size in sizes:
-            _wait(source.device)
-            with enough_memory(f"a call of {size} states"), turns_of_model(source.model):
-                began = clock.now()
-                source.model(inputs[:size], times[:size].to(inputs.dtype))
-                _wait(source.device)
-            if round:  # the first warms up
-                seconds[size].append(clock.now() - began)
-    return {size: median(each) for size, each in seconds.items()}
+
+    def call(size: int) -> None:
+        with enough_memory(f"a call of {size} states"), turns_of_model(source.model):
+            source.model(inputs[:size], times[:size].to(inputs.dtype))
+            if source.device.type == "cuda":
+                torch.cuda.synchronize(source.device)
+
+    runs = [partial(call, size) for size in sizes]
+    in_turns(runs, rounds=1)  # warms up
+    return dict(zip(sizes, in_turns(runs, rounds=repeats), strict=True))
 
 
 def fitted_price(times: dict[int, float], *, batch: int = 1) -> float:
@@ -114,8 +114,3 @@ def fitted_price(times: dict[int, float], *, batch: int = 1) -> float:
     columns = np.stack([np.ones_like(sizes), sizes], 1) / seconds[:, None]
     (base, slope), *_ = np.linalg.lstsq(columns, np.ones_like(sizes), rcond=None)
     return float(batch * max(slope, 0.0) / max(base, LEAST_BASE * seconds[0]))
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

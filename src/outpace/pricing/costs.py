@@ -6,10 +6,9 @@ machines memory and clock change within minutes, and with them the price of a no
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import log, log2
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from outpace.core.call import Call, Prompt, begin
 from outpace.core.contracts import Sourced, Target
 from outpace.core.sampling import Sampling
 from outpace.core.tree import TokenTree
+from outpace.pricing.clock import in_turns
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 CONTEXTS = (32, 512)
@@ -115,28 +115,23 @@ def call_seconds(
 ) -> list[float]:
     """Seconds of calls of these sizes, their choices included, behind a text of `context` tokens: medians.
 
-    The sizes take turns in every round, so that a machine that slows down slows all of them. In a turn the
-    first `warm` calls do not count: they find the caches full of another size's data. Nothing is kept between
-    calls. A target that reads a source beside a text is timed with its `typical_source()`.
+    The sizes take turns (see `in_turns`). Nothing is kept between calls. A target that reads a source beside
+    a text is timed with its `typical_source()`.
     """
     # Any spread of ordinary ids will do: the time of a call does not depend on which tokens it scores.
     text = [at * 7919 % target.vocab_size for at in range(context + max(size for size, _ in timed))]
     source = target.typical_source() if isinstance(target, Sourced) else None
     row = begin(target, Prompt(text[:context], source))
-    seconds: list[list[float]] = [[] for _ in timed]
+
+    def call(size: int, sampling: Sampling) -> None:
+        tree = TokenTree.chain(text[context], text[context + 1 : context + size])
+        target.score([Call.on(row, tree)]).choose([sampling], [context])
+
     try:
-        for _ in range(rounds):
-            for (size, sampling), times in zip(timed, seconds, strict=True):
-                tree = TokenTree.chain(text[context], text[context + 1 : context + size])
-                for number in range(warm + calls):
-                    began = perf_counter()
-                    target.score([Call.on(row, tree)]).choose([sampling], [context])
-                    if number >= warm:
-                        times.append(perf_counter() - began)
-            on_round()
+        runs = [partial(call, *one) for one in timed]
+        return in_turns(runs, rounds=rounds, warm=warm, calls=calls, on_round=on_round)
     finally:
         target.free([row])
-    return [statistics.median(times) for times in seconds]
 
 
 def are_costs(arrays: Mapping[str, NDArray[Any]]) -> bool:
