@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from outpace.bench.method import Method
 from outpace.bench.prompts import BUILTIN, Prompt, read_prompts
 from outpace.bench.records import RecordFile, read_records
 from outpace.bench.report import format_report, format_summary, markdown_table, summarise
 from outpace.core.errors import OutpaceError
+from outpace.models.method import Method
 from tests.special_files import SPECIAL
 
 

@@ -182,7 +182,7 @@ INTERRUPTED = [
 
 
 @pytest.mark.parametrize(
-    "name", ["outpace.cli.interrupts", "outpace.cli.main", "typer", "outpace.bench.method"]
+    "name", ["outpace.cli.interrupts", "outpace.cli.main", "typer", "outpace.models.method"]
 )
 @pytest.mark.parametrize("before", INTERRUPTED)
 def test_an_interrupt_at_the_start(before: str, name: str) -> None:

@@ -17,8 +17,8 @@ from outpace.core.errors import OutpaceError, PromptTooLong
 from outpace.core.sampling import Sampling
 from outpace.drafters import DRAFTERS
 from outpace.drafters.lookup.ngram import NGram
-from outpace.engine.prompt import prompt_ids
 from outpace.files import LoadedModel
+from outpace.models.prompt import prompt_ids
 from outpace.models.text import MOST_DRAFTERS, Model, load
 from outpace.rules.match import Match
 from outpace.targets.table import TableTarget

@@ -16,7 +16,7 @@ import outpace  # noqa: E402
 from outpace.core.contracts import Drafter  # noqa: E402
 from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.core.sampling import Sampling  # noqa: E402
-from outpace.engine.generation_config import OPTIONS  # noqa: E402
+from outpace.models.generation_config import OPTIONS  # noqa: E402
 from tests.fake_models import EOS_ID, write_tokenizer  # noqa: E402
 from tests.fakes import hostile  # noqa: E402
 from tests.hf_families import tiny_model  # noqa: E402

@@ -16,7 +16,7 @@ from outpace.files.json_files import json_value
 from outpace.files.regular import open_regular, read_text
 
 if TYPE_CHECKING:
-    from outpace.bench.method import Method
+    from outpace.models.method import Method
     from outpace.models.text import Generation
 
 Record = dict[str, Any]

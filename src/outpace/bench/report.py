@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from outpace.bench.method import Method
 from outpace.bench.records import Record
 from outpace.bench.run import PLAIN
 from outpace.core.errors import one_line
 from outpace.core.steps import Exactness, weakest
 from outpace.core.traits import Numerics
+from outpace.models.method import Method
 
 OVERALL = "overall"
 COLUMNS = (

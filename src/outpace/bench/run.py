@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from outpace.bench.method import Method
 from outpace.bench.prompts import Prompt
 from outpace.bench.records import Record, RecordFile, generation_record
 from outpace.core.errors import PromptTooLong
 from outpace.decode.pairing import check_pairing
+from outpace.models.method import Method
 from outpace.rules import RULES
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from outpace.cli import options, render, streams
 from outpace.core.errors import OutpaceError
 
 if TYPE_CHECKING:
-    from outpace.bench.method import Method
+    from outpace.models.method import Method
     from outpace.models.text import Generation, Model
 
 

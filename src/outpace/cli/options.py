@@ -14,7 +14,7 @@ from outpace.core.errors import OutpaceError
 from outpace.core.options import shown
 
 if TYPE_CHECKING:
-    from outpace.bench.method import Method
+    from outpace.models.method import Method
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
@@ -149,7 +149,7 @@ def expanded(path: str | Path) -> Path:
 
 def method_option(text: str, tree: str | None, rule: str) -> Method:
     """The method of `--draft`, `--tree` and `--rule`; what is wrong with it also costs no waiting."""
-    from outpace.bench.method import Method
+    from outpace.models.method import Method
 
     method = Method.parse(text, tree=tree, rule=rule)
     method.check()

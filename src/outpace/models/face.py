@@ -20,10 +20,10 @@ from outpace.decode.pairing import check_pairing
 from outpace.drafters import make_drafter
 from outpace.engine.engine import Event
 from outpace.engine.generate import events, result_of
-from outpace.engine.prompt import Chat, prompt_ids
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.models.options import Drafting, Prompting, Stopping, Text, Texts
+from outpace.models.prompt import Chat, prompt_ids
 from outpace.models.stream import Stream
 from outpace.pricing.costs import CallCosts, LiveCosts, are_costs
 from outpace.pricing.pace import pace_of

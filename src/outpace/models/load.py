@@ -11,10 +11,10 @@ from outpace.core.errors import OutpaceError
 from outpace.core.machine import default_threads
 from outpace.core.options import accept_object, checked
 from outpace.core.traits import check_traits
-from outpace.engine.prompt import Chat
 from outpace.files.tokenizer import Tokenizer
 from outpace.models import text
 from outpace.models.options import LoadOptions
+from outpace.models.prompt import Chat
 from outpace.models.text import Model
 from outpace.targets import TARGETS
 

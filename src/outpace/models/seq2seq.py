@@ -18,10 +18,10 @@ from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
 from outpace.core.options import accept, taken
 from outpace.engine.generate import result_of
-from outpace.engine.generation_config import Options, Wanted, read_options
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.files.tokenizer import Tokenizer
+from outpace.models.generation_config import Options, Wanted, read_options
 from outpace.models.options import Stopping
 from outpace.models.transformers import Wrapped
 from outpace.targets.hf_inputs import SOURCES_ARE_GUESSED, check_ids, check_mask, draw_seed

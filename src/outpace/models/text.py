@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 from outpace.core.contracts import Target
 from outpace.core.errors import OutpaceError
 from outpace.core.options import accept, checked, taken
-from outpace.engine.prompt import Chat
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.files.memo import Memo
 from outpace.models.face import MOST_DRAFTERS, Face
 from outpace.models.options import LoadOptions, Text, TextOptions, Texts, check_load_options, sampling_of
+from outpace.models.prompt import Chat
 from outpace.models.stream import Stream
 
 if TYPE_CHECKING:

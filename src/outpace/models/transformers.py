@@ -21,12 +21,12 @@ from outpace.core.turns import turns_of
 from outpace.decode.pairing import check_pairing
 from outpace.drafters.model.small_model import SmallModel, small_model
 from outpace.engine.generate import result_of
-from outpace.engine.generation_config import Wanted, read_options
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.files.tokenizer import Tokenizer
 from outpace.models import text
 from outpace.models.face import Face, check_tree, rule_of
+from outpace.models.generation_config import Wanted, read_options
 from outpace.models.options import Text
 from outpace.models.stream import Stream
 from outpace.targets.hf_causal import HfCausalTarget

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 from outpace.core.edits import edited, edits_of  # noqa: E402
 from outpace.core.tree import TokenTree  # noqa: E402
-from outpace.engine.processors import NEVER, Place, Processors, Rules  # noqa: E402
+from outpace.models.processors import NEVER, Place, Processors, Rules  # noqa: E402
 
 VOCAB = 12  # so few that runs repeat
 ENDS = [2, 7]

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from outpace.core.errors import OutpaceError
-from outpace.engine.prompt import prompt_ids
 from outpace.files.chat import ChatTemplate
 from outpace.files.tokenizer import Tokenizer
+from outpace.models.prompt import prompt_ids
 from tests.files.test_chat import GEMMA, SMOLLM2, TOOL, TOOLS
 from tests.files.vocabularies import SPECIALS, byte_level_metadata, trained_bpe
 

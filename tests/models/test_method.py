@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outpace.bench.method import Method
 from outpace.core.errors import OutpaceError
+from outpace.models.method import Method
 
 
 @pytest.mark.parametrize(

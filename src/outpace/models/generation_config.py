@@ -18,8 +18,8 @@ from outpace.core.edits import PENALTIES
 from outpace.core.errors import OutpaceError
 from outpace.core.options import number, shown
 from outpace.core.sampling import Sampling, fresh_seed, given_sampling
-from outpace.engine.processors import NEVER, Place, Processors, Rules
 from outpace.engine.request import Request
+from outpace.models.processors import NEVER, Place, Processors, Rules
 
 OPTIONS = (
     "max_new_tokens",

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 import outpace  # noqa: E402
 from outpace.core.errors import OutpaceError  # noqa: E402
-from outpace.engine.generation_config import (  # noqa: E402
+from outpace.models.generation_config import (  # noqa: E402
     _DEFAULTS,
     OPTIONS,
     REFUSED,
