@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -14,13 +14,13 @@ import pytest
 from outpace.core.call import Call
 from outpace.core.contracts import Drafter
 from outpace.core.sampling import Sampling
-from outpace.core.traits import Paced
+from outpace.core.traits import Paced, Traits
 from outpace.drafters.lookup.ngram import NGram
 from outpace.drafters.model.small_model import SmallModel
 from outpace.drafters.none import NoDraft
 from outpace.engine.generate import generate_batch
 from outpace.engine.request import Generation, Request
-from outpace.pricing.pace import Pace
+from outpace.pricing.pace import Pace, pace_of
 from outpace.rules.match import Match
 from outpace.targets.table import TableTarget
 from outpace.trees.chain import Chain, OpenChain
@@ -294,3 +294,28 @@ def test_lookups_are_held_back_where_rows_share_a_call() -> None:
     assert lookups(8, 0.3, paced="shared") < 1.04 * plain
     assert lookups(1, 0.02, paced="shared") == lookups(1, 0.02, paced="never")
     assert lookups(1, 0.02, paced="always") != lookups(1, 0.02, paced="never")
+
+
+@dataclass(frozen=True)
+class Equal:
+    """Equal to all of its kind, as drafters of other packages may be."""
+
+    traits: Traits = Traits(paced="always")
+
+
+class Slotted:
+    """Knows no weak references, and cannot be hashed."""
+
+    __slots__ = ()
+    __hash__ = None  # type: ignore[assignment]
+    traits = Traits(paced="always")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Slotted)
+
+
+@pytest.mark.parametrize("kind", [Equal, Slotted])
+def test_every_drafter_has_a_ledger_of_its_own(kind: Callable[[], Any]) -> None:
+    one, other = kind(), kind()
+    assert one == other and pace_of(one) is pace_of(one)
+    assert pace_of(one) is not pace_of(other)

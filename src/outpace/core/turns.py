@@ -18,7 +18,8 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any
+
+from outpace.core.beside import Beside
 
 PATIENCE_S = 0.5
 LOOKS = 3
@@ -155,39 +156,16 @@ def _is_under(held_in: int, frame: FrameType | None) -> bool:
 
 
 _EVERY: weakref.WeakSet[Turns] = weakref.WeakSet()
-_TURNS: dict[int, tuple[Callable[[], Any], Turns]] = {}
-_LOCK = threading.Lock()
+_TURNS = Beside(lambda shared: Turns())
 
 
 def turns_of(shared: object) -> Turns:
-    """The turns of an object: the same for everybody who asks, as long as the object lives."""
-    key = id(shared)
-    found = _TURNS.get(key)
-    if found is None or found[0]() is not shared:
-        with _LOCK:
-            found = _TURNS.get(key)
-            if found is None or found[0]() is not shared:
-                found = _TURNS[key] = (_reference(shared, key), Turns())
-    return found[1]
-
-
-def _reference(shared: Any, key: int) -> Callable[[], Any]:
-    try:
-        return weakref.ref(shared, lambda gone: _drop(key, gone))
-    except TypeError:  # a class with slots: its objects stay, so that their numbers are not used again
-        return lambda: shared
-
-
-def _drop(key: int, gone: weakref.ref[Any]) -> None:
-    found = _TURNS.get(key)
-    if found is not None and found[0] is gone:
-        _TURNS.pop(key, None)
+    """The turns of an object."""
+    return _TURNS.of(shared)
 
 
 def _after_fork() -> None:
     # The threads that had or awaited a turn are not in the child.
-    global _LOCK
-    _LOCK = threading.Lock()
     for turns in list(_EVERY):
         turns._forget_others()
 

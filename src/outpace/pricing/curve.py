@@ -1,4 +1,4 @@
-"""Seconds by size, learnt from what is seen: the one kind of curve that prices are made of."""
+"""Seconds by size, learnt from what is seen while tokens are written. What is measured before: `costs.py`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class Curve:
     def __init__(self, known: dict[int, float]) -> None:
         self._known = known
         self._counts: dict[int, int] = {}
+        self._line: tuple[list[int], NDArray[np.float64]] | None = None  # of what is known now
 
     @property
     def learnt(self) -> bool:
@@ -28,7 +29,7 @@ class Curve:
 
     def learn(self, size: int, seconds: float, rate: float) -> None:
         """This size took so long. What that says of the machine's mood holds for all sizes."""
-        seconds = max(seconds, INSTANT)
+        seconds, self._line = max(seconds, INSTANT), None
         count = self._counts[size] = self._counts.get(size, 0) + 1
         if count == 1:
             self._known[size] = seconds
@@ -39,9 +40,14 @@ class Curve:
 
     def at(self, size: Sizes) -> Sizes:
         """Seconds of a size: below what has been seen as its first, beyond it along the last line."""
-        sizes = sorted(self._known)
-        # A smaller size never costs more: what says otherwise was interrupted.
-        seconds = np.minimum.accumulate([self._known[size] for size in reversed(sizes)])[::-1]
+        if self._line is None:
+            ordered = sorted(self._known)
+            # A smaller size never costs more: what says otherwise was interrupted.
+            self._line = (
+                ordered,
+                np.minimum.accumulate([self._known[size] for size in reversed(ordered)])[::-1],
+            )
+        sizes, seconds = self._line
         within: Sizes = np.interp(size, sizes, seconds)
         if len(sizes) == 1:
             return within

@@ -11,8 +11,8 @@ arXiv:2211.17192, section 3.5. There both are given; here they are measured whil
              What probes cost beyond the best choice may not exceed a share of all time (`PROBING`)
     rows     where several share a call all drafters are held back: a node is no longer nearly free there.
              A single row's are if they say so (`Traits.paced`)
-    begin    with a draft. Until a step without one has been timed, it is thought to cost no more than the
-             smallest call so far. It is tried when drafts may not pay, else when the share above allows it
+    begin    with a draft. Until a step without a draft has been timed, such a step is thought to cost no more
+             than the smallest call so far. One is tried when drafts may not pay, or the share above allows it
 
 The draw stays valid: how deep a tree may be depends on earlier steps and on the clock, not on its tokens.
 
@@ -24,8 +24,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from weakref import WeakKeyDictionary
 
+from outpace.core.beside import Beside
 from outpace.core.contracts import Drafter
 from outpace.core.steps import Ask, Step, StepTimes
 from outpace.core.traits import Traits
@@ -37,6 +37,7 @@ FIRST_LEVELS = 4  # of the first draft
 LEAST_LEVELS = 2  # of a probe
 PROBING = 0.02
 CREDIT = 1.0  # calls without a draft: what probes may cost at once
+PRECISION = 4  # binary digits of a call's size that are told apart
 FIRST_PLAIN = 2  # steps without a draft that are tried although drafts may pay
 FRESH = 16  # steps without a draft, after which the best depth is looked for anew: each tells little
 SURE = 0.5  # of the price of a call: drafts that cost less per token will pay
@@ -49,7 +50,8 @@ class Plan:
     """What is asked for in a step, and what `Pace.learn` has to know of it.
 
     asks    the rows' asks, cut to the depth that pays; limits: how deep each row's tree may be.
-    begun   whether every row has read its prompt. late: whether a row had no draft in its last step.
+    begun   whether every row has read its prompt.
+    late    whether a row had no step before, or none with a draft: a drafter may have to catch up.
     best_s  seconds per token of the depth that pays best.
     """
 
@@ -72,15 +74,12 @@ class Pace:
         self._depths = Depths(THETAS if traits.stops else (0.0,))
         self._single, self._several = Prices(), Prices()  # of calls of one row and of more
         self._levels = FIRST_LEVELS  # of the next probe
-        self._again = False  # the last probe was right but late: one more tells the price
+        self._again = False  # the last probe was right, but `late`: one more tells the price
         self._age = 0  # steps since a draft was timed
         self._told = FRESH  # steps learnt from, those with a draft counted FRESH times
 
     def plan(self, asks: Sequence[Ask], *, late: bool) -> Plan | None:
-        """Cut the asks to a depth that pays. `late`: some row had no step before, or none with a draft.
-
-        None where drafts are taken as they come.
-        """
+        """Cut the asks to a depth that pays; None where drafts are taken as they come. `late`: see Plan."""
         if self._paced == "never" or (self._paced == "shared" and len(asks) == 1):
             return None
         prices = self._single if len(asks) == 1 else self._several
@@ -146,7 +145,8 @@ class Prices:
 
     def call_took(self, size: int, seconds: float, *, is_plain: bool) -> None:
         """A call of so many nodes; is_plain: without a draft."""
-        self.call.learn(size, seconds, RATE)
+        step = 1 << max(0, size.bit_length() - PRECISION)
+        self.call.learn(-(-size // step) * step, seconds, RATE)
         self.num_plain += is_plain
 
     def want_plain(self, best_s: float, rows: int) -> bool:
@@ -174,10 +174,9 @@ class Prices:
         self._total_s += seconds
 
 
-_PACES: WeakKeyDictionary[Drafter, Pace] = WeakKeyDictionary()
+_PACES = Beside(lambda drafter: Pace(drafter.traits))
 
 
 def pace_of(drafter: Drafter) -> Pace:
     """The ledger of a drafter, the same for all its requests."""
-    pace = _PACES.get(drafter)
-    return _PACES.setdefault(drafter, Pace(drafter.traits)) if pace is None else pace
+    return _PACES.of(drafter)
