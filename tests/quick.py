@@ -26,7 +26,7 @@ PARTS = {
     "drafters": ("test_drafters.py", "test_options.py"),
     "rules": ("test_drafters.py", "test_rules.py"),
     "trees": ("test_drafters.py", "test_trees.py"),
-    **dict.fromkeys(("bench", "cli", "diffusion", "models", "server", "train"), ()),
+    **dict.fromkeys(("bench", "cli", "diffusion", "models", "train"), ()),
 }
 """Files of the contract suite for a folder of src/outpace; of all others, `COMMON`."""
 COMMON = ("test_drafters.py", "test_targets.py")

@@ -32,10 +32,8 @@ LAYERS: dict[str, list[str]] = {
     "": ["models"],  # outpace/__init__.py
     "diffusion": ["files", "pricing"],
     "bench": [""],
-    "server": [""],
     "train": [""],
-    "plots": ["bench"],
-    "cli": ["bench", "server", "train", "plots", "diffusion"],
+    "cli": ["bench", "train", "diffusion"],
 }
 HEAVY = {"diffusers", "torch", "transformers"}
 HEAVY_LAYERS = {"train", "diffusion"}

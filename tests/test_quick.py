@@ -58,7 +58,7 @@ def root(tmp_path: Path) -> Path:
         ("src/outpace/drafters/new.py", ["tests/drafters", *DRAFTERS]),
         ("src/outpace/models/text.py", ["tests/models/test_text.py"]),
         ("src/outpace/other.py", [*OTHERS]),
-        ("native/call.cpp", ["tests/native", "tests/targets/test_native_top.py", *OTHERS]),
+        ("native/engine/call.cpp", ["tests/native", "tests/targets/test_native_top.py", *OTHERS]),
         ("docs/cli.md", [*DOCS]),
         ("README.md", [*DOCS]),
         ("benchmarks/busy.py", ["tests/benchmarks"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -300,7 +300,7 @@ def test_lookups_are_held_back_where_rows_share_a_call() -> None:
 class Equal:
     """Equal to all of its kind, as drafters of other packages may be."""
 
-    traits: Traits = Traits(paced="always")
+    traits: ClassVar[Traits] = Traits(paced="always")
 
 
 class Slotted:

@@ -1,1 +1,1 @@
-"""The loop body that library, command line, server and benchmark all run."""
+"""One step of decoding, which library, command line and benchmark all run."""
