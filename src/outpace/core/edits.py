@@ -34,7 +34,8 @@ class Edit:
 
     ids       i32[n] tokens, ascending; added: f32[n], what is added to their logits.
     repeated  i32[m] tokens that the penalty is for, ascending; penalty > 0, above 1 makes them less likely.
-    allowed   u8[V / 8, rounded up] or more, the mask, or None: token t is bit t % 8 of byte t // 8.
+    allowed   u8[V / 8, rounded up], or as many as make whole words of 32 bits, the mask, or None: token t is
+              bit t % 8 of byte t // 8.
     """
 
     ids: NDArray[np.int32]
@@ -54,8 +55,9 @@ class Edit:
     ) -> None:
         """Tokens in any order; what is added to one that is there twice adds up, the penalty counts once.
 
-        allowed: bytes, words of 32 bits as llguidance and xgrammar fill them, or bool[V].
-        Raises an OutpaceError for arrays that do not fit together.
+        added: -inf bans, inf is above all that is finite. allowed: bytes, words of 32 bits as llguidance and
+        xgrammar fill them, or bool[V].
+        Raises an OutpaceError for arrays that do not fit together, and for NaN.
         """
         tokens, biases = _tokens("ids", ids), _floats(added)
         if biases.shape != tokens.shape:
@@ -65,14 +67,17 @@ class Edit:
         if not _ascending(tokens):
             tokens, place = np.unique(tokens, return_inverse=True)
             given, biases = biases, np.zeros(len(tokens), np.float32)
-            np.add.at(biases, place, given)
+            with np.errstate(over="ignore", invalid="ignore"):
+                np.add.at(biases, place, given)
+        if np.isnan(biases).any():
+            raise OutpaceError("an edit's added are NaN, or inf and -inf for one token, accepted are numbers")
         again = _tokens("repeated", repeated)
         values = {
             "ids": tokens,
             "added": biases,
             "repeated": again if _ascending(again) else np.unique(again),
             "penalty": number("penalty", penalty, *PENALTIES),
-            "allowed": None if allowed is None else _bits(np.asarray(allowed)),
+            "allowed": None if allowed is None else _bits(_array("mask", allowed)),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -122,8 +127,17 @@ def edited(logits: NDArray[np.floating], edit: Edit | None) -> NDArray[np.floati
     return logits
 
 
+def _array(name: str, given: ArrayLike) -> NDArray[Any]:
+    try:
+        return np.asarray(given)
+    except ValueError:
+        raise OutpaceError(
+            f"an edit's {name} has rows of different lengths, accepted is an array of one dimension"
+        ) from None
+
+
 def _tokens(name: str, given: ArrayLike) -> NDArray[np.int32]:
-    tokens = np.asarray(given)
+    tokens = _array(name, given)
     if tokens.ndim != 1 or (len(tokens) and tokens.dtype.kind not in "iu"):
         raise OutpaceError(f"an edit's {name} are {tokens.dtype}{list(tokens.shape)}, accepted are token ids")
     if len(tokens) and not 0 <= tokens.min() <= tokens.max() <= _MOST_ID:
@@ -134,7 +148,7 @@ def _tokens(name: str, given: ArrayLike) -> NDArray[np.int32]:
 
 
 def _floats(given: ArrayLike) -> NDArray[np.float32]:
-    values = np.asarray(given)
+    values = _array("added", given)
     if values.dtype.kind not in "iuf":
         raise OutpaceError(f"an edit's added are of {values.dtype}, accepted are numbers")
     with np.errstate(over="ignore"):
