@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-from outpace.core.edits import edited, edits_of  # noqa: E402
+from outpace.core.edits import Edit, edited, edits_of  # noqa: E402
 from outpace.core.tree import TokenTree  # noqa: E402
 from outpace.models.processors import NEVER, Place, Processors, Rules  # noqa: E402
 
@@ -126,6 +126,36 @@ def test_the_repetition_penalty_is_theirs_to_the_last_bit(penalty: float) -> Non
         assert np.array_equal(found, theirs(rules, place, 1, text + path, logits))
         if len(text) > 30:
             text = []  # another text
+
+
+@pytest.mark.parametrize("vocab_size", [VOCAB, 1000])
+def test_edits_are_those_that_the_checked_constructor_makes_and_stay_as_they_are(vocab_size: int) -> None:
+    rng = np.random.default_rng(4)
+    biases = {(7,): 1e300, (3,): -0.1, (vocab_size + 1,): 2.0, (2, 5): 0.3}
+    rules = Rules(tuple(biases.items()), penalty=1.2, no_repeat=2, forced_last=4, banned=frozenset({9, 1}))
+    processors = Processors(rules, Place(vocab_size, 1, 0, 70))
+    text: list[int] = []
+    made = []
+    while len(text) < 66:
+        text += rng.integers(0, vocab_size + 2, rng.integers(1, 3)).tolist()
+        path = rng.integers(0, vocab_size, rng.integers(0, 4)).tolist()
+        edit = processors(text, path)
+        assert edit is not None
+        fields = edit.ids, edit.added, edit.repeated
+        made.append((edit, [one.copy() for one in fields]))
+        forced = len(text) + len(path) == 69
+        masked = None if edit.allowed is None else np.arange(vocab_size) == 4
+        assert forced == (masked is not None)
+        twin = Edit(*fields[:2], repeated=fields[2], penalty=1.2, allowed=masked)
+        for name in ("ids", "added", "repeated", "allowed"):
+            one, other = getattr(edit, name), getattr(twin, name)
+            assert np.array_equal(one, other) and (one is None or one.dtype == other.dtype), name
+        assert twin.penalty == edit.penalty and (np.diff(edit.ids) > 0).all()
+        seen = [] if forced else sorted({token for token in text + path if token < vocab_size})
+        assert edit.repeated.tolist() == seen
+    for edit, before in made:
+        for one, old in zip((edit.ids, edit.added, edit.repeated), before, strict=True):
+            assert np.array_equal(one, old)
 
 
 def test_where_nothing_holds_there_is_no_edit() -> None:

@@ -14,7 +14,7 @@ Single precision throughout. `edited` is the numpy reference of the native sampl
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -72,15 +72,27 @@ class Edit:
         if np.isnan(biases).any():
             raise OutpaceError("an edit's added are NaN, or inf and -inf for one token, accepted are numbers")
         again = _tokens("repeated", repeated)
-        values = {
-            "ids": tokens,
-            "added": biases,
-            "repeated": again if _ascending(again) else np.unique(again),
-            "penalty": number("penalty", penalty, *PENALTIES),
-            "allowed": None if allowed is None else _bits(_array("mask", allowed)),
-        }
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+        again = again if _ascending(again) else np.unique(again)
+        mask = None if allowed is None else _bits(_array("mask", allowed))
+        self._fill(tokens, biases, again, number("penalty", penalty, *PENALTIES), mask)
+
+    @classmethod
+    def of_fields(
+        cls,
+        ids: NDArray[np.int32],
+        added: NDArray[np.float32],
+        repeated: NDArray[np.int32],
+        penalty: float,
+        allowed: NDArray[np.uint8] | None,
+    ) -> Edit:
+        """One of fields as described above, neither checked nor copied: nobody may write into them."""
+        edit = cls.__new__(cls)
+        edit._fill(ids, added, repeated, penalty, allowed)
+        return edit
+
+    def _fill(self, *values: Any) -> None:
+        for field, value in zip(fields(self), values, strict=True):
+            object.__setattr__(self, field.name, value)
 
     def check(self, vocab_size: int) -> None:
         """Raise an OutpaceError unless the edit is one for so many tokens."""

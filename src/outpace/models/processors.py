@@ -129,15 +129,17 @@ class Processors:
             sums |= dict.fromkeys(rules.ends, NEVER)
         allowed = None
         if forced is not None:
-            sums, repeated, allowed = {}, NO_TOKENS, np.arange(place.vocab_size) == forced
+            sums, repeated = {}, NO_TOKENS
+            allowed = np.packbits(np.arange(place.vocab_size) == forced, bitorder="little")
         sums |= dict.fromkeys(rules.banned, NEVER)
         if is_first:
             sums |= dict.fromkeys(rules.banned_first, NEVER)
-        listed = [token for token in sums if 0 <= token < place.vocab_size]
+        listed = sorted(token for token in sums if 0 <= token < place.vocab_size)
         edit = None
         if listed or len(repeated) or allowed is not None:
-            values = [sums[token] for token in listed]
-            edit = Edit(listed, values, repeated=repeated, penalty=rules.penalty, allowed=allowed)
+            with np.errstate(over="ignore"):
+                values = np.array([sums[token] for token in listed], float).astype(np.float32)
+            edit = Edit.of_fields(np.array(listed, np.int32), values, repeated, rules.penalty, allowed)
         if not varies:
             self._known[case] = edit
         return edit
@@ -154,7 +156,8 @@ class _Text:
         self.grams: _Grams = {}
         self._width = rules.no_repeat
         self._vocab_size = place.vocab_size if rules.penalty != 1 else 0  # 0: no token counts as seen
-        self._seen = NO_TOKENS
+        self._seen = NO_TOKENS  # ascending, each once; replaced, never written into: edits keep it
+        self._is_seen: set[int] = set()
         self._padding = len(place.padding)
         self._read = list(place.padding)
         _add_grams(self.grams, self._read, self._width)
@@ -165,6 +168,7 @@ class _Text:
             begin = len(self._read)
             self._read += new
             self._seen = self.seen_with(new)
+            self._is_seen.update(new)
             _add_grams(self.grams, self._read, self._width, begin)
 
     def tail(self, count: int) -> list[int]:
@@ -173,8 +177,8 @@ class _Text:
 
     def seen_with(self, more: Sequence[int]) -> NDArray[np.int32]:
         """The tokens of the text and these, each once; without padding, as transformers 5 counts them."""
-        fresh = [token for token in more if 0 <= token < self._vocab_size]
-        return np.union1d(self._seen, np.array(fresh, np.int32)) if fresh else self._seen
+        fresh = sorted(token for token in {*more} - self._is_seen if 0 <= token < self._vocab_size)
+        return np.insert(self._seen, self._seen.searchsorted(fresh), fresh) if fresh else self._seen
 
 
 def _grams(tokens: Sequence[int], width: int) -> _Grams:
