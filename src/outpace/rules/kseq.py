@@ -19,24 +19,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from outpace.core.sampling import Sampling
-from outpace.core.steps import Exactness, RowScores, Verdict
-from outpace.core.tree import Draw, TokenTree
-from outpace.rules.walk import Law, Toss, chance, walk
+from outpace.core.tree import Draw
+from outpace.rules.walk import Law, NodeRule, Toss, chance
 
 NUM_HALVINGS = 16
 
 
-class KSeq:
+class KSeq(NodeRule):
     """The target's law, several independent drafts per position, one ratio for all."""
 
-    exactness: Exactness = "distribution"
     draw: Draw = "iid"
-    needs_law = True
-
-    def judge(self, tree: TokenTree, scores: RowScores, sampling: Sampling, position: int) -> Verdict:
-        """See `walk`."""
-        return walk(self, tree, scores, sampling, position)
 
     def keep(self, p: Law, q: Law, drafts: Sequence[int], toss: Toss) -> int | Law:
         """See `NodeRule.keep`."""

@@ -18,16 +18,16 @@ is drawn with a coin, because at its position the drafts have been looked at.
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core.contracts import Rule
 from outpace.core.sampling import Sampling, coin
-from outpace.core.steps import RowScores, Verdict
-from outpace.core.tree import TokenTree
+from outpace.core.steps import Exactness, RowScores, Verdict
+from outpace.core.tree import Draw, TokenTree
 from outpace.rules.match import by_choices
 
 Law = NDArray[np.floating]
@@ -35,9 +35,14 @@ Toss = Callable[[float], bool]
 """A new coin that comes up with this chance."""
 
 
-class NodeRule(Rule, Protocol):
-    """A rule that decides node by node."""
+class NodeRule(ABC):
+    """A rule that decides node by node and keeps the target's law."""
 
+    exactness: Exactness = "distribution"
+    draw: Draw
+    needs_law = True
+
+    @abstractmethod
     def keep(self, p: Law, q: Law, drafts: Sequence[int], toss: Toss) -> int | Law:
         """Which of the tokens `drafts`, drawn from q in this order, is kept: its place.
 
@@ -45,23 +50,22 @@ class NodeRule(Rule, Protocol):
         target and drafter, and stay as they are.
         """
 
-
-def walk(rule: NodeRule, tree: TokenTree, scores: RowScores, sampling: Sampling, position: int) -> Verdict:
-    """The verdict of a rule that decides node by node; laws are asked for on the path alone."""
-    if not has_laws(rule, tree, sampling):
-        return by_choices(tree, scores, rule.exactness)
-    toss = tosses(sampling.seed, position)
-    path: list[int] = []
-    node = 0
-    while children := tree.children(node):
-        p, q = scores.law(node, sampling), tree.law(node)
-        assert q is not None and len(p) == len(q), "a drafter's law is over the target's vocabulary"
-        kept = rule.keep(p, q, [tree.token_list[child] for child in children], toss)
-        if not isinstance(kept, int):
-            return Verdict(path, stand_in(kept, p, sampling.seed, position), rule.exactness)
-        node = children[kept]
-        path.append(node)
-    return Verdict(path, scores.choices[node], rule.exactness)
+    def judge(self, tree: TokenTree, scores: RowScores, sampling: Sampling, position: int) -> Verdict:
+        """Asks for laws on the path alone."""
+        if not has_laws(self, tree, sampling):
+            return by_choices(tree, scores, self.exactness)
+        toss = tosses(sampling.seed, position)
+        path: list[int] = []
+        node = 0
+        while children := tree.children(node):
+            p, q = scores.law(node, sampling), tree.law(node)
+            assert q is not None and len(p) == len(q), "a drafter's law is over the target's vocabulary"
+            kept = self.keep(p, q, [tree.token_list[child] for child in children], toss)
+            if not isinstance(kept, int):
+                return Verdict(path, stand_in(kept, p, sampling.seed, position), self.exactness)
+            node = children[kept]
+            path.append(node)
+        return Verdict(path, scores.choices[node], self.exactness)
 
 
 def has_laws(rule: Rule, tree: TokenTree, sampling: Sampling) -> bool:
