@@ -31,12 +31,13 @@ class Dynamic:
     """The `size` likeliest nodes of a tree with `k` nodes of `k` children each on each of `depth` levels."""
 
     traits = Traits(keeps_draw=False)
+    _name = "dynamic"
 
     @checked
     def __init__(self, *, size: int = 16, k: int = 4, depth: int = 6) -> None:
         if min(size, k, depth) < 1:
             names = f"size={size}, k={k} and depth={depth}"
-            raise OutpaceError(f"dynamic has {names}, accepted are whole numbers >= 1")
+            raise OutpaceError(f"{self._name} has {names}, accepted are whole numbers >= 1")
         self.size = size
         self.width = k
         self.depth = depth

@@ -20,33 +20,25 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
-from outpace.core.steps import Candidates
-from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
-from outpace.trees.dynamic import joint
+from outpace.trees.dynamic import Dynamic, joint
 from outpace.trees.template import best
 
 
-class OptTree:
+class OptTree(Dynamic):
     """`size` nodes; another level is drafted while the last one was worth `gain` accepted tokens."""
 
-    traits = Traits(keeps_draw=False)
+    _name = "opt_tree"
 
     @checked
     def __init__(self, *, size: int = 16, k: int = 8, gain: float = 0.2, depth: int = 10) -> None:
-        if min(size, k, depth) < 1:
-            names = f"size={size}, k={k} and depth={depth}"
-            raise OutpaceError(f"opt_tree has {names}, accepted are whole numbers >= 1")
+        super().__init__(size=size, k=k, depth=depth)
         if not 0 <= gain:
             raise OutpaceError(f"opt_tree has gain={gain}, accepted are numbers >= 0")
-        self.size = size
-        self.width = k
         self.gain = gain
-        self.depth = depth
 
     def expand(self, tree: TokenTree) -> Sequence[int]:
         """The hopeful nodes of the last level, if it was worth its price."""
@@ -58,14 +50,6 @@ class OptTree:
             if self._expected(values) - self._expected(before) < self.gain:
                 return []
         return sorted(node for node in best(values, self.size + 1) if depths[node] == height)
-
-    def grow(self, tree: TokenTree, candidates: Candidates) -> TokenTree:
-        """All candidates."""
-        return replace(candidates, draw="point").hang(tree, [self.width] * len(candidates.nodes))
-
-    def prune(self, tree: TokenTree, budget: int) -> TokenTree:
-        """The heaviest nodes of all levels."""
-        return tree.prune(best(joint(tree), 1 + min(budget, self.size)))
 
     def _expected(self, values: Sequence[float]) -> float:
         """The accepted length to be expected of the `size` heaviest nodes."""
