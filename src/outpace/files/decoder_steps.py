@@ -5,23 +5,26 @@ from __future__ import annotations
 import codecs
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
-from typing import Any, Protocol
+from typing import Any
 
 from tokenizers import decoders
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2}|\+[0-9A-Fa-f])>")
 
 
-class Stage(Protocol):
+class Stage(ABC):
     """One step of a decoder on its way through a sequence. Its state is replaced, never changed in place."""
 
+    @abstractmethod
     def push(self, text: str) -> list[str]:
         """Takes the next text; those that are certain."""
 
     def finish(self) -> list[str]:
         """The rest, were this the end. Changes nothing."""
+        return []
 
 
 def through(texts: list[str], stages: Iterable[Stage]) -> list[str]:
@@ -43,6 +46,9 @@ class Step:
     joins = False
     strips_space = False
 
+    def __init__(self, fields: dict[str, Any]) -> None:
+        """From the step's JSON form."""
+
     def first(self, text: str) -> str:
         return self.later(text)
 
@@ -58,28 +64,24 @@ class Step:
         return self.first(text)
 
     def stage(self, *, continues: bool) -> Stage:
-        return _Each(self, continues=continues)
+        return _Each(self.later if continues else self.first, self.later)
 
     def growing(self, *, continues: bool) -> Stage | None:
         """The stage for one text that comes in pieces; None where that is not possible."""
         return None
 
 
-class _Each:
-    def __init__(self, step: Step, *, continues: bool) -> None:
-        self._step = step
-        self._now = step.later if continues else step.first
+class _Each(Stage):
+    def __init__(self, now: Callable[[str], str], later: Callable[[str], str]) -> None:
+        self._now, self._later = now, later
 
     def push(self, text: str) -> list[str]:
         after = self._now(text)
-        self._now = self._step.later
+        self._now = self._later
         return [after]
 
-    def finish(self) -> list[str]:
-        return []
 
-
-class Whole:
+class Whole(Stage):
     """Waits for the end."""
 
     def __init__(self, stages: Sequence[Stage]) -> None:
@@ -100,9 +102,6 @@ class _Spaces(Step):
 
     strips_space = True
 
-    def __init__(self, fields: dict[str, Any]) -> None:
-        pass
-
     def first(self, text: str) -> str:
         return text
 
@@ -113,11 +112,8 @@ class _Spaces(Step):
 class _Fuse(Step):
     joins = True
 
-    def __init__(self, fields: dict[str, Any]) -> None:
-        pass
-
     def growing(self, *, continues: bool) -> Stage:
-        return _Each(self, continues=continues)
+        return self.stage(continues=continues)
 
 
 class _Library(Step):
@@ -143,18 +139,8 @@ class _Metaspace(_Library):
 
     def growing(self, *, continues: bool) -> Stage:
         # All of the growing text is the first one, and each character goes by itself.
-        return _Pieces(self.later if continues else self.first)
-
-
-class _Pieces:
-    def __init__(self, of: Callable[[str], str]) -> None:
-        self._of = of
-
-    def push(self, text: str) -> list[str]:
-        return [self._of(text)]
-
-    def finish(self) -> list[str]:
-        return []
+        every = self.later if continues else self.first
+        return _Each(every, every)
 
 
 class _Replace(Step):
@@ -170,7 +156,7 @@ class _Replace(Step):
         return None if self._old is None else _GrowingReplace(self._old, self._new)
 
 
-class _GrowingReplace:
+class _GrowingReplace(Stage):
     def __init__(self, old: str, new: str) -> None:
         self._old, self._new = old, new
         self._held = ""
@@ -208,7 +194,7 @@ def _run(text: str, content: str, most: int) -> int:
     return min(most, len(text) - len(text.lstrip(content)))
 
 
-class _GrowingStrip:
+class _GrowingStrip(Stage):
     def __init__(self, content: str, start: int, stop: int) -> None:
         self._content, self._start, self._stop = content, start, stop
         self._held = ""
@@ -221,14 +207,8 @@ class _GrowingStrip:
         self._held = text[len(text) - held :]
         return [text[: len(text) - held]]
 
-    def finish(self) -> list[str]:
-        return []
-
 
 class _ByteFallback(Step):
-    def __init__(self, fields: dict[str, Any]) -> None:
-        pass
-
     def alone(self, text: str) -> str | bytes:
         byte = _BYTE.fullmatch(text)
         return text if byte is None else bytes([int(byte[1], 16)])
@@ -237,7 +217,7 @@ class _ByteFallback(Step):
         return ByteRuns()
 
 
-class ByteRuns:
+class ByteRuns(Stage):
     """Neighbouring bytes are one text where they are UTF-8, else one U+FFFD each.
 
     `waits`: a character lacks bytes, so that all of its run would be U+FFFD, were this the end.
@@ -278,9 +258,6 @@ class ByteRuns:
 class _ByteLevel(Step):
     joins = True
 
-    def __init__(self, fields: dict[str, Any]) -> None:
-        pass
-
     def alone(self, text: str) -> str | bytes:
         data = _letter_bytes(text)
         try:
@@ -292,7 +269,7 @@ class _ByteLevel(Step):
         return _Letters()
 
 
-class _Letters:
+class _Letters(Stage):
     def __init__(self) -> None:
         self._rest = b""
 
@@ -319,7 +296,7 @@ class _Suffix(Step):
         return _OneBehind(self)
 
 
-class _OneBehind:
+class _OneBehind(Stage):
     def __init__(self, step: _Suffix) -> None:
         self._step = step
         self._last: str | None = None
@@ -342,7 +319,7 @@ class _Ctc(_Library):
         return _Distinct(self)
 
 
-class _Distinct:
+class _Distinct(Stage):
     def __init__(self, step: _Ctc) -> None:
         self._step = step
         self._last: str | None = None
@@ -351,9 +328,6 @@ class _Distinct:
         before, self._last = self._last, text
         after = "" if text == before else self._step.later(text)
         return [after] if after else []
-
-    def finish(self) -> list[str]:
-        return []
 
 
 STEPS: dict[str, Callable[[dict[str, Any]], Step]] = {
