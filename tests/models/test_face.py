@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -162,6 +164,54 @@ def test_token_ids_are_prompts(case: Case) -> None:
         case.model.generate(outpace.Prompt(ids), system="x")
 
 
+@pytest.mark.parametrize("ids", [["a"], [1, "b"], [1.5], "abc", [[1, 2]], [None]])
+def test_what_is_no_token_id_is_one_line(case: Case, ids: Any) -> None:
+    if isinstance(case.model, outpace.AcceleratedSeq2Seq):
+        ids = outpace.Prompt(ids, case.model.target.encode(torch.tensor([[5, 6, 7]]))[0])
+    for use in (case.model.generate, case.model.stream):
+        with pytest.raises(OutpaceError, match="accepted are token ids from 0 to ") as error:
+            use(outpace.Prompt.of(ids))
+        assert str(error.value).isprintable()
+
+
+def test_no_prompts_give_no_texts_and_others_are_named(case: Case) -> None:
+    assert case.model.generate([]) == [] == case.model.generate((), max_tokens=3)
+    ours = isinstance(case.model, outpace.Model)
+    accepted = r"outpace\.Prompt\(ids\)" if ours else "accepted (is a|are) tensor.*, "
+    options: list[dict[str, Any]] = [{}, {"raw": True}] if ours else [{}]
+    wrong: list[Any] = [[1, 2], 3] if ours else [[1, 2], [[1, 2]], [torch.tensor([1, 2])], 3]
+    for prompts in wrong:
+        for given in options:
+            with pytest.raises(OutpaceError, match=accepted) as error:
+                case.model.generate(prompts, **given)
+            assert str(error.value).isprintable()
+
+
+def test_tensors_beside_a_text_are_refused(case: Case) -> None:
+    if isinstance(case.model, outpace.Model):
+        with pytest.raises(TypeError, match="attention_mask"):
+            case.model.generate("a", attention_mask=torch.ones(1, 3))
+        return
+    names = ["attention_mask"]
+    if isinstance(case.model, outpace.AcceleratedSeq2Seq):
+        names += ["input_features", "decoder_input_ids"]
+    for name in names:
+        for prompt in ("a", ["a", "b"], outpace.Prompt([3])):
+            with pytest.raises(OutpaceError, match=f"{name} goes with a tensor of input_ids"):
+                case.model.generate(prompt, **{name: torch.ones(1, 3)})
+
+
+def test_a_drafter_without_traits_is_one_line(case: Case) -> None:
+    class Bare:
+        """All verbs, and no traits."""
+
+        start = propose = observe = stop = lambda self, *_: None
+
+    with pytest.raises(OutpaceError, match="traits") as error:
+        case.model.generate(PROMPTS[0], draft=Bare(), **case.options)
+    assert str(error.value).isprintable()
+
+
 def test_use_after_the_end_is_one_line(case: Case) -> None:
     model = case.make()
     assert type(model).__name__ in repr(model) and model.name in repr(model) and "\n" not in repr(model)
@@ -180,6 +230,11 @@ def test_use_after_the_end_is_one_line(case: Case) -> None:
         lambda: next(left),
         lambda: model.costs(),
         lambda: model.new_drafter("ngram"),
+        lambda: model.prompt_ids(PROMPTS[0]),
+        lambda: model.generate([]),
+        lambda: model.generate(PROMPTS[0], nonsense=3) if hasattr(model, "refresh") else model.config,
+        lambda: model.refresh() if hasattr(model, "refresh") else model.weights,
+        lambda: model.generations(torch.tensor([[5, 6]])) if hasattr(model, "refresh") else model.drafter(),
     ):
         with pytest.raises(OutpaceError, match="closed, accepted is") as error:
             use()
@@ -194,12 +249,15 @@ def test_closing_gives_native_memory_back(folder: Path) -> None:
     stream = model.stream(PROMPTS[0], raw=True, max_tokens=30)
     next(stream)
     row = model.target.open()
+    mapping = weakref.ref(model.weights.buffer)
     model.close()
     model.target.free([row])
+    stream.close()
+    gc.collect()
+    assert mapping() is None, "nobody holds the file's memory"
     for use in (lambda: model.target.open(), lambda: model.target.length(row)):
         with pytest.raises(OutpaceError, match="the model is closed"):
             use()
-    stream.close()
 
 
 def test_options_are_spelled_once_and_shown() -> None:
@@ -218,8 +276,14 @@ def test_load_takes_a_target(folder: Path) -> None:
     prompt = outpace.Prompt([1, 2, 3])
     plain = model.generate(prompt, draft=None, max_tokens=20)
     assert model.generate(prompt, max_tokens=20).token_ids == plain.token_ids and plain.text == ""
-    with pytest.raises(OutpaceError, match=r"text needs the tokenizer, accepted is .*outpace\.Prompt"):
-        model.generate("abc")
+    for tokenless, accepted in ((model, "attribute"), (outpace.load(tiny_model("llama")), "accelerate")):
+        with pytest.raises(OutpaceError, match=rf"text needs a tokenizer, .*{accepted}.*outpace\.Prompt"):
+            tokenless.generate("abc")
+        for stop in ("a", ["a", "b"]):
+            with pytest.raises(OutpaceError, match="stop needs the tokenizer, accepted are") as error:
+                tokenless.generate(prompt, stop=stop)
+            assert str(error.value).isprintable()
+        assert tokenless.generate(prompt, stop=None, max_tokens=3).token_ids
     with pytest.raises(OutpaceError, match="is read from no file"):
         _ = model.config
     for options, accepted in (({"threads": 2}, "threads"), ({"quantize": "q8"}, "quantize")):
@@ -233,6 +297,29 @@ def test_load_takes_a_target(folder: Path) -> None:
         with pytest.raises(OutpaceError, match=r"^source is .*, accepted are "):
             outpace.load(wrong)  # type: ignore[call-overload]
     assert outpace.load(tiny_model("llama"), context_length=16).target.context_length == 16
+
+
+@pytest.mark.parametrize("has", ["tokenizer", "chat", "both", "neither"])
+def test_a_target_has_a_tokenizer_a_template_or_both(has: str) -> None:
+    class Chat:
+        """A template that doubles what it is given."""
+
+        def render(self, messages: Any) -> str:
+            return str(messages[0]["content"]) * 2
+
+    target: Any = TableTarget.random(vocab_size=8, seed=3, spread=3.0)
+    if has in ("tokenizer", "both"):
+        target.tokenizer = Letters("abcdefgh")
+    if has in ("chat", "both"):
+        target.chat = Chat()
+    model = outpace.load(target)
+    assert (model.chat is not None) == (has in ("chat", "both"))
+    if has in ("tokenizer", "both"):
+        assert model.prompt_ids("cab") == [2, 0, 1] * (2 if has == "both" else 1)
+        assert len(model.generate("cab", max_tokens=5).text) == 5
+    else:
+        with pytest.raises(OutpaceError, match="text needs a tokenizer"):
+            model.prompt_ids("cab")
 
 
 PLUGIN = '''

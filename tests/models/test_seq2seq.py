@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ transformers = pytest.importorskip("transformers")
 import outpace  # noqa: E402
 from outpace.core.call import Prompt  # noqa: E402
 from outpace.core.errors import OutpaceError  # noqa: E402
+from outpace.core.turns import turns_of  # noqa: E402
 from outpace.targets.hf_seq2seq import HfSeq2SeqTarget  # noqa: E402
 from tests.fake_models import EOS_ID, write_tokenizer  # noqa: E402
 from tests.fakes import hostile  # noqa: E402
@@ -162,7 +164,7 @@ def test_lengths_and_given_beginnings() -> None:
     ]
     for case in cases:
         assert torch.equal(ours.generate(**inputs, **case), theirs(model, inputs, **case))
-    with pytest.raises(OutpaceError, match=r"of shape \(3,\), accepted are input_ids \[B, S\]"):
+    with pytest.raises(OutpaceError, match=r"of shape \(3,\), accepted are tensors: input_ids \[B, S\]"):
         ours.generate(torch.ones(3, dtype=torch.long))
     with pytest.raises(OutpaceError, match="the sources are missing"):
         ours.generate()
@@ -202,14 +204,14 @@ def test_text_in_and_text_out(tmp_path: Path) -> None:
     ours = outpace.accelerate(model, tokenizer)
     ids = tokenizer("the rain in", return_tensors="pt").input_ids
     expected = theirs(model, {"input_ids": ids}, max_new_tokens=25)[0, 1:]
-    result = ours.generate_text("the rain in", max_new_tokens=25)
+    result = ours.generate("the rain in", max_new_tokens=25)
     assert result.token_ids == expected.tolist()
     assert result.text == tokenizer.decode(expected, skip_special_tokens=True)
     stream = ours.stream("the rain in", max_new_tokens=25)
     pieces = "".join(stream)
     assert stream.result.token_ids == result.token_ids and pieces == stream.result.text
     with pytest.raises(OutpaceError, match="tokenizer"):
-        outpace.accelerate(model).generate_text("hi")
+        outpace.accelerate(model).generate("hi")
 
 
 def test_sampling_is_seeded_and_the_same_with_drafts() -> None:
@@ -220,6 +222,36 @@ def test_sampling_is_seeded_and_the_same_with_drafts() -> None:
     assert torch.equal(outpace.accelerate(model).generate(**inputs, **options, seed=3), plain)
     other = outpace.accelerate(model).generate(**inputs, **options, seed=4)
     assert other.shape != plain.shape or not torch.equal(other, plain)
+
+
+@pytest.mark.parametrize("text", ["a", torch.tensor([[5, 6]])])
+def test_the_encoder_runs_in_a_turn(text: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tokenizer(tmp_path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ours: Any = outpace.accelerate(tiny_seq2seq("t5"), tokenizer)
+    held, encode = list[int](), ours.target.encode
+
+    def watched(*inputs: Any) -> Any:
+        other = threading.Thread(target=lambda: held.append(turns_of(ours.target)._depth))
+        other.start()
+        other.join()
+        return encode(*inputs)
+
+    monkeypatch.setattr(ours.target, "encode", watched)
+    ours.generate(text, max_new_tokens=3)
+    assert held == [1]
+    ours.close()
+    with pytest.raises(OutpaceError, match="closed, accepted is"):
+        ours.generate(text, max_new_tokens=3)
+    assert held == [1], "the encoder of a closed model does not run"
+
+
+def test_a_stop_without_a_tokenizer_is_refused() -> None:
+    ours: Any = outpace.accelerate(tiny_seq2seq("t5"))
+    prompt = Prompt([START_ID], ours.target.encode(torch.tensor([[5, 6]]))[0])
+    for stop in ("a", ["a", "b"]):
+        with pytest.raises(OutpaceError, match="no fast tokenizer, accepted is generate without stop"):
+            ours.generate(prompt, stop=stop)
 
 
 def test_copy_drafts_from_the_source() -> None:

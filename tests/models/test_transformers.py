@@ -17,7 +17,8 @@ from outpace.core.contracts import Drafter  # noqa: E402
 from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.core.sampling import Sampling  # noqa: E402
 from outpace.models.generation_config import OPTIONS  # noqa: E402
-from tests.fake_models import EOS_ID, write_tokenizer  # noqa: E402
+from outpace.trees.chain import Chain  # noqa: E402
+from tests.fake_models import EOS_ID, write_gguf, write_tokenizer  # noqa: E402
 from tests.fakes import hostile  # noqa: E402
 from tests.hf_families import tiny_model  # noqa: E402
 from tests.laws import g_test  # noqa: E402
@@ -111,6 +112,33 @@ def test_a_draft_model(model: Any, tree: str | None) -> None:
         results = ours.generations(**inputs, max_new_tokens=30, eos_token_id=[])
         # Without a tree the draft is as deep as pays, and a draft model of the model's size does not.
         assert tree is None or all(result.stats.mean_accepted_length > 2 for result in results)
+
+
+def test_a_named_draft_takes_another_tree_per_call(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "draft.gguf", "llama")
+    model = repetitive(tiny_model("llama"))
+    write_tokenizer(tmp_path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    name = f"small_model:model={tmp_path / 'draft.gguf'}"
+    inputs = batch(prompts(1))
+    expected = model.generate(**inputs, max_new_tokens=12, do_sample=False)
+    calls: list[dict[str, Any]] = [
+        {},
+        {"tree": "static"},
+        {"tree": None},
+        {"draft": "ngram"},
+        {"draft": None},
+    ]
+    for own in (None, "chain:length=2"):
+        ours = outpace.accelerate(model, tokenizer, draft=name, tree=own)
+        assert ours.drafter() is ours.drafter(name, tree=own) is not ours.drafter(tree="static")
+        for given in calls:
+            assert torch.equal(ours.generate(**inputs, max_new_tokens=12, **given), expected)
+    made = outpace.accelerate(model, tokenizer, draft=name, tree=Chain(length=2))
+    assert made.drafter() is made.drafter()
+    for whole in (made, outpace.accelerate(model, draft=blurred(model, 0.01))):
+        with pytest.raises(OutpaceError, match="give the Drafter its own tree"):
+            whole.generate(**inputs, tree="static")
 
 
 def test_a_draft_model_of_another_vocabulary_needs_both_tokenizers(tmp_path: Path) -> None:
@@ -234,7 +262,7 @@ def test_text_in_and_text_out(tmp_path: Path) -> None:
     ours = outpace.accelerate(model, tokenizer)
     ids = tokenizer("the rain in", return_tensors="pt").input_ids
     expected = model.generate(ids, max_new_tokens=25)[0, ids.shape[1] :]
-    result = ours.generate_text("the rain in", raw=True, max_new_tokens=25)
+    result = ours.generate("the rain in", raw=True, max_new_tokens=25)
     assert result.token_ids == expected.tolist()
     assert result.text == tokenizer.decode(expected, skip_special_tokens=True)
     assert "".join(ours.stream("the rain in", raw=True, max_new_tokens=25)) == result.text
@@ -242,6 +270,6 @@ def test_text_in_and_text_out(tmp_path: Path) -> None:
         [{"role": "user", "content": "hi"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
     expected = model.generate(**chat, max_new_tokens=25)[0, chat["input_ids"].shape[1] :]
-    assert ours.generate_text("hi", max_new_tokens=25).token_ids == expected.tolist()
+    assert ours.generate("hi", max_new_tokens=25).token_ids == expected.tolist()
     with pytest.raises(OutpaceError, match="tokenizer"):
-        outpace.accelerate(model).generate_text("hi")
+        outpace.accelerate(model).generate("hi")

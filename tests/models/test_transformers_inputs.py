@@ -38,7 +38,7 @@ def fast() -> Any:
         (None, None, "input_ids is missing, accepted is a tensor"),
         (IDS.tolist(), None, "input_ids is a list"),
         (IDS.numpy(), None, "input_ids is a ndarray"),
-        ("text", None, "input_ids is a str"),
+        ("text", None, "text needs a tokenizer|input_ids is a str"),
         (IDS.float(), None, r"input_ids is in torch\.float32, accepted are whole numbers"),
         (IDS.bool(), None, r"input_ids is in torch\.bool"),
         (IDS[0], None, r"input_ids has shape \(6,\), accepted are \[B, W\]"),

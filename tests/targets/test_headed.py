@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from outpace.core.contracts import Drafter, Tapped, Target
+from outpace.core.contracts import Closable, Drafter, Tapped, Target
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling, choose
 from outpace.core.tree import TokenTree
@@ -85,3 +85,15 @@ def test_heads_without_a_first_are_refused(base: HfCausalTarget, tmp_path: Path)
     write_random(tmp_path, base)
     with pytest.raises(OutpaceError, match="no head 1 of their own, accepted is first=learned"):
         HeadedTarget(base, tmp_path)
+
+
+def test_its_end_is_that_of_the_target_beneath(
+    base: HfCausalTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_random(tmp_path, base, first="learned")
+    target, ends = HeadedTarget(base, tmp_path), list[str]()
+    target.close()  # what holds nothing has no end
+    monkeypatch.setattr(base, "close", lambda: ends.append("base"), raising=False)
+    assert isinstance(target, Closable)
+    target.close()
+    assert ends == ["base"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 from outpace.core.contracts import Target
 from outpace.core.edits import Edit
 from outpace.core.errors import OutpaceError, PromptTooLong
-from outpace.core.options import accept, whole
+from outpace.core.options import accept, shown, whole
 from outpace.core.sampling import Sampling
 from outpace.core.stats import GenerationStats
 from outpace.core.steps import Exactness
@@ -49,11 +50,16 @@ class Request:
             whole("logprobs", self.logprobs, 0, MOST)
         if not self.prompt:
             raise OutpaceError("the prompt is empty, accepted are prompts of 1 token or more")
+        try:
+            ids = list(map(operator.index, self.prompt))
+        except TypeError:
+            accepted = f"token ids from 0 to {target.vocab_size - 1}"
+            raise OutpaceError(f"the prompt is {shown([*self.prompt])}, accepted are {accepted}") from None
         if len(self.prompt) > target.context_length:
             raise PromptTooLong(
                 f"the prompt has {len(self.prompt)} tokens, the context holds {target.context_length}"
             )
-        if min(self.prompt) < 0 or max(self.prompt) >= target.vocab_size:
+        if min(ids) < 0 or max(ids) >= target.vocab_size:
             raise OutpaceError(f"the prompt has token ids outside 0 to {target.vocab_size - 1}")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from outpace.core.call import Prompt
 from outpace.core.contracts import Closable, Drafter, Rule, Target, TreePolicy
@@ -47,6 +47,8 @@ class Face:
     chat       what renders messages; None: prompts are continued as they are.
     memo       keeps what was computed for the model's file.
     """
+
+    _with_text: ClassVar[str]  # what has a tokenizer, for errors
 
     def __init__(
         self,
@@ -93,6 +95,7 @@ class Face:
         with turns_of(self.target):
             self.closed = True
             self._drafters.clear()
+            self._parts = {}
             if isinstance(self.target, Closable):
                 self.target.close()
 
@@ -101,12 +104,13 @@ class Face:
         """The model's tokenizer; an OutpaceError where it has none."""
         if self._tokenizer is None:
             raise OutpaceError(
-                "text needs the tokenizer, accepted is accelerate(model, tokenizer), or outpace.Prompt(ids)"
+                f"text needs a tokenizer, accepted are {self._with_text}, and outpace.Prompt(ids)"
             )
         return self._tokenizer
 
     def prompt_ids(self, prompt: Text, **options: Any) -> list[int]:
         """The token ids that the target reads for a prompt; the options are those of `stream` about it."""
+        self._check_open()
         if isinstance(prompt, Prompt):
             given = [name for name, value in options.items() if value]
             if given:
@@ -120,7 +124,9 @@ class Face:
         All requests with the spec share it, and what it learns from them. None is plain decoding. Without an
         argument it is the one of calls that name none.
         """
-        draft = self._drafting({})["draft"] if draft is _OWN else draft
+        if draft is _OWN:
+            own = self._drafting({} if tree is None else {"tree": tree})
+            draft, tree = own["draft"], own["tree"]
         draft = "none" if draft is None else draft
         self._check_open()
         check_tree(tree)
@@ -198,12 +204,15 @@ class Face:
 
     def _answer(self, prompt: Text | Texts, options: Mapping[str, Any]) -> Generation | list[Generation]:
         """One text, or the texts of a list, side by side: each is what it is alone."""
-        many = isinstance(prompt, list | tuple) and bool(prompt) and not isinstance(prompt[0], Mapping)
+        many = isinstance(prompt, list | tuple) and not (prompt and isinstance(prompt[0], Mapping))
         prompts: Any = prompt if many else [prompt]
         results = self._answers(prompts, options)
         return results if many else results[0]
 
     def _answers(self, prompts: Sequence[Text], options: Mapping[str, Any]) -> list[Generation]:
+        self._check_open()
+        if not prompts:
+            return []
         given = dict(options)
         drafting = self._drafting(given)
         made = [self._request(one, dict(given), streams=False) for one in prompts]
@@ -211,21 +220,28 @@ class Face:
         return result_of(self._steps(requests, texts, drafting))
 
     def _stream(self, prompt: Text, options: Mapping[str, Any]) -> Stream:
+        self._check_open()
         given = dict(options)
         drafting = self._drafting(given)
         request, text = self._request(prompt, given, streams=True)
         return Stream(self._steps([request], [text], drafting), self._check_open)
 
     def _drafting(self, given: dict[str, Any]) -> Drafting:
-        """Takes the parts out of the options of a call; what is not given there is the model's own."""
-        return taken(Drafting, {**self._parts, **{n: given.pop(n) for n in _PARTS if n in given}})
+        """Takes the parts out of the options of a call; what is not given there is the model's own.
+
+        The model's own tree is that of its own draft alone.
+        """
+        named: Drafting = {n: given.pop(n) for n in _PARTS if n in given}  # type: ignore[assignment]
+        own = {n: part for n, part in self._parts.items() if n != "tree" or "draft" not in named}
+        return taken(Drafting, {**own, **named})
 
     def _steps(
         self, requests: Sequence[Request], texts: Sequence[TextStream | None] | None, drafting: Drafting
     ) -> Generator[dict[int, Event], None, list[Generation]]:
         drafter = self.drafter(drafting["draft"], tree=drafting["tree"])
-        rule, pace = rule_of(drafting["rule"]), pace_of(drafter)
-        return events(self.target, drafter, rule, requests, texts=texts, pace=pace)
+        rule = rule_of(drafting["rule"])
+        check_pairing(self.target, drafter, rule)
+        return events(self.target, drafter, rule, requests, texts=texts, pace=pace_of(drafter))
 
     def _prompt_of(self, prompt: Text, given: dict[str, Any]) -> tuple[Sequence[int], TextStream | None]:
         """Takes the options about prompt and end; the prompt's ids, and what makes text of what follows."""
@@ -234,6 +250,10 @@ class Face:
         if isinstance(prompt, Prompt):
             ids = prompt  # which may have a source
         if self._tokenizer is None:
+            if stop:
+                raise OutpaceError(
+                    "stop needs the tokenizer, accepted are max_tokens and end tokens without it"
+                )
             return ids, None
         raw = about["raw"] or isinstance(prompt, Prompt)
         return ids, TextStream(self._tokenizer, stop=() if stop is None else stop, keep_first_space=raw)

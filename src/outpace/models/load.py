@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Unpack, overload, runtime_checkable
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from outpace.core.contracts import Drafter, Rule, Target, TreePolicy
 from outpace.core.errors import OutpaceError
 from outpace.core.machine import default_threads
 from outpace.core.options import accept_object, checked
 from outpace.core.traits import check_traits
-from outpace.files.tokenizer import Tokenizer
 from outpace.models import text
 from outpace.models.options import LoadOptions
-from outpace.models.prompt import Chat
 from outpace.models.text import Model
 from outpace.targets import TARGETS
 
@@ -25,17 +23,6 @@ if TYPE_CHECKING:
     from outpace.targets.hf_types import PreTrainedModel, PreTrainedTokenizerBase
 
 VERBS = ("open", "score", "keep", "fork", "free", "length")
-
-
-@runtime_checkable
-class Texted(Target, Protocol):
-    """A target that comes with what makes texts of its tokens; `chat` may be None."""
-
-    @property
-    def tokenizer(self) -> Tokenizer: ...
-
-    @property
-    def chat(self) -> Chat | None: ...
 
 
 @overload
@@ -85,7 +72,7 @@ def load(source: Any, tokenizer: Any = None, **options: Unpack[LoadOptions]) -> 
         return text.load(source)  # which says what is accepted
     _refuse(options, "a target takes no", "its own options, name:option=value")
     check_traits(made)
-    tokenizer, chat = (made.tokenizer, made.chat) if isinstance(made, Texted) else (None, None)
+    tokenizer, chat = getattr(made, "tokenizer", None), getattr(made, "chat", None)
     return Model(None, made, name=name, num_threads=default_threads(), tokenizer=tokenizer, chat=chat)
 
 

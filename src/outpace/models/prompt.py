@@ -48,7 +48,7 @@ def prompt_ids(
     if raw or chat is None:
         what = "a raw prompt" if raw else "the prompt of a model without a chat template"
         if not isinstance(prompt, str):
-            raise OutpaceError(f"{what} must be a text, not messages")
+            raise OutpaceError(f"{what} is {shown(prompt)}, accepted are a text and outpace.Prompt(ids)")
         for name, given in (
             ("system message", system),
             ("tools", tools),
@@ -87,10 +87,11 @@ def _raw_ids(tokenizer: Tokenizer, prompt: str, specials: _Specials, *, parse_sp
 
 def _messages(prompt: Prompt, system: str | None) -> list[Mapping[str, Any]]:
     """The messages of a prompt, each with a role that is known and a content that a template can read."""
-    if isinstance(prompt, bytes | Mapping) or not isinstance(prompt, Iterable):
-        raise OutpaceError(f"the prompt is {shown(prompt)}, accepted are a text and messages")
-    if getattr(prompt, "ndim", 1) != 1:  # an array without dimensions says that it can be gone through
-        raise OutpaceError(f"the prompt is {shown(prompt)}, accepted are a text and messages")
+    wrong = isinstance(prompt, bytes | Mapping) or not isinstance(prompt, Iterable)
+    if wrong or getattr(prompt, "ndim", 1) != 1:  # an array without dimensions has __iter__ too
+        raise OutpaceError(
+            f"the prompt is {shown(prompt)}, accepted are a text, messages and outpace.Prompt(ids)"
+        )
     messages: list[Any] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     if not messages:
         raise OutpaceError("the prompt has no messages, accepted are 1 message or more")

@@ -17,6 +17,7 @@ import numpy as np
 from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
 from outpace.core.options import accept, taken
+from outpace.core.turns import turns_of
 from outpace.engine.generate import result_of
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
@@ -63,7 +64,12 @@ class AcceleratedSeq2Seq(Wrapped):
         task. Whisper transcribes one window without time stamps; its output keeps start and end tokens, and
         it samples, as its own `generate` does, where the call has a temperature above 0.
         """
-        if self._is_text(input_ids):
+        if self._is_text(
+            input_ids,
+            attention_mask=attention_mask,
+            input_features=input_features,
+            decoder_input_ids=decoder_input_ids,
+        ):
             return self._answer(input_ids, options)
         inputs = _one_of(input_ids, input_features)
         prompts, results, pad_id = self._run(inputs, attention_mask, decoder_input_ids, options)
@@ -118,8 +124,8 @@ class AcceleratedSeq2Seq(Wrapped):
         (request,) = asked.requests([made], [ids])
         if not (streams or stop):
             return request, None
-        if self._tokenizer is None and self._theirs is not None:
-            kind = type(self._theirs).__name__
+        if self._tokenizer is None and (stop or self._theirs is not None):
+            kind = "the model" if self._theirs is None else type(self._theirs).__name__
             raise OutpaceError(f"{kind} has no fast tokenizer, accepted is generate without stop")
         return request, None if self._tokenizer is None else TextStream(self._tokenizer, stop=stop)
 
@@ -130,6 +136,7 @@ class AcceleratedSeq2Seq(Wrapped):
         self, inputs: Any, attention_mask: Any, decoder_input_ids: Any, options: Mapping[str, Any]
     ) -> tuple[list[Prompt], list[Generation], int | None]:
         """What the decoder begins with, the texts, and the pad token."""
+        self._check_open()
         given = dict(options)
         drafting, asked = self._drafting(given), self._asked(given, decoder_input_ids)
         prompts = self._prompts(inputs, attention_mask, asked)
@@ -147,7 +154,8 @@ class AcceleratedSeq2Seq(Wrapped):
         elif SOURCES_ARE_GUESSED and pad_id is not None and pad_id not in asked.wanted.eos_ids:
             # As transformers did: a pad token that also ends texts says nothing.
             attention_mask = inputs.ne(pad_id)
-        sources = self.target.encode(inputs, attention_mask)
+        with turns_of(self.target):
+            sources = self.target.encode(inputs, attention_mask)
         begins = asked.begins * len(sources) if len(asked.begins) == 1 else asked.begins
         if len(begins) != len(sources):
             raise OutpaceError(
@@ -212,7 +220,7 @@ def check_sources(inputs: Any) -> bool:
     if not is_tensor or inputs.ndim != (3 if inputs.is_floating_point() else 2) or 0 in inputs.shape:
         shape = f"of shape {tuple(inputs.shape)}" if is_tensor else f"a {type(inputs).__name__}"
         raise OutpaceError(
-            f"the sources are {'missing' if inputs is None else shape}, accepted are input_ids [B, S] and "
-            "input_features [B, mel, frames]"
+            f"the sources are {'missing' if inputs is None else shape}, accepted are tensors: input_ids "
+            "[B, S] and input_features [B, mel, frames]"
         )
     return bool(inputs.is_floating_point())

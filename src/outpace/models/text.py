@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 from outpace.core.contracts import Target
 from outpace.core.errors import OutpaceError
 from outpace.core.options import accept, checked, taken
+from outpace.core.turns import turns_of
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.files.memo import Memo
@@ -52,6 +53,8 @@ class Model(Face):
 
     A target that is not read from our files has no `loaded`, and so neither `config` nor `weights`.
     """
+
+    _with_text = "models of files and targets with the attribute `tokenizer`"
 
     def __init__(
         self,
@@ -130,7 +133,15 @@ class Model(Face):
         most = self.target.context_length if wanted["max_tokens"] is None else wanted["max_tokens"]
         return Request(ids, sampling, most, logprobs=wanted["logprobs"]), text
 
+    def close(self) -> None:
+        """As of every model, and its hold on the weights' file: drafters that still use them keep theirs."""
+        with turns_of(self.target):
+            if self._loaded is not None and not self.closed:
+                self._loaded.close()
+            super().close()
+
     def _file(self) -> LoadedModel:
+        self._check_open()
         if self._loaded is None:
             raise OutpaceError(f"the model {self.name!r} is read from no file, accepted are models of files")
         return self._loaded

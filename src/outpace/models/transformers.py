@@ -47,6 +47,7 @@ class Wrapped(Face):
     """A transformers model with its target. Drafts change the speed, not the output."""
 
     target: HfCausalTarget | HfSeq2SeqTarget
+    _with_text = "accelerate(model, tokenizer)"
     _target_type: ClassVar[type[HfCausalTarget | HfSeq2SeqTarget]]
 
     def __init__(
@@ -58,13 +59,14 @@ class Wrapped(Face):
         kernels: str,
     ) -> None:
         config = plain_model(model).config
-        talks = tokenizer is not None and getattr(tokenizer, "chat_template", None)
         super().__init__(
             self._target_type(model, context_length=context_length, kernels=kernels),
             name=getattr(config, "_name_or_path", "") or config.model_type,
             num_threads=default_threads(),
             tokenizer=self._tokenizer_of(tokenizer),
-            chat=TransformersChat(tokenizer) if tokenizer is not None and talks else None,
+            chat=TransformersChat(tokenizer)
+            if tokenizer is not None and getattr(tokenizer, "chat_template", None)
+            else None,
         )
         self.model: Any = model
         self._theirs = tokenizer
@@ -93,7 +95,10 @@ class Wrapped(Face):
         else:
             drafter = self.drafter(cast("str | Drafter | None", draft), tree=tree)
         check_pairing(self.target, drafter, judge)
-        self._parts = {"draft": drafter, "tree": None, "rule": judge}
+        if isinstance(draft, str) and isinstance(tree, str | None):  # calls can name another tree for it
+            self._parts = {"draft": draft, "tree": tree, "rule": judge}
+        else:
+            self._parts = {"draft": drafter, "tree": None, "rule": judge}
 
     def _draft_model(self, draft: Any, tokenizer: Any, tree: TreePolicy, kernels: str) -> SmallModel:
         """The drafter that a smaller transformers model makes."""
@@ -112,10 +117,6 @@ class Wrapped(Face):
             )
         return SmallModel.of(drafting, tree=tree)
 
-    def generate_text(self, prompt: Text, **options: Any) -> Generation:
-        """Text to text: `generate` of one prompt that is no tensor."""
-        return self._answers([prompt], options)[0]
-
     def stream(self, prompt: Text, **options: Any) -> Stream:
         """Generate piece by piece, of one prompt that is no tensor, with the options of `generate`."""
         return self._stream(prompt, options)
@@ -125,15 +126,22 @@ class Wrapped(Face):
 
         Needed only with kernels="block", after writes through `.data` to a few weights: others are noticed.
         """
+        self._check_open()
         with turns_of(self.target):
             self.target.refresh()
 
-    def _is_text(self, prompt: Any) -> bool:
-        """Whether `generate` is given prompts of ours, in place of a tensor."""
-        several = isinstance(prompt, list | tuple) and len(prompt) > 0
-        if isinstance(prompt[0] if several else prompt, Prompt):
-            return True
-        return self._theirs is not None and (several or isinstance(prompt, str))
+    def _is_text(self, prompt: Any, **tensors: Any) -> bool:
+        """Whether `generate` is given prompts of ours, which go with no tensors, in place of one."""
+        first = prompt
+        for _ in range(2):  # a list of prompts, each of which may be a list of messages
+            if isinstance(first, list | tuple) and first:
+                first = first[0]
+        if not isinstance(first, str | Prompt | Mapping | list | tuple):
+            return False
+        for name, tensor in tensors.items():
+            if tensor is not None:
+                raise OutpaceError(f"{name} goes with a tensor of input_ids, accepted with a text is none")
+        return True
 
     def _generation_config(self) -> GenerationConfig | None:
         return generation_config_of(self.model, self.target.model)
@@ -164,7 +172,7 @@ class Accelerated(Wrapped):
         there is. Rows that end early are filled up with the pad token. Without a `seed` sampling draws one
         from torch's default generator; the same seed gives the same tokens, whatever drafts.
         """
-        if self._is_text(input_ids):
+        if self._is_text(input_ids, attention_mask=attention_mask):
             return self._answer(input_ids, options)
         results, pad_id = self._run(input_ids, attention_mask, options)
         longest = max(len(result.token_ids) for result in results)
@@ -207,6 +215,7 @@ class Accelerated(Wrapped):
         self, input_ids: Tensor | None, attention_mask: Tensor | None, options: Mapping[str, Any]
     ) -> tuple[list[Generation], int | None]:
         """The texts of a batch, and the pad token."""
+        self._check_open()
         given = dict(options)
         drafting, wanted = self._drafting(given), self._wanted(given)
         check_ids("input_ids", input_ids)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core.call import Call, Kept, Source
-from outpace.core.contracts import Tapped
+from outpace.core.contracts import Closable, Tapped
 from outpace.core.products import Product
 from outpace.core.steps import Exactness, Scores
 from outpace.core.tree import TokenTree
@@ -73,6 +73,11 @@ class HeadedTarget:
     def tap(self, *names: str) -> None:
         """See `Tapped`."""
         self._target.tap(*names)
+
+    def close(self) -> None:
+        """See `Closable`."""
+        if isinstance(self._target, Closable):
+            self._target.close()
 
     def product(self, weight: NDArray[np.float32]) -> Product:
         """See `Tapped`."""
