@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from outpace.core.contracts import Drafter, Rule
 from outpace.drafters.none import NoDraft
-from outpace.engine.generate import generate_batch, result_of
+from outpace.engine.generate import events, result_of
 from outpace.engine.request import Generation, Request
 from outpace.rules.match import Match
 from outpace.targets.pixel import PixelTarget, pixel_prompt
@@ -26,4 +26,4 @@ def decode(
     """The pictures of small ones u8[n, h, w, C], side by side; greedy without a drafter and a rule."""
     max_tokens = max_tokens or target.context_length
     requests: Sequence[Request] = [Request(pixel_prompt(small), max_tokens=max_tokens) for small in smalls]
-    return result_of(generate_batch(target, drafter or NoDraft(), rule or Match(), requests))
+    return result_of(events(target, drafter or NoDraft(), rule or Match(), requests))

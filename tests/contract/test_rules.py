@@ -22,7 +22,7 @@ from outpace.core.contracts import Drafter, Rule
 from outpace.core.sampling import Sampling, fresh_seed
 from outpace.core.steps import Ask, RowScores, ScoredCall, Verdict
 from outpace.core.tree import TokenTree
-from outpace.engine.generate import generate, generate_batch
+from outpace.engine.generate import events, generate
 from outpace.engine.request import Request
 from outpace.rules import RULES, block
 from outpace.rules.block import Block
@@ -92,7 +92,7 @@ def outputs(
     """The outputs of so many seeds, without the pairing's consent."""
     requests = [Request(PROMPT, replace(sampling, seed=seed), num_tokens) for seed in range(num_seeds)]
     with mock.patch("outpace.engine.engine.check_pairing"):
-        generations = whole(generate_batch(target, drafter, rule, requests))[1]
+        generations = whole(events(target, drafter, rule, requests))[1]
     return [tuple(one.token_ids) for one in generations]
 
 

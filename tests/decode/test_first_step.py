@@ -15,7 +15,7 @@ from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.drafters.model.small_model import SmallModel
 from outpace.drafters.none import NoDraft
-from outpace.engine.generate import generate, generate_batch
+from outpace.engine.generate import events, generate
 from outpace.engine.request import Generation, Request
 from outpace.rules import RULES
 from outpace.rules.match import Match
@@ -85,7 +85,7 @@ def first(drafter: Hostile, max_tokens: int = 20) -> tuple[list[list[int]], Gene
 def test_whatever_is_drafted_the_tokens_are_those_of_plain_decoding(name: str) -> None:
     target = TableTarget.random(vocab_size=VOCAB_SIZE)
     drafter = Hostile(hostile(VOCAB_SIZE)[name].draft)
-    batch = whole(generate_batch(target, drafter, Match(), requests()))[1]
+    batch = whole(events(target, drafter, Match(), requests()))[1]
     assert [one.token_ids for one in batch] == plain() and target.num_rows == 0
 
 
@@ -110,7 +110,7 @@ def test_prompts_are_read_with_the_whole_tree_behind_them() -> None:
     assert isinstance(target, Noting)
     shape = [-1, 0, 0, 1, 1, 2]
     drafter = Hostile(lambda ask, rng: TokenTree([ask.root, 2, 5, 4, 1, 3], shape))
-    whole(generate_batch(target, drafter, Match(), requests()))
+    whole(events(target, drafter, Match(), requests()))
     first = target.calls[0]
     assert [list(call.pending) for call in first] == PROMPTS
     assert all(call.tree.shape.parent_list == shape for call in first)
@@ -126,7 +126,7 @@ def test_prompts_that_fill_a_call_are_read_in_chunks() -> None:
     prompts = [[n % VOCAB_SIZE for n in range(length)] for length in (40, 1, 7, 8, 23)]
     batch = [Request(prompt, SAMPLING, 9) for prompt in prompts]
     drafter = hostile(VOCAB_SIZE)["everything"]
-    together = whole(generate_batch(target, drafter, Match(), batch))[1]
+    together = whole(events(target, drafter, Match(), batch))[1]
     assert max(sum(call.lead + call.tree.num_nodes for call in calls) for calls in target.calls) <= 90
     assert max(len(call.pending) for calls in target.calls for call in calls) == 7
     free = TableTarget.random(vocab_size=VOCAB_SIZE)
@@ -173,5 +173,5 @@ def test_rows_and_states_are_given_back_when_it_fails(method: str) -> None:
     target = (Full if method == "open" else TableTarget).random(vocab_size=VOCAB_SIZE)
     drafter = Leaky(method)
     with pytest.raises(KeyboardInterrupt):
-        whole(generate_batch(target, drafter, Match(), requests()))
+        whole(events(target, drafter, Match(), requests()))
     assert target.num_rows == drafter.held == 0

@@ -20,7 +20,7 @@ from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.drafters.lookup.ngram import NGram
 from outpace.drafters.none import NoDraft
-from outpace.engine.generate import generate, generate_batch
+from outpace.engine.generate import events, generate
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.rules.match import Match
@@ -274,11 +274,11 @@ def test_requests_share_the_nodes_that_a_call_may_have() -> None:
 
     target = Narrow.random(vocab_size=VOCAB_SIZE)
     requests = [Request([number % VOCAB_SIZE], max_tokens=30) for number in range(7)]
-    _, together = whole(generate_batch(target, DRAFTERS["too much"], Match(), requests))
+    _, together = whole(events(target, DRAFTERS["too much"], Match(), requests))
     alone = [run(TableTarget.random(vocab_size=VOCAB_SIZE), NoDraft(), one)[1] for one in requests]
     assert [one.token_ids for one in together] == [one.token_ids for one in alone]
     assert 7 < max(calls) <= 40
-    _, many = whole(generate_batch(target, DRAFTERS["too much"], Match(), requests[:1] * 41))
+    _, many = whole(events(target, DRAFTERS["too much"], Match(), requests[:1] * 41))
     assert [one.token_ids for one in many] == [alone[0].token_ids] * 41, "without drafts, where none has room"
 
 

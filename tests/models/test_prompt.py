@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from outpace.core.errors import OutpaceError
+from outpace.core.options import taken
 from outpace.files.chat import ChatTemplate
 from outpace.files.tokenizer import Tokenizer
-from outpace.models.prompt import prompt_ids
+from outpace.models import prompt as prompts
+from outpace.models.options import Prompting
 from tests.files.test_chat import GEMMA, SMOLLM2, TOOL, TOOLS
 from tests.files.vocabularies import SPECIALS, byte_level_metadata, trained_bpe
 
@@ -67,6 +69,10 @@ def tokenizer() -> Tokenizer:
 
 def specials(made: Tokenizer, ids: Sequence[int]) -> list[str | None]:
     return [made.token(i) for i in ids if i in made.special_ids]
+
+
+def prompt_ids(made: Tokenizer, chat: Any, prompt: Any, **about: Any) -> list[int]:
+    return prompts.prompt_ids(made, chat, prompt, taken(Prompting, about))
 
 
 def ids_of(template: str, messages: Any, **options: Any) -> list[int]:
@@ -220,7 +226,7 @@ def test_a_raw_prompt_has_no_template() -> None:
     for name, given in (("system", "a"), ("tools", [TOOL]), ("chat_template_kwargs", {"a": 1})):
         for options in ({"raw": True}, {}):
             with pytest.raises(OutpaceError, match=r"takes no (system message|tools|variables)"):
-                prompt_ids(tokenizer(), None, "a", **{**options, name: given})  # type: ignore[arg-type]
+                prompt_ids(tokenizer(), None, "a", **{**options, name: given})
 
 
 @pytest.mark.parametrize("parse_special", [True, False])

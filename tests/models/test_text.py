@@ -18,8 +18,8 @@ from outpace.core.sampling import Sampling
 from outpace.drafters import DRAFTERS
 from outpace.drafters.lookup.ngram import NGram
 from outpace.files import LoadedModel
-from outpace.models.prompt import prompt_ids
-from outpace.models.text import MOST_DRAFTERS, Model, load
+from outpace.models.face import MOST_DRAFTERS
+from outpace.models.text import Model, load
 from outpace.rules.match import Match
 from outpace.targets.table import TableTarget
 from tests.fakes import Letters
@@ -127,7 +127,7 @@ def test_every_option_of_a_call_is_tried() -> None:
     for call in (Model.generate, Model.stream):
         options = [p for p in inspect.signature(call).parameters.values() if p.kind is p.KEYWORD_ONLY]
         assert [option.name for option in options] == list(WRONG)
-    assert {*inspect.signature(prompt_ids).parameters} <= {"tokenizer", "chat", "prompt", *WRONG}
+    assert {*inspect.signature(Model.prompt_ids).parameters} <= {"self", "prompt", *WRONG}
 
 
 @pytest.mark.parametrize("option", WRONG)

@@ -18,7 +18,7 @@ from outpace.core.traits import Paced, Traits
 from outpace.drafters.lookup.ngram import NGram
 from outpace.drafters.model.small_model import SmallModel
 from outpace.drafters.none import NoDraft
-from outpace.engine.generate import generate_batch
+from outpace.engine.generate import events
 from outpace.engine.request import Generation, Request
 from outpace.pricing.pace import Pace, pace_of
 from outpace.rules.match import Match
@@ -120,7 +120,7 @@ def run(
     prompts = [[1 + row, 2, 3] for row in range(num_rows)]
     requests = [Request(prompt, Sampling(temperature=1.0, seed=5), num) for prompt in prompts]
     with timed_by(clock):
-        texts = whole(generate_batch(target, drafter, Match(), requests, pace=pace))[1]
+        texts = whole(events(target, drafter, Match(), requests, pace=pace))[1]
     return Written(texts, clock.now, target.sizes)
 
 
@@ -183,7 +183,7 @@ def greedily(other: np.ndarray, table: np.ndarray, policy: Any, num: int = LONG)
     pace = Pace(replace(drafter.traits, paced="always")) if isinstance(policy, OpenChain) else None
     request = Request([1, 2, 3], Sampling(), num)
     with timed_by(clock):
-        [text] = whole(generate_batch(target, drafter, Match(), [request], pace=pace))[1]
+        [text] = whole(events(target, drafter, Match(), [request], pace=pace))[1]
     return Written([text], clock.now, target.sizes)
 
 
@@ -227,7 +227,7 @@ def test_drafts_end_when_they_cease_to_pay_and_come_back() -> None:
     drafter = SmallModel.of(draft, tree=Chain(length=8))
     request = Request([1, 2, 3], Sampling(temperature=1.0, seed=5), 4000)
     pace = Pace(replace(drafter.traits, paced="always"))
-    steps = generate_batch(timed(table, clock, 1.0), drafter, Match(), [request], pace=pace)
+    steps = events(timed(table, clock, 1.0), drafter, Match(), [request], pace=pace)
     with timed_by(clock):
         written = np.array([(clock.now, len(pieces[0][0])) for pieces in steps])
 
@@ -258,10 +258,10 @@ def test_whatever_the_clock_says_the_text_is_the_same(sampling: Sampling) -> Non
     requests = [Request([1 + row, 2], sampling, 20 + 13 * row) for row in range(4)]
     drafter = SmallModel.of(TableTarget(other), tree=Dynamic(size=6))
     pace = Pace(replace(drafter.traits, paced="always"))
-    expected = whole(generate_batch(TableTarget(table), NoDraft(), Match(), requests))[1]
+    expected = whole(events(TableTarget(table), NoDraft(), Match(), requests))[1]
     for _ in range(5):
         with timed_by(lambda: rng.choice([0.0, 1.0, 1.0, 50.0, rng.random()])):
-            ours = whole(generate_batch(TableTarget(table), drafter, Match(), requests, pace=pace))[1]
+            ours = whole(events(TableTarget(table), drafter, Match(), requests, pace=pace))[1]
         assert [one.token_ids for one in ours] == [one.token_ids for one in expected]
 
 
@@ -274,7 +274,7 @@ def lookups(num_rows: int, node_s: float, *, paced: Paced, num: int = 200) -> fl
     drafter.traits = replace(drafter.traits, paced=paced)
     requests = [Request([1 + row, 2, 3], Sampling(temperature=0.7, seed=5), num) for row in range(num_rows)]
     with timed_by(clock):
-        texts = whole(generate_batch(target, drafter, Match(), requests, pace=Pace(drafter.traits)))[1]
+        texts = whole(events(target, drafter, Match(), requests, pace=Pace(drafter.traits)))[1]
     assert all(len(text.token_ids) == num for text in texts)
     return clock.now
 

@@ -14,7 +14,7 @@ from outpace.core.sampling import Sampling, choose
 from outpace.core.tree import TokenTree
 from outpace.drafters.heads.blockwise import Blockwise
 from outpace.drafters.none import NoDraft
-from outpace.engine.generate import generate_batch
+from outpace.engine.generate import events
 from outpace.engine.request import Request
 from outpace.rules.match import Match
 from outpace.targets.headed import HeadedTarget
@@ -32,7 +32,7 @@ def base() -> HfCausalTarget:
 
 
 def written(target: Target, drafter: Drafter, sampling: Sampling) -> tuple[list[list[int]], list[str]]:
-    steps = generate_batch(target, drafter, Match(), [Request(p, sampling, 16) for p in PROMPTS])
+    steps = events(target, drafter, Match(), [Request(p, sampling, 16) for p in PROMPTS])
     while True:
         try:
             next(steps)

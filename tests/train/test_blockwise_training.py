@@ -17,7 +17,7 @@ from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.core.sampling import Sampling  # noqa: E402
 from outpace.drafters.heads.blockwise import Blockwise  # noqa: E402
 from outpace.drafters.none import NoDraft  # noqa: E402
-from outpace.engine.generate import generate_batch  # noqa: E402
+from outpace.engine.generate import events  # noqa: E402
 from outpace.engine.request import Generation, Request  # noqa: E402
 from outpace.heads.file import HeadsConfig, read_heads  # noqa: E402
 from outpace.heads.proposals import ProposalHeads  # noqa: E402
@@ -468,7 +468,7 @@ def test_a_model_without_a_module_cannot_be_finetuned(tmp_path: Path) -> None:
 
 def own_outputs(target: Any, prompts: list[Any], count: int, drafter: Any = None) -> list[Generation]:
     requests = [Request(prompt, Sampling(), count) for prompt in prompts]
-    ended: list[Generation] = whole(generate_batch(target, drafter or NoDraft(), Match(), requests))[1]
+    ended: list[Generation] = whole(events(target, drafter or NoDraft(), Match(), requests))[1]
     return ended
 
 

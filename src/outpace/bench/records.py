@@ -16,8 +16,8 @@ from outpace.files.json_files import json_value
 from outpace.files.regular import open_regular, read_text
 
 if TYPE_CHECKING:
+    from outpace.engine.request import Generation
     from outpace.models.method import Method
-    from outpace.models.text import Generation
 
 Record = dict[str, Any]
 

@@ -12,8 +12,9 @@ from outpace.cli import options, render, streams
 from outpace.core.errors import OutpaceError
 
 if TYPE_CHECKING:
+    from outpace.engine.request import Generation
     from outpace.models.method import Method
-    from outpace.models.text import Generation, Model
+    from outpace.models.text import Model
 
 
 def generate(

@@ -11,7 +11,8 @@ from outpace.core.errors import one_line
 from outpace.progress import progress_bar
 
 if TYPE_CHECKING:
-    from outpace.models.text import Generation, Model
+    from outpace.engine.request import Generation
+    from outpace.models.text import Model
 
 
 class StreamedText:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import Any, TypeVar
 
@@ -14,7 +14,6 @@ from outpace.pricing.pace import Pace
 
 Piece = tuple[list[int], str]
 """A step's additions to one request: tokens, and the text that became certain."""
-P = TypeVar("P")
 R = TypeVar("R")
 
 
@@ -35,28 +34,7 @@ def generate(
     target, step by step, in one thread or in many.
     """
     steps = events(target, drafter, rule, [request], texts=[text], pace=pace)
-    return _mapped(steps, lambda found: (found[0].tokens, found[0].text), lambda results: results[0])
-
-
-def generate_batch(
-    target: Target,
-    drafter: Drafter,
-    rule: Rule,
-    requests: Sequence[Request],
-    *,
-    texts: Sequence[TextStream | None] | None = None,
-    pace: Pace | None = None,
-) -> Generator[dict[int, Piece], None, list[Generation]]:
-    """Requests side by side (see `engine.py`); yields {request number: its piece}, for those that got one.
-
-    As `generate` otherwise. What one of them fails with ends all.
-    """
-    steps = events(target, drafter, rule, requests, texts=texts, pace=pace)
-    return _mapped(
-        steps,
-        lambda found: {number: (event.tokens, event.text) for number, event in found.items()},
-        lambda results: results,
-    )
+    return _pieces(steps)
 
 
 def events(
@@ -68,7 +46,10 @@ def events(
     texts: Sequence[TextStream | None] | None = None,
     pace: Pace | None = None,
 ) -> Generator[dict[int, Event], None, list[Generation]]:
-    """As `generate_batch`, but yields all that a step says, drafts included: {request number: its event}."""
+    """Requests side by side (see `engine.py`); yields {request number: its event}, for those that got one.
+
+    As `generate` otherwise. What one of them fails with ends all.
+    """
     engine = Engine(target, drafter, rule, pace=pace)
     texts = [None] * len(requests) if texts is None else texts
     jobs = [engine.add(request, text=text) for request, text in zip(requests, texts, strict=True)]
@@ -85,18 +66,15 @@ def result_of(steps: Generator[Any, None, R]) -> R:
             return result
 
 
-def _mapped(
-    steps: Generator[dict[int, Event], None, list[Generation]],
-    piece: Callable[[dict[int, Event]], P],
-    whole: Callable[[list[Generation]], R],
-) -> Generator[P, None, R]:
+def _pieces(steps: Generator[dict[int, Event], None, list[Generation]]) -> Generator[Piece, None, Generation]:
     with closing(steps):
         while True:
             try:
                 found = next(steps)
             except StopIteration as end:
-                return whole(end.value)
-            yield piece(found)
+                results: list[Generation] = end.value
+                return results[0]
+            yield found[0].tokens, found[0].text
 
 
 def _run(engine: Engine, jobs: Sequence[Job]) -> Generator[dict[int, Event], None, list[Generation]]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 from outpace.core.call import Prompt
 from outpace.core.contracts import Closable, Drafter, Rule, Target, TreePolicy
 from outpace.core.errors import OutpaceError
 from outpace.core.machine import processor_key
-from outpace.core.options import accept, accept_object, taken
+from outpace.core.options import accept, accept_object, checked, taken
 from outpace.core.turns import turns_of
 from outpace.decode.pairing import check_pairing
 from outpace.drafters import make_drafter
@@ -108,15 +108,10 @@ class Face:
             )
         return self._tokenizer
 
-    def prompt_ids(self, prompt: Text, **options: Any) -> list[int]:
+    @checked
+    def prompt_ids(self, prompt: Text, **options: Unpack[Prompting]) -> list[int]:
         """The token ids that the target reads for a prompt; the options are those of `stream` about it."""
-        self._check_open()
-        if isinstance(prompt, Prompt):
-            given = [name for name, value in options.items() if value]
-            if given:
-                raise OutpaceError(f"a prompt of token ids takes no {given[0]}, accepted are the ids alone")
-            return list(prompt)
-        return prompt_ids(self.tokenizer, self.chat, prompt, **options)
+        return list(self._ids(prompt, taken(Prompting, dict(options))))
 
     def drafter(self, draft: str | Drafter | None = _OWN, *, tree: str | TreePolicy | None = None) -> Drafter:
         """The drafter that a spec describes, made once per model. A Drafter is returned as it is.
@@ -246,9 +241,7 @@ class Face:
     def _prompt_of(self, prompt: Text, given: dict[str, Any]) -> tuple[Sequence[int], TextStream | None]:
         """Takes the options about prompt and end; the prompt's ids, and what makes text of what follows."""
         about, stop = taken(Prompting, given), taken(Stopping, given)["stop"]
-        ids: Sequence[int] = self.prompt_ids(prompt, **about)
-        if isinstance(prompt, Prompt):
-            ids = prompt  # which may have a source
+        ids = self._ids(prompt, about)
         if self._tokenizer is None:
             if stop:
                 raise OutpaceError(
@@ -257,6 +250,14 @@ class Face:
             return ids, None
         raw = about["raw"] or isinstance(prompt, Prompt)
         return ids, TextStream(self._tokenizer, stop=() if stop is None else stop, keep_first_space=raw)
+
+    def _ids(self, prompt: Text, about: Prompting) -> Sequence[int]:
+        self._check_open()
+        if not isinstance(prompt, Prompt):
+            return prompt_ids(self.tokenizer, self.chat, prompt, about)
+        if given := [name for name, value in about.items() if value]:
+            raise OutpaceError(f"a prompt of token ids takes no {given[0]}, accepted are the ids alone")
+        return prompt
 
 
 _PARTS = tuple(Drafting.__annotations__)

@@ -8,14 +8,11 @@ from typing import Annotated, Any, Literal, TypedDict
 
 from outpace.core.call import Prompt
 from outpace.core.contracts import Drafter, Rule, TreePolicy
-from outpace.core.options import whole
 from outpace.core.sampling import Sampling, given_sampling
 
 Text = str | Sequence[Mapping[str, Any]] | Prompt
 """A prompt: a user message or a text, messages with "role" and "content", or token ids as they are."""
 Texts = list[str] | list[Sequence[Mapping[str, Any]]] | list[Prompt]
-
-MOST_THREADS = 1024
 
 
 class Drafting(TypedDict, total=False):
@@ -75,15 +72,3 @@ def sampling_of(given: Mapping[str, Any]) -> Sampling:
             single["seed"] = secrets.randbits(64)
         sampling = Sampling(**single)
     return sampling
-
-
-def check_load_options(given: LoadOptions) -> None:
-    """Raise an OutpaceError for values out of range, before a model is fetched and packed."""
-    for name, least, most in (
-        ("threads", 1, MOST_THREADS),
-        ("context_length", 1, 2**31 - 1),
-        ("cache_tokens", 16, 2**40),
-    ):
-        value = given.get(name)
-        if value is not None:
-            whole(name, value, least, most)

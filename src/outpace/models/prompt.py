@@ -17,10 +17,10 @@ from urllib.parse import quote
 
 from outpace.core.errors import OutpaceError
 from outpace.core.notes import note
-from outpace.core.options import checked, shown
+from outpace.core.options import shown
 from outpace.files.tokenizer import Tokenizer
+from outpace.models.options import Prompting, Text
 
-Prompt = str | Sequence[Mapping[str, Any]]
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -31,33 +31,23 @@ class Chat(Protocol):
         """The prompt's text."""
 
 
-@checked
-def prompt_ids(
-    tokenizer: Tokenizer,
-    chat: Chat | None,
-    prompt: Prompt,
-    *,
-    system: str | None = None,
-    raw: bool = False,
-    tools: Sequence[Mapping[str, Any]] | None = None,
-    chat_template_kwargs: Mapping[str, Any] | None = None,
-    parse_special: bool = False,
-) -> list[int]:
-    """The token ids of a prompt; for the options see `Model.stream`. Raises OutpaceError."""
+def prompt_ids(tokenizer: Tokenizer, chat: Chat | None, prompt: Text, about: Prompting) -> list[int]:
+    """The token ids of a text or of messages, with all options about it. Raises OutpaceError."""
+    parse_special, system, tools = about["parse_special"], about["system"], about["tools"]
     specials = _Specials(() if parse_special else special_texts(tokenizer))
-    if raw or chat is None:
-        what = "a raw prompt" if raw else "the prompt of a model without a chat template"
+    if about["raw"] or chat is None:
+        what = "a raw prompt" if about["raw"] else "the prompt of a model without a chat template"
         if not isinstance(prompt, str):
             raise OutpaceError(f"{what} is {shown(prompt)}, accepted are a text and outpace.Prompt(ids)")
         for name, given in (
             ("system message", system),
             ("tools", tools),
-            ("variables", chat_template_kwargs),
+            ("variables", about["chat_template_kwargs"]),
         ):
             if given is not None:
                 raise OutpaceError(f"{what} takes no {name}; write it into the prompt")
         return _raw_ids(tokenizer, prompt, specials, parse_special=parse_special)
-    variables = _variables(tools, chat_template_kwargs)
+    variables = _variables(tools, about["chat_template_kwargs"])
     try:
         messages, variables = specials.marked(_messages(prompt, system)), specials.marked(variables)
     except RecursionError:  # such as a list that holds itself
@@ -85,7 +75,7 @@ def _raw_ids(tokenizer: Tokenizer, prompt: str, specials: _Specials, *, parse_sp
     return tokenizer.encode(prompt, add_special_tokens=True)
 
 
-def _messages(prompt: Prompt, system: str | None) -> list[Mapping[str, Any]]:
+def _messages(prompt: Text, system: str | None) -> list[Mapping[str, Any]]:
     """The messages of a prompt, each with a role that is known and a content that a template can read."""
     wrong = isinstance(prompt, bytes | Mapping) or not isinstance(prompt, Iterable)
     if wrong or getattr(prompt, "ndim", 1) != 1:  # an array without dimensions has __iter__ too

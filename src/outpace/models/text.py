@@ -12,8 +12,8 @@ from outpace.core.turns import turns_of
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.files.memo import Memo
-from outpace.models.face import MOST_DRAFTERS, Face
-from outpace.models.options import LoadOptions, Text, TextOptions, Texts, check_load_options, sampling_of
+from outpace.models.face import Face
+from outpace.models.options import LoadOptions, Text, TextOptions, Texts, sampling_of
 from outpace.models.prompt import Chat
 from outpace.models.stream import Stream
 
@@ -21,17 +21,15 @@ if TYPE_CHECKING:
     from outpace.files import LoadedModel, ModelConfig, PackedFile
     from outpace.files.tokenizer import Tokenizer
 
-__all__ = ["MOST_DRAFTERS", "Generation", "Model", "Stream", "load"]
-
 
 @checked
 def load(source: str | Path, **options: Unpack[LoadOptions]) -> Model:
     """The model of a file, of a folder or of a name; see `outpace.load`."""
     from outpace.files import open_model
-    from outpace.targets.native import NativeTarget
+    from outpace.targets.native import NativeTarget, check_ranges
 
     accept("source", source, str | Path)
-    check_load_options(options)
+    check_ranges(options)  # before a model is fetched and packed
     given = taken(LoadOptions, dict(options))
     loaded = open_model(source, quantize=given["quantize"], progress=given["progress"])
     target = NativeTarget(

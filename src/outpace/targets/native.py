@@ -7,7 +7,7 @@ environment variable OUTPACE_ISA forces one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 DEFAULT_CACHE_ROWS = 4  # rows of full context that fit; the memory is used only as rows grow
 CHUNK = 256  # tokens of a prompt that share one pass over the weights
-CACHE_TYPES = ("f16", "f32")
+RANGES = {"threads": (1, 1024), "context_length": (1, 2**31 - 1), "cache_tokens": (16, 2**40)}
 
 
 class NativeTarget:
@@ -70,16 +70,9 @@ class NativeTarget:
         # Loading it costs a moment, and whoever only lists targets has no need of it.
         from outpace import _native
 
-        if kv not in CACHE_TYPES:
-            raise OutpaceError(f"kv is {kv!r}, accepted are {', '.join(CACHE_TYPES)}")
-        if threads is not None and not 1 <= threads <= 1024:
-            raise OutpaceError(f"threads is {threads}, accepted are 1 to 1024")
-        if context_length is not None and not 1 <= context_length <= config.context_length:
-            raise OutpaceError(
-                f"context_length is {context_length}, accepted are 1 to {config.context_length}"
-            )
-        if cache_tokens is not None:
-            whole("cache_tokens", cache_tokens, 16, 2**40)
+        check_ranges({"threads": threads, "context_length": context_length, "cache_tokens": cache_tokens})
+        if context_length is not None:
+            whole("context_length", context_length, 1, config.context_length)
         self.config = config
         self.weights = weights
         self.vocab_size = config.vocab_size
@@ -274,6 +267,13 @@ class NativeTarget:
     def output_rows(self, token_ids: NDArray[np.integer] | None = None) -> NDArray[np.float32]:
         """f32[M, D]: rows of the output matrix as they are read, for the losses of heads; None for all."""
         return output_rows(self.weights, token_ids)
+
+
+def check_ranges(options: Mapping[str, Any]) -> None:
+    """Raise an OutpaceError for options of a NativeTarget that are in no model's range."""
+    for name, (least, most) in RANGES.items():
+        if options.get(name) is not None:
+            whole(name, options[name], least, most)
 
 
 class _Closed:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from outpace.core.contracts import Drafter
 from outpace.core.sampling import Sampling, fresh_seed
 from outpace.drafters.none import NoDraft
-from outpace.engine.generate import generate_batch, result_of
+from outpace.engine.generate import events, result_of
 from outpace.engine.request import Generation, Request
 from outpace.rules.match import Match
 from outpace.train.recording import Recorder
@@ -125,4 +125,4 @@ def decode_all(model: Model, requests: list[Request], watch: Drafter | None = No
     """
     if not requests:
         return []
-    return result_of(generate_batch(model.target, watch or NoDraft(), Match(), requests))
+    return result_of(events(model.target, watch or NoDraft(), Match(), requests))

@@ -24,7 +24,7 @@ from outpace.drafters.lookup.backoff import FILE_NAME  # noqa: E402
 from outpace.drafters.lookup.ngram import NGram  # noqa: E402
 from outpace.drafters.mix import mix as make_mix  # noqa: E402
 from outpace.drafters.none import NoDraft  # noqa: E402
-from outpace.engine.generate import generate, generate_batch  # noqa: E402
+from outpace.engine.generate import events, generate  # noqa: E402
 from outpace.engine.request import Generation, Request  # noqa: E402
 from outpace.files.packing import unpack  # noqa: E402
 from outpace.heads import proposals  # noqa: E402
@@ -408,7 +408,7 @@ def test_rows_of_a_batch(factory: Any, made: Callable[..., Any], shape: str | No
         folder = tmp_path / str(right)
         learn_by_heart(folder, target, output_of(target)[0], PROMPTS[right], [plain[right]])
         requests = [Request(prompt, SAMPLED, 18) for prompt in PROMPTS]
-        ended = whole(generate_batch(target, make(target, folder, tree=shape), Match(), requests))[1]
+        ended = whole(events(target, make(target, folder, tree=shape), Match(), requests))[1]
         assert [one.token_ids for one in ended] == plain
         lengths = [one.stats.mean_accepted_length for one in ended]
         assert np.argmax(lengths) == right and lengths[right] > 2.5, lengths

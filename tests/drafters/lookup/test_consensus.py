@@ -18,7 +18,7 @@ from outpace.core.steps import Ask, Step, Verdict
 from outpace.core.tree import TokenTree
 from outpace.drafters.lookup.consensus import MAX_ENDED, Consensus, ConsensusState
 from outpace.drafters.none import NoDraft
-from outpace.engine.generate import generate_batch
+from outpace.engine.generate import events
 from outpace.engine.request import Generation, Request
 from outpace.rules.match import Match
 from outpace.targets.table import TableTarget
@@ -193,7 +193,7 @@ def test_samples_of_one_prompt_need_fewer_calls_together(sampling: Sampling) -> 
         ]
 
     def run(drafter: Drafter, requests: list[Request]) -> list[Generation]:
-        result: list[Generation] = whole(generate_batch(target, drafter, Match(), requests))[1]
+        result: list[Generation] = whole(events(target, drafter, Match(), requests))[1]
         return result
 
     def texts(results: list[Generation]) -> list[list[int]]:

@@ -19,7 +19,7 @@ from outpace.drafters.model.cascade import Cascade
 from outpace.drafters.model.cascade import cascade as make_cascade
 from outpace.drafters.model.small_model import SmallModel
 from outpace.drafters.none import NoDraft
-from outpace.engine.generate import generate, generate_batch
+from outpace.engine.generate import events, generate
 from outpace.engine.request import Generation, Request
 from outpace.rules.match import Match
 from outpace.targets.table import TableTarget
@@ -163,7 +163,7 @@ def test_rows_side_by_side() -> None:
     prompts = [[1, 2, 3], [4], [5, 6, 7, 8]]
     requests = [Request(prompt, Sampling(1.0, seed=n), 20 + 3 * n) for n, prompt in enumerate(prompts)]
     small = table(4)
-    batch = whole(generate_batch(table(), cascade(small, tail=2), Match(), requests))[1]
+    batch = whole(events(table(), cascade(small, tail=2), Match(), requests))[1]
     alone = [whole(generate(table(), cascade(table(4), tail=2), Match(), one))[1] for one in requests]
     assert [one.token_ids for one in batch] == [one.token_ids for one in alone]
     assert [one.stats.num_drafted for one in batch] == [one.stats.num_drafted for one in alone]

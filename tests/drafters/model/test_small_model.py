@@ -22,7 +22,7 @@ from outpace.decode.step import step
 from outpace.drafters.model.small_model import SmallModel, small_model
 from outpace.drafters.model.vocabulary import SameTokens
 from outpace.drafters.none import NoDraft
-from outpace.engine.generate import generate, generate_batch
+from outpace.engine.generate import events, generate
 from outpace.engine.request import Generation, Request
 from outpace.rules.match import Match
 from outpace.rules.multi_draft import MultiDraft
@@ -152,7 +152,7 @@ def test_rows_share_the_calls_of_the_draft_model() -> None:
     draft = table()
     prompts = [[1, 2, 3], [4, 0], [5, 6, 7, 8]]
     requests = [Request(prompt, Sampling(temperature=1.0, seed=n), 25) for n, prompt in enumerate(prompts)]
-    batch = whole(generate_batch(table(), SmallModel.of(draft), Match(), requests))[1]
+    batch = whole(events(table(), SmallModel.of(draft), Match(), requests))[1]
     alone = [whole(generate(table(), NoDraft(), Match(), request))[1] for request in requests]
     assert [one.token_ids for one in batch] == [one.token_ids for one in alone]
     assert draft.calls == 5 * 4 and draft.num_rows == 0
