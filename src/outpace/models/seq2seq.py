@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
 from outpace.core.options import accept, taken
@@ -24,7 +22,7 @@ from outpace.engine.text import TextStream
 from outpace.files.tokenizer import Tokenizer
 from outpace.models.generation_config import Options, Wanted, read_options
 from outpace.models.options import Stopping
-from outpace.models.transformers import Wrapped
+from outpace.models.transformers import Wrapped, filled
 from outpace.targets.hf_inputs import SOURCES_ARE_GUESSED, check_ids, check_mask, draw_seed
 from outpace.targets.hf_seq2seq import HfSeq2SeqTarget
 from outpace.targets.hf_seq2seq_models import begin_ids
@@ -73,11 +71,7 @@ class AcceleratedSeq2Seq(Wrapped):
             return self._answer(input_ids, options)
         inputs = _one_of(input_ids, input_features)
         prompts, results, pad_id = self._run(inputs, attention_mask, decoder_input_ids, options)
-        rows = [[*prompt, *result.token_ids] for prompt, result in zip(prompts, results, strict=True)]
-        output = np.full((len(rows), max(map(len, rows))), pad_id or 0, dtype=np.int64)
-        for place, row in zip(output, rows, strict=True):
-            place[: len(row)] = row
-        return inputs[:0].long().new_tensor(output)
+        return filled(inputs[:0].long(), prompts, results, pad_id)
 
     def generations(
         self,

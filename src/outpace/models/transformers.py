@@ -9,7 +9,7 @@ The model is used as it is and nothing is left behind in it. Greedy output is to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -175,14 +175,7 @@ class Accelerated(Wrapped):
         if self._is_text(input_ids, attention_mask=attention_mask):
             return self._answer(input_ids, options)
         results, pad_id = self._run(input_ids, attention_mask, options)
-        longest = max(len(result.token_ids) for result in results)
-        pad_id = pad_id or 0  # without a pad or end token all rows have one length, or a full context
-        new = [[*r.token_ids, *[pad_id] * (longest - len(r.token_ids))] for r in results]
-        batch, width = input_ids.shape
-        output = input_ids.new_empty((batch, width + longest))
-        output[:, :width] = input_ids
-        output[:, width:] = input_ids.new_tensor(new)
-        return output
+        return filled(input_ids, input_ids.tolist(), results, pad_id)
 
     def generations(
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **options: Any
@@ -228,6 +221,16 @@ class Accelerated(Wrapped):
             for number, (row, count) in enumerate(zip(input_ids.tolist(), counts, strict=True))
         ]
         return result_of(self._steps(requests, None, drafting)), wanted.pad_id
+
+
+def filled(
+    like: Tensor, begins: Sequence[Sequence[int]], results: Sequence[Generation], pad_id: int | None
+) -> Tensor:
+    """i64[B, T]: beginnings and what comes after them, with pad tokens behind what ends early."""
+    rows = [[*begin, *result.token_ids] for begin, result in zip(begins, results, strict=True)]
+    longest = max(map(len, rows))
+    # Without a pad or end token all rows have one length, or a full context.
+    return like.new_tensor([row + [pad_id or 0] * (longest - len(row)) for row in rows])
 
 
 class TransformersTokenizer(Tokenizer):
