@@ -58,7 +58,9 @@ def table(found: dict[str, list[float]], num_rows: int) -> str:
         ]
         for draft, each in found.items()
     ]
-    return markdown_table([f"{num_rows} rows at once", "tokens/s", "speed to plain"], rows)
+    return markdown_table(
+        [f"{num_rows} rows at once", "tokens/s", "speed to plain"], rows, num_text_columns=1
+    )
 
 
 def main() -> None:

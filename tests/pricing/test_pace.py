@@ -229,7 +229,7 @@ def test_drafts_end_when_they_cease_to_pay_and_come_back() -> None:
     pace = Pace(replace(drafter.traits, paced="always"))
     steps = events(timed(table, clock, 1.0), drafter, Match(), [request], pace=pace)
     with timed_by(clock):
-        written = np.array([(clock.now, len(pieces[0][0])) for pieces in steps])
+        written = np.array([(clock.now, len(found[0].tokens)) for found in steps])
 
     def speed(first: float, end: float) -> float:
         """Tokens per second of a time."""
