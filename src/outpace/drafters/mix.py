@@ -121,6 +121,7 @@ class Mix:
     def _grow(
         self, state: MixState, ask: Ask, trees: Sequence[TokenTree | None], curve: Sequence[float]
     ) -> TokenTree:
+        # Not `trees.likeliest.best_first`: with a callback for a node's children this takes a tenth longer.
         size, depth = min(self.size, ask.budget), min(self.depth, ask.depth)
         weights, expected_at = state.weights, state.expected
         by_depth = {s: ahead(state.inner[s], ask) for s, ahead in enumerate(self._expected) if ahead}

@@ -87,7 +87,7 @@ class AcceleratedSeq2Seq(Wrapped):
         return self._run(inputs, attention_mask, decoder_input_ids, options)[1]
 
     def _tokenizer_of(self, tokenizer: PreTrainedTokenizerBase | None) -> Tokenizer | None:
-        """None also for one that is slow, which serves whole texts but no streams."""
+        """None for a slow tokenizer, too: whole texts work without ours, streams do not."""
         return (
             None
             if getattr(tokenizer, "backend_tokenizer", None) is None

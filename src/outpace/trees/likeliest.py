@@ -17,8 +17,9 @@ from outpace.core.tree import TokenTree
 Place = TypeVar("Place")
 
 Offer = tuple[float, Any, int, int, Place]
-"""(minus the odds of the path, decider, parent, token, place). Of equal odds the smaller decider is taken
-first, then the older parent. The place is whatever `Children` has to know of a node."""
+"""(minus the odds of the path, decider, parent, token, place). The decider is a number or a tuple: of
+equal odds the smaller one is taken first, then the older parent. The place is whatever `Children` has to know
+of a node."""
 
 Children = Callable[[int, int, Offer[Place]], Iterable[Offer[Place]]]
 """(node, its depth, the offer that it was) -> offers of its children.
@@ -45,7 +46,7 @@ class Grown(NamedTuple):
 def best_first(
     root: int, place: Place, children: Children[Place], *, size: int, depth: int = sys.maxsize
 ) -> Grown:
-    """The `size` nodes of the largest odds on a token, on at most `depth` levels; none of no odds.
+    """The `size` nodes of the largest odds on a token, on at most `depth` levels; no node of odds 0.
 
     `place` is that of the root itself.
     """
