@@ -47,11 +47,10 @@ def half_step(
     reading: Sequence[Call] = (),
 ) -> tuple[list[Step], float]:
     """Propose, score and judge, but commit nothing; returns the steps and when the proposals were there."""
-    vocab_size = target.vocab_size
     wanted = any(ask.budget > 0 and ask.depth > 0 for ask in asks)
     drafts = drafter.propose(states, asks) if wanted else [TokenTree.root(ask.root) for ask in asks]
     trees = [
-        tree.fit(ask.root, vocab_size=vocab_size, budget=ask.budget, depth=ask.depth)
+        tree.fit(ask.root, vocab_size=target.vocab_size, budget=ask.budget, depth=ask.depth)
         for tree, ask in zip(drafts, asks, strict=True)
     ]
     proposed = perf_counter()
