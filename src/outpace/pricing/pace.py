@@ -35,7 +35,7 @@ from outpace.pricing.depths import MOST, Depths
 THETAS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8)
 FIRST_LEVELS = 4  # of the first draft
 LEAST_LEVELS = 2  # of a probe
-PROBING = 0.02
+PROBING = 0.015
 CREDIT = 1.0  # calls without a draft: what probes may cost at once
 PRECISION = 4  # binary digits of a call's size that are told apart
 FIRST_PLAIN = 2  # steps without a draft that are tried although drafts may pay
