@@ -6,6 +6,7 @@ is here. `Model` is the face of our own targets, `Accelerated` and `AcceleratedS
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
@@ -40,7 +41,7 @@ _OWN: Any = object()
 MOST_DRAFTERS = 64  # that a model keeps by name, each with what it has learnt
 
 
-class Face:
+class Face(ABC):
     """A target with its tokenizer, and whatever drafts for it.
 
     tokenizer  None: prompts are token ids, `outpace.Prompt`, and texts stay tokens.
@@ -183,19 +184,19 @@ class Face:
             "costs": self.costs,
         }
 
+    @abstractmethod
     def _open(self, source: str) -> Face:
         """A model that drafts for this one: each drafter has a target of its own, over the same file."""
-        raise NotImplementedError
 
     def _check_open(self) -> None:
         if self.closed:
             raise OutpaceError(f"the model {self.name!r} is closed, accepted is a model that load gives anew")
 
+    @abstractmethod
     def _request(
         self, prompt: Text, given: dict[str, Any], *, streams: bool
     ) -> tuple[Request, TextStream | None]:
         """The request of a prompt, and how its tokens become text. `given` are the options but `Drafting`."""
-        raise NotImplementedError
 
     def _answer(self, prompt: Text | Texts, options: Mapping[str, Any]) -> Generation | list[Generation]:
         """One text, or the texts of a list, side by side: each is what it is alone."""

@@ -70,9 +70,8 @@ class TorchScores:
             raw = self._logits[self._at(row, range(len(depths)))].float()
             logits = raw if row_edits is None else _edited(raw, row_edits)
             chosen = _choices(logits, sampling, [position + 1 + depth for depth in depths])
-            sound = (
-                raw.amax(dim=1).isfinite().tolist()
-            )  # what is no number is the largest; edits may be infinite
+            # What is no number is the largest; edits may be infinite.
+            sound = raw.amax(dim=1).isfinite().tolist()
             choices.append([token if one else NO_CHOICE for token, one in zip(chosen, sound, strict=True)])
         return choices
 
