@@ -121,6 +121,28 @@ class Call:
         return TokenTree(tokens, [*range(-1, lead), *parents])
 
 
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one row does in a pass of a looped model: nodes of different ages, each through one loop.
+
+    row     its number at the target, which has read everything before the tree.
+    tree    N nodes in flight. The root is committed already, the others are drafts.
+    loops   N numbers, not rising from a node to the next: the loop (0: the first) that each node runs now.
+    came    N numbers, rising but for -1: which node it was in the row's last pass; -1: it is new, in loop 0.
+    wanted  the nodes of which there are scores.
+    """
+
+    row: int
+    tree: TokenTree
+    loops: Sequence[int]
+    came: Sequence[int]
+    wanted: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        assert len(self.loops) == len(self.came) == self.tree.num_nodes, "a loop and an origin for each node"
+        assert list(self.loops) == sorted(self.loops, reverse=True), "older nodes stand before younger ones"
+
+
 Kept = Sequence[int] | None
 """Nodes of a call's tree that a row keeps behind the root, ascending; None: not even the root, but what was
 pending before it."""

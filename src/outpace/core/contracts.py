@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.call import Call, Kept, Prompt, Source
+from outpace.core.call import Call, Kept, Pass, Prompt, Source
 from outpace.core.products import Product
 from outpace.core.sampling import Sampling
 from outpace.core.steps import Ask, Candidates, Exactness, RowScores, Scores, Step, Verdict
@@ -116,6 +116,29 @@ class Layered(Target, Protocol):
         kept. A row's next `run` or `score` goes on from here if its part goes on from this one: the nodes
         that it has again (tokens and parents in this order, others may stand between) are not run again
         through these layers. No bit depends on it, and any other use of the row forgets.
+        """
+
+
+@runtime_checkable
+class Looped(Target, Protocol):
+    """A target whose layers run several times over, so that tokens of different age can share a pass.
+
+    Keys and values are those of a loop: a token in loop r sees those of loop r that earlier tokens have left.
+    """
+
+    @property
+    def num_loops(self) -> int:
+        """R: how many loops make a token; 1 where no layers are shared."""
+
+    def advance(self, passes: Sequence[Pass]) -> Scores:
+        """One loop for every node in flight; nothing is committed.
+
+        The scores have a row for each wanted node, in this order: what the last norm and the output matrix make
+        of its state after this loop. After its last loop (R - 1) they are those of `score`, to the last bit
+        where the target is "bitwise".
+
+        `keep` then commits the root and a path of nodes, all after their last loop. The others stay in flight
+        until the row's next pass, which names those that go on. Any other use of the row forgets them.
         """
 
 
