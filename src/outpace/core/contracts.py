@@ -133,9 +133,9 @@ class Looped(Target, Protocol):
     def advance(self, passes: Sequence[Pass]) -> Scores:
         """One loop for every node in flight; nothing is committed.
 
-        The scores have a row for each wanted node, in this order: what the last norm and the output matrix make
-        of its state after this loop. After its last loop (R - 1) they are those of `score`, to the last bit
-        where the target is "bitwise".
+        The scores have a row for each wanted node, in this order: what the last norm and the output matrix
+        make of its state after this loop. After its last loop (R - 1) they are those of `score`, to the last
+        bit where the target is "bitwise".
 
         `keep` then commits the root and a path of nodes, all after their last loop. The others stay in flight
         until the row's next pass, which names those that go on. Any other use of the row forgets them.
