@@ -25,6 +25,7 @@ from outpace.trees import TREES
 from tests.fakes import Letters, hostile
 from tests.hf_families import tiny_model
 from tests.hf_seq2seq_families import OneSource, tiny_seq2seq
+from tests.looped_table import LoopedTable
 from tests.made_heads import write_random
 from tests.native_models import gguf_target
 from tests.pixel_models import OnePicture, tiny_pixel_model
@@ -74,6 +75,11 @@ def pixel(folder: Path) -> Target:
     return OnePicture(tiny_pixel_model(window=12, num_layers=1))
 
 
+def looped_table(folder: Path) -> Target:
+    """Four loops; the outputs after the first three are right in two of three contexts."""
+    return LoopedTable.of(4, 0.67, vocab_size=VOCAB_SIZE, order=2, seed=3, context_length=64)
+
+
 TARGETS: list[Callable[[Path], Target]] = [
     table,
     predictable_table,
@@ -95,9 +101,10 @@ TAPPED = [factory for factory in TARGETS if factory not in (table, predictable_t
 
 NEEDS: dict[str, list[Callable[[Path], Target]]] = {
     **{name: [native_quantised, native_sliding] for name in ("early_exit", "layer_skip", "swift")},
+    "speed": [looped_table],
     **{name: TAPPED for name in ("blockwise", "blockwise_lattice", "blockwise_local")},
 }
-"""Drafter -> the targets of the list that it can draft for, where it cannot for all. Others refuse it."""
+"""Drafter -> the targets that it can draft for, where it cannot for all. Others refuse it."""
 
 RULE_NAMES = RULES.names()
 
@@ -152,6 +159,10 @@ DRAFTER_SPECS = [
     "layer_skip:skip=[0,m1],adapt=0.5,acceptance=0.5 tree=static:widths=[3,2]",
     "swift:window=4,trials=9,ratio=0.5,enough=1",
     "swift:window=2,trials=3,ratio=0.3 tree=dynamic:size=7",
+    "speed:early=2",
+    "speed:second=3",
+    "speed:second=2,draft=ngram",
+    "speed:early=3,draft=[suffix:factor=4,min_p=0]",
     "blockwise:path=HEADS",
     "blockwise:path=HEADS,heads=2,size=3,min_p=0",
     "blockwise:path=HEADS tree=chain:length=2",

@@ -13,6 +13,7 @@ class GenerationStats:
 
     first_tokens   what the prompt's own call gave: one, and what it kept of a draft.
     target_calls   calls that scored a tree; the prompt's own call is not counted.
+    num_passes     of a looped model's layers in a pipeline, R of which are a whole call; 0 elsewhere.
     num_drafted    drafted tokens that the target scored.
     num_accepted   those of them that became output (a draft kept but cut off by a stop is not counted).
     wall_s         from the request to its last token, without the time that the reader of a stream held it.
@@ -22,6 +23,7 @@ class GenerationStats:
     completion_tokens: int = 0
     first_tokens: int = 1
     target_calls: int = 0
+    num_passes: int = 0
     num_drafted: int = 0
     num_accepted: int = 0
     prompt_s: float = 0.0
@@ -34,6 +36,12 @@ class GenerationStats:
     def mean_accepted_length(self) -> float:
         """Tokens per scoring call, the bonus token counted; 1.0 in plain decoding and without any call."""
         return (self.completion_tokens - self.first_tokens) / self.target_calls if self.target_calls else 1.0
+
+    @property
+    def passes_per_token(self) -> float:
+        """Passes of a looped model's layers for each token of a pipeline; 0.0 elsewhere."""
+        num_tokens = self.completion_tokens - self.first_tokens
+        return self.num_passes / num_tokens if num_tokens else 0.0
 
     @property
     def tokens_per_s(self) -> float:
@@ -52,10 +60,17 @@ class GenerationStats:
         """Count a later step."""
         self.target_calls += 1
         self.score_s += times.score_s
+        self.num_passes += step.passes
         self._count(step, num_used, times)
+
+    def wait(self, times: StepTimes) -> None:
+        """Count a pass of a pipeline that gave no token yet."""
+        self.draft_s += times.draft_s
+        self.score_s += times.score_s
 
     def _count(self, step: Step, num_used: int, times: StepTimes) -> None:
         self.completion_tokens += num_used
-        self.num_drafted += step.tree.num_nodes - 1
-        self.num_accepted += min(len(step.verdict.path), num_used)
+        tree, path = step.drafts
+        self.num_drafted += tree.num_nodes - 1
+        self.num_accepted += min(len(path), num_used)
         self.draft_s += times.draft_s

@@ -135,6 +135,37 @@ class RowScores:
         return self._call.scores.hidden(tap)[start : start + self._call.trees[self._row].num_nodes]
 
 
+class PathScores(RowScores):
+    """Scores of a path whose nodes have been scored one by one."""
+
+    __slots__ = ("_nodes",)
+
+    def __init__(self, nodes: Sequence[RowScores]) -> None:
+        self._nodes = nodes
+
+    @property
+    def choices(self) -> list[int]:
+        """As of every row."""
+        return [node.choices[0] for node in self._nodes]
+
+    def logits(self, nodes: Sequence[int]) -> NDArray[np.float32]:
+        """As of every row."""
+        return np.concatenate([self._nodes[node].logits([0]) for node in nodes])
+
+    def law(self, node: int, sampling: Sampling) -> NDArray[np.floating]:
+        """As of every row."""
+        return self._nodes[node].law(0, sampling)
+
+    def top(self, nodes: Sequence[int], k: int) -> tuple[NDArray[np.integer], NDArray[np.floating]]:
+        """As of every row."""
+        found = [self._nodes[node].top([0], k) for node in nodes]
+        return np.concatenate([ids for ids, _ in found]), np.concatenate([logits for _, logits in found])
+
+    def hidden(self, tap: str) -> NDArray[np.float32]:
+        """As of every row."""
+        return np.concatenate([node.hidden(tap) for node in self._nodes])
+
+
 class ScoredCall:
     """A call's scores together with what its choices depend on, so that one `choose` serves all rows.
 
@@ -197,12 +228,29 @@ UNTIMED = StepTimes(0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of one row: all that a drafter may learn from. `scores` dies with the target's next call."""
+    """One step of one row: all that a drafter may learn from. `scores` dies with the target's next call.
+
+    passes   of a looped model's layers since the row's last step, in a pipeline; 0: this was one whole call.
+    guessed  in a pipeline, the tokens that were under way behind the last kept node.
+    """
 
     tree: TokenTree
     scores: RowScores
     verdict: Verdict
     times: StepTimes = UNTIMED
+    passes: int = 0
+    guessed: Sequence[int] = ()
+
+    @property
+    def drafts(self) -> tuple[TokenTree, Sequence[int]]:
+        """What had been drafted before the last token was known, and the nodes of it that are right."""
+        tree, path = self.tree, self.verdict.path
+        if not self.guessed:
+            return tree, path
+        first, last = tree.num_nodes, path[-1] if path else 0
+        parents = [*tree.shape.parent_list, *[last] * len(self.guessed)]
+        right = [first + i for i, token in enumerate(self.guessed) if token == self.verdict.token]
+        return TokenTree([*tree.token_list, *self.guessed], parents), [*path, *right]
 
     @property
     def tokens(self) -> list[int]:

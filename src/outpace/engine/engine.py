@@ -24,8 +24,8 @@ from outpace.core.steps import Step, StepTimes, weakest
 from outpace.core.traits import UNBOUNDED
 from outpace.core.tree import TokenTree
 from outpace.core.turns import turns_of
+from outpace.decode.loops import loop_of
 from outpace.decode.pairing import check_pairing
-from outpace.decode.step import step
 from outpace.engine.output import Output
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
@@ -94,6 +94,7 @@ class Engine:
         self._drafter = drafter
         self._rule = rule
         self._pace = pace
+        self._loop = loop_of(target, drafter, rule)
         self._turns = turns_of(target), turns_of(drafter)  # always in this order
         self._added = 0
         self._jobs: list[Job] = []  # those that step go to the end
@@ -200,6 +201,9 @@ class Engine:
             del job.pending[:part]
             job.prompt_s += times.score_s
         for job, one in zip(ready, steps, strict=True):
+            if one is None:  # its oldest token is still on its way
+                job.output.stats.wait(times)
+                continue
             try:
                 self._take(job, one, times, events, now() - began)
             except Exception as error:  # of a tokenizer
@@ -207,7 +211,7 @@ class Engine:
 
     def _step(
         self, ready: Sequence[Job], parts: Sequence[tuple[Job, int]]
-    ) -> tuple[Sequence[Step], StepTimes]:
+    ) -> tuple[Sequence[Step | None], StepTimes]:
         traits, rule = self._drafter.traits, self._rule
         used = sum(len(job.pending) for job in ready) + sum(part for _, part in parts)
         room = max(0, self._target.traits.max_nodes - used) // max(1, len(ready))
@@ -227,14 +231,12 @@ class Engine:
         if self._pace is not None and asks:
             plan = self._pace.plan(asks, late=not all(job.output.drafting for job in ready))
             asks = asks if plan is None else plan.asks
-        steps, states, times = step(
-            self._target, self._drafter, rule, [job.state for job in ready], asks, reading
-        )
+        steps, states, times = self._loop([job.state for job in ready], asks, reading)
         for job, state in zip(ready, states, strict=True):
             job.state = state
         if self._pace is not None and plan is not None:
             if not parts:  # what a call costs that others read in is no price
-                self._pace.learn(plan, steps, times)
+                self._pace.learn(plan, [one for one in steps if one is not None], times)
             for job, limit in zip(ready, plan.limits, strict=True):
                 job.output.drafting = limit > 0
         return steps, times
@@ -255,7 +257,7 @@ class Engine:
             exactness = weakest(self._target.exactness, self._rule.exactness)
             job.result = job.output.generation(exactness, self._target.traits.numerics)
             self._release(job)
-        events.append(Event(job, tokens, text, one.tree, one.verdict.path))
+        events.append(Event(job, tokens, text, *one.drafts))
 
     def _fail(self, job: Job, error: Exception, events: list[Event]) -> None:
         job.error = error

@@ -1,0 +1,298 @@
+"""The loop of looped models: the next tokens start while the current one is still on its way.
+
+Hooper et al. 2023, "SPEED: Speculative Pipelined Execution for Efficient Decoding", arXiv:2310.12072; two
+proposals as in LoopSpec, arXiv:2609.17184. A decoder whose G layers run R times over has tokens of different
+age in flight. One pass runs the G layers once for all of them, and so reads the weights once.
+
+    enter   a row's last committed token, and what the drafter adds to it, in loop 0
+    pass    one loop for everything in flight
+    guess   after loop d1 the model's own output names the next token, which enters; where the output after
+            loop d2 names another, that one enters too
+    verify  after loop R the output is the model's choice: it is committed, and what hangs on another is
+            dropped
+
+Tokens are those of plain decoding, sampled ones too: a guess has the noise of its position and is right if
+it is the choice. The text so far, its prompt included, is read by whole calls.
+
+Deviations. SPEED is greedy. LoopSpec draws its guesses and rejects some; here a guess that is not the choice
+is wrong, and a second one is simply what the deeper output chooses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from time import perf_counter
+from typing import Any, Protocol, runtime_checkable
+
+from outpace.core.call import Call, Pass
+from outpace.core.contracts import Drafter, Looped, Rule
+from outpace.core.edits import Edit, EditAfter
+from outpace.core.sampling import NO_CHOICE, no_choice
+from outpace.core.steps import Ask, PathScores, RowScores, ScoredCall, Step, StepTimes, Verdict
+from outpace.core.tree import TokenTree
+from outpace.decode.judge import judge
+
+
+@dataclass(slots=True, eq=False)
+class Branch:
+    """A token in flight. loop: the one that it runs next. came: its number in the row's last pass, or -1."""
+
+    token: int
+    parent: Branch | None
+    loop: int = 0
+    came: int = -1
+
+    @property
+    def path(self) -> list[int]:
+        """The tokens below the root down to this one."""
+        return [] if self.parent is None else [*self.parent.path, self.token]
+
+
+@dataclass(slots=True)
+class Flight:
+    """What a row has in flight, older branches first; none before its first pass and after a wrong guess.
+
+    inner   the state of the drafter that adds to the guesses. asked: whether it has been, of this root.
+    passes  since the row's last token.
+    """
+
+    inner: Any
+    branches: list[Branch] = field(default_factory=list)
+    passes: int = 0
+    asked: bool = False
+
+    def forget(self) -> None:
+        """The row starts anew from its last committed token."""
+        self.branches, self.asked = [], False
+
+    def child(self, parent: Branch, token: int) -> Branch | None:
+        """What hangs on a branch with this token."""
+        return next((b for b in self.branches if b.parent is parent and b.token == token), None)
+
+    def enter(self, parent: Branch | None, token: int) -> Branch:
+        """A branch in loop 0."""
+        branch = Branch(token, parent)
+        self.branches.append(branch)
+        return branch
+
+    def descend(self, root: Branch) -> None:
+        """Keep what hangs on a branch, which is the root from now on."""
+        root.parent, kept, known = None, [root], {id(root)}
+        for branch in self.branches:
+            if id(branch.parent) in known:
+                kept.append(branch)
+                known.add(id(branch))
+        self.branches, self.asked = kept, False
+
+
+@runtime_checkable
+class Pipelined(Drafter, Protocol):
+    """A drafter whose states are flights: this loop is for it.
+
+    guesses  the loops after which the output names a next token, rising.
+    """
+
+    @property
+    def guesses(self) -> Sequence[int]:
+        """d1, or d1 and d2."""
+
+    def start(self, prompt: Any) -> Flight:
+        """A row with nothing in flight."""
+
+
+def step(
+    target: Looped,
+    drafter: Pipelined,
+    rule: Rule,
+    states: Sequence[Flight],
+    asks: Sequence[Ask],
+    reading: Sequence[Call] = (),
+) -> tuple[list[Step | None], list[Flight], StepTimes]:
+    """One pass of the layers for all rows; a row whose oldest token is not through has no step yet.
+
+    Rows with something to read have it read by a whole call of their own, which gives their next token.
+    """
+    try:
+        return _step(target, drafter, rule, states, asks, reading)
+    except BaseException:
+        for flight in states:
+            flight.forget()
+        raise
+
+
+def _step(
+    target: Looped,
+    drafter: Pipelined,
+    rule: Rule,
+    states: Sequence[Flight],
+    asks: Sequence[Ask],
+    reading: Sequence[Call],
+) -> tuple[list[Step | None], list[Flight], StepTimes]:
+    began = perf_counter()
+    fresh = [i for i, ask in enumerate(asks) if ask.unread]
+    going = [i for i, ask in enumerate(asks) if not ask.unread]
+    steps: list[Step | None] = [None] * len(asks)
+    _add_drafts(drafter, [states[i] for i in going], [asks[i] for i in going], target.vocab_size)
+    drafted = perf_counter()
+    keep_s = 0.0
+    if fresh or reading:
+        whole, keep_s = _read(target, rule, [asks[i] for i in fresh], reading)
+        for i, one in zip(fresh, whole, strict=True):
+            steps[i] = one
+    if going:
+        passed, kept_s = _pass(target, drafter.guesses, [states[i] for i in going], [asks[i] for i in going])
+        keep_s += kept_s
+        for i, late in zip(going, passed, strict=True):
+            steps[i] = late
+    scored = perf_counter()
+    times = StepTimes(draft_s=drafted - began, score_s=scored - drafted - keep_s, keep_s=keep_s)
+    steps = [None if one is None else replace(one, times=times) for one in steps]
+    told = [(i, one) for i, one in enumerate(steps) if one is not None]
+    after = drafter.observe([states[i] for i, _ in told], [one for _, one in told])
+    flights = list(states)
+    for (i, _), flight in zip(told, after, strict=True):
+        flights[i] = flight
+    return steps, flights, replace(times, draft_s=times.draft_s + perf_counter() - scored)
+
+
+def _add_drafts(drafter: Pipelined, flights: Sequence[Flight], asks: Sequence[Ask], vocab_size: int) -> None:
+    """What the drafter says after new roots enters with them, or hangs on what is in flight already."""
+    new = [(flight, ask) for flight, ask in zip(flights, asks, strict=True) if not flight.asked]
+    if not new:
+        return
+    trees = [TokenTree.root(ask.root) for _, ask in new]
+    if any(ask.budget > 0 and ask.depth > 0 for _, ask in new):
+        trees = drafter.propose([flight for flight, _ in new], [ask for _, ask in new])
+    for (flight, ask), tree in zip(new, trees, strict=True):
+        tree = tree.fit(ask.root, vocab_size=vocab_size, budget=ask.budget, depth=ask.depth)
+        flight.asked = True
+        root = flight.branches[0] if flight.branches else flight.enter(None, ask.root)
+        at = {0: root}
+        for node, parent in enumerate(tree.shape.parent_list[1:], 1):
+            if parent not in at:
+                continue
+            token = tree.token_list[node]
+            known = flight.child(at[parent], token)
+            if known is None and _has_place(flight, ask, at[parent]):
+                known = flight.enter(at[parent], token)
+            if known is not None:
+                at[node] = known
+
+
+def _has_place(flight: Flight, ask: Ask, parent: Branch) -> bool:
+    """Whether one more may hang on a branch: within the budget, and no deeper than what is still wanted."""
+    return len(flight.branches) <= ask.budget and len(parent.path) < ask.depth
+
+
+def _read(
+    target: Looped, rule: Rule, asks: Sequence[Ask], reading: Sequence[Call]
+) -> tuple[list[Step], float]:
+    trees = [TokenTree.root(ask.root) for ask in asks]
+    calls = [ask.call(tree) for ask, tree in zip(asks, trees, strict=True)]
+    scores = target.score([*calls, *reading])
+    steps = judge(rule, ScoredCall(scores, trees, asks)) if asks else []
+    before = perf_counter()
+    rows = [*(ask.row for ask in asks), *(call.row for call in reading)]
+    target.keep(rows, [()] * len(rows))
+    return steps, perf_counter() - before
+
+
+def _pass(
+    target: Looped, guesses: Sequence[int], flights: Sequence[Flight], asks: Sequence[Ask]
+) -> tuple[list[Step | None], float]:
+    last = target.num_loops
+    outputs = {*guesses, last}
+    passes, places = [], list[list[Branch]]()
+    for flight, ask in zip(flights, asks, strict=True):
+        del flight.branches[ask.budget + 1 :]  # rows that have joined since need their place
+        number = {id(branch): i for i, branch in enumerate(flight.branches)}
+        parents = [-1 if b.parent is None else number[id(b.parent)] for b in flight.branches]
+        wanted = [i for i, branch in enumerate(flight.branches) if branch.loop + 1 in outputs]
+        tree = TokenTree([branch.token for branch in flight.branches], parents)
+        loops, came = [b.loop for b in flight.branches], [b.came for b in flight.branches]
+        passes.append(Pass(ask.row, tree, loops, came, wanted))
+        places.append([flight.branches[i] for i in wanted])
+    scores = target.advance(passes)
+    for flight in flights:
+        flight.passes += 1
+        for i, branch in enumerate(flight.branches):
+            branch.loop, branch.came = branch.loop + 1, i
+    outputs_of = _Outputs(scores, places, asks)
+    steps, kept_s = list[Step | None](), 0.0
+    for flight, ask, named in zip(flights, asks, places, strict=True):
+        one = None
+        if flight.branches[0].loop == last:
+            one, path = _verify(flight, outputs_of, last)
+            before = perf_counter()
+            target.keep([ask.row], [path])
+            kept_s += perf_counter() - before
+        steps.append(one)
+        depth = ask.depth - (0 if one is None else len(one.tokens))
+        _guess(flight, replace(ask, depth=depth), named, outputs_of, guesses)
+    return steps, kept_s
+
+
+class _Outputs:
+    """The choices after all branches of a pass that have an output."""
+
+    def __init__(self, scores: Any, places: Sequence[Sequence[Branch]], asks: Sequence[Ask]) -> None:
+        trees, alone = list[TokenTree](), list[Ask]()
+        self._at: dict[int, int] = {}
+        for branches, ask in zip(places, asks, strict=True):
+            for branch in branches:
+                self._at[id(branch)] = len(trees)
+                path = branch.path
+                edit = ask.edit if ask.edit is None or not path else partial(_edit_below, ask.edit, path)
+                trees.append(TokenTree.root(branch.token))
+                alone.append(replace(ask, root=branch.token, position=ask.position + len(path), edit=edit))
+        self._scored = ScoredCall(scores, trees, alone) if trees else None
+        self._rows = [] if self._scored is None else self._scored.rows()
+
+    def of(self, branch: Branch) -> RowScores:
+        """The scores after a branch, as those of a tree that is nothing but it."""
+        return self._rows[self._at[id(branch)]]
+
+    def choice(self, branch: Branch) -> int:
+        """The target's choice after a branch."""
+        return self.of(branch).choices[0]
+
+
+def _edit_below(edit: EditAfter, path: Sequence[int], tokens: Sequence[int]) -> Edit | None:
+    return edit([*path, *tokens])
+
+
+def _verify(flight: Flight, outputs: _Outputs, last: int) -> tuple[Step, list[int]]:
+    """The oldest branch is through, maybe others behind it. Returns these others' numbers, to be kept."""
+    through = [flight.branches[0]]
+    while (after := flight.child(through[-1], outputs.choice(through[-1]))) and after.loop == last:
+        through.append(after)
+    token, path = outputs.choice(through[-1]), range(1, len(through))
+    if token == NO_CHOICE:
+        raise no_choice()
+    step = Step(
+        TokenTree.chain(through[0].token, [branch.token for branch in through[1:]]),
+        PathScores([outputs.of(branch) for branch in through]),
+        Verdict(path, token, "identical"),
+        passes=flight.passes,
+        guessed=[branch.token for branch in flight.branches if branch.parent is through[-1]],
+    )
+    flight.passes = 0
+    if after is None:
+        flight.forget()
+    else:
+        flight.descend(after)
+    return step, [branch.came for branch in through[1:]]
+
+
+def _guess(
+    flight: Flight, ask: Ask, named: Sequence[Branch], outputs: _Outputs, guesses: Sequence[int]
+) -> None:
+    """What the outputs of younger branches name enters behind them."""
+    for branch in named:
+        if branch.loop not in guesses or not any(branch is other for other in flight.branches):
+            continue
+        token = outputs.choice(branch)
+        if token != NO_CHOICE and flight.child(branch, token) is None and _has_place(flight, ask, branch):
+            flight.enter(branch, token)

@@ -1,0 +1,90 @@
+"""SPEED: a looped model's early output names the next token, which starts while this one is under way.
+
+Hooper et al. 2023, "SPEED: Speculative Pipelined Execution for Efficient Decoding", arXiv:2310.12072; without
+training, and with a second proposal, LoopSpec, arXiv:2609.17184. The loop is `decode/pipelined.py`.
+
+    guess    after loop `early` the model's last norm and output matrix name the next token; after loop
+             `second`, if it is given, they may name another
+    propose  what `draft`, another drafter, adds: it enters the pipeline beside the guesses
+
+With a share a of right guesses and nothing else in the way a token takes a * early + (1 - a) * R passes, each
+a pass over the layers' weights; plain decoding takes R.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from outpace.core.call import Prompt
+from outpace.core.contracts import Drafter, Looped, Target
+from outpace.core.errors import OutpaceError
+from outpace.core.options import checked
+from outpace.core.steps import Ask, Step
+from outpace.core.traits import Traits
+from outpace.core.tree import TokenTree
+from outpace.decode.pipelined import Flight
+from outpace.drafters.none import NoDraft
+
+
+class Speed:
+    """Guesses after the loops `early` and `second` (0: no second one); `draft` adds its own."""
+
+    @checked
+    def __init__(
+        self, *, early: int = 1, second: int = 0, draft: Drafter | None = None, target: Looped
+    ) -> None:
+        last = looped(target).num_loops - 1
+        if not 1 <= early <= last:
+            raise OutpaceError(f"speed has early={early}, accepted are loops 1 to {last} of {last + 1}")
+        if second and not early < second <= last:
+            some = f"{early + 1} to {last}, or 0" if early < last else "0"
+            raise OutpaceError(f"speed has second={second}, accepted are {some} (0: no second guess)")
+        self.guesses: Sequence[int] = (early, second) if second else (early,)
+        self._inner: Drafter = NoDraft() if draft is None else draft
+        if self._inner.traits.reads_top:
+            raise OutpaceError(
+                f"speed has draft={type(draft).__name__}, accepted are drafters that read nothing but the "
+                "text, such as ngram"
+            )
+        self.traits = Traits(branches=True, paced="never")
+
+    def start(self, prompt: Prompt) -> Flight:
+        """A row with nothing in flight."""
+        return Flight(self._inner.start(prompt))
+
+    def propose(self, states: Sequence[Flight], asks: Sequence[Ask]) -> list[TokenTree]:
+        """What enters beside the guesses: for each row a tree on its root."""
+        return self._inner.propose([flight.inner for flight in states], asks)
+
+    def observe(self, states: Sequence[Flight], steps: Sequence[Step]) -> list[Flight]:
+        """The other drafter learns of the tokens."""
+        inner = self._inner.observe([flight.inner for flight in states], steps)
+        for flight, state in zip(states, inner, strict=True):
+            flight.inner = state
+        return list(states)
+
+    def stop(self, state: Flight) -> None:
+        """Give back what the other drafter holds."""
+        self._inner.stop(state.inner)
+
+
+def looped(target: Target) -> Looped:
+    """The target, if layers of it run several times; else an OutpaceError."""
+    if not isinstance(target, Looped) or target.num_loops < 2:
+        raise OutpaceError(
+            "speed drafts with the first loops of a looped model and no layers of this "
+            f"{type(target).__name__} run several times, accepted are looped models (such as Ouro)"
+        )
+    return target
+
+
+@checked
+def speed(
+    target: Target, context: Mapping[str, Any], *, early: int = 1, second: int = 0, draft: str = "none"
+) -> Speed:
+    """From the name of the drafter that adds to the guesses."""
+    from outpace.drafters import DRAFTERS
+
+    model = looped(target)
+    return Speed(early=early, second=second, draft=DRAFTERS.create(draft, **context), target=model)
