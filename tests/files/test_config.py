@@ -167,6 +167,44 @@ def test_gemma3_of_the_hub() -> None:
     assert config.rope_scale == (1.0, 1.0) and config.embedding_scale == math.sqrt(2560)
 
 
+@pytest.mark.parametrize(
+    ("order", "change", "loops"),
+    [
+        ((), {}, 1),
+        ((0, 1, 2, 3, 4, 5), {}, 1),
+        ((0, 1, 2, 0, 1, 2), {}, 2),
+        ((0, 1, 0, 1, 0, 1), {}, 3),
+        ((0, 0, 0, 0, 0, 0), {}, 6),
+        ((1, 0, 1, 0, 1, 0), {}, 1),
+        ((1, 1, 1, 1, 1, 1), {}, 1),
+        ((0, 1, 2, 3, 0, 1), {}, 1),
+        ((0, 0, 1, 1, 2, 2), {}, 1),
+        ((0, 1, 0, 1, 0, 1), {"layer_window": (0, 8) * 3}, 3),
+        ((0, 1, 0, 1, 0, 1), {"layer_window": (0, 8, 8) * 2}, 1),
+        ((0, 1, 2, 0, 1, 2), {"layer_window": (0, 8, 8) * 2}, 2),
+        ((0, 1, 0, 1, 0, 1), {"layer_rope": (0, 0, 0, 1, 0, 1)}, 1),
+    ],
+)
+def test_loops(order: tuple[int, ...], change: dict[str, Any], loops: int) -> None:
+    config = config_from_hf(hf_json("llama", num_hidden_layers=6))
+    tables, scales = config.rope_inv_freq * 2, config.rope_scale * 2
+    config = replace(config, layer_order=order, rope_inv_freq=tables, rope_scale=scales, **change)
+    assert config.num_loops == loops
+    if loops > 1:
+        fields = replace(config, loop_norm=True).to_json()
+        assert ModelConfig.from_json(json.loads(json.dumps(fields))).loop_norm
+    else:
+        with pytest.raises(FormatError, match="loop_norm"):
+            replace(config, loop_norm=True)
+
+
+def test_files_that_were_packed_before_there_were_loops() -> None:
+    fields = config_from_hf(hf_json("llama")).to_json()
+    del fields["layer_order"], fields["loop_norm"]
+    config = ModelConfig.from_json(fields)
+    assert (config.layer_order, config.loop_norm, config.num_loops) == ((), False, 1)
+
+
 def test_json_round_trip_is_exact() -> None:
     config = config_from_hf(hf_json("gemma3"))
     again = ModelConfig.from_json(json.loads(json.dumps(config.to_json())))
@@ -215,6 +253,9 @@ def test_what_is_no_stored_config_is_refused(fields: dict[str, Any]) -> None:
         ({"rope_inv_freq": (np.full(8, np.nan, np.float32),)}, "frequencies outside 0 to 1000"),
         ({"rope_inv_freq": (np.full(8, 1e30, np.float32),)}, "frequencies outside 0 to 1000"),
         ({"rope_inv_freq": (np.ones(3, np.float32),)}, "expected"),
+        ({"loop_norm": True}, "loop_norm is true or false, and true only where all layers run several"),
+        ({"loop_norm": True, "layer_order": (0, 1, 0)}, "loop_norm"),
+        ({"loop_norm": 1, "layer_order": (0, 0, 0)}, "loop_norm"),
     ],
 )
 def test_impossible_values_are_refused(change: dict[str, Any], message: str) -> None:

@@ -38,7 +38,8 @@ class ModelConfig:
     Rotary embeddings turn the pairs (i, i + head_dim / 2) by position * inv_freq[i]; cosine and sine are
     multiplied by the table's scale. `layer_rope` names the table of each layer. `layer_window[i]` is 0 for
     full attention, else W: position p sees the positions above p - W. `layer_order[i]` is the layer whose
-    weights layer i runs; () where each has its own. Every layer has keys and values of its own.
+    weights layer i runs; () where each has its own. Every layer has keys and values of its own. `loop_norm`:
+    the last norm stands behind every loop, and the next one reads what it leaves.
     """
 
     architecture: str
@@ -60,6 +61,7 @@ class ModelConfig:
     layer_window: tuple[int, ...]
     tie_embeddings: bool
     layer_order: tuple[int, ...] = ()
+    loop_norm: bool = False
 
     def __post_init__(self) -> None:
         for name, limit in LIMITS.items():
@@ -85,6 +87,18 @@ class ModelConfig:
             len(self.layer_order) != self.num_layers or not {*self.layer_order} <= {*range(self.num_layers)}
         ):
             raise FormatError("layer_order needs the number of a layer per layer")
+        if type(self.loop_norm) is not bool or (self.loop_norm and self.num_loops == 1):
+            raise FormatError("loop_norm is true or false, and true only where all layers run several times")
+
+    @property
+    def num_loops(self) -> int:
+        """How many times all layers run, one after the other and alike each time; 1 for any other order."""
+        distinct = len({*self.layer_order}) or self.num_layers
+        loops, rest = divmod(self.num_layers, distinct)
+        if rest or self.layer_order != tuple(range(distinct)) * loops:
+            return 1
+        kinds = (self.layer_rope, self.layer_window)
+        return loops if all(kind == kind[:distinct] * loops for kind in kinds) else 1
 
     def _check_rope(self) -> None:
         if len(self.rope_scale) != len(self.rope_inv_freq) or not self.rope_scale:

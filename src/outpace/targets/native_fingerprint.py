@@ -37,9 +37,9 @@ def fingerprint(config: ModelConfig, weights: PackedFile) -> str:
     from outpace import _native
 
     digest = hashlib.sha256()
-    # Only where there is one, so that models without have the name that they had.
-    order = ("layer_order",) if config.layer_order else ()
-    facts = [f"{name}={getattr(config, name)}" for name in (*_COUNTS, "activation", *order)]
+    # Only where there are any, so that models without have the name that they had.
+    loops = [name for name in ("layer_order", "loop_norm") if getattr(config, name)]
+    facts = [f"{name}={getattr(config, name)}" for name in (*_COUNTS, "activation", *loops)]
     digest.update("\n".join(facts).encode())
     for name in _NUMBERS:
         digest.update(name.encode() + np.asarray(getattr(config, name), "<f4").tobytes())
