@@ -86,8 +86,8 @@ def test_passes_follow_the_formula(loops: int, early: int, second: int, agreemen
 def test_a_second_guess_saves_passes() -> None:
     one, two = table(4, 0.6, context_length=600), table(4, 0.6, context_length=600)
     request = Request([1], Sampling(temperature=1.0, seed=2), 500)
-    single = run(one, Speed(target=one), request).stats
-    double = run(two, Speed(second=2, target=two), request).stats
+    single = run(one, Speed(early=1, target=one), request).stats
+    double = run(two, Speed(early=1, second=2, target=two), request).stats
     assert double.num_passes < 0.9 * single.num_passes
     assert double.num_accepted > single.num_accepted
 
@@ -96,8 +96,8 @@ def test_what_a_lookup_knows_enters_beside_the_guesses() -> None:
     options = {"order": 1, "spread": 6.0}
     request = Request([1, 2, 3, 4], Sampling(), 60)
     guessing, both = table(4, 0.0, **options), table(4, 0.0, **options)
-    alone = run(guessing, Speed(target=guessing), request)
-    with_lookup = run(both, Speed(draft=NGram(), target=both), request)
+    alone = run(guessing, Speed(early=1, target=guessing), request)
+    with_lookup = run(both, Speed(early=1, draft=NGram(), target=both), request)
     assert alone.token_ids == with_lookup.token_ids == plain(request, **options).token_ids
     assert both.passes < 0.6 * guessing.passes
 
@@ -108,7 +108,11 @@ def test_rows_that_join_and_leave_have_what_they_have_alone(seed: int) -> None:
     target = table(rng.choice([3, 4, 6]), 0.7)
     second = rng.choice([0, 2])
     draft = rng.choice([None, NGram()])
-    engine = Engine(target, Speed(second=second, draft=draft, target=target), Match())
+    engine = Engine(
+        target,
+        Speed(early=rng.choice([0, 1]) if not second else 1, second=second, draft=draft, target=target),
+        Match(),
+    )
     waiting = [
         Request(
             [rng.randrange(VOCAB_SIZE) for _ in range(rng.choice([1, 5, 30]))],
@@ -168,13 +172,13 @@ def test_edits_and_logprobs_are_those_of_plain_decoding() -> None:
         target = table(4, 0.6)
         expected = plain(request)
         for draft in (None, NGram()):
-            got = run(target, Speed(second=2, draft=draft, target=target), request)
+            got = run(target, Speed(early=1, second=2, draft=draft, target=target), request)
             assert got.token_ids == expected.token_ids and got.logprobs == expected.logprobs
 
 
 def test_what_was_under_way_is_reported() -> None:
     target = table(4, 0.7)
-    engine = Engine(target, Speed(second=2, target=target), Match())
+    engine = Engine(target, Speed(early=1, second=2, target=target), Match())
     engine.add(Request([1], Sampling(), 40))
     kept = 0
     while engine.busy:
@@ -188,7 +192,7 @@ def test_what_was_under_way_is_reported() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     target = table(4, 0.5)
-    for early, second in ((0, 0), (4, 0), (-1, 0), (2, 2), (2, 1), (1, 4), (3, 4)):
+    for early, second in ((0, 2), (4, 0), (-1, 0), (2, 2), (2, 1), (1, 4), (3, 4)):
         with pytest.raises(OutpaceError, match=r"speed has (early|second)="):
             Speed(early=early, second=second, target=target)
     with pytest.raises(OutpaceError, match="accepted are loops 1 to 3 of 4"):
@@ -204,3 +208,13 @@ def test_what_does_not_fit_is_refused() -> None:
         loop_of(target, Speed(target=target), TopK())
     with pytest.raises(OutpaceError, match="single loops"):
         loop_of(TableTarget.random(), Speed(target=target), Match())
+
+
+@pytest.mark.parametrize("agreement", [0.0, 0.5, 1.0])
+def test_what_pays_is_found_while_the_text_is_written(agreement: float) -> None:
+    """By the clock, so that any choice may come out; the tokens are the same, and choices are made."""
+    target, request = table(4, agreement, context_length=800), Request([1, 2], SAMPLINGS[1], 700)
+    drafter = Speed(target=target)
+    assert drafter.guesses == (1, 2, 3)
+    assert run(target, drafter, request).token_ids == plain(request, context_length=800).token_ids
+    assert drafter.guesses != (1, 2, 3) and len(drafter.guesses) <= 2

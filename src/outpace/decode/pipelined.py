@@ -43,6 +43,7 @@ class Branch:
     parent: Branch | None
     loop: int = 0
     came: int = -1
+    named: dict[int, int] = field(default_factory=dict)  # by outputs so far, by loop
 
     @property
     def path(self) -> list[int]:
@@ -55,12 +56,15 @@ class Flight:
     """What a row has in flight, older branches first; none before its first pass and after a wrong guess.
 
     inner   the state of the drafter that adds to the guesses. asked: whether it has been, of this root.
-    passes  since the row's last token.
+    passes  since the row's last token. size: tokens of all rows in the last of them, if it told of any.
+    told    per committed token, what the outputs after which loops had named, and the token.
     """
 
     inner: Any
     branches: list[Branch] = field(default_factory=list)
     passes: int = 0
+    size: int = 0
+    told: list[tuple[dict[int, int], int]] = field(default_factory=list)
     asked: bool = False
 
     def forget(self) -> None:
@@ -215,8 +219,9 @@ def _pass(
         passes.append(Pass(ask.row, tree, loops, came, wanted))
         places.append([flight.branches[i] for i in wanted])
     scores = target.advance(passes)
+    size = sum(one.tree.num_nodes for one in passes)
     for flight in flights:
-        flight.passes += 1
+        flight.passes, flight.size = flight.passes + 1, size
         for i, branch in enumerate(flight.branches):
             branch.loop, branch.came = branch.loop + 1, i
     outputs_of = _Outputs(scores, places, asks)
@@ -269,6 +274,7 @@ def _verify(flight: Flight, outputs: _Outputs, last: int) -> tuple[Step, list[in
     while (after := flight.child(through[-1], outputs.choice(through[-1]))) and after.loop == last:
         through.append(after)
     token, path = outputs.choice(through[-1]), range(1, len(through))
+    flight.told = [(branch.named, outputs.choice(branch)) for branch in through]
     if token == NO_CHOICE:
         raise no_choice()
     step = Step(
@@ -293,6 +299,6 @@ def _guess(
     for branch in named:
         if branch.loop not in guesses or not any(branch is other for other in flight.branches):
             continue
-        token = outputs.choice(branch)
+        token = branch.named[branch.loop] = outputs.choice(branch)
         if token != NO_CHOICE and flight.child(branch, token) is None and _has_place(flight, ask, branch):
             flight.enter(branch, token)

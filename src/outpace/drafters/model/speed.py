@@ -5,6 +5,8 @@ training, and with a second proposal, LoopSpec, arXiv:2609.17184. The loop is `d
 
     guess    after loop `early` the model's last norm and output matrix name the next token; after loop
              `second`, if it is given, they may name another
+    plan     where `early` is 0: the loops with the least time for a token, by what the outputs of all loops
+             have named for some tokens now and then, and by what passes have taken (`pricing/pipeline.py`)
     propose  what `draft`, another drafter, adds: it enters the pipeline beside the guesses
 
 With a share a of right guesses and nothing else in the way a token takes a * early + (1 - a) * R passes, each
@@ -25,22 +27,38 @@ from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.decode.pipelined import Flight
 from outpace.drafters.none import NoDraft
+from outpace.pricing.curve import Curve
+from outpace.pricing.pipeline import Outputs
+
+LOOKED = 48  # tokens of which all outputs are looked at before the first plan
+AGAIN = 16  # tokens of each later look
+EVERY = 512  # tokens between two looks
+RATE = 0.1  # of forgetting what passes took
 
 
 class Speed:
-    """Guesses after the loops `early` and `second` (0: no second one); `draft` adds its own."""
+    """Guesses after the loops `early` (0: where they pay) and `second` (0: no second one).
+
+    draft  adds its own drafts. guesses: the loops that are guessed after now.
+    """
 
     @checked
     def __init__(
-        self, *, early: int = 1, second: int = 0, draft: Drafter | None = None, target: Looped
+        self, *, early: int = 0, second: int = 0, draft: Drafter | None = None, target: Looped
     ) -> None:
         last = looped(target).num_loops - 1
-        if not 1 <= early <= last:
-            raise OutpaceError(f"speed has early={early}, accepted are loops 1 to {last} of {last + 1}")
-        if second and not early < second <= last:
-            some = f"{early + 1} to {last}, or 0" if early < last else "0"
+        if not 0 <= early <= last:
+            raise OutpaceError(
+                f"speed has early={early}, accepted are loops 1 to {last} of {last + 1} (0: where it pays)"
+            )
+        if second and not (early and early < second <= last):
+            some = f"{early + 1} to {last}, or 0" if 0 < early < last else "0"
             raise OutpaceError(f"speed has second={second}, accepted are {some} (0: no second guess)")
-        self.guesses: Sequence[int] = (early, second) if second else (early,)
+        self._every = tuple(range(1, last + 1))
+        self._outputs = None if early else Outputs(last + 1)
+        self._passes, self._left = Curve({}), LOOKED  # tokens until there is a plan, or until the next look
+        self._looking = not early
+        self.guesses: Sequence[int] = self._every if not early else (early, second) if second else (early,)
         self._inner: Drafter = NoDraft() if draft is None else draft
         if self._inner.traits.reads_top:
             raise OutpaceError(
@@ -58,11 +76,26 @@ class Speed:
         return self._inner.propose([flight.inner for flight in states], asks)
 
     def observe(self, states: Sequence[Flight], steps: Sequence[Step]) -> list[Flight]:
-        """The other drafter learns of the tokens."""
+        """The other drafter learns of the tokens, and the plan of what was named and what it took."""
+        if self._outputs is not None:
+            self._plan(self._outputs, states, steps)
         inner = self._inner.observe([flight.inner for flight in states], steps)
         for flight, state in zip(states, inner, strict=True):
             flight.inner = state
         return list(states)
+
+    def _plan(self, outputs: Outputs, states: Sequence[Flight], steps: Sequence[Step]) -> None:
+        for flight, step in zip(states, steps, strict=True):
+            if step.passes:
+                self._passes.learn(flight.size, step.times.call_s, RATE)
+                for named, token in flight.told:
+                    outputs.learn(named, token)
+            self._left -= len(step.tokens)
+        if self._left > 0 or not self._passes.learnt or not len(outputs):
+            return
+        self._looking = not self._looking
+        self._left = AGAIN if self._looking else EVERY
+        self.guesses = self._every if self._looking else outputs.best(lambda size: self._passes.at(size))
 
     def stop(self, state: Flight) -> None:
         """Give back what the other drafter holds."""
@@ -81,7 +114,7 @@ def looped(target: Target) -> Looped:
 
 @checked
 def speed(
-    target: Target, context: Mapping[str, Any], *, early: int = 1, second: int = 0, draft: str = "none"
+    target: Target, context: Mapping[str, Any], *, early: int = 0, second: int = 0, draft: str = "none"
 ) -> Speed:
     """From the name of the drafter that adds to the guesses."""
     from outpace.drafters import DRAFTERS
