@@ -49,6 +49,13 @@ void check_top(int k, int most, const char* what) {
   if (k < 1 || k > most) refuse("top finds 1 to " + std::to_string(most) + " " + what + ", not " + std::to_string(k));
 }
 
+void check_call(const std::vector<int>& rows, const std::vector<int>& starts, const std::vector<int32_t>& tokens,
+                const std::vector<int32_t>& parents) {
+  if (rows.empty() || starts.size() != rows.size() + 1 || starts[0] != 0 || tokens.size() != parents.size() ||
+      starts.back() != (int)tokens.size() || !std::is_sorted(starts.begin(), starts.end()))
+    refuse("rows, starts, tokens and parents do not fit together");
+}
+
 // A matrix of the caller's, with the x [n, cols] that it is to be multiplied with.
 Matrix read_matrix(const std::string& kind, int rows, int cols, const Bytes& data, const Rows& x) {
   if ((int64_t)x.shape(1) != cols || x.shape(0) > kMostSize) refuse("x has to be [tokens, cols]");
@@ -107,10 +114,17 @@ class PyDecoder {
   void score(const std::vector<int>& rows, const std::vector<int>& starts, const std::vector<int32_t>& tokens,
              const std::vector<int32_t>& parents, const std::vector<int>& taps, int layers,
              const std::vector<int>& skip) {
-    if (rows.empty() || starts.size() != rows.size() + 1 || starts[0] != 0 || tokens.size() != parents.size() ||
-        starts.back() != (int)tokens.size() || !std::is_sorted(starts.begin(), starts.end()))
-      refuse("rows, starts, tokens and parents do not fit together");
+    check_call(rows, starts, tokens, parents);
     held()->score(rows, starts, tokens.data(), parents.data(), taps, layers, skip);
+  }
+
+  void advance(const std::vector<int>& rows, const std::vector<int>& starts, const std::vector<int32_t>& tokens,
+               const std::vector<int32_t>& parents, const std::vector<int32_t>& loops,
+               const std::vector<int32_t>& came) {
+    check_call(rows, starts, tokens, parents);
+    if (loops.size() != tokens.size() || came.size() != tokens.size())
+      refuse("loops and came do not fit to the tokens");
+    held()->advance(rows, starts, tokens.data(), parents.data(), loops.data(), came.data());
   }
 
   std::vector<std::vector<int32_t>> choose(const std::vector<RowSampling>& rows,
@@ -277,6 +291,8 @@ NB_MODULE(_native, m) {
       .def("keep", [](PyDecoder& d, int row, const std::vector<int>& path) { d.held()->keep(row, path); })
       .def("score", &PyDecoder::score, "rows"_a, "starts"_a, "tokens"_a, "parents"_a, "taps"_a = std::vector<int>{},
            "layers"_a = -1, "skip"_a = std::vector<int>{})
+      .def("advance", &PyDecoder::advance, "rows"_a, "starts"_a, "tokens"_a, "parents"_a, "loops"_a, "came"_a,
+           "One loop for nodes of different age; came: their numbers in the row's last pass, -1 for new ones.")
       .def(
           "set_fetch", &PyDecoder::set_fetch, "tokens"_a, "level"_a, "bytes"_a, "tiles"_a,
           "How products of `tokens` and more ask for their weights: into which level of cache (0: not at all), how far "

@@ -15,6 +15,7 @@ Decoder::Decoder(Model read, int num_threads, bool half_cache, int64_t cache_pos
       cache(products.kernels(), model.num_layers(), model.config.num_kv_heads, model.config.head_dim, half_cache,
             cache_positions),
       progress(model.width()),
+      flights(model.width(), model.config.num_loops, model.loop_layers()),
       layers(model, call, cache, products),
       output(model, call, products) {}
 
@@ -25,8 +26,10 @@ void Decoder::score(const std::vector<int>& rows, const std::vector<int>& starts
     if (tap < 0 || tap >= model.num_layers())
       throw std::invalid_argument("no layer " + std::to_string(tap) + " to tap");
   call.plan(rows, starts, tokens, parents, model.config.vocab_size, model.config.context_length, cache);
-  call.complete = (int)part.size() == 2 * model.num_layers();
-  call.taps = call.complete ? taps : std::vector<int>{};
+  for (int row : rows) flights.forget(row);
+  const bool complete = (int)part.size() == 2 * model.num_layers();
+  call.last_loop = complete ? 0 : -1;
+  call.taps = complete ? taps : std::vector<int>{};
   call.part = std::move(part);
   call.work = 0;
   output.forget(call.tokens.size());
@@ -35,7 +38,26 @@ void Decoder::score(const std::vector<int>& rows, const std::vector<int>& starts
   if (from > 0 && !call.active.empty()) layers.run(0, from, false);
   call.activate_all();
   layers.run(from, (int)call.part.size(), true);
-  if (!call.complete) progress.remember(call);
+  if (!complete) progress.remember(call);
+  call.nodes = (int)call.tokens.size();
+}
+
+void Decoder::advance(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens,
+                      const int32_t* parents, const int32_t* loops, const int32_t* came) {
+  call.plan(rows, starts, tokens, parents, model.config.vocab_size, model.config.context_length, cache);
+  flights.check(call, loops, came);
+  for (int row : rows) progress.forget(row);
+  call.loops.assign(loops, loops + call.tokens.size());
+  call.last_loop = model.config.num_loops - 1;
+  call.taps.clear();
+  call.part = part_of(model.num_layers(), model.loop_layers(), {});
+  call.work = 0;
+  output.forget(call.tokens.size());
+  layers.reserve();
+  flights.resume(call, cache, came);
+  call.activate_all();
+  layers.run(0, (int)call.part.size(), true);
+  flights.remember(call);
   call.nodes = (int)call.tokens.size();
 }
 
@@ -43,11 +65,14 @@ void Decoder::score(const std::vector<int>& rows, const std::vector<int>& starts
 void Decoder::close(int row) {
   cache.close(row);
   progress.forget(row);
+  flights.forget(row);
   call.forget(row);
 }
 
 void Decoder::keep(int row, const std::vector<int>& path) {
-  cache.keep(row, call.path_from_root(row, cache.length(row), path));
+  const std::vector<int> whole = call.path_from_root(row, cache.length(row), path);
+  cache.keep(row, whole);
+  flights.keep(row, whole.back());
 }
 
 }  // namespace outpace

@@ -1,5 +1,5 @@
 // A model that scores trees of tokens for several rows in one call and chooses the next tokens. Each of its parts has
-// one role; score(), keep() and close() are what needs several of them.
+// one role; score(), advance(), keep() and close() are what needs several of them.
 //
 // Any number of threads may use it: whoever reads or writes what another may write has the lock, and waits for nothing
 // else while he has it. Who waits for it must not hold the GIL.
@@ -9,6 +9,7 @@
 
 #include "engine/cache.hpp"
 #include "engine/call.hpp"
+#include "engine/flight.hpp"
 #include "engine/fork.hpp"
 #include "engine/progress.hpp"
 #include "engine/threads.hpp"
@@ -28,6 +29,10 @@ struct Decoder {
   // their row goes on with those that it has again, if its own part goes on from theirs; the bits are the same.
   void score(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens,
              const int32_t* parents, const std::vector<int>& taps, int depth, const std::vector<int>& skip);
+  // One loop of a model that runs its layers in several, for nodes of any age: see Flights::check. Nodes that ran the
+  // last loop may be kept, the others stay in flight until their row is used in another way.
+  void advance(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens,
+               const int32_t* parents, const int32_t* loops, const int32_t* came);
   void keep(int row, const std::vector<int>& path);
   void close(int row);
 
@@ -38,6 +43,7 @@ struct Decoder {
   Cache cache;
   Call call;
   Progress progress;
+  Flights flights;
   Layers layers;
   Output output;
 };

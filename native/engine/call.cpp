@@ -59,15 +59,16 @@ void Call::plan(const std::vector<int>& numbers, const std::vector<int>& starts,
   for (const CallRow& r : rows) cache.reserve(r.row, r.nodes);
   tokens.assign(new_tokens, new_tokens + total);
   parents.assign(new_parents, new_parents + total);
+  loops.assign(total, 0);
 }
 
 void Call::activate(std::vector<int> nodes) {
   active = std::move(nodes);
-  size_t i = 0;
-  for (CallRow& row : rows) {
-    row.first_active = (int)i;
-    while (i < active.size() && active[i] < row.start + row.nodes) i++;
-    row.num_active = (int)i - row.first_active;
+  groups.clear();
+  for (int i = 0; i < (int)active.size(); i++) {
+    const int row = row_of[active[i]], loop = loops[active[i]];
+    if (groups.empty() || groups.back().row != row || groups.back().loop != loop) groups.push_back({row, loop, i, 0});
+    groups.back().num_active++;
   }
 }
 
@@ -83,12 +84,14 @@ void Call::check_node(int node) const {
 
 std::vector<int> Call::path_from_root(int row, int length, const std::vector<int>& path) const {
   const auto at = std::find_if(rows.begin(), rows.end(), [&](const CallRow& r) { return r.row == row; });
-  if (at == rows.end() || !nodes || !complete || at->length != length)
+  if (at == rows.end() || !nodes || at->length != length || !is_through(at->start))
     throw std::invalid_argument("row " + std::to_string(row) + " has no scored tree to keep a path of");
   std::vector<int> found{0};
   for (int node : path) {
     if (node <= 0 || node >= at->nodes || parents[at->start + node] != found.back())
       throw std::invalid_argument("a path has to descend from the root, child by child");
+    if (!is_through(at->start + node))
+      throw std::invalid_argument("node " + std::to_string(node) + " cannot be kept, it has loops to run");
     found.push_back(node);
   }
   return found;

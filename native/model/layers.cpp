@@ -37,16 +37,19 @@ void Layers::reserve() {
 void Layers::run(int begin, int end, bool last) {
   const int n = active();
   call_.work += (int64_t)(end - begin) * n;
-  if (begin == 0) add<&Layers::embed>(0, n);
-  else add<&Layers::restore>(0, n);
+  add<&Layers::enter>(begin, n);
+  const int loop_sublayers = 2 * model_.loop_layers();
   for (int i = begin; i < end; i++) {
     const int sublayer = call_.part[i];
+    const bool next_loop = i > 0 && call_.part[i - 1] / loop_sublayers != sublayer / loop_sublayers;
+    if (next_loop && config_.loop_norm) add<&Layers::end_loop>(0, n);
     if (sublayer % 2 == 0) add_attention(sublayer / 2);
     else add_feed_forward(sublayer / 2);
     for (size_t tap = 0; tap < call_.taps.size(); tap++)
       if (sublayer == 2 * call_.taps[tap] + 1) add<&Layers::keep_tap>((int)tap, n);
   }
-  if (!last || !call_.complete) add<&Layers::save>(0, n);
+  const auto is_through = [&](int node) { return call_.is_through(node); };
+  if (!last || !std::all_of(call_.active.begin(), call_.active.end(), is_through)) add<&Layers::save>(0, n);
   if (last) add<&Layers::finish>(0, n);
   std::vector<Phase> phases;  // so that none is left behind where no thread can be started
   phases.swap(phases_);
@@ -78,18 +81,24 @@ void Layers::add_feed_forward(int layer) {
   if (!w.post_ffn_norm.empty()) add<&Layers::add_normed>(2 * layer + 1, n);
 }
 
-void Layers::embed(int, const Chunk& nodes) {
+// From the token or, where the node has something behind it, from its state.
+void Layers::enter(int begin, const Chunk& nodes) {
   for (int i = nodes.begin; i < nodes.end; i++) {
+    const int node = call_.active[i];
     float* x = x_.row(i, width_);
-    unpack_row(model_.embed, call_.tokens[call_.active[i]], x);
+    if (begin || call_.loops[node]) {
+      std::copy_n(call_.states.row(node, width_), width_, x);
+      if (call_.loops[node] && config_.loop_norm) normalise(x, x);
+      continue;
+    }
+    unpack_row(model_.embed, call_.tokens[node], x);
     if (config_.embedding_scale != 1.0f)
       for (int d = 0; d < width_; d++) x[d] *= config_.embedding_scale;
   }
 }
 
-void Layers::restore(int, const Chunk& nodes) {
-  for (int i = nodes.begin; i < nodes.end; i++)
-    std::copy_n(call_.states.row(call_.active[i], width_), width_, x_.row(i, width_));
+void Layers::end_loop(int, const Chunk& nodes) {
+  for (int i = nodes.begin; i < nodes.end; i++) normalise(x_.row(i, width_), x_.row(i, width_));
 }
 
 void Layers::save(int, const Chunk& nodes) {
@@ -98,9 +107,12 @@ void Layers::save(int, const Chunk& nodes) {
 }
 
 void Layers::finish(int, const Chunk& nodes) {
-  for (int i = nodes.begin; i < nodes.end; i++)
-    kernels_.rms_norm(x_.row(i, width_), model_.final_norm.data(), config_.hidden_size, width_, config_.rms_eps,
-                      call_.hidden.row(call_.active[i], width_));
+  for (int i = nodes.begin; i < nodes.end; i++) normalise(x_.row(i, width_), call_.hidden.row(call_.active[i], width_));
+}
+
+// By the final norm.
+void Layers::normalise(const float* x, float* out) const {
+  kernels_.rms_norm(x, model_.final_norm.data(), config_.hidden_size, width_, config_.rms_eps, out);
 }
 
 void Layers::keep_tap(int tap, const Chunk& nodes) {
@@ -210,38 +222,39 @@ void Layers::rotate_and_store(int layer, const Chunk& heads) {
     if (!is_key) continue;
     const CallRow& row = call_.rows[call_.row_of[node]];
     const int slot = row.length + node - row.start;
-    uint8_t* page = cache_.layer(layer) + cache_.pages(row.row)[slot / 16] * cache_.page_bytes();
+    uint8_t* page = cached(layer, call_.loops[node]) + cache_.pages(row.row)[slot / 16] * cache_.page_bytes();
     kernels_.store_key_value(x, v_.row(i, kv_width_) + head * dim, page, head * cache_.head_bytes(), slot % 16, dim,
                              cache_.half());
   }
 }
 
-// The queries of all rows, by key/value head; those that share a head are attended to together, some at a time.
+// The queries of all groups, by key/value head; those that share a head are attended to together, some at a time.
 void Layers::attend(int layer, const Chunk& queries) {
   const int kv_heads = config_.num_kv_heads, group = config_.num_heads / kv_heads;
   int before = 0;
-  for (const CallRow& row : call_.rows)
-    for (int head = 0; head < kv_heads; head++, before += row.num_active * group) {
+  for (const Group& some : call_.groups)
+    for (int head = 0; head < kv_heads; head++, before += some.num_active * group) {
       int first = std::max(queries.begin - before, 0);
-      const int end = std::min(queries.end - before, row.num_active * group);
+      const int end = std::min(queries.end - before, some.num_active * group);
       for (; first < end; first += kMaxQueries)
-        attend_some(queries.thread, layer, row, head, first, std::min(end - first, kMaxQueries));
+        attend_some(queries.thread, layer, some, head, first, std::min(end - first, kMaxQueries));
     }
 }
 
-void Layers::attend_some(int thread, int layer, const CallRow& row, int head, int first, int count) {
+void Layers::attend_some(int thread, int layer, const Group& some, int head, int first, int count) {
+  const CallRow& row = call_.rows[some.row];
   const int dim = config_.head_dim, group = config_.num_heads / config_.num_kv_heads;
   const float* query[kMaxQueries];
   float* out[kMaxQueries];
   int32_t node[kMaxQueries];
   for (int i = 0; i < count; i++) {
-    const int active = row.first_active + (first + i) / group;
+    const int active = some.first_active + (first + i) / group;
     node[i] = call_.active[active] - row.start;
     const size_t at = (size_t)active * q_width_ + (head * group + (first + i) % group) * dim;
     query[i] = q_.floats(0) + at;
     out[i] = attended_.floats(0) + at;
   }
-  kernels_.attention({.pages = cache_.layer(layer),
+  kernels_.attention({.pages = cached(layer, some.loop),
                       .page_table = cache_.pages(row.row),
                       .page_bytes = cache_.page_bytes(),
                       .head_offset = (size_t)head * cache_.head_bytes(),
@@ -265,12 +278,16 @@ void Layers::attend_some(int thread, int layer, const CallRow& row, int head, in
 void Layers::fetch_pages(int thread, int layer) const {
   const int heads = config_.num_kv_heads, threads = threads_.count();
   const size_t begin = (size_t)(heads * thread / threads), end = (size_t)(heads * (thread + 1) / threads);
-  for (const CallRow& row : call_.rows)
-    for (int page = row.length / 16; page <= (row.length + row.nodes - 1) / 16; page++) {
-      const uint8_t* start = cache_.layer(layer) + cache_.pages(row.row)[page] * cache_.page_bytes();
+  for (const Group& some : call_.groups) {
+    const CallRow& row = call_.rows[some.row];
+    const auto slot_of = [&](int active) { return row.length + call_.active[active] - row.start; };
+    const int last = slot_of(some.first_active + some.num_active - 1) / 16;
+    for (int page = slot_of(some.first_active) / 16; page <= last; page++) {
+      const uint8_t* start = cached(layer, some.loop) + cache_.pages(row.row)[page] * cache_.page_bytes();
       for (size_t b = begin * cache_.head_bytes(); b < end * cache_.head_bytes(); b += 64)
         __builtin_prefetch(start + b, 1);
     }
+  }
 }
 
 }  // namespace outpace

@@ -21,7 +21,8 @@ class Layers {
   // Room for all nodes of the call.
   void reserve();
   // The sublayers begin ... end-1 of the call's part, from the tokens or from call.states. Behind the last ones of a
-  // call the nodes go through the final norm; what another call or pass may go on from stays in call.states.
+  // call the nodes go through the final norm; what another call or pass may go on from stays in call.states, without
+  // the norm between two loops.
   void run(int begin, int end, bool last);
 
  private:
@@ -49,16 +50,19 @@ class Layers {
   void add_attention(int layer);
   void add_feed_forward(int layer);
 
+  // Whose keys and values a layer has in a loop.
+  uint8_t* cached(int layer, int loop) const { return cache_.layer(layer + loop * model_.loop_layers()); }
   int active() const { return (int)call_.active.size(); }
   Source attention_source(int layer);
   Source attended_source(int layer);
   Source feed_forward_source(int layer);
   Source normed_source(const std::vector<float>& norm, Forms forms);
   Input gated_input(int layer);
+  void normalise(const float* x, float* out) const;
 
   // Items: active nodes.
-  void embed(int, const Chunk& nodes);
-  void restore(int, const Chunk& nodes);
+  void enter(int begin, const Chunk& nodes);
+  void end_loop(int, const Chunk& nodes);
   void save(int, const Chunk& nodes);
   void finish(int, const Chunk& nodes);
   void keep_tap(int tap, const Chunk& nodes);
@@ -72,7 +76,7 @@ class Layers {
   // Items: heads of nodes.
   void rotate_and_store(int layer, const Chunk& heads);
   void attend(int layer, const Chunk& queries);
-  void attend_some(int thread, int layer, const CallRow& row, int head, int first, int count);
+  void attend_some(int thread, int layer, const Group& group, int head, int first, int count);
   void fetch_pages(int thread, int layer) const;
 
   const Model& model_;

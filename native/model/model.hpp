@@ -15,6 +15,8 @@ struct Config {
   std::vector<float> rope_scale;                  // [tables]
   std::vector<int> layer_rope, layer_window;      // [layers, as they run]
   std::vector<int> layer_order;                   // [layers, as they run]: whose weights each of them has
+  int num_loops;   // how many times all layers run, one after the other and alike each time; 1 for any other order
+  bool loop_norm;  // the final norm stands between two loops, too
 };
 
 // Vectors are padded with zeros to a multiple of 32; empty means absent.
@@ -30,6 +32,7 @@ struct Model {
   std::vector<Layer> layers;  // with weights of their own; they may run several times
 
   int num_layers() const { return (int)config.layer_order.size(); }
+  int loop_layers() const { return num_layers() / config.num_loops; }
   const Layer& layer(int l) const { return layers[config.layer_order[l]]; }
   // Of vectors, padded to multiples of 32.
   int width() const { return padded(config.hidden_size); }

@@ -66,6 +66,20 @@ class Reader {
   size_t size_;
 };
 
+// As ModelConfig.num_loops has it.
+int count_loops(const Config& c) {
+  const int total = (int)c.layer_order.size();
+  const int distinct = 1 + *std::max_element(c.layer_order.begin(), c.layer_order.end());
+  if (total % distinct) return 1;
+  for (int l = 0; l < total; l++) {
+    const int first = l % distinct;
+    if (c.layer_order[l] != first || c.layer_rope[l] != c.layer_rope[first] ||
+        c.layer_window[l] != c.layer_window[first])
+      return 1;
+  }
+  return total / distinct;
+}
+
 Config read_config(const nb::dict& d) {
   const auto activation = field<std::string>(d, "activation");
   if (activation != "silu" && activation != "gelu_tanh")
@@ -85,7 +99,9 @@ Config read_config(const nb::dict& d) {
            .rope_scale = field<std::vector<float>>(d, "rope_scale"),
            .layer_rope = field<std::vector<int>>(d, "layer_rope"),
            .layer_window = field<std::vector<int>>(d, "layer_window"),
-           .layer_order = field<std::vector<int>>(d, "layer_order")};
+           .layer_order = field<std::vector<int>>(d, "layer_order"),
+           .num_loops = 1,
+           .loop_norm = field<bool>(d, "loop_norm")};
   for (size_t l = c.layer_order.size(); l < c.layer_rope.size(); l++) c.layer_order.push_back((int)l);
   for (int64_t n : {(int64_t)c.vocab_size, (int64_t)c.hidden_size, (int64_t)c.num_kv_heads, (int64_t)c.head_dim,
                     (int64_t)c.intermediate_size, (int64_t)c.context_length, (int64_t)c.num_heads * c.head_dim})
@@ -106,6 +122,8 @@ Config read_config(const nb::dict& d) {
     if (w < 0) refuse("a window is negative");
   for (int l : c.layer_order)
     if (l < 0 || l >= (int)c.layer_order.size()) refuse("a layer has the weights of one that does not exist");
+  c.num_loops = count_loops(c);
+  if (c.loop_norm && c.num_loops == 1) refuse("loop_norm needs layers that all run several times");
   return c;
 }
 

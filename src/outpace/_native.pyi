@@ -48,6 +48,15 @@ class Decoder:
         layers: int = -1,
         skip: Sequence[int] = ...,
     ) -> None: ...
+    def advance(
+        self,
+        rows: Sequence[int],
+        starts: Sequence[int],
+        tokens: Sequence[int],
+        parents: Sequence[int],
+        loops: Sequence[int],
+        came: Sequence[int],
+    ) -> None: ...
     def set_weights(self, buffer: NDArray[np.uint8]) -> None: ...
     def set_fetch(self, tokens: int, level: int, bytes: int, tiles: int) -> None: ...
     def choose(

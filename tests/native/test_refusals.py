@@ -121,6 +121,9 @@ def test_how_many_are_the_top(target: NativeTarget, k: int) -> None:
         ({"layer_order": [0] * 4}, "do not fit together"),
         ({"layer_order": [0, 1, MOST]}, "weights of one that does not exist"),
         ({"layer_order": [0, -1, 1]}, "weights of one that does not exist"),
+        ({"loop_norm": 1}, "a wrong loop_norm"),
+        ({"loop_norm": True}, "loop_norm needs layers that all run several times"),
+        ({"loop_norm": True, "layer_order": [0, 1, 0]}, "loop_norm needs layers that all run several times"),
     ],
     ids=str,
 )

@@ -12,7 +12,7 @@ from tokenizers.models import BPE
 
 from outpace.core.sampling import Sampling
 from outpace.core.tree import TokenTree
-from outpace.targets.native import NativeScores
+from outpace.targets.native_scores import NativeScores
 from tests.fake_models import VOCAB_SIZE, make_model, write_hf, write_tokenizer
 from tests.native_models import INSTRUCTION_SETS, gguf_target, instruction_set, open_target
 from tests.rows import on, opened

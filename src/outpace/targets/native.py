@@ -7,19 +7,18 @@ environment variable OUTPACE_ISA forces one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.call import Call, Kept, Source, joined_path, refuse_source
-from outpace.core.edits import Edit
+from outpace.core.call import Call, Kept, Pass, Source, joined_path, refuse_source
 from outpace.core.errors import CacheFull, OutpaceError
 from outpace.core.machine import default_threads, processor_key
 from outpace.core.options import checked, whole
-from outpace.core.sampling import NO_CHOICE, Sampling, no_choice, warp
+from outpace.core.sampling import Sampling
 from outpace.core.steps import Exactness
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -27,9 +26,10 @@ from outpace.files.memory import copied, forget_mapped, has_room_for_copy, wante
 from outpace.targets.fetching import LEAST_BYTES, SIZES, Arrays, apply, are_fetches, measured
 from outpace.targets.native_fingerprint import fingerprint
 from outpace.targets.native_products import NativeProduct, output_rows, product_of, projection_of
+from outpace.targets.native_scores import NativeScores
 
 if TYPE_CHECKING:
-    from outpace._native import Decoder, FlatEdit
+    from outpace._native import Decoder
     from outpace.files.config import ModelConfig
     from outpace.files.memo import Memo
     from outpace.files.packed import PackedFile
@@ -126,6 +126,11 @@ class NativeTarget:
         return self.config.num_layers
 
     @property
+    def num_loops(self) -> int:
+        """How many times all layers run for a token; 1 where they do not run several times, all alike."""
+        return self.config.num_loops
+
+    @property
     def cache_bytes(self) -> int:
         """Bytes of the pages of keys and values that rows hold now."""
         return self._decoder.cache_bytes
@@ -156,17 +161,42 @@ class NativeTarget:
             if call.wanted:
                 places.append((starts[-1] + lead, tree.num_nodes - lead))
             starts.append(len(tokens))
-        self._call += 1
         self._leads = {call.row: call.lead for call in calls}
+        rows = [call.row for call in calls]
+        self._run(partial(self._decoder.score, rows, starts, tokens, parents, self.taps, layers, list(skip)))
+        return NativeScores(self, places, self.taps)
+
+    def _run(self, call: Callable[[], None]) -> None:
+        self._call += 1
         try:
-            self._decoder.score(
-                [call.row for call in calls], starts, tokens, parents, self.taps, layers, list(skip)
-            )
+            call()
         except ValueError as error:  # more nodes than a call has
             raise OutpaceError(str(error)) from None
         except RuntimeError as error:
             raise self._no_room(error) from None
-        return NativeScores(self, places)
+
+    def advance(self, passes: Sequence[Pass]) -> NativeScores:
+        """One loop for every node in flight (see `contracts.Looped`); nothing is committed.
+
+        An OutpaceError for a model without loops, and for nodes that do not go on from where they were.
+        """
+        starts, places = [0], []
+        tokens: list[int] = []
+        parents: list[int] = []
+        for one in passes:
+            tokens += one.tree.token_list
+            parents += one.tree.shape.parent_list
+            assert all(0 <= node < one.tree.num_nodes for node in one.wanted), (
+                "a node that the tree does not have"
+            )
+            places += [(starts[-1] + node, 1) for node in one.wanted]
+            starts.append(len(tokens))
+        self._leads = {}
+        rows = [one.row for one in passes]
+        loops = [loop for one in passes for loop in one.loops]
+        came = [node for one in passes for node in one.came]
+        self._run(partial(self._decoder.advance, rows, starts, tokens, parents, loops, came))
+        return NativeScores(self, places, roots=False)
 
     def keep(self, rows: Sequence[int], paths: Sequence[Kept]) -> None:
         """Commit what was pending in the last `score`, of these rows, and the given nodes."""
@@ -284,80 +314,3 @@ class _Closed:
 
     def __getattr__(self, name: str) -> Any:
         raise OutpaceError("the model is closed, accepted is one that is loaded anew")
-
-
-class NativeScores:
-    """Scores of one call; the logits are made, node by node, only when somebody asks for them."""
-
-    __slots__ = ("_call", "_places", "_taps", "_target")
-
-    def __init__(self, target: NativeTarget, places: list[tuple[int, int]]) -> None:
-        self._target = target
-        self._places = places  # per row: first node of the call, number of nodes
-        self._call = target._call
-        self._taps = tuple(target.taps)
-
-    def _decoder(self) -> Decoder:
-        assert self._call == self._target._call, "these scores were overwritten by a later call of the target"
-        return self._target._decoder
-
-    def choose(
-        self,
-        samplings: Sequence[Sampling],
-        positions: Sequence[int],
-        edits: Sequence[Sequence[Edit | None] | None] | None = None,
-        top: int = 0,
-    ) -> list[list[int]]:
-        """The target's own choice after every node (see `contracts.Scores`)."""
-        rows = [
-            (first, count, position, s.temperature, s.top_k, s.top_p, s.min_p, s.seed)
-            for (first, count), position, s in zip(self._places, positions, samplings, strict=True)
-        ]
-        flat = None
-        if edits is not None:
-            pairs = zip(edits, self._places, strict=True)
-            flat = [self._flat(edit) for row, (_, count) in pairs for edit in row or [None] * count]
-        choices = self._decoder().choose(rows, flat, top)
-        if any(row[0] == NO_CHOICE for row in choices):  # those after the roots are always needed
-            raise no_choice()
-        return choices
-
-    def _flat(self, edit: Edit | None) -> FlatEdit | None:
-        """An edit as the decoder reads it, without a copy."""
-        if edit is None:
-            return None
-        edit.check(self._target.vocab_size)
-        return edit.ids, edit.added, edit.repeated, edit.penalty, edit.allowed
-
-    def logits(self, row: int, nodes: Sequence[int]) -> NDArray[np.float32]:
-        """f32[n, V]: raw logits after these nodes."""
-        return self._decoder().logits(self._nodes(row, nodes))
-
-    def _nodes(self, row: int, nodes: Sequence[int]) -> list[int]:
-        """Numbers within the call."""
-        first, count = self._places[row]
-        assert all(0 <= node < count for node in nodes), "a node that the tree does not have"
-        return [first + node for node in nodes]
-
-    def law(self, row: int, node: int, sampling: Sampling) -> NDArray[np.float64]:
-        """f64[V]: the law of the choice after a node."""
-        return warp(self.logits(row, [node])[0], sampling)
-
-    def top(self, row: int, nodes: Sequence[int], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """([n, k] ids, [n, k] raw logits): best first, lower id on ties. `choose` has found them if told."""
-        if 1 <= k <= min(self._target.max_top, self._target.vocab_size):
-            return self._decoder().top(self._nodes(row, nodes), k)
-        logits = self.logits(row, nodes)
-        ids = np.argsort(-logits, axis=1, kind="stable")[:, :k]
-        return ids, np.take_along_axis(logits, ids, axis=1)
-
-    def hidden(self, tap: str) -> NDArray[np.float32]:
-        """f32[N, D]: "final" (behind the last norm) or a tapped layer's number; rows after one another.
-
-        An OutpaceError for any other tap.
-        """
-        accepted = ["final", *map(str, self._taps)]
-        if tap not in accepted:
-            raise OutpaceError(f"unknown tap {tap!r}, accepted are {', '.join(accepted)}")
-        every = self._decoder().hidden(-1 if tap == "final" else int(tap))
-        return np.concatenate([every[first : first + count] for first, count in self._places])
