@@ -87,6 +87,8 @@ class FakeModel:
     Where it makes drafters, these are texts.
     """
 
+    own_draft = "ngram"
+
     target = SimpleNamespace(traits=Traits())
 
     pieces: list[Any] = field(default_factory=lambda: ["The ", "moon ", "pulls."])

@@ -19,6 +19,7 @@ from outpace.cli.main import main  # noqa: E402
 from outpace.drafters.lookup.ngram import NGram  # noqa: E402
 from outpace.drafters.lookup.recycling import Recycling  # noqa: E402
 from outpace.drafters.mix import Mix  # noqa: E402
+from outpace.drafters.model.speed import Speed  # noqa: E402
 from outpace.rules.match import Match  # noqa: E402
 from outpace.targets.table import TableTarget  # noqa: E402
 from outpace.trees.chain import Chain  # noqa: E402
@@ -26,6 +27,7 @@ from tests.fake_models import write_gguf, write_tokenizer  # noqa: E402
 from tests.fakes import Letters  # noqa: E402
 from tests.hf_families import tiny_model  # noqa: E402
 from tests.hf_seq2seq_families import START_ID, tiny_seq2seq  # noqa: E402
+from tests.looped_table import LoopedTable  # noqa: E402
 from tests.plugins import install  # noqa: E402
 
 PROMPTS = ["the rain in", "a b a b a b", "the"]
@@ -370,3 +372,18 @@ def test_targets_of_other_packages_reach_load(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OutpaceError, match=r"0 \.gguf files"):
         outpace.load("wheel")  # a folder goes before it
+
+
+def test_a_looped_model_drafts_for_itself() -> None:
+    """Without a word it is speed; whoever names a draft, a rule or a tree has what he had."""
+    looped = LoopedTable.of(4, 0.5, vocab_size=9, order=2, seed=3, context_length=64)
+    model = outpace.load(looped)
+    assert model.own_draft == "speed" and isinstance(model.drafter(), Speed)
+    assert isinstance(model.drafter(tree=None), Speed) and isinstance(model.drafter("ngram"), NGram)
+    assert outpace.load(TableTarget.random()).own_draft == "ngram"
+    prompt = outpace.Prompt([1, 2, 3])
+    plain = model.generate(prompt, draft=None, max_tokens=30)
+    drafted = model.generate(prompt, max_tokens=30)
+    assert drafted.token_ids == plain.token_ids
+    assert drafted.stats.num_passes > 0 == plain.stats.num_passes
+    assert model.generate(prompt, rule="topk", max_tokens=30).stats.num_passes == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -62,6 +63,8 @@ def bench(
     chosen = read_prompts(prompts or BUILTIN, limit=limit)
     with RecordFile(records) as file:
         loaded = render.load_model(model, threads=threads)
+        if not draft:
+            methods = [replace(methods[0], draft=loaded.own_draft)]
         with progress_bar() as progress:
             measured, too_long = run_bench(
                 loaded,

@@ -14,7 +14,7 @@ HELP = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C cuts an 
 
 def chat(
     model: options.Model = options.DEFAULT_MODEL,
-    draft: options.Draft = "ngram",
+    draft: options.Draft = None,
     tree: options.Tree = None,
     rule: options.Rule = "match",
     max_tokens: options.MaxTokens = 512,
@@ -35,7 +35,6 @@ def chat(
     """
     method = options.method_option(draft, tree, rule)
     request: dict[str, Any] = {
-        "draft": method.draft,
         "tree": method.tree,
         "rule": method.rule,
         "max_tokens": max_tokens,
@@ -44,7 +43,8 @@ def chat(
     }
     system = request.pop("system")
     loaded = render.load_model(model, threads=threads)
-    loaded.prepare(method.draft, tree=method.tree, rule=method.rule)
+    request["draft"] = method.draft if draft else loaded.own_draft
+    loaded.prepare(request["draft"], tree=method.tree, rule=method.rule)
     interactive = sys.stdin.isatty()
     if interactive:
         import readline  # noqa: F401 - gives input() its line editing and history

@@ -22,7 +22,7 @@ def generate(
         str | None, typer.Argument(metavar="PROMPT|-", help="The prompt; - reads it from standard input.")
     ] = None,
     model: options.Model = options.DEFAULT_MODEL,
-    draft: options.Draft = "ngram",
+    draft: options.Draft = None,
     tree: options.Tree = None,
     rule: options.Rule = "match",
     max_tokens: options.MaxTokens = 128,
@@ -55,7 +55,7 @@ def generate(
     text = read_prompt(prompt)
     sampling = options.sampling_options(temperature, top_k, top_p, min_p, seed)
     method = options.method_option(draft, tree, rule)
-    drafted: dict[str, Any] = {"draft": method.draft, "tree": method.tree, "rule": method.rule}
+    drafted: dict[str, Any] = {"tree": method.tree, "rule": method.rule}
     request: dict[str, Any] = {
         "max_tokens": max_tokens,
         **options.template_options(system, tools, template_option, parse_special),
@@ -64,6 +64,7 @@ def generate(
         **sampling,
     }
     loaded = render.load_model(model, threads=threads)
+    drafted["draft"] = method.draft if draft else loaded.own_draft
     if as_json:
         generation = loaded.generate(text, **drafted, **request)
     else:

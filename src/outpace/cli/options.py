@@ -73,11 +73,12 @@ Threads = Annotated[
     typer.Option("--threads", metavar="N", help="Threads to compute with; the physical cores if left out."),
 ]
 Draft = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--draft",
         metavar="DRAFT",
-        help="How to draft: NAME:option=value,... such as ngram:max_n=3,length=6; none for plain decoding.",
+        help="How to draft: NAME:option=value,... such as ngram:max_n=3,length=6; none for plain decoding; "
+        "ngram, or speed for a looped model, if left out.",
     ),
 ]
 Drafts = Annotated[
@@ -85,7 +86,8 @@ Drafts = Annotated[
     typer.Option(
         "--draft",
         metavar="METHOD",
-        help="What to measure: DRAFT, or 'DRAFT tree=TREE rule=RULE'; may be repeated, ngram if left out. "
+        help="What to measure: DRAFT, or 'DRAFT tree=TREE rule=RULE'; may be repeated; ngram, or speed "
+        "for a looped model, if left out. "
         "none always runs.",
     ),
 ]
@@ -147,10 +149,13 @@ def expanded(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def method_option(text: str, tree: str | None, rule: str) -> Method:
-    """The method of `--draft`, `--tree` and `--rule`; what is wrong with it also costs no waiting."""
+def method_option(text: str | None, tree: str | None, rule: str) -> Method:
+    """The method of `--draft`, `--tree` and `--rule`; what is wrong with it also costs no waiting.
+
+    Without a text the draft is the model's own, once it is loaded.
+    """
     from outpace.models.method import Method
 
-    method = Method.parse(text, tree=tree, rule=rule)
+    method = Method.parse(text or "ngram", tree=tree, rule=rule)
     method.check()
     return method

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 from outpace.core.call import Prompt
-from outpace.core.contracts import Closable, Drafter, Rule, Target, TreePolicy
+from outpace.core.contracts import Closable, Drafter, Looped, Rule, Target, TreePolicy
 from outpace.core.errors import OutpaceError
 from outpace.core.machine import processor_key
 from outpace.core.options import accept, accept_object, checked, taken
@@ -229,7 +229,15 @@ class Face(ABC):
         """
         named: Drafting = {n: given.pop(n) for n in _PARTS if n in given}  # type: ignore[assignment]
         own = {n: part for n, part in self._parts.items() if n != "tree" or "draft" not in named}
-        return taken(Drafting, {**own, **named})
+        drafting = taken(Drafting, {**own, **named})
+        if "draft" not in {**own, **named} and drafting["rule"] == "match" and drafting["tree"] is None:
+            drafting["draft"] = self.own_draft
+        return drafting
+
+    @property
+    def own_draft(self) -> str:
+        """The draft of calls that name none: a looped model guesses by itself."""
+        return "speed" if isinstance(self.target, Looped) and self.target.num_loops > 1 else "ngram"
 
     def _steps(
         self, requests: Sequence[Request], texts: Sequence[TextStream | None] | None, drafting: Drafting
