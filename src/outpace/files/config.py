@@ -6,6 +6,7 @@ The tensors that exist tell which layers have query/key norms, biases or norms a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from outpace.core.errors import FormatError
 
-ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gemma3")
+ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gemma3", "looped", "ouro")
 ACTIVATIONS = ("silu", "gelu_tanh")
 # No model is near these; what a file says beyond them is refused by its name there.
 LIMITS = {
@@ -154,6 +155,6 @@ def brief(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def unknown_architecture(name: object) -> FormatError:
+def unknown_architecture(name: object, accepted: Sequence[str] = ARCHITECTURES) -> FormatError:
     """The refusal of an architecture, with the accepted ones."""
-    return FormatError(f"architecture {name!r:.60} is not supported; accepted: {', '.join(ARCHITECTURES)}")
+    return FormatError(f"architecture {name!r:.60} is not supported; accepted: {', '.join(accepted)}")

@@ -36,7 +36,7 @@ def config_from_gguf(metadata: dict[str, Any], source: RawTensors) -> ModelConfi
     """The configuration of a GGUF model; FormatError where a key is missing or its value impossible."""
     architecture = metadata.get("general.architecture")
     if architecture not in _GGUF_ARCHITECTURES:
-        raise unknown_architecture(architecture)
+        raise unknown_architecture(architecture, _GGUF_ARCHITECTURES)
     if metadata.get("split.count", 0) not in (0, 1):
         raise FormatError("the model is split over several GGUF files; merge them into one first")
     keys = _Keys(metadata, architecture)

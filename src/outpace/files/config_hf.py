@@ -47,6 +47,14 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "sliding_window_pattern": 6,
         "tie_word_embeddings": True,
     },
+    "looped": {"max_position_embeddings": 2048, "num_loops": 2},
+    "ouro": {
+        "max_position_embeddings": 32768,
+        "num_key_value_heads": 32,
+        "sliding_window": 4096,
+        "total_ut_steps": 4,
+        "early_exit_threshold": 1.0,
+    },
 }
 _COMMON_DEFAULTS = {
     "hidden_act": "silu",
@@ -54,8 +62,10 @@ _COMMON_DEFAULTS = {
     "tie_word_embeddings": False,
     "max_window_layers": 28,
 }
+_RENAMED = {"gemma3_text": "gemma3", "outpace_looped": "looped"}
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 _MAX_WINDOW = 1 << 30  # one that no context reaches is none
+_MAX_LOOPS = 64
 _GEMMA3_BASES = {"full_attention": 1_000_000.0, "sliding_attention": 10_000.0}
 
 
@@ -66,10 +76,8 @@ def config_from_hf(config: dict[str, Any]) -> ModelConfig:
     if family == "gemma3" and isinstance(text, dict):
         tie = config.get("tie_word_embeddings", True)
         config = {"tie_word_embeddings": tie, **text}
-    if family == "gemma3_text":
-        family = "gemma3"
-    if not isinstance(family, str) or family not in _DEFAULTS:
-        raise unknown_architecture(family)
+    if not isinstance(family, str) or (family := _RENAMED.get(family, family)) not in _DEFAULTS:
+        raise unknown_architecture(family, [*_DEFAULTS, *_RENAMED])
     if config.get("quantization_config") is not None:
         raise FormatError(
             "pre-quantised Hugging Face weights are not read; accepted: f32, bf16, f16 (or a GGUF file)"
@@ -82,6 +90,7 @@ def config_from_hf(config: dict[str, Any]) -> ModelConfig:
             raise FormatError(f"config.json: {name} is not supported")
 
     num_layers = keys.size("num_layers", "num_hidden_layers")
+    loops, loop_norm, sandwich = _loops(keys, family, num_layers)
     hidden_size = keys.size("hidden_size", "hidden_size")
     num_heads = keys.size("num_heads", "num_attention_heads")
     head_dim = keys.size("head_dim", "head_dim", hidden_size // num_heads)
@@ -92,10 +101,10 @@ def config_from_hf(config: dict[str, Any]) -> ModelConfig:
     tables, scales = _rope_tables(keys, head_dim, gemma)
     scale_dim = keys.number("query_pre_attn_scalar", (1e-3, 1e9)) if gemma else float(head_dim)
     return ModelConfig(
-        architecture=family,
+        architecture="ouro" if sandwich else family,  # what tells them apart is which norms they have
         vocab_size=keys.size("vocab_size", "vocab_size"),
         hidden_size=hidden_size,
-        num_layers=num_layers,
+        num_layers=num_layers * loops,
         num_heads=num_heads,
         num_kv_heads=keys.size("num_kv_heads", "num_key_value_heads", num_heads),
         head_dim=head_dim,
@@ -107,9 +116,11 @@ def config_from_hf(config: dict[str, Any]) -> ModelConfig:
         embedding_scale=math.sqrt(hidden_size) if gemma else 1.0,
         rope_inv_freq=tables,
         rope_scale=scales,
-        layer_rope=tuple(int(gemma and local) for local in is_local),
-        layer_window=tuple(window if local else 0 for local in is_local),
+        layer_rope=tuple(int(gemma and local) for local in is_local) * loops,
+        layer_window=tuple(window if local else 0 for local in is_local) * loops,
         tie_embeddings=keys.flag("tie_word_embeddings"),
+        layer_order=tuple(range(num_layers)) * loops if loops > 1 else (),
+        loop_norm=loop_norm and loops > 1,
     )
 
 
@@ -139,22 +150,46 @@ class _Keys:
         return value
 
 
+def _loops(keys: _Keys, family: str, num_layers: int) -> tuple[int, bool, bool]:
+    """How often all layers run, whether the last norm stands between loops, and one behind each block too."""
+    if family == "ouro":
+        name, norms = "total_ut_steps", (True, True)
+        if keys.values["early_exit_threshold"] != 1:
+            given = brief(keys.values["early_exit_threshold"])
+            raise FormatError(
+                f"config.json: early_exit_threshold is {given}; accepted: 1 (none leaves early)"
+            )
+    elif family == "looped":
+        name, norms = "num_loops", (keys.flag("loop_norm"), keys.flag("sandwich_norms"))
+    else:
+        return 1, False, False
+    _layer_types(keys, num_layers)
+    return whole_number(f"config.json: {name}", keys.values[name], _MAX_LOOPS), *norms
+
+
+def _layer_types(keys: _Keys, num_layers: int) -> list[str] | None:
+    types = keys.values.get("layer_types")
+    if types is None:
+        return None
+    if not isinstance(types, list) or len(types) != num_layers:
+        raise FormatError(f"config.json: layer_types has to name all {num_layers} layers")
+    if not all(kind in ("full_attention", "sliding_attention") for kind in types):
+        raise FormatError("config.json: layer_types; accepted: full_attention, sliding_attention")
+    return types
+
+
 def _windows(keys: _Keys, family: str, num_layers: int) -> tuple[int, list[bool]]:
     """The window size, and for each layer whether it is local (has that window)."""
     window = keys.values.get("sliding_window")
-    if family in ("qwen2", "qwen3") and not keys.flag("use_sliding_window"):
+    if family in ("qwen2", "qwen3", "ouro") and not keys.flag("use_sliding_window"):
         window = None
-    if family == "llama" or window is None:
+    if family in ("llama", "looped") or window is None:
         return 0, [False] * num_layers
     window = whole_number("config.json: sliding_window", window, _MAX_WINDOW)
     if family == "mistral":
         return window, [True] * num_layers
-    types = keys.values.get("layer_types")
+    types = _layer_types(keys, num_layers)
     if types is not None:
-        if not isinstance(types, list) or len(types) != num_layers:
-            raise FormatError(f"config.json: layer_types has to name all {num_layers} layers")
-        if not all(kind in ("full_attention", "sliding_attention") for kind in types):
-            raise FormatError("config.json: layer_types; accepted: full_attention, sliding_attention")
         return window, [kind == "sliding_attention" for kind in types]
     if family == "gemma3":
         pattern = keys.size("num_layers", "sliding_window_pattern")

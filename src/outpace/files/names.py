@@ -52,10 +52,16 @@ _HF_NORMS_GEMMA = {
     "pre_feedforward_layernorm.weight": "ffn_norm",
     "post_feedforward_layernorm.weight": "post_ffn_norm",
 }
-# Tables that are computed from the configuration, and the parts of multimodal models that text does not need.
+_HF_NORMS_OURO = _HF_NORMS_PRE | {
+    "input_layernorm_2.weight": "post_attn_norm",
+    "post_attention_layernorm_2.weight": "post_ffn_norm",
+}
+_HF_NORMS = {"gemma3": _HF_NORMS_GEMMA, "ouro": _HF_NORMS_OURO}
+# Tables that are computed from the configuration, the parts of multimodal models that text does not need, and
+# the gate by which Ouro's tokens could leave early.
 _IGNORED = re.compile(
     r"rope_freqs\.weight|.*\brotary_emb\.inv_freq|blk\.\d+\.attn_rot_embd\.weight"
-    r"|(model\.)?(vision_tower|multi_modal_projector)\..*"
+    r"|(model\.)?(vision_tower|multi_modal_projector)\..*|(model\.)?early_exit_gate\.(weight|bias)"
 )
 _GGUF_LAYER_NAME = re.compile(r"blk\.(0|[1-9]\d{0,4})\.(.+)")
 _HF_LAYER_NAME = re.compile(r"layers\.(0|[1-9]\d{0,4})\.(.+)")
@@ -66,6 +72,7 @@ _NEEDED_BY = {
     "qwen2": frozenset({"q_bias", "k_bias", "v_bias"}),
     "qwen3": frozenset({"q_norm", "k_norm"}),
     "gemma3": frozenset({"q_norm", "k_norm", "post_attn_norm", "post_ffn_norm"}),
+    "ouro": frozenset({"post_attn_norm", "post_ffn_norm"}),
 }
 
 
@@ -87,8 +94,7 @@ def canonical_from_hf(name: str, architecture: str) -> str | None:
         return _HF_TOP[text_name]
     match = _HF_LAYER_NAME.fullmatch(text_name)
     if match:
-        norms = _HF_NORMS_GEMMA if architecture == "gemma3" else _HF_NORMS_PRE
-        leaf = (_HF_LAYER | norms).get(match[2])
+        leaf = (_HF_LAYER | _HF_NORMS.get(architecture, _HF_NORMS_PRE)).get(match[2])
         if leaf is not None:
             return f"layers.{match[1]}.{leaf}"
     _check_ignored(name)
@@ -134,7 +140,8 @@ def check_tensors(config: ModelConfig, shapes: dict[str, tuple[int, ...]]) -> No
         expected["output"] = (config.vocab_size, config.hidden_size)
     per_layer = layer_shapes(config)
     optional = _OPTIONAL - _NEEDED_BY.get(config.architecture, frozenset())
-    for i in range(config.num_layers):
+    layers = sorted({*config.layer_order}) or range(config.num_layers)
+    for i in layers:
         for leaf, shape in per_layer.items():
             name = f"layers.{i}.{leaf}"
             if leaf not in optional or name in shapes:
@@ -145,4 +152,4 @@ def check_tensors(config: ModelConfig, shapes: dict[str, tuple[int, ...]]) -> No
         if shapes[name] != shape:
             raise FormatError(f"tensor {name!r} has shape {shapes[name]}; the configuration needs {shape}")
     if extra := sorted(shapes.keys() - expected.keys()):
-        raise FormatError(f"tensor {extra[0]!r} has no place in a model of {config.num_layers} layers")
+        raise FormatError(f"tensor {extra[0]!r} has no place in a model of {len(layers)} layers")

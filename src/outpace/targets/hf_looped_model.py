@@ -60,6 +60,8 @@ class OuroConfig(LoopedConfig):
     """
 
     model_type = "ouro"
+    max_position_embeddings: int = 32768
+    num_key_value_heads: int | None = 32
     total_ut_steps: int = 4
     early_exit_threshold: int | float | None = 1.0
 
