@@ -144,9 +144,9 @@ def test_marked_snippets_run(
     write_gguf(tmp_path / "tiny.gguf", "llama")
     load, model = outpace.load, outpace.load(tmp_path / "tiny.gguf")
 
-    def tiny(source: str, **options: Any) -> Any:
+    def tiny(source: Any, **options: Any) -> Any:
         """In place of a model that would be fetched; targets of the page are its own."""
-        return load(source, **options) if ":" in source else model
+        return model if isinstance(source, str) and ":" not in source else load(source, **options)
 
     monkeypatch.setattr(outpace, "load", tiny)
     names: dict[str, Any] = {}

@@ -27,6 +27,7 @@ from tests.hf_families import tiny_model
 from tests.hf_seq2seq_families import OneSource, tiny_seq2seq
 from tests.looped_table import LoopedTable
 from tests.made_heads import write_random
+from tests.native_loops import looped_model
 from tests.native_models import gguf_target
 from tests.pixel_models import OnePicture, tiny_pixel_model
 
@@ -80,6 +81,11 @@ def looped_table(folder: Path) -> Target:
     return LoopedTable.of(4, 0.67, vocab_size=VOCAB_SIZE, order=2, seed=3, context_length=64)
 
 
+def native_looped(folder: Path) -> Target:
+    """Two layers that run three times, with a norm between."""
+    return looped_model(folder, ("llama", "Q4_1", 2, 3, True, "f16"), context_length=64)
+
+
 TARGETS: list[Callable[[Path], Target]] = [
     table,
     predictable_table,
@@ -101,7 +107,7 @@ TAPPED = [factory for factory in TARGETS if factory not in (table, predictable_t
 
 NEEDS: dict[str, list[Callable[[Path], Target]]] = {
     **{name: [native_quantised, native_sliding] for name in ("early_exit", "layer_skip", "swift")},
-    "speed": [looped_table],
+    "speed": [looped_table, native_looped],
     **{name: TAPPED for name in ("blockwise", "blockwise_lattice", "blockwise_local")},
 }
 """Drafter -> the targets that it can draft for, where it cannot for all. Others refuse it."""
@@ -160,9 +166,9 @@ DRAFTER_SPECS = [
     "swift:window=4,trials=9,ratio=0.5,enough=1",
     "swift:window=2,trials=3,ratio=0.3 tree=dynamic:size=7",
     "speed:early=2",
-    "speed:early=1,second=3",
+    "speed:early=1,second=2",
     "speed:early=1,second=2,draft=ngram",
-    "speed:early=3,draft=[suffix:factor=4,min_p=0]",
+    "speed:early=2,draft=[suffix:factor=4,min_p=0]",
     "blockwise:path=HEADS",
     "blockwise:path=HEADS,heads=2,size=3,min_p=0",
     "blockwise:path=HEADS tree=chain:length=2",
