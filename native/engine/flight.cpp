@@ -23,7 +23,7 @@ void Flights::check_row(const Known& known, const Call& call, const CallRow& row
   const int32_t *tokens = call.tokens.data() + row.start, *parents = call.parents.data() + row.start;
   const int count = (int)known.tokens.size();
   for (int j = 0, last = -1; j < row.nodes; j++) {
-    const int c = came[j], parent = parents[j];
+    const int c = came[j];
     if (loops[j] < 0 || loops[j] >= num_loops_)
       refuse(j, "is in loop " + std::to_string(loops[j]) + ", accepted are 0 to " + std::to_string(num_loops_ - 1));
     if (j && loops[j] > loops[j - 1]) refuse(j, "has run more loops than one before it");
@@ -33,8 +33,8 @@ void Flights::check_row(const Known& known, const Call& call, const CallRow& row
     }
     if (c <= last || c >= count) refuse(j, "does not come from the row's last pass in its order");
     last = c;
-    const bool follows = j ? came[parent] >= 0 && known.parents[c] == came[parent] : known.parents[c] == known.kept;
-    if (!follows || known.tokens[c] != tokens[j]) refuse(j, "was another one in the row's last pass");
+    if (known.parents[c] != (j ? came[parents[j]] : known.kept) || known.tokens[c] != tokens[j])
+      refuse(j, "was another one in the row's last pass");
     if (loops[j] != known.loops[c] + 1) refuse(j, "has to go on with loop " + std::to_string(known.loops[c] + 1));
   }
 }

@@ -81,10 +81,11 @@ def test_a_pass_forgets_a_part(target: NativeTarget) -> None:
     """Its nodes are in the slots of those that have run through a part."""
     rows, _ = opened(target, PROMPTS[:1])
     tree = TokenTree.chain(5, [6, 7])
-    expected = target.score(on(rows, [tree])).logits(0, range(3))
+    longer = TokenTree.chain(5, [6, 7, 8])
+    expected = target.score(on(rows, [longer])).logits(0, range(4))
     target.run(on(rows, [tree]), layers=1)
     target.advance([first_pass(rows[0], [9, 10, 11])])
-    np.testing.assert_array_equal(target.score(on(rows, [tree])).logits(0, range(3)), expected)
+    np.testing.assert_array_equal(target.score(on(rows, [longer])).logits(0, range(4)), expected)
     target.free(rows)
 
 
