@@ -33,6 +33,7 @@ _OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "granite": ("Granite", _GROUPED),
     "mixtral": ("Mixtral", _GROUPED | {"num_local_experts": 2, "sliding_window": 6}),
     "olmo2": ("Olmo2", _GROUPED),
+    "outpace_looped": ("Looped", _GROUPED | {"num_loops": 2}),
     "opt": ("OPT", {"ffn_dim": 48, "word_embed_proj_dim": 32}),
     "phi": ("Phi", {}),
     "phi3": ("Phi3", _GROUPED | {"sliding_window": 6}),
@@ -62,7 +63,10 @@ def random_model(names: str, *, attn_implementation: str = "sdpa", **config: Any
     """The causal language model of a `NamesConfig` with random weights."""
     import transformers
 
-    made = getattr(transformers, f"{names}Config")(**config)
+    from outpace.targets import hf_looped_model
+
+    where = hf_looped_model if names == "Looped" else transformers
+    made = getattr(where, f"{names}Config")(**config)
     model = transformers.AutoModelForCausalLM.from_config(made, attn_implementation=attn_implementation)
     model = model.float().eval()
     generator = torch.Generator().manual_seed(0)

@@ -36,7 +36,7 @@ class AcceleratedSeq2Seq(Wrapped):
     """An encoder-decoder model with a drafter: made by `accelerate`. Drafts change the speed alone."""
 
     target: HfSeq2SeqTarget
-    _target_type = HfSeq2SeqTarget
+    _make_target = HfSeq2SeqTarget
 
     def generate(
         self,

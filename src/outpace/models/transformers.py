@@ -9,7 +9,7 @@ The model is used as it is and nothing is left behind in it. Greedy output is to
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -31,6 +31,7 @@ from outpace.models.options import Text
 from outpace.models.stream import Stream
 from outpace.targets.hf_causal import HfCausalTarget
 from outpace.targets.hf_inputs import check_ids, draw_seed, paddings
+from outpace.targets.hf_looped import causal_target
 from outpace.targets.hf_wrapped import generation_config_of, plain_model
 from outpace.trees import TREES
 from outpace.trees.chain import OpenChain
@@ -48,7 +49,7 @@ class Wrapped(Face):
 
     target: HfCausalTarget | HfSeq2SeqTarget
     _with_text = "accelerate(model, tokenizer)"
-    _target_type: ClassVar[type[HfCausalTarget | HfSeq2SeqTarget]]
+    _make_target: ClassVar[Callable[..., HfCausalTarget | HfSeq2SeqTarget]]
 
     def __init__(
         self,
@@ -60,7 +61,7 @@ class Wrapped(Face):
     ) -> None:
         config = plain_model(model).config
         super().__init__(
-            self._target_type(model, context_length=context_length, kernels=kernels),
+            type(self)._make_target(model, context_length=context_length, kernels=kernels),
             name=getattr(config, "_name_or_path", "") or config.model_type,
             num_threads=default_threads(),
             tokenizer=self._tokenizer_of(tokenizer),
@@ -154,7 +155,7 @@ class Accelerated(Wrapped):
     """A transformers model with a drafter: made by `accelerate`. Drafts change the speed, not the output."""
 
     target: HfCausalTarget
-    _target_type = HfCausalTarget
+    _make_target = staticmethod(causal_target)
 
     def generate(self, input_ids: Any = None, attention_mask: Any = None, **options: Any) -> Any:
         """i64[B, T]: the prompts and what comes after them, as `model.generate` returns it.

@@ -45,6 +45,7 @@ class SlotCache(Cache):
         self._ids = itertools.count()
         self._place: dict[int, int] = {}  # row -> place, ascending
         self._length: dict[int, int] = {}
+        self._held: dict[int, int] = {}  # slots that may hold something: the nodes of a row's last call too
         self._allotted = (0, 0)  # places, slots
         self._window = Window([], [], 0, 0, self._device)
 
@@ -65,13 +66,13 @@ class SlotCache(Cache):
                 layer.is_empty = True
         rows = list(itertools.islice(self._ids, count))
         for row in rows:
-            self._place[row], self._length[row] = len(self._place), 0
+            self._place[row], self._length[row], self._held[row] = len(self._place), 0, 0
         return rows
 
     def fork(self, row: int) -> int:
         """A new row with the same tokens, copied."""
         (copy,) = self.open()
-        self._length[copy] = self._length[row]
+        self._length[copy] = self._held[copy] = self._length[row]
         self._allot(len(self._place), self._allotted[1])
         self._copy(row, self._place[copy], self._length[row])
         return copy
@@ -79,11 +80,11 @@ class SlotCache(Cache):
     def free(self, rows: Sequence[int]) -> None:
         """Give rows back. Younger rows move up, so that those in use stay neighbours."""
         for row in rows:
-            del self._length[row]
+            del self._length[row], self._held[row]
         for place, row in enumerate(list(self._length)):
             if self._place[row] != place:
                 # Nodes of the last call, which may still be kept, move with their row.
-                self._copy(row, place, max(self._length[row], self._window.in_sight))
+                self._copy(row, place, self._held[row])
                 self._place[row] = place
         self._place = {row: self._place[row] for row in self._length}
 
@@ -106,6 +107,8 @@ class SlotCache(Cache):
         in_sight = max(starts) + num_nodes
         self._allot(len(self._place), in_sight)
         places = [self._place[row] for row in rows]
+        for row, start in zip(rows, starts, strict=True):
+            self._held[row] = max(self._length[row], start + num_nodes)
         self._window = Window(places, starts, num_nodes, in_sight, self._device)
         if num_nodes == 0:
             for layer in self._slot_layers():
@@ -141,13 +144,32 @@ class SlotCache(Cache):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Called by the model's attention: [B, heads, nodes, dim] in, [B, heads, slots in sight, dim] out."""
+        return self._layer(layer_idx, key_states, value_states).write(self._window, key_states, value_states)
+
+    def update_nodes(
+        self, nodes: Tensor, keys: Tensor, values: Tensor, layer_idx: int
+    ) -> tuple[Tensor, Tensor]:
+        """As `update`, but some nodes alone are written: i64[2, M], rows of the call and nodes of theirs."""
+        layer = self._layer(layer_idx, keys, values)
+        return layer.write(self._window, keys, values, nodes)
+
+    def move(self, row: int, slots: Sequence[tuple[int, int]]) -> None:
+        """Move what slots of a row hold, all at once: (from, to)."""
+        moved = [pair for pair in slots if pair[0] != pair[1]]
+        if moved:
+            old, new = torch.tensor(moved, device=self._device).T
+            place = torch.tensor([[self._place[row]]], device=self._device)
+            for layer in self._slot_layers():
+                layer.move(place, old[None], new[None])
+
+    def _layer(self, layer_idx: int, keys: Tensor, values: Tensor) -> SlotLayer:
         while len(self.layers) <= layer_idx:
             self.layers.append(SlotLayer())
         layer = self.layers[layer_idx]
         assert isinstance(layer, SlotLayer)
         if not layer.is_initialized:
-            layer.allot(*self._allotted, key_states, value_states)
-        return layer.write(self._window, key_states, value_states)
+            layer.allot(*self._allotted, keys, values)
+        return layer
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Position of the call's first node, where all rows agree; else of that of the longest row."""
@@ -214,10 +236,16 @@ class Window:
         self.first = places[0] if places else 0
         self.end = self.first + len(places)
         self.adjacent = list(places) == list(range(self.first, self.end))
+        self._given = list(places), list(starts)
         if not self.adjacent or self.start is None:
             self.places = torch.tensor(places, device=device)
             nodes = torch.arange(num_nodes, device=device)
             self.slots = torch.tensor(starts, device=device)[:, None] + nodes  # [B, nodes]
+
+    def at(self, row: Tensor, node: Tensor) -> tuple[Tensor, Tensor]:
+        """(i64[M] places, i64[M] slots) of some rows' nodes."""
+        places, starts = torch.tensor(self._given, device=row.device)
+        return places[row], starts[row] + node
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
@@ -245,11 +273,20 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self.keys = self.values = None
         self.is_initialized = True
 
-    def write(self, window: Window, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write [B, heads, nodes, dim] where the window says; returns what it has in sight, in their type."""
+    def write(
+        self, window: Window, keys: Tensor, values: Tensor, nodes: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Write [B, heads, nodes, dim] where the window says; returns what it has in sight, in their type.
+
+        nodes: i64[2, M], rows and nodes of theirs that are written; None for all.
+        """
         self._fit(keys, values)
         for store, new in zip(self.stores, (keys, values), strict=True):
-            if window.adjacent and window.start is not None:
+            if nodes is not None:
+                row, node = nodes.to(store.device)
+                place, slot = window.at(row, node)
+                store[place, :, slot] = new[row, :, node].to(store.dtype)
+            elif window.adjacent and window.start is not None:
                 stop = window.start + window.num_nodes
                 store[window.first : window.end, :, window.start : stop] = new
             else:

@@ -26,6 +26,7 @@ TESTED = (
     "mixtral",
     "olmo2",
     "opt",
+    "outpace_looped",
     "phi",
     "phi3",
     "qwen2",
