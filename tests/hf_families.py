@@ -94,3 +94,13 @@ def contents(model: Any) -> dict[str, Any]:
         }
         for name, module in model.named_modules()
     }
+
+
+def tiny_looped() -> Any:
+    """One layer that runs three times; its early outputs are right now and then."""
+    from outpace.targets.hf_looped_model import LoopedConfig, LoopedForCausalLM
+
+    torch.manual_seed(3)
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2}
+    more: dict[str, Any] = {"vocab_size": 300, "num_hidden_layers": 1, "initializer_range": 0.2}
+    return LoopedForCausalLM(LoopedConfig(num_loops=3, **sizes, **more)).eval()

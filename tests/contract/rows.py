@@ -20,10 +20,11 @@ from outpace.files.datastore import vocabulary_id, write_datastore
 from outpace.pricing.costs import straight
 from outpace.rules import RULES
 from outpace.targets.hf_causal import HfCausalTarget
+from outpace.targets.hf_looped import HfLoopedTarget
 from outpace.targets.table import TableTarget
 from outpace.trees import TREES
 from tests.fakes import Letters, hostile
-from tests.hf_families import tiny_model
+from tests.hf_families import tiny_looped, tiny_model
 from tests.hf_seq2seq_families import OneSource, tiny_seq2seq
 from tests.looped_table import LoopedTable
 from tests.made_heads import write_random
@@ -86,6 +87,11 @@ def native_looped(folder: Path) -> Target:
     return looped_model(folder, ("llama", "Q4_1", 2, 3, True, "f16"), context_length=64)
 
 
+def hf_looped(folder: Path) -> Target:
+    """A torch model of one layer in three loops."""
+    return HfLoopedTarget(tiny_looped(), context_length=64)
+
+
 TARGETS: list[Callable[[Path], Target]] = [
     table,
     predictable_table,
@@ -107,7 +113,7 @@ TAPPED = [factory for factory in TARGETS if factory not in (table, predictable_t
 
 NEEDS: dict[str, list[Callable[[Path], Target]]] = {
     **{name: [native_quantised, native_sliding] for name in ("early_exit", "layer_skip", "swift")},
-    "speed": [looped_table, native_looped],
+    "speed": [looped_table, native_looped, hf_looped],
     **{name: TAPPED for name in ("blockwise", "blockwise_lattice", "blockwise_local")},
 }
 """Drafter -> the targets that it can draft for, where it cannot for all. Others refuse it."""

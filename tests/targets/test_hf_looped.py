@@ -20,7 +20,7 @@ from outpace.targets.hf_causal import HfCausalTarget  # noqa: E402
 from outpace.targets.hf_looped import HfLoopedTarget, causal_target  # noqa: E402
 from outpace.targets.hf_looped_model import LoopedForCausalLM, OuroForCausalLM  # noqa: E402
 from tests.fake_models import EOS_ID, VOCAB_SIZE  # noqa: E402
-from tests.hf_families import tiny_model  # noqa: E402
+from tests.hf_families import tiny_looped, tiny_model  # noqa: E402
 from tests.looped_models import loop_logits, write_looped  # noqa: E402
 from tests.rows import on, opened  # noqa: E402
 
@@ -180,14 +180,6 @@ def test_other_refusals() -> None:
 
 def test_other_models_have_the_usual_target() -> None:
     assert type(causal_target(tiny_model("llama"))) is HfCausalTarget
-
-
-def tiny_looped() -> Any:
-    from outpace.targets.hf_looped_model import LoopedConfig
-
-    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2}
-    config = LoopedConfig(vocab_size=300, num_hidden_layers=1, num_loops=3, **sizes)
-    return LoopedForCausalLM(config).eval()
 
 
 @pytest.mark.parametrize("draft", ["none", "ngram", "speed:early=1", "speed:early=1,draft=ngram"])
