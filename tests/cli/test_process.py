@@ -19,6 +19,7 @@ from outpace.cli.main import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 class Model:
+    own_draft = "ngram"
     def stream(self, prompt, **request):
         for number in itertools.count():
             yield f"{number} "
