@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from outpace.core.edits import Edit
-from outpace.core.errors import OutpaceError
+from outpace.core.errors import CacheFull, OutpaceError
 from outpace.core.sampling import Sampling
+from outpace.core.traits import Traits
 from outpace.decode.loops import loop_of
 from outpace.drafters.lookup.ngram import NGram
 from outpace.drafters.lookup.recycling import Recycling
@@ -218,3 +219,31 @@ def test_what_pays_is_found_while_the_text_is_written(agreement: float) -> None:
     assert drafter.guesses == (1, 2, 3)
     assert run(target, drafter, request).token_ids == plain(request, context_length=800).token_ids
     assert drafter.guesses != (1, 2, 3) and len(drafter.guesses) <= 2
+
+
+@pytest.mark.parametrize("kind", [CacheFull, OutpaceError])
+@pytest.mark.parametrize("at", range(3, 14))
+def test_a_pass_that_fails_beside_prompts_that_are_read(kind: type[Exception], at: int) -> None:
+    """What was read in the same step stays read, and no row loses or doubles a token."""
+
+    class Full(LoopedTable):
+        traits = Traits(max_nodes=200, chunk=64)  # prompts are read beside running rows
+        calls = 0
+
+        def advance(self, passes: Sequence[Any]) -> Any:
+            self.calls += 1
+            if self.calls == at:
+                raise kind("full for a moment")
+            return super().advance(passes)
+
+    target = Full.of(4, 0.8, vocab_size=VOCAB_SIZE, order=2, seed=3, context_length=96)
+    engine = Engine(target, Speed(early=1, target=target), Match())
+    requests = [Request([n, 2, 3, n], Sampling(), 25) for n in range(6)]
+    jobs = []
+    for request in requests:
+        jobs.append(engine.add(request))
+        for _ in range(3):
+            engine.step()
+    while engine.busy:
+        engine.step()
+    assert [job.result and job.result.token_ids for job in jobs] == [plain(r).token_ids for r in requests]

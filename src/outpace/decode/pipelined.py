@@ -146,7 +146,16 @@ def _step(
         for i, one in zip(fresh, whole, strict=True):
             steps[i] = one
     if going:
-        passed, kept_s = _pass(target, drafter.guesses, [states[i] for i in going], [asks[i] for i in going])
+        flights = [states[i] for i in going]
+        try:
+            passed, kept_s = _pass(target, drafter.guesses, flights, [asks[i] for i in going])
+        except Exception:
+            if not (fresh or reading):
+                raise
+            # What the others have read is committed and has to be told; what is wrong here comes again alone.
+            for flight in flights:
+                flight.forget()
+            passed, kept_s = [None] * len(going), 0.0
         keep_s += kept_s
         for i, late in zip(going, passed, strict=True):
             steps[i] = late
@@ -155,10 +164,10 @@ def _step(
     steps = [None if one is None else replace(one, times=times) for one in steps]
     told = [(i, one) for i, one in enumerate(steps) if one is not None]
     after = drafter.observe([states[i] for i, _ in told], [one for _, one in told])
-    flights = list(states)
+    new = list(states)
     for (i, _), flight in zip(told, after, strict=True):
-        flights[i] = flight
-    return steps, flights, replace(times, draft_s=times.draft_s + perf_counter() - scored)
+        new[i] = flight
+    return steps, new, replace(times, draft_s=times.draft_s + perf_counter() - scored)
 
 
 def _add_drafts(drafter: Pipelined, flights: Sequence[Flight], asks: Sequence[Ask], vocab_size: int) -> None:
@@ -225,15 +234,16 @@ def _pass(
         for i, branch in enumerate(flight.branches):
             branch.loop, branch.came = branch.loop + 1, i
     outputs_of = _Outputs(scores, places, asks)
-    steps, kept_s = list[Step | None](), 0.0
-    for flight, ask, named in zip(flights, asks, places, strict=True):
-        one = None
-        if flight.branches[0].loop == last:
-            one, path = _verify(flight, outputs_of, last)
-            before = perf_counter()
-            target.keep([ask.row], [path])
-            kept_s += perf_counter() - before
-        steps.append(one)
+    # A row without a choice must not end what others have committed: all are verified before any is kept.
+    verified = [
+        _verify(flight, outputs_of, last) if flight.branches[0].loop == last else None for flight in flights
+    ]
+    steps = [one and one[0] for one in verified]
+    kept = [(ask.row, one[1]) for ask, one in zip(asks, verified, strict=True) if one is not None]
+    before = perf_counter()
+    target.keep([row for row, _ in kept], [path for _, path in kept])
+    kept_s = perf_counter() - before
+    for flight, ask, named, one in zip(flights, asks, places, steps, strict=True):
         depth = ask.depth - (0 if one is None else len(one.tokens))
         _guess(flight, replace(ask, depth=depth), named, outputs_of, guesses)
     return steps, kept_s
