@@ -247,3 +247,48 @@ def test_a_pass_that_fails_beside_prompts_that_are_read(kind: type[Exception], a
     while engine.busy:
         engine.step()
     assert [job.result and job.result.token_ids for job in jobs] == [plain(r).token_ids for r in requests]
+
+
+class Failing(LoopedTable):
+    """Every so many passes fail."""
+
+    every = 0
+    tried = 0
+
+    def advance(self, passes: Sequence[Any]) -> Any:
+        self.tried += 1
+        if self.tried % self.every == 0:
+            raise OutpaceError("a failure of the moment")
+        return super().advance(passes)
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 5])
+@pytest.mark.parametrize("num_rows", [2, 3, 5])
+def test_rows_get_on_although_passes_keep_failing(every: int, num_rows: int) -> None:
+    """Each time that what they share fails, whole calls give each of them a token."""
+    target = Failing.of(4, 0.8, vocab_size=VOCAB_SIZE, order=2, seed=3, context_length=96)
+    target.every = every
+    engine = Engine(target, Speed(early=1, draft=NGram(), target=target), Match())
+    requests = [Request([n, 2], SAMPLINGS[n % 3], 12 + n) for n in range(num_rows)]
+    jobs = [engine.add(request) for request in requests]
+    for _ in range(4 * max(request.max_tokens for request in requests)):
+        engine.step()
+    assert not engine.busy
+    got = [job.result for job in jobs]
+    # The last one left fails with what nobody else shares.
+    done = [(one, request) for one, request in zip(got, requests, strict=True) if one is not None]
+    assert len(done) >= num_rows - 1
+    for one, request in done:
+        assert one.token_ids == plain(request).token_ids
+        assert one.stats.num_passes >= one.stats.target_calls
+
+
+@pytest.mark.parametrize("num_loops", [2, 4])
+@pytest.mark.parametrize("prompt", [[3], [3, 1]])
+def test_the_first_token_is_the_prompts(num_loops: int, prompt: list[int]) -> None:
+    """Whether a whole call gives it or, behind a prompt of one token, a pipeline."""
+    target = table(num_loops, 1.0)
+    stats = run(target, Speed(early=1, target=target), Request(prompt, Sampling(), 9)).stats
+    assert stats.first_tokens == 1 and stats.prompt_s > 0
+    # Afterwards each guess is right, so that a pass ends with a token as soon as R have filled the pipeline.
+    assert stats.num_passes == target.passes - (num_loops if len(prompt) == 1 else 0)

@@ -13,7 +13,8 @@ class GenerationStats:
 
     first_tokens   what the prompt's own call gave: one, and what it kept of a draft.
     target_calls   calls that scored a tree; the prompt's own call is not counted.
-    num_passes     of a looped model's layers in a pipeline, R of which are a whole call; 0 elsewhere.
+    num_passes     of a looped model's layers in a pipeline, R of which are a whole call; 0 elsewhere. Those
+                   for the first tokens are not counted: R, or for a prompt of one token what a pipeline took.
     num_drafted    drafted tokens that the target scored.
     num_accepted   those of them that became output (a draft kept but cut off by a stop is not counted).
     wall_s         from the request to its last token, without the time that the reader of a stream held it.
@@ -53,7 +54,7 @@ class GenerationStats:
     def open(self, step: Step, num_used: int, times: StepTimes) -> None:
         """Count the prompt's own call, of which the first `num_used` tokens became output."""
         self.first_tokens = num_used
-        self.prompt_s = times.score_s
+        self.prompt_s += times.score_s
         self._count(step, num_used, times)
 
     def add(self, step: Step, num_used: int, times: StepTimes) -> None:
@@ -64,9 +65,12 @@ class GenerationStats:
         self._count(step, num_used, times)
 
     def wait(self, times: StepTimes) -> None:
-        """Count a pass of a pipeline that gave no token yet."""
+        """Count a pass of a pipeline that gave no token yet: for the first one it is the prompt's."""
         self.draft_s += times.draft_s
-        self.score_s += times.score_s
+        if self.completion_tokens:
+            self.score_s += times.score_s
+        else:
+            self.prompt_s += times.score_s
 
     def _count(self, step: Step, num_used: int, times: StepTimes) -> None:
         self.completion_tokens += num_used

@@ -230,7 +230,7 @@ UNTIMED = StepTimes(0.0, 0.0)
 class Step:
     """One step of one row: all that a drafter may learn from. `scores` dies with the target's next call.
 
-    passes   of a looped model's layers since the row's last step, in a pipeline; 0: this was one whole call.
+    passes   of a looped model's layers since the row's last step, in a pipeline; a whole call there is R.
     guessed  in a pipeline, the tokens that were under way behind the last kept node.
     """
 

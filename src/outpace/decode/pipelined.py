@@ -12,7 +12,8 @@ age in flight. One pass runs the G layers once for all of them, and so reads the
             dropped
 
 Tokens are those of plain decoding, sampled ones too: a guess has the noise of its position and is right if
-it is the choice. The text so far, its prompt included, is read by whole calls.
+it is the choice. The text so far, its prompt included, is read by whole calls, and a row whose pass has
+failed has its next token from one: where every pass fails that several rows share, each still gets on.
 
 Deviations. SPEED is greedy. LoopSpec draws its guesses and rejects some; here a guess that is not the choice
 is wrong, and a second one is simply what the deeper output chooses.
@@ -58,6 +59,7 @@ class Flight:
     inner   the state of the drafter that adds to the guesses. asked: whether it has been, of this root.
     passes  since the row's last token. size: tokens of all rows in the last of them, if it told of any.
     told    per committed token, what the outputs after which loops had named, and the token.
+    failed  whether its last pass has: it starts anew, behind a token that a whole call gives.
     """
 
     inner: Any
@@ -66,10 +68,16 @@ class Flight:
     size: int = 0
     told: list[tuple[dict[int, int], int]] = field(default_factory=list)
     asked: bool = False
+    failed: bool = False
 
     def forget(self) -> None:
         """The row starts anew from its last committed token."""
         self.branches, self.asked = [], False
+
+    def fail(self) -> None:
+        """As `forget`, after an error."""
+        self.forget()
+        self.failed = True
 
     def child(self, parent: Branch, token: int) -> Branch | None:
         """What hangs on a branch with this token."""
@@ -116,13 +124,13 @@ def step(
 ) -> tuple[list[Step | None], list[Flight], StepTimes]:
     """One pass of the layers for all rows; a row whose oldest token is not through has no step yet.
 
-    Rows with something to read have it read by a whole call of their own, which gives their next token.
+    Rows with something to read, or whose last pass has failed, have a whole call, which gives a token.
     """
     try:
         return _step(target, drafter, rule, states, asks, reading)
     except BaseException:
         for flight in states:
-            flight.forget()
+            flight.fail()
         raise
 
 
@@ -135,8 +143,8 @@ def _step(
     reading: Sequence[Call],
 ) -> tuple[list[Step | None], list[Flight], StepTimes]:
     began = perf_counter()
-    fresh = [i for i, ask in enumerate(asks) if ask.unread]
-    going = [i for i, ask in enumerate(asks) if not ask.unread]
+    fresh = [i for i, ask in enumerate(asks) if ask.unread or states[i].failed]
+    going = [i for i, ask in enumerate(asks) if not (ask.unread or states[i].failed)]
     steps: list[Step | None] = [None] * len(asks)
     _add_drafts(drafter, [states[i] for i in going], [asks[i] for i in going], target.vocab_size)
     drafted = perf_counter()
@@ -144,7 +152,8 @@ def _step(
     if fresh or reading:
         whole, keep_s = _read(target, rule, [asks[i] for i in fresh], reading)
         for i, one in zip(fresh, whole, strict=True):
-            steps[i] = one
+            steps[i] = replace(one, passes=states[i].passes + target.num_loops)
+            states[i].passes, states[i].failed = 0, False
     if going:
         flights = [states[i] for i in going]
         try:
@@ -152,9 +161,9 @@ def _step(
         except Exception:
             if not (fresh or reading):
                 raise
-            # What the others have read is committed and has to be told; what is wrong here comes again alone.
+            # What the others have read is committed and has to be told.
             for flight in flights:
-                flight.forget()
+                flight.fail()
             passed, kept_s = [None] * len(going), 0.0
         keep_s += kept_s
         for i, late in zip(going, passed, strict=True):
@@ -166,7 +175,7 @@ def _step(
     after = drafter.observe([states[i] for i, _ in told], [one for _, one in told])
     new = list(states)
     for (i, _), flight in zip(told, after, strict=True):
-        new[i] = flight
+        new[i], flight.told = flight, []
     return steps, new, replace(times, draft_s=times.draft_s + perf_counter() - scored)
 
 

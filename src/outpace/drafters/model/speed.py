@@ -86,7 +86,7 @@ class Speed:
 
     def _plan(self, outputs: Outputs, states: Sequence[Flight], steps: Sequence[Step]) -> None:
         for flight, step in zip(states, steps, strict=True):
-            if step.passes:
+            if flight.told:
                 self._passes.learn(flight.size, step.times.call_s, RATE)
                 for named, token in flight.told:
                     outputs.learn(named, token)
