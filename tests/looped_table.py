@@ -92,3 +92,21 @@ class LoopedTable(TableTarget):
         for call in calls:
             vars(self).get("_under", {}).pop(call.row, None)
         return super().score(calls)
+
+
+class TimedTable(LoopedTable):
+    """Its passes take what `cost` says of their nodes, by the clock `now`, and a whole call as many as R."""
+
+    now = 0.0
+    cost = staticmethod(lambda size: 1.0)
+    sizes: list[int]
+
+    def advance(self, passes: Sequence[Pass]) -> TableScores:
+        size = sum(one.tree.num_nodes for one in passes)
+        self.sizes = [*vars(self).get("sizes", []), size]
+        self.now += self.cost(size)
+        return super().advance(passes)
+
+    def score(self, calls: Sequence[Call]) -> TableScores:
+        self.now += self.num_loops * self.cost(sum(call.joined.num_nodes for call in calls))
+        return super().score(calls)

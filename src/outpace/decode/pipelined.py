@@ -57,7 +57,8 @@ class Flight:
     """What a row has in flight, older branches first; none before its first pass and after a wrong guess.
 
     inner   the state of the drafter that adds to the guesses. asked: whether it has been, of this root.
-    passes  since the row's last token. size: tokens of all rows in the last of them, if it told of any.
+    passes  since the row's last token.
+    timed   (tokens of all rows, seconds) of passes since then; of each pass one row alone tells.
     told    per committed token, what the outputs after which loops had named, and the token.
     failed  whether its last pass has: it starts anew, behind a token that a whole call gives.
     """
@@ -65,7 +66,7 @@ class Flight:
     inner: Any
     branches: list[Branch] = field(default_factory=list)
     passes: int = 0
-    size: int = 0
+    timed: list[tuple[int, float]] = field(default_factory=list)
     told: list[tuple[dict[int, int], int]] = field(default_factory=list)
     asked: bool = False
     failed: bool = False
@@ -101,14 +102,10 @@ class Flight:
 
 @runtime_checkable
 class Pipelined(Drafter, Protocol):
-    """A drafter whose states are flights: this loop is for it.
+    """A drafter whose states are flights: this loop is for it."""
 
-    guesses  the loops after which the output names a next token, rising.
-    """
-
-    @property
-    def guesses(self) -> Sequence[int]:
-        """d1, or d1 and d2."""
+    def guesses(self, num_rows: int) -> Sequence[int]:
+        """The loops after which outputs name a next token, rising, where so many rows share a pass."""
 
     def start(self, prompt: Any) -> Flight:
         """A row with nothing in flight."""
@@ -157,7 +154,7 @@ def _step(
     if going:
         flights = [states[i] for i in going]
         try:
-            passed, kept_s = _pass(target, drafter.guesses, flights, [asks[i] for i in going])
+            passed, kept_s = _pass(target, drafter.guesses(len(going)), flights, [asks[i] for i in going])
         except Exception:
             if not (fresh or reading):
                 raise
@@ -175,7 +172,7 @@ def _step(
     after = drafter.observe([states[i] for i, _ in told], [one for _, one in told])
     new = list(states)
     for (i, _), flight in zip(told, after, strict=True):
-        new[i], flight.told = flight, []
+        new[i], flight.told, flight.timed = flight, [], []
     return steps, new, replace(times, draft_s=times.draft_s + perf_counter() - scored)
 
 
@@ -224,7 +221,7 @@ def _read(
 def _pass(
     target: Looped, guesses: Sequence[int], flights: Sequence[Flight], asks: Sequence[Ask]
 ) -> tuple[list[Step | None], float]:
-    last = target.num_loops
+    began, last = perf_counter(), target.num_loops
     outputs = {*guesses, last}
     passes, places = [], list[list[Branch]]()
     for flight, ask in zip(flights, asks, strict=True):
@@ -237,9 +234,8 @@ def _pass(
         passes.append(Pass(ask.row, tree, loops, came, wanted))
         places.append([flight.branches[i] for i in wanted])
     scores = target.advance(passes)
-    size = sum(one.tree.num_nodes for one in passes)
     for flight in flights:
-        flight.passes, flight.size = flight.passes + 1, size
+        flight.passes += 1
         for i, branch in enumerate(flight.branches):
             branch.loop, branch.came = branch.loop + 1, i
     outputs_of = _Outputs(scores, places, asks)
@@ -255,6 +251,8 @@ def _pass(
     for flight, ask, named, one in zip(flights, asks, places, steps, strict=True):
         depth = ask.depth - (0 if one is None else len(one.tokens))
         _guess(flight, replace(ask, depth=depth), named, outputs_of, guesses)
+    size = sum(one.tree.num_nodes for one in passes)
+    flights[0].timed.append((size, perf_counter() - began))
     return steps, kept_s
 
 

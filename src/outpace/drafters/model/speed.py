@@ -28,7 +28,7 @@ from outpace.core.tree import TokenTree
 from outpace.decode.pipelined import Flight
 from outpace.drafters.none import NoDraft
 from outpace.pricing.curve import Curve
-from outpace.pricing.pipeline import Outputs
+from outpace.pricing.pipeline import Guesses, Outputs
 
 LOOKED = 48  # tokens of which all outputs are looked at before the first plan
 AGAIN = 16  # tokens of each later look
@@ -39,7 +39,7 @@ RATE = 0.1  # of forgetting what passes took
 class Speed:
     """Guesses after the loops `early` (0: where they pay) and `second` (0: no second one).
 
-    draft  adds its own drafts. guesses: the loops that are guessed after now.
+    draft  adds its own drafts.
     """
 
     @checked
@@ -58,7 +58,8 @@ class Speed:
         self._outputs = None if early else Outputs(last + 1)
         self._passes, self._left = Curve({}), LOOKED  # tokens until there is a plan, or until the next look
         self._looking = not early
-        self.guesses: Sequence[int] = self._every if not early else (early, second) if second else (early,)
+        self._named: Guesses = (early, second) if second else (early,)
+        self._plans: dict[int, Guesses] = {}  # by rows that share a pass
         self._inner: Drafter = NoDraft() if draft is None else draft
         if self._inner.traits.reads_top:
             raise OutpaceError(
@@ -66,6 +67,16 @@ class Speed:
                 "text, such as ngram"
             )
         self.traits = Traits(branches=True, paced="never")
+
+    def guesses(self, num_rows: int) -> Sequence[int]:
+        """Those that were named; else all while outputs are looked at, then what pays for so many rows."""
+        if self._outputs is None:
+            return self._named
+        if self._looking:
+            return self._every
+        if num_rows not in self._plans:
+            self._plans[num_rows] = self._outputs.best(lambda size: self._passes.at(num_rows * size))
+        return self._plans[num_rows]
 
     def start(self, prompt: Prompt) -> Flight:
         """A row with nothing in flight."""
@@ -86,16 +97,16 @@ class Speed:
 
     def _plan(self, outputs: Outputs, states: Sequence[Flight], steps: Sequence[Step]) -> None:
         for flight, step in zip(states, steps, strict=True):
-            if flight.told:
-                self._passes.learn(flight.size, step.times.call_s, RATE)
-                for named, token in flight.told:
-                    outputs.learn(named, token)
+            for size, seconds in flight.timed:
+                self._passes.learn(size, seconds, RATE)
+            for named, token in flight.told:
+                outputs.learn(named, token)
             self._left -= len(step.tokens)
         if self._left > 0 or not self._passes.learnt or not len(outputs):
             return
         self._looking = not self._looking
         self._left = AGAIN if self._looking else EVERY
-        self.guesses = self._every if self._looking else outputs.best(lambda size: self._passes.at(size))
+        self._plans.clear()
 
     def stop(self, state: Flight) -> None:
         """Give back what the other drafter holds."""
