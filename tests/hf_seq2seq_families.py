@@ -55,6 +55,7 @@ _TYPES: dict[str, tuple[str, dict[str, Any]]] = {
     "marian": ("Marian", _BART),
     "mbart": ("MBart", _BART),
     "mt5": ("MT5", _T5),
+    "outpace_looped_marian": ("LoopedMarian", _BART | {"num_loops": 2}),
     "pegasus": ("Pegasus", _BART),
     "t5": ("T5", _T5),
     "whisper": ("Whisper", _BART | _WHISPER),
@@ -72,17 +73,20 @@ def random_seq2seq(names: str, *, attn_implementation: str = "sdpa", **config: A
     """The conditional generation model of a `NamesConfig` with random weights."""
     import transformers
 
-    last = "MTModel" if names == "Marian" else "ForConditionalGeneration"
-    made = getattr(transformers, f"{names}Config")(**config)
+    from outpace.targets import hf_looped_marian
+
+    where = hf_looped_marian if names == "LoopedMarian" else transformers
+    last = "MTModel" if names.endswith("Marian") else "ForConditionalGeneration"
+    made = getattr(where, f"{names}Config")(**config)
     made._attn_implementation = attn_implementation
-    model = getattr(transformers, f"{names}{last}")(made).float().eval()
+    model = getattr(where, f"{names}{last}")(made).float().eval()
     head = model.get_output_embeddings()
     head.weight = torch.nn.Parameter(head.weight.clone())  # tied, a random model repeats one token
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            if "embed_positions" in name and names in ("Marian", "Pegasus"):
+            if "embed_positions" in name and names in ("Marian", "LoopedMarian", "Pegasus"):
                 continue  # sines
             if parameter.ndim == 1:
                 parameter += 0.2 * noise

@@ -49,7 +49,7 @@ class LoopedConfig(LlamaConfig):
     sandwich_norms: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        _check_loops("num_loops", self.num_loops)
+        check_loops("num_loops", self.num_loops)
         super().__post_init__(**kwargs)
 
 
@@ -66,7 +66,7 @@ class OuroConfig(LoopedConfig):
     early_exit_threshold: int | float | None = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
-        _check_loops("total_ut_steps", self.total_ut_steps)
+        check_loops("total_ut_steps", self.total_ut_steps)
         threshold = self.early_exit_threshold
         if threshold is not None and threshold != 1:
             raise OutpaceError(
@@ -222,7 +222,7 @@ class OuroForCausalLM(LoopedForCausalLM):
     _keys_to_ignore_on_load_unexpected = ["early_exit_gate"]  # noqa: RUF012
 
 
-def _check_loops(name: str, value: object) -> None:
+def check_loops(name: str, value: object) -> None:
     if type(value) is not int or not 1 <= value <= MAX_LOOPS:
         raise OutpaceError(f"{name} is {value!r:.60}, accepted is a whole number from 1 to {MAX_LOOPS}")
 

@@ -11,7 +11,7 @@ from outpace.targets.hf_models import ATTENTION, check_mode
 from outpace.targets.hf_seq2seq_positions import Placing, find_placing
 from outpace.targets.hf_whisper import spoken_ids
 
-TESTED = ("bart", "m2m_100", "marian", "mbart", "mt5", "pegasus", "t5", "whisper")
+TESTED = ("bart", "m2m_100", "marian", "mbart", "mt5", "outpace_looped_marian", "pegasus", "t5", "whisper")
 _NEEDED = ("encoder_outputs", "decoder_input_ids", "decoder_attention_mask", "past_key_values")
 
 
