@@ -5,14 +5,22 @@ The package lists live in the folder too, so any user can run it.
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
 
 from outpace.core.errors import OutpaceError
+
+Content = dict[str, Any]  # of a package: what `about` names, and what a corpus takes from its files
+Files = Iterator[tuple[str, bytes]]  # path from the root, content
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +82,69 @@ class Apt:
             reason = [line for line in done.stderr.splitlines() if line.startswith("E:")] or ["E: it failed"]
             raise OutpaceError(f"apt-get {' '.join(arguments)}: {reason[0][3:]}")
         return done.stdout
+
+
+def gather(
+    work: Path, names: Sequence[str], *, is_wanted: Callable[[str], bool], read: Callable[[Files], Content]
+) -> Iterator[Content]:
+    """What `read` takes from the wanted files of each package; kept as `packages/NAME.json`.
+
+    A run that was killed goes on after the last package that it has kept.
+    """
+    folder = work / "packages"
+    folder.mkdir(parents=True, exist_ok=True)
+    apt = None
+    with Progress() as progress:
+        task = progress.add_task("packages", total=len(names))
+        for name in names:
+            progress.update(task, description=f"{name:28.28}")
+            path = folder / f"{name}.json"
+            if not path.exists():
+                apt = apt or Apt(work / "debian")
+                part = path.with_suffix(".part")
+                part.write_text(json.dumps(_content(apt.fetch(name), is_wanted, read)), encoding="utf-8")
+                part.replace(path)
+            yield json.loads(path.read_text(encoding="utf-8"))
+            progress.advance(task)
+
+
+def about(content: Content) -> dict[str, str]:
+    """What a list of sources says of a package."""
+    return {field: content[field] for field in ("package", "version", "licence", "checksum")}
+
+
+def _content(package: Package, is_wanted: Callable[[str], bool], read: Callable[[Files], Content]) -> Content:
+    licence = "that of its source package"
+
+    def files() -> Files:
+        nonlocal licence
+        with package.members() as archive:
+            for member in archive:
+                path = "/" + member.name.removeprefix("./")
+                is_copyright = path == f"/usr/share/doc/{package.name}/copyright"
+                if not member.isfile() or not (is_copyright or is_wanted(path)):
+                    continue
+                file = archive.extractfile(member)
+                assert file is not None
+                if is_copyright:
+                    licence = short_licence(file.read().decode("utf-8", "replace"))
+                else:
+                    yield path, file.read()
+
+    found = read(files())
+    return {
+        "package": package.name,
+        "version": package.version,
+        "licence": licence,
+        "checksum": package.checksum,
+        **found,
+    }
+
+
+def short_licence(text: str) -> str:
+    """The first licence that a Debian copyright file names, else the common ones that it points at."""
+    named = re.search(r"^License:[ \t]*(\S.*)$", text, re.MULTILINE)
+    if named:
+        return named[1].strip()
+    common = sorted(set(re.findall(r"common-licenses/([\w.-]*\w)", text)))
+    return " ".join(common) or "own, see its copyright file"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from experiments.kit.documents import Block, blocks
 from experiments.translation import clean, corpus, documents, prepare
 from experiments.translation.corpus import Segment
 from experiments.translation.model import MAX_PIECES, short_enough
@@ -36,8 +37,8 @@ def test_segments(source: str, target: str, expected: list[tuple[str, str]]) -> 
     assert list(clean.segments(source, target)) == expected
 
 
-def page(*lines: str) -> list[documents.Block]:
-    return documents.blocks("x.1.gz", gzip.compress("\n".join(lines).encode()))
+def page(*lines: str) -> list[Block]:
+    return blocks("x.1.gz", gzip.compress("\n".join(lines).encode()))
 
 
 def test_man_pages_are_paired_section_by_section() -> None:
@@ -74,7 +75,7 @@ def test_language_of_a_file(path: str, expected: tuple[str, str] | None) -> None
 
 def test_markup_blocks() -> None:
     text = b"<h1>Title</h1><p>One <b>bold</b> word.</p><pre>code</pre><ul><li>Item</li></ul>"
-    assert documents.blocks("a.html", text) == [("h1", "Title"), ("p", "One bold word."), ("li", "Item")]
+    assert blocks("a.html", text) == [("h1", "Title"), ("p", "One bold word."), ("li", "Item")]
 
 
 def test_held_out_sources_are_not_in_training() -> None:
