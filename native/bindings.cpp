@@ -200,6 +200,12 @@ class PyDecoder {
     return array(std::move(states), decoder_->model.config.hidden_size);
   }
 
+  void set_hidden(const std::vector<int>& nodes, const Rows& states) {
+    if (states.shape(0) != nodes.size() || states.shape(1) != (size_t)decoder_->model.config.hidden_size)
+      refuse("states have to be [nodes, hidden_size]");
+    held()->output.set_hidden(nodes, states.data());
+  }
+
   Floats product(const std::string& kind, int rows, int cols, const Bytes& data, const Rows& x) {
     const Matrix w = read_matrix(kind, rows, cols, data, x);
     Floats out = matrix<float>(x.shape(0), rows);
@@ -303,6 +309,8 @@ NB_MODULE(_native, m) {
       .def("logits", &PyDecoder::logits, "nodes"_a)
       .def("top", &PyDecoder::top, "nodes"_a, "k"_a)
       .def("hidden", &PyDecoder::hidden, "tap"_a)
+      .def("set_hidden", &PyDecoder::set_hidden, "nodes"_a, "states"_a,
+           "Makes choices and logits after these nodes from other states [nodes, hidden_size] behind the final norm.")
       .def("product", &PyDecoder::product, "kind"_a, "rows"_a, "cols"_a, "data"_a, "x"_a,
            "x [n, cols] times any packed matrix, on the threads of the model: [n, rows]. Scores stay valid.")
       .def("product_top", &PyDecoder::product_top, "kind"_a, "rows"_a, "cols"_a, "data"_a, "x"_a, "k"_a,

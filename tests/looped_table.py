@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +43,9 @@ class LoopedTable(TableTarget):
     outputs: Any
     _under: dict[int, list[Under]]
 
-    def advance(self, passes: Sequence[Pass]) -> TableScores:
+    def advance(self, passes: Sequence[Pass], heads: Mapping[int, Any] | None = None) -> TableScores:
         """One loop of every node, each of which must be where it says that it is."""
+        assert not heads, "a table has no states"
         assert len({one.row for one in passes}) == len(passes), "different rows"
         self._under = vars(self).get("_under", {})
         trees, logits = [], []
@@ -101,11 +102,11 @@ class TimedTable(LoopedTable):
     cost = staticmethod(lambda size: 1.0)
     sizes: list[int]
 
-    def advance(self, passes: Sequence[Pass]) -> TableScores:
+    def advance(self, passes: Sequence[Pass], heads: Mapping[int, Any] | None = None) -> TableScores:
         size = sum(one.tree.num_nodes for one in passes)
         self.sizes = [*vars(self).get("sizes", []), size]
         self.now += self.cost(size)
-        return super().advance(passes)
+        return super().advance(passes, heads)
 
     def score(self, calls: Sequence[Call]) -> TableScores:
         self.now += self.num_loops * self.cost(sum(call.joined.num_nodes for call in calls))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from outpace.core.contracts import Tapped
 from outpace.core.tree import TokenTree
+from outpace.heads.early import EarlyConfig, EarlyWeights, write_early
 from outpace.heads.file import First, Heads, HeadsConfig, write_heads
 from tests.rows import on, opened
 
@@ -26,12 +27,44 @@ def random_heads(
 ) -> Heads:
     """Weights that f16 holds exactly."""
     config = HeadsConfig(num_heads, hidden_size, width, target, "a tiny model", first)
-    rng = np.random.default_rng(seed)
-    tensors = {
-        name: rng.normal(scale=shape[-1] ** -0.5, size=shape).astype(np.float16).astype(np.float32)
-        for name, shape in config.shapes().items()
-    }
+    tensors = random_tensors(config.shapes(), seed)
     return Heads(config, tensors, None if token_ids is None else np.array([*token_ids], np.int32))
+
+
+def random_tensors(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
+    """f32 by name."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: rng.normal(scale=shape[-1] ** -0.5, size=shape).astype(np.float16).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+
+
+def early_config(target: Any, loop: int = 1, width: int = 8) -> EarlyConfig:
+    """That of an early head of this target."""
+    sizes = loop, target.num_loops, target.hidden_size, width
+    return EarlyConfig(*sizes, ("sha256:another form", target.fingerprint()), "a tiny model")
+
+
+def write_random_early(folder: str | Path, target: Any, *, seed: int = 0, **options: Any) -> EarlyWeights:
+    """A random early head of this target in a folder."""
+    config = early_config(target, **options)
+    head = EarlyWeights(config, random_tensors(config.shapes(), seed))
+    write_early(folder, head)
+    return head
+
+
+def write_stubborn(folder: str | Path, target: Any, avoided: Collection[int], *, loop: int = 1) -> int:
+    """An early head that names one token, which is none of these, whatever it reads. Returns the token."""
+    config = early_config(target, loop)
+    output = target.projection()(np.eye(target.hidden_size, dtype=np.float32)).T
+    ahead = (output @ output.T).argmax(axis=1)
+    token = next(t for t in range(target.vocab_size) if ahead[t] == t and t not in avoided)
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in config.shapes().items()}
+    far = 3000 * output[token] / np.abs(output[token]).max()
+    tensors["output.bias"] = far.astype(np.float16).astype(np.float32)
+    write_early(folder, EarlyWeights(config, tensors))
+    return token
 
 
 def write_random(folder: str | Path, target: Tapped, **options: Any) -> Heads:

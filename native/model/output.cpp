@@ -175,4 +175,14 @@ std::vector<float> Output::hidden(int tap) {
   return out;
 }
 
+void Output::set_hidden(const std::vector<int>& nodes, const float* states) {
+  for (int node : nodes) call_.check_node(node);
+  const size_t size = model_.config.hidden_size;
+  for (int node : nodes) {
+    std::copy_n(states, size, call_.hidden.row(node, model_.width()));
+    num_top_[node] = 0;
+    states += size;
+  }
+}
+
 }  // namespace outpace

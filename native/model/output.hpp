@@ -52,6 +52,8 @@ class Output {
   void logits(const std::vector<int>& nodes, float* out);
   // The residual stream behind a tapped layer, or behind the final norm (tap = -1). [nodes][hidden]
   std::vector<float> hidden(int tap);
+  // Other states behind the final norm, of these nodes: choices and logits are made from them now. [nodes][hidden]
+  void set_hidden(const std::vector<int>& nodes, const float* states);
 
  private:
   void choose_some(const Pick* picks, int count, int32_t* out, int top);

@@ -27,7 +27,7 @@ from tests.fakes import Letters, hostile
 from tests.hf_families import tiny_looped, tiny_model
 from tests.hf_seq2seq_families import OneSource, tiny_seq2seq
 from tests.looped_table import LoopedTable
-from tests.made_heads import write_random
+from tests.made_heads import write_random, write_random_early
 from tests.native_loops import looped_model
 from tests.native_models import gguf_target
 from tests.pixel_models import OnePicture, tiny_pixel_model
@@ -175,6 +175,8 @@ DRAFTER_SPECS = [
     "speed:early=1,second=2",
     "speed:early=1,second=2,draft=ngram",
     "speed:early=2,draft=[suffix:factor=4,min_p=0]",
+    "speed:head=EARLY",
+    "speed:head=EARLY,second=2,draft=ngram",
     "blockwise:path=HEADS",
     "blockwise:path=HEADS,heads=2,size=3,min_p=0",
     "blockwise:path=HEADS tree=chain:length=2",
@@ -191,14 +193,21 @@ def pairs(specs: Iterable[str]) -> list[Any]:
     return [
         pytest.param(factory, spec, id=f"{factory.__name__}-{spec}")
         for spec in specs
-        for factory in (TAPPED if "HEADS" in spec else NEEDS.get(spec.partition(":")[0], TARGETS))
+        for factory in targets_of(spec)
         # To drafters, a picture is a text like others: those of its own kind are enough for the clock.
         if factory is not pixel or spec.startswith(("none", "ngram", "blockwise"))
     ]
 
 
+def targets_of(spec: str) -> list[Callable[[Path], Target]]:
+    """Those that a drafter with these options can draft for."""
+    if "EARLY" in spec:
+        return [native_looped, hf_looped]
+    return TAPPED if "HEADS" in spec else NEEDS.get(spec.partition(":")[0], TARGETS)
+
+
 def make_drafter(name: str, target: Target, *, per_node: float = 0.1) -> Drafter:
-    """A fresh drafter; "SPEC tree=SPEC" gives it a tree, CORPUS and HEADS are files for the target.
+    """A fresh drafter; "SPEC tree=SPEC" gives it a tree; CORPUS, HEADS and EARLY are files for the target.
 
     per_node  what a node costs: a share of a call.
     """
@@ -207,6 +216,7 @@ def make_drafter(name: str, target: Target, *, per_node: float = 0.1) -> Drafter
     spec, _, tree = name.partition(" tree=")
     spec = spec.replace("CORPUS", corpus(target.vocab_size)) if "CORPUS" in spec else spec
     spec = spec.replace("HEADS", heads(target)) if "HEADS" in spec else spec
+    spec = spec.replace("EARLY", early_head(target)) if "EARLY" in spec else spec
     policy = TREES.create(tree, costs=lambda: straight(0.1)) if tree else None
     return drafters.make_drafter(spec, policy, context_for(target, per_node))
 
@@ -227,6 +237,15 @@ def heads(target: Any) -> str:
     path = Path(FOLDER.name) / f"{name}.heads"
     if not path.exists():
         write_random(path, target, token_ids=range(VOCAB_SIZE))
+    return str(path)
+
+
+def early_head(target: Any) -> str:
+    """A random early head of this target."""
+    name = target.fingerprint().rpartition(":")[2]
+    path = Path(FOLDER.name) / f"{name}.early"
+    if not path.exists():
+        write_random_early(path, target)
     return str(path)
 
 

@@ -144,8 +144,8 @@ def test_a_failing_pass_starts_its_rows_anew() -> None:
     class Failing(LoopedTable):
         broken = 0
 
-        def advance(self, passes: Sequence[Any]) -> Any:
-            scores = super().advance(passes)
+        def advance(self, passes: Sequence[Any], heads: Any = None) -> Any:
+            scores = super().advance(passes, heads)
             self.broken += 1
             if self.broken == 7 and len(passes) > 1:
                 raise OutpaceError("a failure of the moment")
@@ -230,11 +230,11 @@ def test_a_pass_that_fails_beside_prompts_that_are_read(kind: type[Exception], a
         traits = Traits(max_nodes=200, chunk=64)  # prompts are read beside running rows
         calls = 0
 
-        def advance(self, passes: Sequence[Any]) -> Any:
+        def advance(self, passes: Sequence[Any], heads: Any = None) -> Any:
             self.calls += 1
             if self.calls == at:
                 raise kind("full for a moment")
-            return super().advance(passes)
+            return super().advance(passes, heads)
 
     target = Full.of(4, 0.8, vocab_size=VOCAB_SIZE, order=2, seed=3, context_length=96)
     engine = Engine(target, Speed(early=1, target=target), Match())
@@ -255,11 +255,11 @@ class Failing(LoopedTable):
     every = 0
     tried = 0
 
-    def advance(self, passes: Sequence[Any]) -> Any:
+    def advance(self, passes: Sequence[Any], heads: Any = None) -> Any:
         self.tried += 1
         if self.tried % self.every == 0:
             raise OutpaceError("a failure of the moment")
-        return super().advance(passes)
+        return super().advance(passes, heads)
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 5])

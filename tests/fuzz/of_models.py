@@ -188,6 +188,47 @@ def _heads(folder: Path) -> None:
     generate(tiny(), f"blockwise:path={folder}")
 
 
+@cache
+def tiny_loops() -> Any:
+    """The same weights, run three times over."""
+    import outpace
+    from tests.native_loops import looped
+
+    return outpace.load(looped(tiny().target, 3))
+
+
+def _early_seeds() -> list[Files]:
+    rng = np.random.default_rng(0)
+    config = {
+        "method": "early",
+        "version": 1,
+        "loop": 1,
+        "num_loops": 3,
+        "hidden_size": seeds.WIDTH,
+        "width": 4,
+        "targets": [tiny_loops().target.fingerprint(), "sha256:other"],
+        "model": "tiny",
+    }
+    shapes = {
+        "hidden.weight": (4, seeds.WIDTH), "hidden.bias": (4,), "output.weight": (seeds.WIDTH, 4),
+        "output.bias": (seeds.WIDTH,),
+    }  # fmt: skip
+    files: list[Files] = []
+    for kind in (np.float16, np.float32):
+        arrays = {name: rng.normal(size=shape).astype(kind) for name, shape in shapes.items()}
+        weights = seeds.safetensors(arrays)
+        files.append({"config.json": json.dumps(config).encode(), "model.safetensors": weights})
+    return files
+
+
+def _early(folder: Path) -> None:
+    import outpace
+    from outpace.heads.early import read_early
+
+    read_early(folder)
+    tiny_loops().generate(outpace.Prompt([1, 2, 3]), draft=f"speed:head={folder}", max_tokens=4)
+
+
 MODEL_READERS: dict[str, Reader] = {
     "gguf": Reader(_ggufs, read_model),
     "folder": Reader(lambda: [seeds.folder(), seeds.folder(sharded=True)], read_model),
@@ -196,4 +237,5 @@ MODEL_READERS: dict[str, Reader] = {
     "datastore": Reader(_datastore_seeds, _datastore),
     "backoff": Reader(_backoff_seeds, _backoff),
     "heads": Reader(_heads_seeds, _heads),
+    "early": Reader(_early_seeds, _early),
 }

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from outpace.core.errors import FormatError, OutpaceError
-from outpace.heads.file import CONFIG, WEIGHTS, Heads, read_heads, write_heads
+from outpace.heads.file import Heads, read_heads, write_heads
+from outpace.heads.folder import CONFIG, WEIGHTS
 from tests import full_disk
 from tests.made_heads import random_heads
 

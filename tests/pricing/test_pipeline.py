@@ -25,9 +25,9 @@ COSTS = {"flat": lambda n: 1.0, "ours": lambda n: 1 + 0.07 * (n - 1), "steep": l
 class Sized(LoopedTable):
     sizes: list[int]
 
-    def advance(self, passes: Sequence[Any]) -> Any:
+    def advance(self, passes: Sequence[Any], heads: Any = None) -> Any:
         self.sizes = [*vars(self).get("sizes", []), sum(one.tree.num_nodes for one in passes)]
-        return super().advance(passes)
+        return super().advance(passes, heads)
 
 
 def table(loops: int, agreement: float) -> Sized:

@@ -157,6 +157,30 @@ def test_nodes_of_another_row_are_refused(target: NativeTarget) -> None:
     target.free([row, other])
 
 
+def test_states_are_put_in_the_place_of_known_nodes(target: NativeTarget) -> None:
+    (row,), _ = opened(target, PROMPTS[:1])
+    scores = target.advance([first_pass(row)])
+    before, first = scores.logits(0, [0]), scores.top(0, [0], 3)
+    states = scores.hidden("final")
+    decoder = target._decoder
+    with pytest.raises(ValueError, match="no node 3 in the last call"):
+        decoder.set_hidden([0, 3], np.repeat(states, 2, axis=0))
+    for wrong in (states[:, :-1], np.repeat(states, 2, axis=0)):
+        with pytest.raises(ValueError, match=r"states have to be \[nodes, hidden_size\]"):
+            decoder.set_hidden([0], np.ascontiguousarray(wrong))
+    np.testing.assert_array_equal(scores.logits(0, [0]), before)
+    decoder.set_hidden([0], -states)
+    np.testing.assert_array_equal(scores.hidden("final"), -states)
+    after = scores.logits(0, [0])
+    assert not np.array_equal(after, before)
+    ids, values = scores.top(0, [0], 3)  # what was found before is of no use any more
+    np.testing.assert_array_equal(values, after[0][ids[0]][None])
+    assert after[0].argmax() == ids[0, 0] != first[0][0, 0]
+    with pytest.raises(AssertionError, match="the model's own"):
+        target.advance([next_pass(row, 1)], {target.num_loops: np.negative})
+    target.free([row])
+
+
 def test_only_what_is_through_can_be_kept(target: NativeTarget, reference: Reference) -> None:
     (row, other), _ = opened(target, PROMPTS[:2])
     for loop in range(target.num_loops):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -115,11 +116,15 @@ class Row:
 
 
 def advance_and_compare(target: NativeTarget, rows: Sequence[Row], reference: Reference) -> None:
-    scores = target.advance([row.to_pass() for row in rows])
+    """Some passes have heads, which scale the states after two of the loops."""
+    factors = {1: 2.0, target.num_loops - 1: 0.5} if len(rows[0].nodes) % 2 else {}
+    heads = {loop: partial(np.multiply, np.float32(factor)) for loop, factor in factors.items()}
+    scores = target.advance([row.to_pass() for row in rows], heads)
     at = 0
     for row in rows:
         for node in row.nodes:
             expected = reference.logits([*row.text, *node.text()], node.loop + 1)
+            expected = expected * np.float32(factors.get(node.loop + 1, 1))
             np.testing.assert_array_equal(scores.logits(at, [0])[0], expected)
             at += 1
 

@@ -7,14 +7,14 @@ on `self`. Shapes: N nodes of a tree, V vocabulary, D width of a hidden state.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core.call import Call, Kept, Pass, Prompt, Source
-from outpace.core.products import Product
+from outpace.core.products import Adapter, Product
 from outpace.core.sampling import Sampling
 from outpace.core.steps import Ask, Candidates, Exactness, RowScores, Scores, Step, Verdict
 from outpace.core.traits import Traits
@@ -130,12 +130,15 @@ class Looped(Target, Protocol):
     def num_loops(self) -> int:
         """R: how many loops make a token; 1 where no layers are shared."""
 
-    def advance(self, passes: Sequence[Pass]) -> Scores:
+    def advance(self, passes: Sequence[Pass], heads: Mapping[int, Adapter] | None = None) -> Scores:
         """One loop for every node in flight; nothing is committed.
 
         The scores have a row for each wanted node, in this order: what the last norm and the output matrix
         make of its state after this loop. After its last loop (R - 1) they are those of `score`, to the last
         bit where the target is "bitwise".
+
+        heads  by number of loops that have been run, 1 to R - 1: the output matrix reads what these make of
+               the states of wanted nodes. For targets that are `Tapped` too.
 
         `keep` then commits the root and a path of nodes, all after their last loop. The others stay in flight
         until the row's next pass, which names those that go on. Any other use of the row forgets them.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+Adapter = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""f32[n, D] -> f32[n, D]: what the output matrix reads in place of hidden states at "final"."""
 
 
 class Product(Protocol):

@@ -6,8 +6,8 @@ age in flight. One pass runs the G layers once for all of them, and so reads the
 
     enter   a row's last committed token, and what the drafter adds to it, in loop 0
     pass    one loop for everything in flight
-    guess   after loop d1 the model's own output names the next token, which enters; where the output after
-            loop d2 names another, that one enters too
+    guess   after loop d1 the model's own output, or that of a head, names the next token, which enters; where
+            the output after loop d2 names another, that one enters too
     verify  after loop R the output is the model's choice: it is committed, and what hangs on another is
             dropped
 
@@ -21,7 +21,7 @@ is wrong, and a second one is simply what the deeper output chooses.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
@@ -30,6 +30,7 @@ from typing import Any, Protocol, runtime_checkable
 from outpace.core.call import Call, Pass
 from outpace.core.contracts import Drafter, Looped, Rule
 from outpace.core.edits import Edit, EditAfter
+from outpace.core.products import Adapter
 from outpace.core.sampling import NO_CHOICE, no_choice
 from outpace.core.steps import Ask, PathScores, RowScores, ScoredCall, Step, StepTimes, Verdict
 from outpace.core.tree import TokenTree
@@ -107,6 +108,10 @@ class Pipelined(Drafter, Protocol):
     def guesses(self, num_rows: int) -> Sequence[int]:
         """The loops after which outputs name a next token, rising, where so many rows share a pass."""
 
+    @property
+    def heads(self) -> Mapping[int, Adapter]:
+        """By loop, what the output matrix reads in place of the state after it (see `Looped.advance`)."""
+
     def start(self, prompt: Any) -> Flight:
         """A row with nothing in flight."""
 
@@ -154,7 +159,7 @@ def _step(
     if going:
         flights = [states[i] for i in going]
         try:
-            passed, kept_s = _pass(target, drafter.guesses(len(going)), flights, [asks[i] for i in going])
+            passed, kept_s = _pass(target, drafter, flights, [asks[i] for i in going])
         except Exception:
             if not (fresh or reading):
                 raise
@@ -219,9 +224,9 @@ def _read(
 
 
 def _pass(
-    target: Looped, guesses: Sequence[int], flights: Sequence[Flight], asks: Sequence[Ask]
+    target: Looped, drafter: Pipelined, flights: Sequence[Flight], asks: Sequence[Ask]
 ) -> tuple[list[Step | None], float]:
-    began, last = perf_counter(), target.num_loops
+    began, last, guesses = perf_counter(), target.num_loops, drafter.guesses(len(flights))
     outputs = {*guesses, last}
     passes, places = [], list[list[Branch]]()
     for flight, ask in zip(flights, asks, strict=True):
@@ -233,7 +238,7 @@ def _pass(
         loops, came = [b.loop for b in flight.branches], [b.came for b in flight.branches]
         passes.append(Pass(ask.row, tree, loops, came, wanted))
         places.append([flight.branches[i] for i in wanted])
-    scores = target.advance(passes)
+    scores = target.advance(passes, drafter.heads)
     for flight in flights:
         flight.passes += 1
         for i, branch in enumerate(flight.branches):

@@ -1,7 +1,7 @@
-"""Trained proposal heads: a folder with config.json and model.safetensors, every field checked.
+"""Trained proposal heads: what `outpace train blockwise` writes and the drafter `blockwise` reads.
 
-What `outpace train blockwise` writes and the drafter `blockwise` reads. With k heads, L of which are learned
-(k - 1 where head 1 is the identity, else k), states of width D and a hidden layer of W units a head:
+The folder's tensors (see `folder.py`). With k heads, L of which are learned (k - 1 where head 1 is the
+identity, else k), states of width D and a hidden layer of W units a head:
 
     hidden.weight f32[L * W, D]   hidden.bias f32[L * W]
     output.weight f32[L * D, L * W]   output.bias f32[L * D]
@@ -10,28 +10,21 @@ What `outpace train blockwise` writes and the drafter `blockwise` reads. With k 
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.errors import FormatError, OutpaceError
-from outpace.files.json_files import json_file
-from outpace.files.quants import bf16_to_f32
-from outpace.files.raw import RawTensor
+from outpace.core.errors import FormatError
 from outpace.files.safetensors import FolderWeights
-from outpace.files.whole import write_whole
+from outpace.heads.folder import HeadConfig, read_tensors, write_folder
 
-VERSION = 1
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+METHOD = "blockwise"
 First = Literal["identity", "learned"]
-_FLOATS: Mapping[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,72 +78,27 @@ class Heads:
 
 def read_heads(folder: str | Path) -> Heads:
     """The heads in a folder; FormatError where they are missing, truncated or something else."""
-    folder = Path(os.path.expanduser(folder))
-    if not folder.is_dir():
-        raise FormatError(
-            f"there is no folder of heads {folder}, accepted is what `outpace train blockwise` has written"
-        )
-    config = _read_config(folder / CONFIG)
-    weights = FolderWeights(folder)
-    tensors = {}
-    for name, shape in config.shapes().items():
-        tensor = weights.tensors.get(name)
-        if tensor is None or tensor.shape != shape or tensor.type_name not in _FLOATS:
-            found = "missing" if tensor is None else f"{tensor.type_name}{list(tensor.shape)}"
-            raise FormatError(f"{folder}: the tensor {name} is {found}, expected floats {list(shape)}")
-        tensors[name] = _floats(weights, tensor)
-        if not np.isfinite(tensors[name]).all():
-            raise FormatError(f"{folder}: the tensor {name} has values that are not finite")
-    return Heads(config, tensors, _read_token_ids(folder, weights))
+    found = HeadConfig(folder, METHOD)
+    config = _read_config(found)
+    weights = FolderWeights(found.folder)
+    tensors = read_tensors(weights, config.shapes(), found.folder)
+    return Heads(config, tensors, _read_token_ids(found.folder, weights))
 
 
 def write_heads(folder: str | Path, heads: Heads) -> None:
-    """Write a folder, each file whole or not at all; weights as f16, which is all that they are worth."""
-    from safetensors.numpy import save  # comes with the extra torch, as all training does
-
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutpaceError(f"cannot write {folder}: {error.strerror or error}") from error
-    # `save` writes the memory of an array as it lies.
-    arrays: dict[str, NDArray[Any]] = {
-        name: np.ascontiguousarray(t, np.float16) for name, t in heads.tensors.items()
-    }
-    if heads.token_ids is not None:
-        arrays["token_ids"] = np.ascontiguousarray(heads.token_ids, np.int32)
-    config = {"method": "blockwise", "version": VERSION, **asdict(heads.config)}
-    write_whole(folder / WEIGHTS, save(arrays))
-    write_whole(folder / CONFIG, (json.dumps(config, indent=1) + "\n").encode())
+    """Write a folder, each file whole or not at all."""
+    more = {} if heads.token_ids is None else {"token_ids": np.ascontiguousarray(heads.token_ids, np.int32)}
+    write_folder(folder, METHOD, asdict(heads.config), heads.tensors, **more)
 
 
-def _read_config(path: Path) -> HeadsConfig:
-    config = json_file(path)
-    if config.get("method") != "blockwise":
-        raise FormatError(f"{path}: heads of the method {config.get('method')!r}, accepted is 'blockwise'")
-    if config.get("version") != VERSION:
-        raise FormatError(f"{path}: heads of version {config.get('version')!r}, accepted is {VERSION}")
-    sizes: list[int] = []
-    for name, least in (("num_heads", 2), ("hidden_size", 1), ("width", 1)):
-        size = config.get(name)
-        if type(size) is not int or not least <= size <= 1 << 20:
-            raise FormatError(f"{path}: {name} is {size!r}, accepted are whole numbers >= {least}")
-        sizes.append(size)
-    first, target = config.get("first"), config.get("target")
+def _read_config(found: HeadConfig) -> HeadsConfig:
+    num_heads, hidden_size, width = found.size("num_heads", 2), found.size("hidden_size"), found.size("width")
+    first, target = found.field("first"), found.field("target")
     if first != "identity" and first != "learned":
-        raise FormatError(f"{path}: first is {first!r}, accepted are {', '.join(get_args(First))}")
+        raise found.fault("first", f"accepted are {', '.join(get_args(First))}")
     if not isinstance(target, str) or not target:
-        raise FormatError(f"{path}: target is {target!r}, expected the fingerprint of a model")
-    num_heads, hidden_size, width = sizes
-    return HeadsConfig(num_heads, hidden_size, width, target, str(config.get("model", "")), first)
-
-
-def _floats(weights: FolderWeights, tensor: RawTensor) -> NDArray[np.float32]:
-    raw = np.ascontiguousarray(weights.rows(tensor)).reshape(-1).view(_FLOATS[tensor.type_name])
-    floats: NDArray[np.float32] = (
-        bf16_to_f32(raw) if tensor.type_name == "BF16" else raw.astype(np.float32)
-    ).reshape(tensor.shape)
-    return floats
+        raise found.fault("target", "expected the fingerprint of a model")
+    return HeadsConfig(num_heads, hidden_size, width, target, found.model, first)
 
 
 def _read_token_ids(folder: Path, weights: FolderWeights) -> NDArray[np.int32] | None:

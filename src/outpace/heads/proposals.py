@@ -19,6 +19,7 @@ from outpace.core.contracts import Tapped, Target
 from outpace.core.errors import OutpaceError
 from outpace.files.json_files import json_file
 from outpace.heads.file import Heads, read_heads
+from outpace.heads.folder import Tensors
 
 FINAL = "final"
 PACKAGED = Path(__file__).parent
@@ -43,7 +44,7 @@ class ProposalHeads:
         # Of the learned heads the first may be head 1, whose proposal the target itself has made already.
         self.num_drafted = (num_heads or config.num_heads) - 1
         self._layer = HeadLayer(
-            model, heads, first=config.num_learned - config.num_heads + 1, count=self.num_drafted
+            model, heads.tensors, first=config.num_learned - config.num_heads + 1, count=self.num_drafted
         ).rounded()
         self.token_ids = heads.token_ids
         self.vocab_size: int = target.vocab_size
@@ -71,7 +72,7 @@ class FirstHead:
         model = fitting_target(target, heads, path)
         if heads.config.first != "learned":
             raise OutpaceError(f"the heads in {path} have no head 1 of their own, accepted is first=learned")
-        self._layer = HeadLayer(model, heads, first=0, count=1)
+        self._layer = HeadLayer(model, heads.tensors, first=0, count=1)
         self._unembed = model.projection()
 
     def logits(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -80,17 +81,19 @@ class FirstHead:
 
 
 class HeadLayer:
-    """The feed-forward layer of `count` learned heads from number `first` on."""
+    """The feed-forward layer of `count` learned heads from number `first` on.
 
-    def __init__(self, target: Tapped, heads: Heads, *, first: int, count: int) -> None:
-        width = heads.config.hidden_size
+    tensors  as a folder has them (`file.py`).
+    """
+
+    def __init__(self, target: Tapped, tensors: Tensors, *, first: int, count: int) -> None:
+        width = tensors["hidden.weight"].shape[1]
         used = slice(first * width, (first + count) * width)
-        target.tap(FINAL)
         self._count = count
-        self._hidden = target.product(heads.tensors["hidden.weight"])
-        self._hidden_bias = heads.tensors["hidden.bias"]
-        self._output = target.product(np.ascontiguousarray(heads.tensors["output.weight"][used]))
-        self._output_bias = heads.tensors["output.bias"][used]
+        self._hidden = target.product(tensors["hidden.weight"])
+        self._hidden_bias = tensors["hidden.bias"]
+        self._output = target.product(np.ascontiguousarray(tensors["output.weight"][used]))
+        self._output_bias = tensors["output.bias"][used]
 
     def rounded(self) -> Self:
         """It draws drafts alone from now on (see `core/products.py`)."""
@@ -107,8 +110,8 @@ class HeadLayer:
 
 
 def fitting_target(target: Target, heads: Heads, path: str | Path) -> Tapped:
-    """The target, if these heads are its own; else an OutpaceError."""
-    config, model = heads.config, tapped(target)
+    """The target, if these heads are its own, with its states tapped; else an OutpaceError."""
+    config, model = heads.config, tapped(target, "blockwise")
     if config.target != model.fingerprint() or config.hidden_size != model.hidden_size:
         raise OutpaceError(
             f"the heads in {path} were trained on another model ({config.model or 'of no name'}); accepted "
@@ -119,14 +122,15 @@ def fitting_target(target: Target, heads: Heads, path: str | Path) -> Tapped:
             f"the heads in {path} draft the token {heads.token_ids[-1]}, accepted are those of the model's "
             f"vocabulary, 0 to {target.vocab_size - 1}"
         )
+    model.tap(FINAL)
     return model
 
 
-def tapped(target: Target) -> Tapped:
-    """The target, if it shows the states that heads read; else an OutpaceError."""
+def tapped(target: Target, reader: str) -> Tapped:
+    """The target, if it shows the states that heads read; else an OutpaceError that names who reads them."""
     if not isinstance(target, Tapped):
         raise OutpaceError(
-            f"blockwise reads hidden states and the target {type(target).__name__} shows none, accepted are "
+            f"{reader} reads hidden states and the target {type(target).__name__} shows none, accepted are "
             "native and transformers targets"
         )
     return target
@@ -134,7 +138,7 @@ def tapped(target: Target) -> Tapped:
 
 def packaged_heads(target: Target) -> Path:
     """The folder of the heads that come with the package for this very model; OutpaceError if it has none."""
-    found = find_packaged_heads(tapped(target))
+    found = find_packaged_heads(tapped(target, "blockwise"))
     if found is None:
         names = ", ".join(path.parent.name for path in _packaged()) or "none"
         raise OutpaceError(

@@ -8,7 +8,7 @@ short. What a node has reached is held between passes; its keys move when nodes 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from outpace.core.call import Call, Kept, Pass, check_room
 from outpace.core.errors import OutpaceError
+from outpace.core.products import Adapter
 from outpace.targets.hf_cache import SlotCache
 from outpace.targets.hf_causal import HfCausalTarget
 from outpace.targets.hf_masks import tree_masks
@@ -51,7 +52,7 @@ class HfLoopedTarget(HfCausalTarget):
             self._flights.pop(call.row, None)
         return super().score(calls)
 
-    def advance(self, passes: Sequence[Pass]) -> TorchScores:
+    def advance(self, passes: Sequence[Pass], heads: Mapping[int, Adapter] | None = None) -> TorchScores:
         """One loop for every node in flight (see `contracts.Looped`); nothing is committed.
 
         An OutpaceError for nodes that do not go on from where they were.
@@ -102,8 +103,9 @@ class HfLoopedTarget(HfCausalTarget):
             wanted = [(place, node) for place, one in enumerate(passes) for node in one.wanted]
             logits = states.new_empty(0, self.vocab_size)
             if wanted:
-                read = states[tuple(torch.tensor(wanted, device=states.device).T)]
-                logits = self.model.get_output_embeddings()(stack.read_out(read))
+                read = stack.read_out(states[tuple(torch.tensor(wanted, device=states.device).T)])
+                _adapt(read, [loops[place] + 1 for place in wanted], heads or {}, self.num_loops)
+                logits = self.model.get_output_embeddings()(read)
         for place, (one, length) in enumerate(zip(passes, lengths, strict=True)):
             self._flights[one.row] = Flight(length, list(one.loops), states[place])
         return TorchScores(logits, range(len(wanted)), [[0]] * len(wanted), {})
@@ -142,6 +144,14 @@ class HfLoopedTarget(HfCausalTarget):
                     f"a node runs loop {loop} and comes from node {old} of the row's last pass, accepted "
                     f"are the loop after that node's, up to {self.num_loops - 1}, or loop 0 of a new one (-1)"
                 )
+
+
+def _adapt(states: Tensor, loops: Sequence[int], heads: Mapping[int, Adapter], num_loops: int) -> None:
+    """Put what heads make of their loops' states in the place of these. states [n, D], loops: n numbers."""
+    for loop, head in heads.items():
+        assert 0 < loop < num_loops, "after its last loop a token's output is the model's own"
+        if some := [i for i, one in enumerate(loops) if one == loop]:
+            states[some] = torch.from_numpy(head(states[some].float().cpu().numpy())).to(states)
 
 
 @dataclass(frozen=True, slots=True)

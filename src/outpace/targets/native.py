@@ -18,6 +18,7 @@ from outpace.core.call import Call, Kept, Pass, Source, joined_path, refuse_sour
 from outpace.core.errors import CacheFull, OutpaceError
 from outpace.core.machine import default_threads, processor_key
 from outpace.core.options import checked, whole
+from outpace.core.products import Adapter
 from outpace.core.sampling import Sampling
 from outpace.core.steps import Exactness
 from outpace.core.traits import Traits
@@ -175,7 +176,7 @@ class NativeTarget:
         except RuntimeError as error:
             raise self._no_room(error) from None
 
-    def advance(self, passes: Sequence[Pass]) -> NativeScores:
+    def advance(self, passes: Sequence[Pass], heads: Mapping[int, Adapter] | None = None) -> NativeScores:
         """One loop for every node in flight (see `contracts.Looped`); nothing is committed.
 
         An OutpaceError for a model without loops, and for nodes that do not go on from where they were.
@@ -196,6 +197,11 @@ class NativeTarget:
         loops = [loop for one in passes for loop in one.loops]
         came = [node for one in passes for node in one.came]
         self._run(partial(self._decoder.advance, rows, starts, tokens, parents, loops, came))
+        for loop, head in (heads or {}).items():
+            assert 0 < loop < self.num_loops, "after its last loop a token's output is the model's own"
+            read = [node for node, _ in places if loops[node] + 1 == loop]
+            if read:
+                self._decoder.set_hidden(read, head(self._decoder.hidden(-1)[read]))
         return NativeScores(self, places, roots=False)
 
     def keep(self, rows: Sequence[int], paths: Sequence[Kept]) -> None:

@@ -64,7 +64,7 @@ class BlockwiseJob:
             write, fingerprint = beam_search(model, tokenizer), model_fingerprint(model)
         else:
             ours = load(source, threads=self.threads)
-            write, fingerprint = greedy(ours), tapped(ours.target).fingerprint()
+            write, fingerprint = greedy(ours), tapped(ours.target, "blockwise").fingerprint()
         path = self.output / DISTILLED
         claim(self.output / TEACHER, {"teacher": fingerprint}, begun=path.exists())
         return distil(pairs, self.output / DISTILLED, write, progress=progress)

@@ -5,6 +5,7 @@ training, and with a second proposal, LoopSpec, arXiv:2609.17184. The loop is `d
 
     guess    after loop `early` the model's last norm and output matrix name the next token; after loop
              `second`, if it is given, they may name another
+    head     a small trained layer between the norm and the matrix after loop `early` (`heads/early.py`)
     plan     where `early` is 0: the loops with the least time for a token, by what the outputs of all loops
              have named for some tokens now and then, and by what passes have taken (`pricing/pipeline.py`)
     propose  what `draft`, another drafter, adds: it enters the pipeline beside the guesses
@@ -22,11 +23,13 @@ from outpace.core.call import Prompt
 from outpace.core.contracts import Drafter, Looped, Target
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
+from outpace.core.products import Adapter
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.decode.pipelined import Flight
 from outpace.drafters.none import NoDraft
+from outpace.heads.early import EarlyHead
 from outpace.pricing.curve import Curve
 from outpace.pricing.pipeline import Guesses, Outputs
 
@@ -40,13 +43,27 @@ class Speed:
     """Guesses after the loops `early` (0: where they pay) and `second` (0: no second one).
 
     draft  adds its own drafts.
+    head   guesses after its loop, which is then `early`.
     """
 
     @checked
     def __init__(
-        self, *, early: int = 0, second: int = 0, draft: Drafter | None = None, target: Looped
+        self,
+        *,
+        early: int = 0,
+        second: int = 0,
+        draft: Drafter | None = None,
+        head: EarlyHead | None = None,
+        target: Looped,
     ) -> None:
         last = looped(target).num_loops - 1
+        if head is not None:
+            if early not in (0, head.loop):
+                raise OutpaceError(
+                    f"speed has early={early} and a head for the output after loop {head.loop}, accepted are "
+                    f"early={head.loop} and 0"
+                )
+            early = head.loop
         if not 0 <= early <= last:
             raise OutpaceError(
                 f"speed has early={early}, accepted are loops 1 to {last} of {last + 1} (0: where it pays)"
@@ -60,6 +77,7 @@ class Speed:
         self._looking = not early
         self._named: Guesses = (early, second) if second else (early,)
         self._plans: dict[int, Guesses] = {}  # by rows that share a pass
+        self.heads: Mapping[int, Adapter] = {} if head is None else {head.loop: head}
         self._inner: Drafter = NoDraft() if draft is None else draft
         if self._inner.traits.reads_top:
             raise OutpaceError(
@@ -125,10 +143,18 @@ def looped(target: Target) -> Looped:
 
 @checked
 def speed(
-    target: Target, context: Mapping[str, Any], *, early: int = 0, second: int = 0, draft: str = "none"
+    target: Target,
+    context: Mapping[str, Any],
+    *,
+    early: int = 0,
+    second: int = 0,
+    draft: str = "none",
+    head: str = "none",
 ) -> Speed:
-    """From the name of the drafter that adds to the guesses."""
+    """From the name of the drafter that adds to the guesses, and the folder of a head."""
     from outpace.drafters import DRAFTERS
 
     model = looped(target)
-    return Speed(early=early, second=second, draft=DRAFTERS.create(draft, **context), target=model)
+    trained = None if head == "none" else EarlyHead(target, head)
+    inner = DRAFTERS.create(draft, **context)
+    return Speed(early=early, second=second, draft=inner, head=trained, target=model)
