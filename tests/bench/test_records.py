@@ -21,7 +21,7 @@ def record(**changed: Any) -> dict[str, Any]:
     return {
         "category": "qa", "draft": "none", "tree": None, "rule": "match", "prompt_id": "1", "model": "m",
         "completion_tokens": 11, "tokens_per_s": 10.0, "target_calls": 10, "mean_accepted_length": 1.0,
-        "num_drafted": 0, "wall_s": 3.0, "prompt_s": 2.0, "draft_s": 0.0, "score_s": 0.9,
+        "num_passes": 0, "num_drafted": 0, "wall_s": 3.0, "prompt_s": 2.0, "draft_s": 0.0, "score_s": 0.9,
         "exactness": "identical", "numerics": "bitwise", "identical_to_plain": True, "token_ids": [1],
     } | changed  # fmt: skip
 
@@ -115,6 +115,25 @@ def test_overall_speed_weighs_by_time() -> None:
     assert drafted.draft_share == pytest.approx(0.25) and drafted.ms_per_call == pytest.approx(450.0)
 
 
+def test_passes_stand_where_a_pipeline_has_run() -> None:
+    """For each token after the first ones, over all prompts alike; nobody else has the column."""
+    plain = [record(), record(category="code")]
+    speed = [
+        record(draft="speed", num_passes=15),  # of 10 tokens
+        record(draft="speed", category="code", target_calls=20, mean_accepted_length=1.5, num_passes=25),
+    ]
+    rows = summarise([*plain, *speed])
+    assert [row.passes_per_token for row in rows if row.method.draft == "none"] == [0.0] * 3
+    per_token = {row.category: row.passes_per_token for row in rows if row.method.draft == "speed"}
+    assert per_token == pytest.approx({"qa": 1.5, "code": 25 / 30, "overall": 1.0})
+    for table, num_lines in ((format_report(rows), 6), (format_summary(rows), 2)):
+        header, _, *lines = table.splitlines()
+        at = header.split("|").index(" passes/token ")
+        cells = [line.split("|")[at].strip() for line in lines]
+        assert len(cells) == num_lines and cells.count("-") == num_lines // 2 and cells[-1] == "1.00"
+    assert "passes" not in format_report(summarise(plain))
+
+
 def test_tokens_that_the_prompts_call_gave_count_for_no_speed() -> None:
     opened = record(tokens_per_s=8.0, target_calls=4, mean_accepted_length=2.0)  # 11 tokens, 3 of them first
     (row, _) = summarise([opened, record(prompt_id="2")])
@@ -154,7 +173,11 @@ def test_the_summary_names_the_worst_category() -> None:
 
 def test_records_of_before_trees_and_rules_are_read_and_found(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
-    old = {key: value for key, value in record(draft="ngram").items() if key not in ("tree", "rule")}
+    old = {
+        key: value
+        for key, value in record(draft="ngram").items()
+        if key not in ("tree", "rule", "num_passes")
+    }
     path.write_text(json.dumps(old) + "\n")
     assert list(read_records(path)) == [record(draft="ngram")]
     with RecordFile(path) as file:

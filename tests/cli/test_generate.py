@@ -14,7 +14,7 @@ from tests.cli.conftest import FakeModel, Outcome
 Run = Callable[..., Outcome]
 FIELDS = {  # what `--json` promises
     "model", "draft", "tree", "rule", "sampling", "prompt_tokens", "completion_tokens", "wall_s",
-    "tokens_per_s", "target_calls", "mean_accepted_length", "draft_s", "score_s", "exactness",
+    "tokens_per_s", "target_calls", "num_passes", "mean_accepted_length", "draft_s", "score_s", "exactness",
     "identical_to_plain", "text", "token_ids",
 }  # fmt: skip
 

@@ -16,11 +16,13 @@ import outpace  # noqa: E402
 from outpace.core.contracts import Drafter  # noqa: E402
 from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.core.sampling import Sampling  # noqa: E402
+from outpace.drafters.lookup.ngram import NGram  # noqa: E402
+from outpace.drafters.model.speed import Speed  # noqa: E402
 from outpace.models.generation_config import OPTIONS  # noqa: E402
 from outpace.trees.chain import Chain  # noqa: E402
 from tests.fake_models import EOS_ID, write_gguf, write_tokenizer  # noqa: E402
 from tests.fakes import hostile  # noqa: E402
-from tests.hf_families import tiny_model  # noqa: E402
+from tests.hf_families import tiny_looped, tiny_model  # noqa: E402
 from tests.laws import g_test  # noqa: E402
 
 PAD_ID = 299
@@ -273,3 +275,22 @@ def test_text_in_and_text_out(tmp_path: Path) -> None:
     assert ours.generate("hi", max_new_tokens=25).token_ids == expected.tolist()
     with pytest.raises(OutpaceError, match="tokenizer"):
         outpace.accelerate(model).generate("hi")
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_looped_model_drafts_for_itself(many: bool) -> None:
+    """As `load` has it: speed where nothing is named; rules and drafts that are named have what they had."""
+    model = tiny_looped()
+    prompts = [outpace.Prompt([1, 2, 3]), outpace.Prompt([4, 5])][: 1 + many]
+    ours = outpace.accelerate(model)
+    assert isinstance(ours.drafter(), Speed)
+    got, plain = (ours.generate(prompts, max_tokens=12, **more) for more in ({}, {"draft": None}))
+    for one, other in zip(got, plain, strict=True):
+        assert one.token_ids == other.token_ids
+        assert one.stats.num_passes > 0 == other.stats.num_passes
+    for other in (outpace.accelerate(model, rule="topk"), outpace.accelerate(model, draft="ngram")):
+        assert isinstance(other.drafter(), NGram)
+    assert ours.generate(prompts, max_tokens=5, rule="topk")[0].stats.num_passes == 0
+    assert isinstance(outpace.accelerate(tiny_model("llama")).drafter(), NGram)
+    with pytest.raises(OutpaceError, match="takes no tree"):
+        outpace.accelerate(model, tree="chain")

@@ -27,11 +27,11 @@ KEY = (
     "prompt_digest",
 )  # fmt: skip
 _FIGURES = (
-    "tokens_per_s", "mean_accepted_length", "target_calls", "num_drafted", "wall_s", "prompt_s", "draft_s",
-    "score_s",
+    "tokens_per_s", "mean_accepted_length", "target_calls", "num_passes", "num_drafted", "wall_s", "prompt_s",
+    "draft_s", "score_s",
 )  # fmt: skip
 # What the fields mean where a record of an older version has none.
-OLDER = {"tree": None, "rule": "match", "numerics": "bitwise"}
+OLDER = {"tree": None, "rule": "match", "numerics": "bitwise", "num_passes": 0}
 
 
 def generation_record(
@@ -59,6 +59,8 @@ def generation_record(
         "tokens_per_s": stats.tokens_per_s,
         "target_calls": stats.target_calls,
         "mean_accepted_length": stats.mean_accepted_length,
+        "num_passes": stats.num_passes,
+        "passes_per_token": stats.passes_per_token,
         "draft_s": stats.draft_s,
         "score_s": stats.score_s,
         "exactness": generation.exactness,
@@ -82,7 +84,7 @@ def record_key(record: Mapping[str, Any]) -> str:
 def _wrong_field(record: Record) -> str | None:
     """The first field that is not what `generation_record` writes, of those that tables read."""
     for name in _FIGURES:
-        value = record.get(name)
+        value = record.get(name, OLDER.get(name))
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e15:
             return name
     if record.get("exactness") not in get_args(Exactness):

@@ -34,6 +34,7 @@ class Row:
     tokens_per_s          all tokens over all decode time, so long answers weigh more than short ones.
     ratio                 of that to plain decoding of the same prompts; None where that has no speed.
     mean_accepted_length  tokens per call, the one that the call itself adds counted.
+    passes_per_token      of a looped model's layers, in a pipeline; 0.0 elsewhere.
     drafted_per_call      drafted nodes per call.
     draft_share           the drafter's part of the time after the prompt's call.
     ms_per_call           milliseconds of a call, its choices and the verdict.
@@ -47,6 +48,7 @@ class Row:
     tokens_per_s: float
     ratio: float | None
     mean_accepted_length: float
+    passes_per_token: float
     drafted_per_call: float
     draft_share: float
     ms_per_call: float
@@ -71,8 +73,9 @@ def summarise(records: Iterable[Record]) -> list[Row]:
 
 def format_report(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table."""
-    cells = [(row.category, str(row.method), *_figures(row)) for row in rows]
-    return markdown_table(("category", "method", *COLUMNS), cells, num_text_columns=2)
+    columns, figures = _table(rows)
+    cells = [(row.category, str(row.method), *cells) for row, cells in zip(rows, figures, strict=True)]
+    return markdown_table(("category", "method", *columns), cells, num_text_columns=2)
 
 
 def format_summary(rows: Sequence[Row]) -> str:
@@ -83,12 +86,13 @@ def format_summary(rows: Sequence[Row]) -> str:
             worst[row.method] = min(
                 worst.get(row.method, (row.ratio, row.category)), (row.ratio, row.category)
             )
+    overall = [row for row in rows if row.category == OVERALL]
+    columns, figures = _table(overall)
     cells = []
-    for row in rows:
-        if row.category == OVERALL:
-            ratio, category = worst.get(row.method, (None, "-"))
-            cells.append((str(row.method), category, _ratio(ratio), *_figures(row)))
-    return markdown_table(("method", "worst category", "worst", *COLUMNS), cells, num_text_columns=2)
+    for row, more in zip(overall, figures, strict=True):
+        ratio, category = worst.get(row.method, (None, "-"))
+        cells.append((str(row.method), category, _ratio(ratio), *more))
+    return markdown_table(("method", "worst category", "worst", *columns), cells, num_text_columns=2)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, num_text_columns: int) -> str:
@@ -108,6 +112,17 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, num_
 
     rule = ("-" * w if i < num_text_columns else "-" * (w - 1) + ":" for i, w in enumerate(widths))
     return "\n".join([line(header), "| " + " | ".join(rule) + " |", *map(line, rows)])
+
+
+def _table(rows: Sequence[Row]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+    """Columns and their cells; passes stand only where a pipeline has run."""
+    figures = [_figures(row) for row in rows]
+    if not any(row.passes_per_token for row in rows):
+        return COLUMNS, figures
+    passes = [f"{row.passes_per_token:.2f}" if row.passes_per_token else "-" for row in rows]
+    at = COLUMNS.index("drafted")
+    columns = (*COLUMNS[:at], "passes/token", *COLUMNS[at:])
+    return columns, [(*one[:at], more, *one[at:]) for one, more in zip(figures, passes, strict=True)]
 
 
 def _figures(row: Row) -> tuple[str, ...]:
@@ -147,6 +162,9 @@ def _row(category: str, method: Method, by_method: dict[Method, list[Record]]) -
         tokens_per_s=speed,
         ratio=speed / plain if plain > 0 else None,
         mean_accepted_length=accepted / calls if calls else 0.0,
+        passes_per_token=sum(record.get("num_passes", 0) for record in records) / accepted
+        if accepted
+        else 0.0,
         drafted_per_call=_sum(records, "num_drafted") / calls if calls else 0.0,
         draft_share=_sum(records, "draft_s") / after_prompt_s if after_prompt_s > 0 else 0.0,
         ms_per_call=1e3 * _sum(records, "score_s") / calls if calls else 0.0,

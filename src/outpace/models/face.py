@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from outpace.files.memo import Memo
     from outpace.files.tokenizer import Tokenizer
 
-_OWN: Any = object()
+OWN: Any = object()
+"""In place of a draft: what is best where nobody names one."""
 MOST_DRAFTERS = 64  # that a model keeps by name, each with what it has learnt
 
 
@@ -114,13 +115,13 @@ class Face(ABC):
         """The token ids that the target reads for a prompt; the options are those of `stream` about it."""
         return list(self._ids(prompt, taken(Prompting, dict(options))))
 
-    def drafter(self, draft: str | Drafter | None = _OWN, *, tree: str | TreePolicy | None = None) -> Drafter:
+    def drafter(self, draft: str | Drafter | None = OWN, *, tree: str | TreePolicy | None = None) -> Drafter:
         """The drafter that a spec describes, made once per model. A Drafter is returned as it is.
 
         All requests with the spec share it, and what it learns from them. None is plain decoding. Without an
         argument it is the one of calls that name none.
         """
-        if draft is _OWN:
+        if draft is OWN:
             own = self._drafting({} if tree is None else {"tree": tree})
             draft, tree = own["draft"], own["tree"]
         draft = "none" if draft is None else draft

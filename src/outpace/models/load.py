@@ -12,6 +12,7 @@ from outpace.core.machine import default_threads
 from outpace.core.options import accept_object, checked
 from outpace.core.traits import check_traits
 from outpace.models import text
+from outpace.models.face import OWN
 from outpace.models.options import LoadOptions
 from outpace.models.text import Model
 from outpace.targets import TARGETS
@@ -81,7 +82,7 @@ def accelerate(
     model: TheirModel,
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
-    draft: str | Drafter | TheirModel | None = "ngram",
+    draft: str | Drafter | TheirModel | None = OWN,
     tree: str | TreePolicy | None = None,
     rule: str | Rule = "match",
     draft_tokenizer: PreTrainedTokenizerBase | None = None,
@@ -94,6 +95,7 @@ def accelerate(
                      also in a PeftModel whose adapters are layers of it, such as LoRA.
     tokenizer        its tokenizer, for text in and text out, and for drafters that read text.
     draft            `name:option=value,...`, a Drafter, or a smaller transformers model; None for no drafts.
+                     Where none is named, a looped model drafts for itself (`speed`) and others have `ngram`.
     tree             the shape of a model-based draft, `name:option=value,...`; None for the drafter's own, or
                      of a transformers model as draft for as many tokens as have paid of late, maybe none.
     rule             what to accept of a draft; "match" gives the tokens of plain decoding.

@@ -25,7 +25,7 @@ from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.files.tokenizer import Tokenizer
 from outpace.models import text
-from outpace.models.face import Face, check_tree, rule_of
+from outpace.models.face import OWN, Face, check_tree, rule_of
 from outpace.models.generation_config import Wanted, read_options
 from outpace.models.options import Text
 from outpace.models.stream import Stream
@@ -94,8 +94,11 @@ class Wrapped(Face):
         elif draft_tokenizer is not None:
             raise OutpaceError("draft_tokenizer goes with a transformers model as draft")
         else:
+            self._parts = {"rule": rule}  # which the own draft goes by
             drafter = self.drafter(cast("str | Drafter | None", draft), tree=tree)
         check_pairing(self.target, drafter, judge)
+        if draft is OWN:
+            return
         if isinstance(draft, str) and isinstance(tree, str | None):  # calls can name another tree for it
             self._parts = {"draft": draft, "tree": tree, "rule": judge}
         else:
