@@ -105,7 +105,7 @@ sanitize-address: RUN = LD_PRELOAD="$(foreach of,libasan.so libubsan.so libstdc+
 # fork may not start threads under them: forks are checked above.
 sanitize-thread: CHECKS := thread
 sanitize-thread: CHECKED := --capture=sys tests/native tests/engine/test_threads.py $(addprefix tests/targets/test_native_,\
-	threads.py parts.py products.py sampling.py top.py)
+	threads.py parts.py products.py sampling.py top.py loop_rows.py)
 sanitize-thread: RUN = LD_PRELOAD="$(call RUNTIME_OF,libtsan.so)" \
 	TSAN_OPTIONS=ignore_noninstrumented_modules=1 setarch -R
 

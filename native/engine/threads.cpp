@@ -91,10 +91,13 @@ void Threads::run(const std::vector<Phase>& phases) {
   forget_old_shares();
   running_.store(true, std::memory_order_relaxed);
   end_ = phases.data() + phases.size();
+  // Over is a run with its last serial number: who has written that has written all else before, and writes no more.
+  const auto opened = std::count_if(phases.begin(), phases.end(), [](const Phase& p) { return p.total != 0; });
+  const uint32_t last = serial_.load(std::memory_order_relaxed) + (uint32_t)opened + 1;
   open(phases.data());
   for (;;) {
     const uint32_t serial = serial_.load(std::memory_order_acquire);
-    if (!running_.load(std::memory_order_relaxed)) return;
+    if (serial == last) return;
     take_part(0, serial);
     await(serial_, serial, kSpinWithin);
   }

@@ -66,7 +66,8 @@ class Threads {
   std::unique_ptr<std::vector<std::thread>> workers_;
   uint32_t forks_ = 0;      // fork_count() when they were started
   uint32_t forgotten_ = 0;  // the serial number when all shares were made as new
-  std::atomic<bool> stop_{false}, running_{false};
+  std::atomic<bool> stop_{false};
+  std::atomic<bool> running_{false};  // tells workers how long to spin, and no more
 
   const Phase* end_ = nullptr;
   alignas(64) std::atomic<int> left_{0};  // items not yet done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ import pytest
 
 from outpace.core.tree import TokenTree
 from tests.fake_models import VOCAB_SIZE
+from tests.native_loops import MODELS, PROMPTS, first_pass, next_pass, with_reference
 from tests.native_models import gguf_target
 from tests.rows import on, opened
 
@@ -81,3 +83,22 @@ def test_what_is_read_while_others_score_is_of_one_call(threads: int, tmp_path: 
 
     results = in_threads(lambda: score(rows[0]), lambda: score(rows[0]), read, read)
     assert sum(filter(None, results)) > 0
+
+
+def test_passes_of_several_threads_go_on_from_their_own(tmp_path: Path) -> None:
+    """Each has a row in flight, which goes on from its own last pass, whoever came between."""
+    target, reference = with_reference(tmp_path, MODELS[1])
+    rows, _ = opened(target, PROMPTS)
+
+    def fly(row: int) -> None:
+        for _ in range(REPEATS):
+            for loop in range(target.num_loops - 1):
+                target.advance([next_pass(row, loop) if loop else first_pass(row)])
+
+    in_threads(*(partial(fly, row) for row in rows))
+    for row, prompt in zip(rows, PROMPTS, strict=True):
+        scores = target.advance([next_pass(row, target.num_loops - 1)])
+        expected = reference.logits([*prompt, 5], target.num_loops)
+        np.testing.assert_array_equal(scores.logits(0, [0])[0], expected)
+        target.keep([row], [(1, 2)])
+        assert target.length(row) == len(prompt) + 3
