@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from outpace.core.errors import OutpaceError
-from outpace.core.options import accept, checked, shown, whole
+from outpace.core.options import accept, checked, shown, whole, within
 
 if TYPE_CHECKING:
     from somewhere import Unknown  # type: ignore[import-not-found]
@@ -113,6 +113,22 @@ def test_whole_numbers_of_a_range(value: Any) -> None:
     with pytest.raises(OutpaceError, match=r"^n is .*, accepted are whole numbers from 1 to 7 \(hint\)$"):
         whole("n", value, 1, 7, hint=" (hint)")
     assert whole("n", np.int16(7), 1, 7) == 7
+
+
+@pytest.mark.parametrize(
+    ("bounds", "options", "message"),
+    [
+        ((1,), {"size": 1, "depth": 0}, "it has depth=0, accepted are whole numbers >= 1"),
+        ((0,), {"gain": -0.5}, "it has gain=-0.5, accepted are numbers >= 0"),
+        ((0, 1), {"a": 1.0, "b": 1.5, "c": 2.0}, "it has b=1.5, accepted are numbers from 0 to 1"),
+        ((1, 2**20), {"mb": 2**20 + 1}, "it has mb=1048577, accepted are whole numbers from 1 to 1048576"),
+    ],
+)
+def test_options_of_a_method(bounds: tuple[float, ...], options: dict[str, float], message: str) -> None:
+    with pytest.raises(OutpaceError) as raised:
+        within("it", *bounds, **options)
+    assert str(raised.value) == message
+    within("it", *bounds, least=bounds[0], most=bounds[-1])
 
 
 def test_values_are_shown_short() -> None:

@@ -137,6 +137,15 @@ def number(name: str, value: Any, fits: Callable[[float], bool], accepted: str) 
     return float(found)
 
 
+def within(method: str, least: float, most: float = math.inf, /, **options: float) -> None:
+    """Raise an OutpaceError, which names the method, for an option that is not from `least` to `most`."""
+    for name, value in options.items():
+        if not least <= value <= most:
+            numbers = "whole numbers" if isinstance(value, int) else "numbers"
+            accepted = f">= {least}" if most == math.inf else f"from {least} to {most}"
+            raise OutpaceError(f"{method} has {name}={value}, accepted are {numbers} {accepted}")
+
+
 def accept_object(name: str, value: Any, methods: AnySequence[str], accepted: str) -> None:
     """Raise OutpaceError for a value without these methods, and for a class in place of what it makes."""
     if isinstance(value, type) or not all(callable(getattr(value, method, None)) for method in methods):

@@ -26,7 +26,7 @@ from typing import Any
 from outpace.core.call import Prompt
 from outpace.core.contracts import ByDepth, Drafter, Successors
 from outpace.core.errors import OutpaceError
-from outpace.core.options import checked
+from outpace.core.options import checked, within
 from outpace.core.registry import split_specs
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
@@ -58,8 +58,7 @@ class Mix:
     def __init__(
         self, sources: Sequence[Drafter], costs: CallCosts | None = None, *, size: int = 24, depth: int = 16
     ) -> None:
-        if size < 1 or depth < 1:
-            raise OutpaceError(f"mix has size={size} and depth={depth}, accepted are whole numbers >= 1")
+        within("mix", 1, size=size, depth=depth)
         if not 1 <= len(sources) <= MAX_SOURCES:
             raise OutpaceError(f"mix has {len(sources)} drafts, accepted are 1 to {MAX_SOURCES}")
         self.sources = list(sources)

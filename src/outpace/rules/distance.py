@@ -11,8 +11,7 @@ the choice is the one drawn.
 
 from __future__ import annotations
 
-from outpace.core.errors import OutpaceError
-from outpace.core.options import checked
+from outpace.core.options import checked, within
 from outpace.core.sampling import Sampling
 from outpace.core.steps import Exactness, RowScores, Verdict
 from outpace.core.tree import Draw, TokenTree
@@ -28,8 +27,7 @@ class Distance:
 
     @checked
     def __init__(self, *, eps: int = 2) -> None:
-        if eps < 0:
-            raise OutpaceError(f"distance has eps={eps}, accepted are whole numbers >= 0")
+        within("distance", 0, eps=eps)
         self.eps = eps
 
     def judge(self, tree: TokenTree, scores: RowScores, sampling: Sampling, position: int) -> Verdict:

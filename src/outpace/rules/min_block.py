@@ -11,8 +11,7 @@ length = 0 is `match`. Deviation: also for trees, where the target's own choice 
 
 from __future__ import annotations
 
-from outpace.core.errors import OutpaceError
-from outpace.core.options import checked
+from outpace.core.options import checked, within
 from outpace.core.sampling import Sampling
 from outpace.core.steps import Exactness, RowScores, Verdict
 from outpace.core.tree import Draw, TokenTree
@@ -28,8 +27,7 @@ class MinBlock:
 
     @checked
     def __init__(self, *, length: int = 1) -> None:
-        if length < 0:
-            raise OutpaceError(f"min_block has length={length}, accepted are whole numbers >= 0")
+        within("min_block", 0, length=length)
         self.length = length
 
     def judge(self, tree: TokenTree, scores: RowScores, sampling: Sampling, position: int) -> Verdict:

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from outpace.core.errors import OutpaceError
-from outpace.core.options import checked
+from outpace.core.options import checked, within
 from outpace.core.sampling import Sampling, gumbel
 from outpace.core.steps import Exactness, RowScores, Verdict
 from outpace.core.tree import Draw, TokenTree
@@ -32,8 +31,7 @@ class TopK:
 
     @checked
     def __init__(self, *, k: int = 2) -> None:
-        if k < 1:
-            raise OutpaceError(f"topk has k={k}, accepted are whole numbers >= 1")
+        within("topk", 1, k=k)
         self.k = k
 
     def judge(self, tree: TokenTree, scores: RowScores, sampling: Sampling, position: int) -> Verdict:

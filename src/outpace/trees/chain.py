@@ -18,8 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from outpace.core.errors import OutpaceError
-from outpace.core.options import checked
+from outpace.core.options import checked, within
 from outpace.core.steps import Candidates
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -32,10 +31,8 @@ class Chain:
 
     @checked
     def __init__(self, *, length: int = 4, min_p: float = 0.0) -> None:
-        if length < 1:
-            raise OutpaceError(f"chain has length={length}, accepted are whole numbers >= 1")
-        if not 0 <= min_p <= 1:
-            raise OutpaceError(f"chain has min_p={min_p}, accepted are 0 to 1")
+        within("chain", 1, length=length)
+        within("chain", 0, 1, min_p=min_p)
         self.length = length
         self.min_p = min_p
         self.traits = Traits(reads_logq=min_p > 0)

@@ -19,8 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from outpace.core.errors import OutpaceError
-from outpace.core.options import checked
+from outpace.core.options import checked, within
 from outpace.core.steps import Candidates
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -35,9 +34,7 @@ class Dynamic:
 
     @checked
     def __init__(self, *, size: int = 16, k: int = 4, depth: int = 6) -> None:
-        if min(size, k, depth) < 1:
-            names = f"size={size}, k={k} and depth={depth}"
-            raise OutpaceError(f"{self._name} has {names}, accepted are whole numbers >= 1")
+        within(self._name, 1, size=size, k=k, depth=depth)
         self.size = size
         self.width = k
         self.depth = depth

@@ -21,8 +21,7 @@ import heapq
 import math
 from collections.abc import Sequence
 
-from outpace.core.errors import OutpaceError
-from outpace.core.options import checked
+from outpace.core.options import checked, within
 from outpace.core.tree import TokenTree
 from outpace.trees.dynamic import Dynamic, joint
 from outpace.trees.template import best
@@ -36,8 +35,7 @@ class OptTree(Dynamic):
     @checked
     def __init__(self, *, size: int = 16, k: int = 8, gain: float = 0.2, depth: int = 10) -> None:
         super().__init__(size=size, k=k, depth=depth)
-        if not 0 <= gain:
-            raise OutpaceError(f"opt_tree has gain={gain}, accepted are numbers >= 0")
+        within("opt_tree", 0, gain=gain)
         self.gain = gain
 
     def expand(self, tree: TokenTree) -> Sequence[int]:

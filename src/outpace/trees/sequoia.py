@@ -23,7 +23,7 @@ from functools import cached_property
 import numpy as np
 
 from outpace.core.errors import OutpaceError
-from outpace.core.options import checked
+from outpace.core.options import checked, within
 from outpace.core.steps import Candidates
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -61,8 +61,7 @@ class Sequoia:
             raise OutpaceError(
                 f"sequoia has size={size} and depth={depth}, accepted are 1 to 512 and 1 to 64"
             )
-        if not draft_cost >= 0:
-            raise OutpaceError(f"sequoia has draft_cost={draft_cost}, accepted are numbers >= 0")
+        within("sequoia", 0, draft_cost=draft_cost)
         if auto and costs is None:
             raise OutpaceError("sequoia has auto=true and no costs of a target, accepted is auto=false")
         self._size, self._depth, self._draft_cost = size, depth, draft_cost

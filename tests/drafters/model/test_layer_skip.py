@@ -94,7 +94,7 @@ def test_the_threshold_follows_the_rate_of_acceptance(target: NativeTarget) -> N
 def test_options(target: NativeTarget) -> None:
     for option in ("stop", "adapt", "acceptance"):
         for value in (-0.1, 1.1):
-            with pytest.raises(OutpaceError, match=f"{option}={value}, accepted are 0 to 1"):
+            with pytest.raises(OutpaceError, match=f"{option}={value}, accepted are numbers from 0 to 1"):
                 LayerSkip(target=target, **{option: value})  # type: ignore[arg-type]
     whole: Any = TableTarget.random(vocab_size=4, order=1, seed=0)
     with pytest.raises(OutpaceError, match=r"TableTarget cannot run a part .* accepted are native"):

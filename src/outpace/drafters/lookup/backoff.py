@@ -20,7 +20,7 @@ from typing import Any
 from outpace.core.call import Prompt
 from outpace.core.contracts import Target
 from outpace.core.errors import OutpaceError
-from outpace.core.options import checked
+from outpace.core.options import checked, within
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -50,10 +50,8 @@ class Backoff:
         size: int = 6,
         min_p: float = 0.1,
     ) -> None:
-        if size < 1:
-            raise OutpaceError(f"backoff has size={size}, accepted are whole numbers >= 1")
-        if not 0 <= min_p <= 1:
-            raise OutpaceError(f"backoff has min_p={min_p}, accepted are 0 to 1")
+        within("backoff", 1, size=size)
+        within("backoff", 0, 1, min_p=min_p)
         self.table = table_for(target, tokenizer, beside, path)
         self.size = size
         self.min_p = min_p

@@ -22,7 +22,7 @@ from itertools import count
 
 from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
-from outpace.core.options import checked
+from outpace.core.options import checked, within
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -66,10 +66,7 @@ class Consensus:
             raise OutpaceError(
                 f"consensus has min_n={min_n} and max_n={max_n}, accepted are 1 <= min_n <= max_n"
             )
-        if size < 1 or depth < 1:
-            raise OutpaceError(
-                f"consensus has size={size} and depth={depth}, accepted are whole numbers >= 1"
-            )
+        within("consensus", 1, size=size, depth=depth)
         self.max_n = max_n
         self.size = size
         self.depth = depth

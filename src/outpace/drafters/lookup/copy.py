@@ -23,8 +23,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 from outpace.core.call import Prompt
-from outpace.core.errors import OutpaceError
-from outpace.core.options import checked
+from outpace.core.options import checked, within
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -79,9 +78,7 @@ class Copy:
 
     @checked
     def __init__(self, *, length: int = 8, min_match: int = 2) -> None:
-        if length < 1 or min_match < 1:
-            names = f"length={length} and min_match={min_match}"
-            raise OutpaceError(f"copy has {names}, accepted are whole numbers >= 1")
+        within("copy", 1, length=length, min_match=min_match)
         self.length = length
         self.min_match = min_match
 

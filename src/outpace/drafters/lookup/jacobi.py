@@ -22,8 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from outpace.core.call import Prompt
-from outpace.core.errors import OutpaceError
-from outpace.core.options import checked
+from outpace.core.options import checked, within
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -45,8 +44,7 @@ class Jacobi:
 
     @checked
     def __init__(self, *, length: int = 8) -> None:
-        if length < 1:
-            raise OutpaceError(f"jacobi has length={length}, accepted are whole numbers >= 1")
+        within("jacobi", 1, length=length)
         self.length = length
 
     def start(self, prompt: Prompt) -> JacobiState:

@@ -23,8 +23,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from outpace.core.call import Prompt
-from outpace.core.errors import OutpaceError
-from outpace.core.options import checked
+from outpace.core.options import checked, within
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -54,11 +53,8 @@ class Lookahead:
 
     @checked
     def __init__(self, *, window: int = 4, ngram: int = 4, candidates: int = 4) -> None:
-        if window < 1 or ngram < 2 or candidates < 1:
-            given = f"window={window}, ngram={ngram} and candidates={candidates}"
-            raise OutpaceError(
-                f"lookahead has {given}, accepted are window >= 1, ngram >= 2 and candidates >= 1"
-            )
+        within("lookahead", 1, window=window, candidates=candidates)
+        within("lookahead", 2, ngram=ngram)
         self.window = window
         self.height = ngram - 1
         self.candidates = candidates

@@ -22,8 +22,7 @@ from typing import Any
 
 from outpace.core.call import Prompt
 from outpace.core.contracts import Drafter
-from outpace.core.errors import OutpaceError
-from outpace.core.options import checked
+from outpace.core.options import checked, within
 from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 from outpace.drafters import DRAFTERS
@@ -50,9 +49,7 @@ class Phrases:
     def __init__(
         self, inner: Drafter, *, num_phrases: int = 2, phrase_length: int = 2, pool: int = 16384
     ) -> None:
-        if min(num_phrases, phrase_length, pool) < 1:
-            given = f"num_phrases={num_phrases}, phrase_length={phrase_length} and pool={pool}"
-            raise OutpaceError(f"phrases has {given}, accepted are whole numbers >= 1")
+        within("phrases", 1, num_phrases=num_phrases, phrase_length=phrase_length, pool=pool)
         self.num_phrases = num_phrases
         self.phrase_length = phrase_length
         self.inner = inner

@@ -23,8 +23,7 @@ import numpy as np
 
 from outpace.core.call import Prompt
 from outpace.core.contracts import Target
-from outpace.core.errors import OutpaceError
-from outpace.core.options import checked
+from outpace.core.options import checked, within
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -43,10 +42,8 @@ class Recycling:
 
     @checked
     def __init__(self, target: Target, *, size: int = 16, k: int = len(RANK_ODDS)) -> None:
-        if size < 1:
-            raise OutpaceError(f"recycling has size={size}, accepted are whole numbers >= 1")
-        if not 1 <= k <= len(RANK_ODDS):
-            raise OutpaceError(f"recycling has k={k}, accepted are 1 to {len(RANK_ODDS)}")
+        within("recycling", 1, size=size)
+        within("recycling", 1, len(RANK_ODDS), k=k)
         self.k = min(k, target.vocab_size)
         self.traits = Traits(branches=True, reads_top=self.k)
         self._template = template(size, RANK_ODDS[: self.k])

@@ -24,7 +24,7 @@ import numpy as np
 from outpace.core.call import Prompt
 from outpace.core.contracts import Target
 from outpace.core.errors import OutpaceError
-from outpace.core.options import checked
+from outpace.core.options import checked, within
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -68,11 +68,8 @@ class Retrieval:
         if not 1 <= min_n <= max_n <= KEY_LENGTH:
             given = f"min_n={min_n} and max_n={max_n}"
             raise OutpaceError(f"retrieval has {given}, accepted are 1 <= min_n <= max_n <= {KEY_LENGTH}")
-        if min(max_hits, length, size) < 1:
-            given = f"max_hits={max_hits}, length={length} and size={size}"
-            raise OutpaceError(f"retrieval has {given}, accepted are whole numbers >= 1")
-        if not 0 <= min_p <= 1:
-            raise OutpaceError(f"retrieval has min_p={min_p}, accepted are 0 to 1")
+        within("retrieval", 1, max_hits=max_hits, length=length, size=size)
+        within("retrieval", 0, 1, min_p=min_p)
         self._store = Datastore(path)
         known = self._store.tokens.max() < target.vocab_size
         if not known or self._store.vocabulary != vocabulary_id(tokenizer.text_bytes, target.vocab_size):

@@ -23,7 +23,7 @@ from math import inf
 
 from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
-from outpace.core.options import checked
+from outpace.core.options import checked, within
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -54,18 +54,10 @@ class Suffix:
     ) -> None:
         if not 0 < factor < inf:
             raise OutpaceError(f"suffix has factor={factor}, accepted are finite numbers > 0")
-        if not 0 <= min_p <= 1:
-            raise OutpaceError(f"suffix has min_p={min_p}, accepted are 0 to 1")
-        if size < 1 or max_depth < 1:
-            raise OutpaceError(
-                f"suffix has size={size} and max_depth={max_depth}, accepted are whole numbers >= 1"
-            )
-        if store < 0:
-            raise OutpaceError(f"suffix has store={store}, accepted are whole numbers >= 0 (0 keeps nothing)")
-        if not 1 <= memory_mb <= 2**20:
-            raise OutpaceError(
-                f"suffix has memory_mb={memory_mb}, accepted are whole numbers from 1 to {2**20}"
-            )
+        within("suffix", 0, 1, min_p=min_p)
+        within("suffix", 1, size=size, max_depth=max_depth)
+        within("suffix", 0, store=store)
+        within("suffix", 1, 2**20, memory_mb=memory_mb)
         self.factor = factor
         self.min_p = min_p
         self.size = size

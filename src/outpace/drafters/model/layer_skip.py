@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from outpace.core.call import Prompt
 from outpace.core.contracts import Layered, TreePolicy
 from outpace.core.errors import OutpaceError
-from outpace.core.options import checked
+from outpace.core.options import checked, within
 from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 from outpace.drafters.model.own_layers import grow_on_rows, layered
@@ -65,9 +65,7 @@ class LayerSkip:
         tree: TreePolicy | None = None,
         target: Layered,
     ) -> None:
-        for name, value in (("stop", stop), ("adapt", adapt), ("acceptance", acceptance)):
-            if not 0 <= value <= 1:
-                raise OutpaceError(f"layer_skip has {name}={value}, accepted are 0 to 1")
+        within("layer_skip", 0, 1, stop=stop, adapt=adapt, acceptance=acceptance)
         self._target = layered(target, "layer_skip")
         self.skip = read_sublayers(skip, self._target.num_layers) if skip else middle(self._target.num_layers)
         self.stop_at = stop

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from outpace.core.call import Call, Prompt
 from outpace.core.contracts import Target, TreePolicy
 from outpace.core.errors import OutpaceError
-from outpace.core.options import checked
+from outpace.core.options import checked, within
 from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 from outpace.drafters.model.own_layers import grow_on_rows, layered
@@ -65,11 +65,9 @@ class Swift:
         tree: TreePolicy | None = None,
         target: Target,
     ) -> None:
-        if not 0 <= ratio <= 1 or not 0 <= enough <= 1:
-            raise OutpaceError(f"swift has ratio={ratio} and enough={enough}, accepted are 0 to 1")
-        if window < 1 or trials < 0 or patience < 1:
-            names = f"window={window}, trials={trials} and patience={patience}"
-            raise OutpaceError(f"swift has {names}, accepted are whole numbers >= 1 (trials: >= 0)")
+        within("swift", 0, 1, ratio=ratio, enough=enough)
+        within("swift", 1, window=window, patience=patience)
+        within("swift", 0, trials=trials)
         self._target = layered(target, "swift")
         self.window = window
         self.trials = trials
