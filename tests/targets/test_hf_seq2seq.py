@@ -237,7 +237,7 @@ def test_other_models_and_modes_are_refused() -> None:
         HfSeq2SeqTarget(model.train())
     with pytest.raises(OutpaceError, match="compiled"):
         HfSeq2SeqTarget(torch.compile(model.eval(), backend="eager"))
-    with pytest.raises(OutpaceError, match="accepted are 1 to 96"):
+    with pytest.raises(OutpaceError, match="accepted are whole numbers from 1 to 96"):
         HfSeq2SeqTarget(tiny_seq2seq("bart"), context_length=97)
     model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(OutpaceError, match="accepted are eager, sdpa"):

@@ -14,24 +14,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
-from outpace.core.call import Call, Kept, Source, check_room, refuse_source
-from outpace.core.errors import OutpaceError
-from outpace.core.steps import Exactness
-from outpace.core.traits import Traits
+from outpace.core.call import Call, Kept, Source, refuse_source
 from outpace.core.tree import TokenTree
-from outpace.targets.hf_cache import SlotCache, keep_calls
-from outpace.targets.hf_linears import linears_of
+from outpace.targets.hf_cache import keep_calls
 from outpace.targets.hf_masks import tree_masks
 from outpace.targets.hf_models import TESTED, check_mode, inspect_model
+from outpace.targets.hf_rows import SlotTarget, try_a_tree
 from outpace.targets.hf_scores import LOGITS, States, TorchScores, scores_of
-from outpace.targets.hf_taps import TappedModel, Taps
 from outpace.targets.hf_wrapped import plain_model
 
 
-class HfCausalTarget(TappedModel):
+class HfCausalTarget(SlotTarget):
     """A loaded model (`AutoModelForCausalLM...eval()`, also under torch.compile) with its rows.
 
     context_length  caps the model's own; positions beyond it are refused.
@@ -41,9 +36,6 @@ class HfCausalTarget(TappedModel):
 
     Models that cannot score a tree or keep a path are refused: see `hf_models.py`.
     """
-
-    exactness: Exactness = "identical"
-    traits = Traits(numerics="ties")  # prompts are read whole: causal calls have the quicker kernels
 
     def __init__(
         self,
@@ -55,22 +47,12 @@ class HfCausalTarget(TappedModel):
     ) -> None:
         model = plain_model(model)
         facts = inspect_model(model)
-        if context_length is not None and not 1 <= context_length <= facts.context_length:
-            raise OutpaceError(
-                f"context_length is {context_length}, accepted are 1 to {facts.context_length}"
-            )
-        self.model = model
-        self.vocab_size = facts.vocab_size
-        self.context_length = context_length or facts.context_length
-        self.eos_ids = facts.eos_ids
-        self._taps = Taps(model, model.base_model, facts.num_layers)
+        self._take(model, model.base_model, facts, context_length, kernels)
         self._taps.add(taps)
-        self._linears = linears_of(model, kernels)
         self._facts = facts
-        self._cache = SlotCache(self._device, max_slots=self.context_length)
         self._last: dict[int, Known] = {}  # the rows of the last call
         if facts.name not in TESTED:
-            self._try_a_tree()
+            try_a_tree(self, facts.name, TESTED, lambda ids: model(ids.to(self._device), use_cache=False))
 
     def open(self, source: Source | None = None) -> int:
         """A new row without tokens."""
@@ -83,9 +65,7 @@ class HfCausalTarget(TappedModel):
 
         Of a tree that grows, the first nodes that the row's last call has run are not run again.
         """
-        assert len({call.row for call in calls}) == len(calls), "different rows"
-        for call in calls:
-            check_room(self._cache.length(call.row), self.context_length, call)
+        self._check_calls(calls)
         known = [self._known(call) for call in calls]
         last, self._last = self._last, {}
         firsts = [call.lead if old == 0 else old for call, old in zip(calls, known, strict=True)]
@@ -108,41 +88,11 @@ class HfCausalTarget(TappedModel):
             if path is None:
                 self._last[row] = replace(known, call=Call.on(row, known.call.tree))
 
-    def fork(self, row: int) -> int:
-        """A new row with the same cached tokens, copied."""
-        return self._cache.fork(row)
-
     def free(self, rows: Sequence[int]) -> None:
         """Give rows back. Their memory stays allotted for others."""
         self._cache.free(rows)
         for row in rows:
             self._last.pop(row, None)
-
-    def length(self, row: int) -> int:
-        """How many tokens the row has cached."""
-        return self._cache.length(row)
-
-    @property
-    def num_rows(self) -> int:
-        """Rows in use."""
-        return self._cache.num_rows
-
-    @property
-    def cache_bytes(self) -> int:
-        """Bytes allotted to keys and values."""
-        return self._cache.num_bytes
-
-    @property
-    def _device(self) -> torch.device:
-        """Where token ids go: asked anew in every call, as a model may be moved."""
-        device: torch.device = self.model.get_input_embeddings().weight.device
-        return device
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        """The type of masks, asked for in every call: a model may be converted."""
-        dtype: torch.dtype = self.model.dtype
-        return dtype
 
     def _known(self, call: Call) -> int:
         """How many of a call's first tokens the row's last call has run; the last is always new."""
@@ -162,34 +112,24 @@ class HfCausalTarget(TappedModel):
         """
         trees = [call.joined for call in calls]
         rows = [call.row for call in calls]
-        texts = [tree.token_list[old:] for tree, old in zip(trees, known, strict=True)]
         check_mode(self.model, self.vocab_size)
-        if min(map(min, texts)) < 0 or max(map(max, texts)) >= self.vocab_size:
-            raise OutpaceError(f"token ids are not all from 0 to {self.vocab_size - 1}")
+        self._check_tokens(trees)
         shapes = [tree.shape for tree in trees]
         lengths = [self._cache.length(row) for row in rows]
-        if 0 in lengths:
-            self._linears.look()
-        inputs = np.zeros((2, len(rows), max(map(len, texts))), dtype=np.int64)
-        for row, (text, shape, length, old) in enumerate(zip(texts, shapes, lengths, known, strict=True)):
-            inputs[0, row, : len(text)] = text
-            inputs[1, row, : len(text)] = shape.depths[old:]
-            inputs[1, row, : len(text)] += length
-        in_sight = self._cache.aim(rows, inputs.shape[2], known)
-        tokens, positions = torch.from_numpy(inputs).to(self._device, non_blocking=True)
+        tokens, positions, in_sight = self._placed(rows, trees, lengths, known)
         # Without a mask the model makes its own causal one, for which there are quicker kernels. It is the
         # right one for chains that all begin at the same slot.
         starts = {length + old for length, old in zip(lengths, known, strict=True)}
         plain = len(starts) == 1 and all(shape.is_chain for shape in shapes)
         mask = None
-        if not plain or (starts != {0} and inputs.shape[2] > 1):
+        if not plain or (starts != {0} and tokens.shape[1] > 1):
             windows = self._facts.windows
             masks = tree_masks(shapes, positions, in_sight, list(windows.values()), self._dtype, known=known)
             mask = masks[0] if len(windows) == 1 else dict(zip(windows, masks, strict=True))
         columns = [first - old for first, old in zip(firsts, known, strict=True)]
         picked = {}
         if self._facts.picks_logits and not self._taps.names and any(columns):
-            ends = map(len, texts)
+            ends = (tree.num_nodes - old for tree, old in zip(trees, known, strict=True))
             wanted = sorted({at for pair in zip(columns, ends, strict=True) for at in range(*pair)})
             picked = {"logits_to_keep": torch.tensor(wanted, device=self._device)}
             columns = [wanted.index(column) for column in columns]
@@ -203,28 +143,6 @@ class HfCausalTarget(TappedModel):
                 **picked,
             ).logits
         return states, columns
-
-    def _try_a_tree(self) -> None:
-        """Refuse a model whose nodes do not see their own path: all that masks and positions should do."""
-        token = [(7 * i + 1) % self.vocab_size for i in range(6)]
-        tree = TokenTree(token[2:], [-1, 0, 0, 1])
-        try:
-            row = self.open()
-            scores = self.score([Call(row, [*token[:2], token[2]], tree)])
-            for path in tree.paths():
-                text = [*token[:2], *(tree.token_list[node] for node in path)]
-                with torch.no_grad():
-                    alone = self.model(torch.tensor([text], device=self._device), use_cache=False).logits
-                alone = alone[0, 2:].float().cpu().numpy()
-                apart = np.abs(scores.logits(0, path) - alone).max()
-                if not apart < 0.05 * alone.std():
-                    raise ValueError(f"the logits of a tree's path are off by {apart:.2g}")
-            self.free([row])
-        except Exception as error:
-            raise OutpaceError(
-                f"the model type {self._facts.name!r} cannot be a target: a tree could not be scored "
-                f"({error}); tested are {', '.join(TESTED)}"
-            ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,23 +16,19 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import EncoderDecoderCache
 
-from outpace.core.call import Call, Kept, Source, check_room, wrong_source
+from outpace.core.call import Call, Kept, Source, wrong_source
 from outpace.core.errors import OutpaceError
-from outpace.core.steps import Exactness
-from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.targets.hf_cache import SlotCache, keep_calls
-from outpace.targets.hf_linears import linears_of
 from outpace.targets.hf_masks import tree_masks
 from outpace.targets.hf_models import check_mode
+from outpace.targets.hf_rows import SlotTarget, try_a_tree
 from outpace.targets.hf_scores import LOGITS, States, TorchScores, scores_of
 from outpace.targets.hf_seq2seq_models import TESTED, inspect_seq2seq
-from outpace.targets.hf_taps import TappedModel, Taps
 from outpace.targets.hf_wrapped import plain_model
 
 TYPICAL_SOURCE = 32  # tokens
@@ -57,7 +53,7 @@ class Encoded:
         return id(self) if self.ids is None else tuple(self.ids)
 
 
-class HfSeq2SeqTarget(TappedModel):
+class HfSeq2SeqTarget(SlotTarget):
     """A loaded model (`AutoModelForSeq2SeqLM...eval()`, or Whisper's) with its rows.
 
     context_length  caps the decoder's own; positions beyond it are refused.
@@ -65,24 +61,11 @@ class HfSeq2SeqTarget(TappedModel):
     Models whose decoder cannot be told positions are refused: see `hf_seq2seq_models.py`.
     """
 
-    exactness: Exactness = "identical"
-    traits = Traits(numerics="ties")
-
     def __init__(self, model: Any, *, context_length: int | None = None, kernels: str = "torch") -> None:
         model = plain_model(model)
         facts = inspect_seq2seq(model)
-        if context_length is not None and not 1 <= context_length <= facts.context_length:
-            raise OutpaceError(
-                f"context_length is {context_length}, accepted are 1 to {facts.context_length}"
-            )
-        self.model = model
-        self.vocab_size = facts.vocab_size
-        self.context_length = context_length or facts.context_length
-        self.eos_ids = facts.eos_ids
-        self._taps = Taps(model, model.get_decoder(), facts.num_layers)
-        self._linears = linears_of(model, kernels)
+        self._take(model, model.get_decoder(), facts, context_length, kernels)
         self._facts = facts
-        self._cache = SlotCache(self._device, max_slots=self.context_length)
         self._cross = SlotCache(self._device)
         self._last: dict[int, Call] = {}
         self._sources: dict[int, Encoded] = {}  # row -> its source
@@ -149,11 +132,10 @@ class HfSeq2SeqTarget(TappedModel):
 
         Sources that are new are cached on the way.
         """
-        assert len({call.row for call in calls}) == len(calls), "different rows"
-        for call in calls:
-            check_room(self._cache.length(call.row), self.context_length, call)
+        self._check_calls(calls)
         trees = [call.joined for call in calls]
-        self._check_texts([tree.token_list for tree in trees])
+        check_mode(self.model, self.vocab_size)
+        self._check_tokens(trees)
         rows = [call.row for call in calls]
         new = {source: call for call in calls if (source := self._sources[call.row]) not in self._cross_rows}
         self._cross_rows |= zip(new, self._cross.open(len(new)), strict=True)
@@ -178,7 +160,7 @@ class HfSeq2SeqTarget(TappedModel):
 
     def fork(self, row: int) -> int:
         """A new row with the same cached tokens, copied, and the same source, shared."""
-        copy = self._cache.fork(row)
+        copy = super().fork(row)
         self._sources[copy] = self._sources[row]
         return copy
 
@@ -187,15 +169,6 @@ class HfSeq2SeqTarget(TappedModel):
         self._cache.free(rows)
         left = {self._sources.pop(row) for row in rows}.difference(self._sources.values())
         self._cross.free([self._cross_rows.pop(source) for source in left if source in self._cross_rows])
-
-    def length(self, row: int) -> int:
-        """How many tokens the row has cached."""
-        return self._cache.length(row)
-
-    @property
-    def num_rows(self) -> int:
-        """Rows in use."""
-        return self._cache.num_rows
 
     @property
     def num_sources(self) -> int:
@@ -207,39 +180,14 @@ class HfSeq2SeqTarget(TappedModel):
         """Bytes allotted to keys and values, those of the sources included."""
         return self._cache.num_bytes + self._cross.num_bytes
 
-    @property
-    def _device(self) -> torch.device:
-        """Where token ids go: asked anew in every call, as a model may be moved."""
-        device: torch.device = self.model.get_input_embeddings().weight.device
-        return device
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        """The type of masks, asked for in every call: a model may be converted."""
-        dtype: torch.dtype = self.model.dtype
-        return dtype
-
-    def _check_texts(self, texts: Sequence[Sequence[int]]) -> None:
-        check_mode(self.model, self.vocab_size)
-        if min(map(min, texts)) < 0 or max(map(max, texts)) >= self.vocab_size:
-            raise OutpaceError(f"token ids are not all from 0 to {self.vocab_size - 1}")
-
     def _forward(
         self, rows: Sequence[int], trees: Sequence[TokenTree], fill: Sequence[Encoded] = ()
     ) -> tuple[States, int]:
         """(states of all nodes, padded, and their number N). `fill`: the rows' sources, if not cached."""
-        texts, shapes = [tree.token_list for tree in trees], [tree.shape for tree in trees]
-        num_nodes = max(map(len, texts))
+        shapes = [tree.shape for tree in trees]
         lengths = [self._cache.length(row) for row in rows]
-        if 0 in lengths:
-            self._linears.look()
-        inputs = np.zeros((2, len(rows), num_nodes), dtype=np.int64)
-        for row, (text, shape, length) in enumerate(zip(texts, shapes, lengths, strict=True)):
-            inputs[0, row, : len(text)] = text
-            inputs[1, row, : len(text)] = shape.depths
-            inputs[1, row, : len(text)] += length
-        in_sight = self._cache.aim(rows, num_nodes)
-        tokens, positions = torch.from_numpy(inputs).to(self._device, non_blocking=True)
+        tokens, positions, in_sight = self._placed(rows, trees, lengths)
+        num_nodes = tokens.shape[1]
         plain = len(set(lengths)) == 1 and all(shape.is_chain for shape in shapes)
         mask = None  # then the model makes its own causal one
         if not plain or (lengths[0] > 0 and num_nodes > 1):
@@ -280,33 +228,15 @@ class HfSeq2SeqTarget(TappedModel):
         return states, places < torch.tensor(sizes, device=self._device)[:, None]
 
     def _try_a_tree(self) -> None:
-        """Refuse a model whose nodes do not see their own path: all that masks and positions should do."""
-        token = [(7 * i + 1) % self.vocab_size for i in range(6)]
-        tree = TokenTree(token[2:], [-1, 0, 0, 1])
+        """See `try_a_tree`: beside a row of another source."""
         generator = torch.Generator().manual_seed(0)
         states = torch.randn((5, self._facts.width), generator=generator).to(self._device, self._dtype)
-        rows = [self.open(Encoded(states, None)), self.open(Encoded(states[:3], None))]
-        try:
-            calls = [Call(rows[0], [*token[:2], token[2]], tree), Call.read(rows[1], [token[0], 0])]
-            scores = self.score(calls)
-            for path in tree.paths():
-                text = [*token[:2], *(tree.token_list[node] for node in path)]
-                with torch.no_grad():
-                    alone = self.model(
-                        encoder_outputs=(states[None],),
-                        decoder_input_ids=torch.tensor([text], device=self._device),
-                        use_cache=False,
-                    ).logits
-                alone = alone[0, 2:].float().cpu().numpy()
-                apart = np.abs(scores.logits(0, path) - alone).max()
-                if not apart < 0.05 * alone.std():
-                    raise ValueError(f"the logits of a tree's path are off by {apart:.2g}")
-            self.free(rows)
-        except Exception as error:
-            raise OutpaceError(
-                f"the model type {self._facts.name!r} cannot be a target: a tree could not be scored "
-                f"({error}); tested are {', '.join(TESTED)}"
-            ) from error
+
+        def alone(ids: Tensor) -> Any:
+            ids = ids.to(self._device)
+            return self.model(encoder_outputs=(states[None],), decoder_input_ids=ids, use_cache=False)
+
+        try_a_tree(self, self._facts.name, TESTED, alone, [Encoded(states, None), Encoded(states[:3], None)])
 
 
 def _slot_positions(positions: Tensor, in_sight: int) -> Tensor:

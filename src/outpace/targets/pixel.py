@@ -19,17 +19,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from outpace.core.call import Call, Kept, Prompt, Source, check_room, wrong_source
+from outpace.core.call import Call, Kept, Prompt, Source, wrong_source
 from outpace.core.errors import OutpaceError
-from outpace.core.steps import Exactness
-from outpace.core.traits import Traits
 from outpace.core.tree import Shape, TokenTree
 from outpace.targets.hf_cache import SlotCache, keep_calls
 from outpace.targets.hf_linears import linears_of
 from outpace.targets.hf_masks import tree_masks
 from outpace.targets.hf_products import TorchProduct
+from outpace.targets.hf_rows import SlotTarget
 from outpace.targets.hf_scores import LOGITS, States, TorchScores, scores_of
-from outpace.targets.hf_taps import FINAL, TappedModel, Taps
+from outpace.targets.hf_taps import FINAL, Taps
 from outpace.targets.pixel_model import NUM_LEVELS, START, PixelModel
 
 
@@ -52,14 +51,12 @@ def pixel_prompt(small: NDArray[np.uint8], tokens: Iterable[int] = (START,)) -> 
     return Prompt(tokens, SmallPicture(small))
 
 
-class PixelTarget(TappedModel):
+class PixelTarget(SlotTarget):
     """A model, or the folder of one, with its rows. Its vocabulary is the intensities, in order, and START.
 
     Nothing ends a picture: who wants one asks for as many tokens as it has intensities.
     """
 
-    exactness: Exactness = "identical"
-    traits = Traits(numerics="ties")
     vocab_size = NUM_LEVELS + 1
     eos_ids: frozenset[int] = frozenset()
 
@@ -68,7 +65,6 @@ class PixelTarget(TappedModel):
         config = self.model.config
         self.context_length = config.num_intensities
         self._window = config.window
-        self._device = self.model.output.weight.device
         self._taps = Taps(self.model, self.model, config.num_layers)
         self._linears = linears_of(self.model, kernels)
         self._cache = SlotCache(self._device, max_slots=self.context_length)
@@ -86,9 +82,7 @@ class PixelTarget(TappedModel):
 
     def score(self, calls: Sequence[Call]) -> TorchScores:
         """Run what is pending and every node of every tree, in one call; nothing is committed."""
-        assert len({call.row for call in calls}) == len(calls), "different rows"
-        for call in calls:
-            check_room(self._cache.length(call.row), self.context_length, call)
+        self._check_calls(calls)
         states = self._forward([call.row for call in calls], [call.joined for call in calls])
         self._last = {call.row: call for call in calls}
         starts = [states[LOGITS].shape[1] * place + call.lead for place, call in enumerate(calls)]
@@ -104,7 +98,7 @@ class PixelTarget(TappedModel):
 
     def fork(self, row: int) -> int:
         """A new row with the same cached tokens, copied, and the same small picture."""
-        copy = self._cache.fork(row)
+        copy = super().fork(row)
         self._places[copy] = self._places[row]
         return copy
 
@@ -114,14 +108,9 @@ class PixelTarget(TappedModel):
         for row in rows:
             del self._places[row]
 
-    def length(self, row: int) -> int:
-        """How many tokens the row has cached."""
-        return self._cache.length(row)
-
     @property
-    def num_rows(self) -> int:
-        """Rows in use."""
-        return self._cache.num_rows
+    def _device(self) -> torch.device:
+        return self.model.output.weight.device
 
     def projection(self, token_ids: NDArray[np.integer] | None = None) -> TorchProduct:
         """The output matrix, or these rows of it, for states at "final"."""
@@ -141,23 +130,13 @@ class PixelTarget(TappedModel):
 
     def _forward(self, rows: Sequence[int], trees: Sequence[TokenTree]) -> States:
         """What the model makes of all nodes, padded."""
-        texts, shapes = [tree.token_list for tree in trees], [tree.shape for tree in trees]
-        if min(map(min, texts)) < 0 or max(map(max, texts)) >= self.vocab_size:
-            raise OutpaceError(f"token ids are not all from 0 to {self.vocab_size - 1}")
-        num_nodes = max(map(len, texts))
+        self._check_tokens(trees)
+        shapes = [tree.shape for tree in trees]
         lengths = [self._cache.length(row) for row in rows]
-        if 0 in lengths:
-            self._linears.look()
-        inputs = np.zeros((2, len(rows), num_nodes), dtype=np.int64)
-        for row, (text, shape, length) in enumerate(zip(texts, shapes, lengths, strict=True)):
-            inputs[0, row, : len(text)] = text
-            inputs[1, row, : len(text)] = shape.depths
-            inputs[1, row, : len(text)] += length
-        in_sight = self._cache.aim(rows, num_nodes)
-        tokens, positions = torch.from_numpy(inputs).to(self._device, non_blocking=True)
+        tokens, positions, in_sight = self._placed(rows, trees, lengths)
         first = max(0, min(lengths) - self._window + 1)  # no node sees a slot before it
         if len(set(lengths)) == 1 and all(shape.is_chain for shape in shapes):
-            mask = _chain_mask(num_nodes, lengths[0] - first, self._window, self._device)
+            mask = _chain_mask(tokens.shape[1], lengths[0] - first, self._window, self._device)
         else:
             (mask,) = tree_masks(shapes, positions, in_sight, [self._window], torch.float32)
             mask = mask[..., first:]
