@@ -11,13 +11,7 @@ from outpace.cli import options, render
 from outpace.core.errors import OutpaceError
 from outpace.progress import progress_bar
 
-app = typer.Typer(help="Text to draft from: write, build, count, look at.", rich_markup_mode=None)
-
-
-@app.callback(invoke_without_command=True)
-def overview(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        print(context.get_help())
+app = options.group("Text to draft from: write, build, count, look at.")
 
 
 @app.command("build")

@@ -18,7 +18,7 @@ from outpace.progress import Progress, progress_bar
 if TYPE_CHECKING:
     from outpace.diffusion.measure import Measured
 
-app = typer.Typer(help="Diffusion models: sample, measure drafts.", rich_markup_mode=None)
+app = options.group("Diffusion models: sample, measure drafts.")
 
 Model = Annotated[
     str,
@@ -40,12 +40,6 @@ Threads = Annotated[
 ]
 
 POSITIONS = 4
-
-
-@app.callback(invoke_without_command=True)
-def overview(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        print(context.get_help())
 
 
 @app.command("sample")

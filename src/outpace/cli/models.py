@@ -8,21 +8,15 @@ from typing import Annotated
 
 import typer
 
-from outpace.cli import render
+from outpace.cli import options, render
 from outpace.core.errors import one_line
 from outpace.progress import progress_bar
 
-app = typer.Typer(help="Models: list, fetch, look at, delete.", rich_markup_mode=None)
+app = options.group("Models: list, fetch, look at, delete.")
 
 Name = Annotated[
     str, typer.Argument(metavar="MODEL", help="Short name, .gguf file, Hugging Face folder or hub id.")
 ]
-
-
-@app.callback(invoke_without_command=True)
-def overview(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        print(context.get_help())
 
 
 @app.command("list")

@@ -102,6 +102,18 @@ Rule = Annotated[
 ]
 
 
+def group(text: str) -> typer.Typer:
+    """Commands under one name, which says by itself what they are."""
+    app = typer.Typer(help=text, rich_markup_mode=None)
+
+    @app.callback(invoke_without_command=True)
+    def overview(context: typer.Context) -> None:
+        if context.invoked_subcommand is None:
+            print(context.get_help())
+
+    return app
+
+
 def sampling_options(
     temperature: float, top_k: int, top_p: float, min_p: float, seed: int
 ) -> Mapping[str, Any]:

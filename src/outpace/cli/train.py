@@ -11,13 +11,7 @@ from outpace.cli import options
 from outpace.core.errors import OutpaceError
 from outpace.progress import progress_bar
 
-app = typer.Typer(help="Train drafters for a model.", rich_markup_mode=None)
-
-
-@app.callback(invoke_without_command=True)
-def overview(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        print(context.get_help())
+app = options.group("Train drafters for a model.")
 
 
 @app.command("blockwise")
