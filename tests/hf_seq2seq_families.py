@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
 
 from outpace.core.call import Source
+from outpace.targets.hf_looped_seq2seq import HfLoopedSeq2SeqTarget
 from outpace.targets.hf_seq2seq import HfSeq2SeqTarget
 from tests.fake_models import EOS_ID, VOCAB_SIZE
 
@@ -97,6 +99,34 @@ def random_seq2seq(names: str, *, attn_implementation: str = "sdpa", **config: A
     return model
 
 
+def unrolled(looped: Any) -> Any:
+    """A MarianMTModel whose decoder layers are copies of a LoopedMarianMTModel's, R times over."""
+    from transformers import MarianConfig, MarianMTModel
+
+    config = looped.config.to_dict()
+    layers, num_loops = config["decoder_layers"], config.pop("num_loops")
+    for name in ("model_type", "architectures", "transformers_version"):
+        config.pop(name)
+    plain: Any = MarianMTModel(MarianConfig(**config | {"decoder_layers": layers * num_loops})).eval()
+    plain.lm_head.weight = torch.nn.Parameter(plain.lm_head.weight.clone())
+    short = looped.state_dict()
+    for name, tensor in plain.state_dict().items():
+        name = re.sub(r"(decoder\.layers\.)(\d+)", lambda found: f"{found[1]}{int(found[2]) % layers}", name)
+        tensor.copy_(short[name])
+    return plain
+
+
+def tiny_looped_seq2seq(**changes: Any) -> Any:
+    """One decoder layer that runs three times; its early outputs are right now and then."""
+    from outpace.targets.hf_looped_marian import LoopedMarianConfig, LoopedMarianMTModel
+
+    torch.manual_seed(3)
+    sizes: dict[str, Any] = {"encoder_layers": 1, "decoder_layers": 1, "num_loops": 3, "init_std": 0.2}
+    model: Any = LoopedMarianMTModel(LoopedMarianConfig(**_BASE | _BART | sizes | changes)).eval()
+    model.final_logits_bias += 0.2 * torch.randn(VOCAB_SIZE)
+    return model
+
+
 class OneSource(HfSeq2SeqTarget):
     """For tests of targets in general: every prompt is written from the same source."""
 
@@ -117,3 +147,7 @@ def sources(model: Any, lengths: list[int], *, seed: int = 0) -> dict[str, Any]:
     ids = torch.randint(3, 280, (len(lengths), max(lengths)), generator=generator)
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     return {"input_ids": ids.masked_fill(~mask, model.config.pad_token_id), "attention_mask": mask.long()}
+
+
+class OneSourceInLoops(OneSource, HfLoopedSeq2SeqTarget):
+    """The same of looped models."""

@@ -25,7 +25,7 @@ from outpace.targets.table import TableTarget
 from outpace.trees import TREES
 from tests.fakes import Letters, hostile
 from tests.hf_families import tiny_looped, tiny_model
-from tests.hf_seq2seq_families import OneSource, tiny_seq2seq
+from tests.hf_seq2seq_families import OneSource, OneSourceInLoops, tiny_looped_seq2seq, tiny_seq2seq
 from tests.looped_table import LoopedTable
 from tests.made_heads import write_random, write_random_early
 from tests.native_loops import looped_model
@@ -92,6 +92,11 @@ def hf_looped(folder: Path) -> Target:
     return HfLoopedTarget(tiny_looped(), context_length=64)
 
 
+def hf_looped_seq2seq(folder: Path) -> Target:
+    """An encoder-decoder whose one decoder layer runs three times."""
+    return OneSourceInLoops(tiny_looped_seq2seq(), context_length=64)
+
+
 TARGETS: list[Callable[[Path], Target]] = [
     table,
     predictable_table,
@@ -113,7 +118,7 @@ TAPPED = [factory for factory in TARGETS if factory not in (table, predictable_t
 
 NEEDS: dict[str, list[Callable[[Path], Target]]] = {
     **{name: [native_quantised, native_sliding] for name in ("early_exit", "layer_skip", "swift")},
-    "speed": [looped_table, native_looped, hf_looped],
+    "speed": [looped_table, native_looped, hf_looped, hf_looped_seq2seq],
     **{name: TAPPED for name in ("blockwise", "blockwise_lattice", "blockwise_local")},
 }
 """Drafter -> the targets that it can draft for, where it cannot for all. Others refuse it."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,10 @@ from outpace.core.tree import TokenTree  # noqa: E402
 from outpace.targets.hf_causal import HfCausalTarget  # noqa: E402
 from outpace.targets.hf_looped import HfLoopedTarget, causal_target  # noqa: E402
 from outpace.targets.hf_looped_model import LoopedForCausalLM, OuroForCausalLM  # noqa: E402
-from tests.fake_models import EOS_ID, VOCAB_SIZE  # noqa: E402
+from tests.fake_models import EOS_ID  # noqa: E402
 from tests.hf_families import tiny_looped, tiny_model  # noqa: E402
 from tests.looped_models import loop_logits, write_looped  # noqa: E402
+from tests.looped_passes import Row, check_staggered  # noqa: E402
 from tests.rows import on, opened  # noqa: E402
 
 PROMPTS = [[5, 17, 3, 250, 9, 9, 81], [2], [90, 91, 92, 93]]
@@ -46,99 +46,19 @@ def expected(folder: Path, text: tuple[int, ...]) -> Any:
     return loop_logits(folder, list(text))[:, -1].numpy()
 
 
-@dataclass(eq=False)
-class Node:
-    token: int
-    parent: Node | None
-    loop: int = 0
-    came: int = -1
-
-    def path(self) -> list[int]:
-        return [*(self.parent.path() if self.parent else []), self.token]
-
-
-@dataclass
-class Row:
-    number: int
-    text: list[int]
-    nodes: list[Node] = field(default_factory=list)
-
-    def change(self, rng: np.random.Generator) -> None:
-        """Branches go and others enter."""
-        if not self.nodes:
-            self.nodes = [Node(int(rng.integers(VOCAB_SIZE)), None)]
-        kept: list[Node] = []
-        for node in self.nodes:
-            if node.parent is None or (node.parent in kept and rng.random() < 0.85):
-                kept.append(node)
-        for _ in range(int(rng.integers(0, 3))):
-            kept.append(Node(int(rng.integers(VOCAB_SIZE)), kept[int(rng.integers(len(kept)))]))
-        self.nodes = kept
-
-    def to_pass(self) -> Pass:
-        number = {id(node): i for i, node in enumerate(self.nodes)}
-        parents = [-1 if node.parent is None else number[id(node.parent)] for node in self.nodes]
-        tree = TokenTree([node.token for node in self.nodes], parents)
-        loops, came = [node.loop for node in self.nodes], [node.came for node in self.nodes]
-        return Pass(self.number, tree, loops, came, range(len(self.nodes)))
-
-    def commit(self, target: HfLoopedTarget, rng: np.random.Generator) -> None:
-        """What is through, along one path; the row goes on below it, or anew."""
-        for came, node in enumerate(self.nodes):
-            node.loop, node.came = node.loop + 1, came
-        last = target.num_loops
-        if self.nodes[0].loop < last:
-            return
-        path = [self.nodes[0]]
-        while through := [n for n in self.nodes if n.parent is path[-1] and n.loop == last]:
-            path.append(through[int(rng.integers(len(through)))])
-        target.keep([self.number], [[node.came for node in path[1:]]])
-        self.text += [node.token for node in path]
-        roots = [node for node in self.nodes if node.parent is path[-1]]
-        kept = [roots[int(rng.integers(len(roots)))]] if roots and rng.random() < 0.8 else []
-        if kept:
-            kept[0].parent = None
-            for node in self.nodes:
-                if node.parent in kept:
-                    kept.append(node)
-        self.nodes = kept
-
-
 @pytest.mark.parametrize("kernels", ["torch", "block"])
 def test_staggered_passes(folder: Path, kernels: str) -> None:
     target = causal_target(model_of(folder), kernels=kernels)
     assert isinstance(target, HfLoopedTarget) and isinstance(target, Looped)
-    bound = 2e-3 if kernels == "block" else 2e-4
-    rng = np.random.default_rng(7)
     numbers, _ = opened(target, PROMPTS)
     rows = [Row(number, list(prompt)) for number, prompt in zip(numbers, PROMPTS, strict=True)]
     rows.append(Row(target.open(), []))
-    for turn in range(16):
-        some = [row for row in rows if rng.random() < 0.8] or rows
-        for row in some:
-            row.change(rng)
-        factors = {1: 2.0, target.num_loops - 1: 0.5} if turn % 2 else {}
-        heads = {loop: partial(np.multiply, factor) for loop, factor in factors.items()}
-        scores = target.advance([row.to_pass() for row in some], heads)
-        at = 0
-        for row in some:
-            for node in row.nodes:
-                theirs = expected(folder, (*row.text, *node.path()))[node.loop]
-                theirs = theirs * factors.get(node.loop + 1, 1.0)
-                assert np.abs(scores.logits(at, [0])[0] - theirs).max() < 2 * bound
-                at += 1
-        for row in some:
-            row.commit(target, rng)
-            assert target.length(row.number) == len(row.text)
-        if turn == 7:  # an older row goes, and others, in flight, take its place
-            target.score(on([rows[1].number], [TokenTree.root(4)]))
-            rows[1].nodes = []
-            target.free([rows.pop(0).number])
-    tree = TokenTree([11, 20, 21, 22], [-1, 0, 0, 1])
-    scores = target.score(on([row.number for row in rows], [tree] * len(rows)))
-    for place, row in enumerate(rows):
-        theirs = expected(folder, (*row.text, 11, 20, 22))[-1]
-        assert np.abs(scores.logits(place, [3])[0] - theirs).max() < bound
+    check_staggered(
+        target,
+        rows,
+        lambda row, path: expected(folder, (*row.text, *path)),
+        bound=2e-3 if kernels == "block" else 2e-4,
+    )
 
 
 def test_only_what_is_wanted_has_scores(folder: Path) -> None:

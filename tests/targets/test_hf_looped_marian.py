@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,12 @@ from transformers import (  # noqa: E402
     AutoModelForSeq2SeqLM,
     DynamicCache,
     EncoderDecoderCache,
-    MarianConfig,
-    MarianMTModel,
 )
 
 from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.targets.hf_looped_marian import LoopedMarianConfig, LoopedMarianMTModel  # noqa: E402
 from tests.fake_models import VOCAB_SIZE  # noqa: E402
-from tests.hf_seq2seq_families import sources, tiny_seq2seq  # noqa: E402
+from tests.hf_seq2seq_families import sources, tiny_seq2seq, unrolled  # noqa: E402
 
 SOURCES = {"one": [7], "padded": [9, 4, 6]}
 TEXT = [[298, 5, 9, 2, 40, 11], [298, 77, 8, 3, 3, 120], [298, 1, 200, 17, 6, 33]]
@@ -30,18 +27,7 @@ def pair(num_loops: int, **changes: Any) -> tuple[Any, Any]:
     """A looped model, and an ordinary one whose decoder layers are copies of the looped one's."""
     looped = tiny_seq2seq("outpace_looped_marian", num_loops=num_loops, **changes)
     looped.final_logits_bias += 0.2 * torch.randn(VOCAB_SIZE, generator=torch.Generator().manual_seed(1))
-    config = looped.config.to_dict()
-    layers = config["decoder_layers"]
-    for name in ("num_loops", "model_type", "architectures", "transformers_version"):
-        config.pop(name)
-    plain = MarianMTModel(MarianConfig(**config | {"decoder_layers": layers * num_loops})).eval()
-    plain.lm_head.weight = torch.nn.Parameter(plain.lm_head.weight.clone())
-    short = looped.state_dict()
-    for name, tensor in plain.state_dict().items():
-        tensor.copy_(
-            short[re.sub(r"(decoder\.layers\.)(\d+)", lambda m: f"{m[1]}{int(m[2]) % layers}", name)]
-        )
-    return looped, plain
+    return looped, unrolled(looped)
 
 
 SHAPES = pytest.mark.parametrize(

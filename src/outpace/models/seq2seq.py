@@ -24,11 +24,12 @@ from outpace.models.generation_config import Options, Wanted, read_options
 from outpace.models.options import Stopping
 from outpace.models.transformers import Wrapped, filled
 from outpace.targets.hf_inputs import SOURCES_ARE_GUESSED, check_ids, check_mask, draw_seed
-from outpace.targets.hf_seq2seq import HfSeq2SeqTarget
+from outpace.targets.hf_looped_seq2seq import seq2seq_target
 from outpace.targets.hf_seq2seq_models import begin_ids
 from outpace.targets.hf_whisper import SPEECH, check_speech, longest_speech
 
 if TYPE_CHECKING:
+    from outpace.targets.hf_seq2seq import HfSeq2SeqTarget
     from outpace.targets.hf_types import PreTrainedTokenizerBase, Tensor
 
 
@@ -36,7 +37,7 @@ class AcceleratedSeq2Seq(Wrapped):
     """An encoder-decoder model with a drafter: made by `accelerate`. Drafts change the speed alone."""
 
     target: HfSeq2SeqTarget
-    _make_target = HfSeq2SeqTarget
+    _make_target = staticmethod(seq2seq_target)
 
     def generate(
         self,

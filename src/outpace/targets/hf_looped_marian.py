@@ -80,13 +80,7 @@ class LoopedMarianDecoder(MarianDecoder):
             attention_mask=attention_mask,
             past_key_values=None if past_key_values is None else past_key_values.self_attention_cache,
         )
-        options["encoder_hidden_states"] = encoder_hidden_states
-        options["encoder_attention_mask"] = create_bidirectional_mask(
-            config=self.config,
-            inputs_embeds=states,
-            attention_mask=encoder_attention_mask,
-            encoder_hidden_states=encoder_hidden_states,
-        )
+        options |= self.source_options(states, encoder_hidden_states, encoder_attention_mask)
         seen = [states]
         for cache in self._loop_caches(past_key_values):
             states = self.run_loop(states, past_key_values=cache, use_cache=use_cache, **options)
@@ -97,16 +91,23 @@ class LoopedMarianDecoder(MarianDecoder):
             hidden_states=tuple(seen) if output_hidden_states else None,
         )
 
-    def _loop_caches(self, past_key_values: EncoderDecoderCache | None) -> list[_LoopCache | None]:
+    def _loop_caches(self, past_key_values: EncoderDecoderCache | None) -> list[LoopAndSource | None]:
         num_loops = self.config.num_loops
         if past_key_values is not None:
             text = past_key_values.self_attention_cache
             caches = [LoopCache(text, loop, len(self.layers), num_loops) for loop in range(num_loops)]
-            return [_LoopCache(past_key_values, cache) for cache in caches]
+            return [LoopAndSource(past_key_values, cache) for cache in caches]
         if self.gradient_checkpointing and self.training:
             return [None] * num_loops  # a layer that is run again must find what it found before
         source = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        return [_LoopCache(source, _NothingHeld())] * num_loops
+        return [LoopAndSource(source, _NothingHeld())] * num_loops
+
+    def source_options(self, states: Tensor, source: Tensor | None, mask: Tensor | None) -> dict[str, Any]:
+        """What a loop over states [B, N, D] is told of sources [B, S, D]. mask: [B, S], 0 for padding."""
+        seen = create_bidirectional_mask(
+            config=self.config, inputs_embeds=states, attention_mask=mask, encoder_hidden_states=source
+        )
+        return {"encoder_hidden_states": source, "encoder_attention_mask": seen}
 
     def placed(self, embeds: Tensor, positions: Tensor) -> Tensor:
         """What loop 0 reads, [B, N, D], of the embeddings of tokens at positions i64[N] or [B, N]."""
@@ -125,7 +126,7 @@ class LoopedMarianDecoder(MarianDecoder):
         return states
 
 
-class _LoopCache(EncoderDecoderCache):
+class LoopAndSource(EncoderDecoderCache):
     """The keys and values of a loop: its own of the text, and those of the source, which all loops share."""
 
     def __init__(self, cache: EncoderDecoderCache, text: Any) -> None:
