@@ -90,13 +90,25 @@ def _held(held: Held | None) -> Held:
     return Prediction() if held is None else checked_part("held", held, Held, "Prediction() and Output()")
 
 
-class Frozen:
-    """The evaluation at the row's own state: the window's first step is always accepted."""
+class _OneCall:
+    """What calls the target once a round."""
 
     looks_ahead = False
 
+    def num_calls(self, length: int) -> int:
+        """The verification."""
+        return 1
+
+
+class _Holding(_OneCall):
+    """What holds a part of evaluations: a prediction unless told otherwise."""
+
     def __init__(self, held: Held | None = None) -> None:
         self._held = _held(held)
+
+
+class Frozen(_Holding):
+    """The evaluation at the row's own state: the window's first step is always accepted."""
 
     def propose(self, round: Round) -> Proposal:
         """One call, then none."""
@@ -109,13 +121,8 @@ class Frozen:
         return min(length, 2)
 
 
-class Stale:
+class Stale(_Holding):
     """The evaluation at the last state of the row's path that the last verification has seen."""
-
-    looks_ahead = False
-
-    def __init__(self, held: Held | None = None) -> None:
-        self._held = _held(held)
 
     def propose(self, round: Round) -> Proposal:
         """One call for rows that begin, otherwise none."""
@@ -124,18 +131,11 @@ class Stale:
         means = self._held.hold(round.process, known)
         return round.roll(lambda _, *where: means(*where))
 
-    def num_calls(self, length: int) -> int:
-        """The verification."""
-        return 1
 
-
-class Carried:
+class Carried(_Holding):
     """The last round's evaluations, each for the step that it was made for."""
 
     looks_ahead = True
-
-    def __init__(self, held: Held | None = None) -> None:
-        self._held = _held(held)
 
     def propose(self, round: Round) -> Proposal:
         """One call for rows that begin, otherwise none."""
@@ -148,18 +148,12 @@ class Carried:
 
         return round.roll(mean)
 
-    def num_calls(self, length: int) -> int:
-        """The verification."""
-        return 1
 
-
-class Independent:
+class Independent(_OneCall):
     """A cheaper model of the same process: its own step after its own step.
 
     model  as the target: model(inputs, times) or model(inputs, times, conditions).
     """
-
-    looks_ahead = False
 
     def __init__(self, model: Model) -> None:
         self._model = checked_function("model", model)
@@ -177,10 +171,6 @@ class Independent:
             return round.process.step(states, round.process.predict(states, outputs, steps), steps)
 
         return round.roll(mean)
-
-    def num_calls(self, length: int) -> int:
-        """The verification."""
-        return 1
 
 
 class Picard:

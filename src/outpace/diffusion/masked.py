@@ -255,10 +255,7 @@ class _Run:
                 f"{where}: the largest logit at position {position} is {float(top[state, position])},"
                 " accepted are finite numbers, or -inf for some tokens"
             )
-        self.stats.num_calls += 1
-        numbers = samples.cpu()
-        self.stats.sequential_calls[torch.unique(numbers)] += 1
-        self.stats.evaluations.index_add_(0, numbers, torch.ones_like(numbers))
+        self.stats.count_call(samples)
         return logits
 
     def _law(self, logits: torch.Tensor) -> torch.Tensor:
@@ -273,10 +270,8 @@ class _Run:
 
     def _count(self, rows: _Rows, accepted: torch.Tensor, judged: torch.Tensor) -> None:
         """Acceptance by step, for the statistics and for the windows. judged: i64[B], the steps that were."""
-        width = accepted.shape[1]
-        tested = torch.arange(width, device=judged.device) < judged[:, None]
-        self.stats.tested[:width] += tested.sum(0).cpu()
-        self.stats.accepted[:width] += (tested & accepted).sum(0).cpu()
+        tested = torch.arange(accepted.shape[1], device=judged.device) < judged[:, None]
+        self.stats.count_drafts(tested, tested & accepted)
         rows.record.learn(tested.sum(1), (tested & accepted).sum(1))
 
 

@@ -254,11 +254,8 @@ class _Run:
         self, samples: torch.Tensor, states: torch.Tensor, steps: torch.Tensor, rows: torch.Tensor
     ) -> torch.Tensor:
         """[n, *S]: one call of the target at states of these rows."""
-        numbers = samples[rows].cpu()
-        outputs = evaluated(self._model, self._process, states, steps, self._told(numbers))
-        self.stats.num_calls += 1
-        self.stats.sequential_calls[torch.unique(numbers)] += 1
-        self.stats.evaluations.index_add_(0, numbers, torch.ones_like(numbers))
+        outputs = evaluated(self._model, self._process, states, steps, self._told(samples[rows]))
+        self.stats.count_call(samples[rows])
         return outputs
 
     def _told(self, samples: torch.Tensor) -> torch.Tensor | None:
@@ -267,10 +264,8 @@ class _Run:
 
     def _count(self, rows: _Rows, steps: torch.Tensor, accepted: torch.Tensor, taken: torch.Tensor) -> None:
         """Acceptance, for the statistics and for the windows."""
-        width = steps.shape[1]
         noisy = self._process.sigmas.to(steps.device)[steps] > 0
-        tested = (torch.arange(width, device=steps.device) < taken[:, None]) & noisy
+        tested = (torch.arange(steps.shape[1], device=steps.device) < taken[:, None]) & noisy
         kept = tested & accepted
-        self.stats.tested[:width] += tested.sum(0).cpu()
-        self.stats.accepted[:width] += kept.sum(0).cpu()
+        self.stats.count_drafts(tested, kept)
         rows.record.learn(tested.sum(1), kept.sum(1))

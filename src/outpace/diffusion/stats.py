@@ -41,6 +41,18 @@ class Stats:
         tested, accepted = torch.zeros(2, most, dtype=torch.int64)
         return cls(num_steps, plain, calls, verifications, evaluations, tested, accepted)
 
+    def count_call(self, samples: torch.Tensor) -> None:
+        """One call of the model, at a state of each of these samples, i64[n]; one may have several."""
+        numbers = samples.cpu()
+        self.num_calls += 1
+        self.sequential_calls[torch.unique(numbers)] += 1
+        self.evaluations.index_add_(0, numbers, torch.ones_like(numbers))
+
+    def count_drafts(self, tested: torch.Tensor, kept: torch.Tensor) -> None:
+        """Drafts of a round, bool[B, L]: which were judged, and which of these were accepted."""
+        self.tested[: tested.shape[1]] += tested.sum(0).cpu()
+        self.accepted[: tested.shape[1]] += kept.sum(0).cpu()
+
     @property
     def speedup_calls(self) -> float:
         """How many times fewer sequential calls than plain sampling, over all samples."""
