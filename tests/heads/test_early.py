@@ -101,7 +101,7 @@ def test_heads_of_one_method_are_none_of_another(tmp_path: Path) -> None:
     write_early(tmp_path, made(CONFIGS[0]))
     with pytest.raises(FormatError, match="heads of the method 'early', accepted is 'blockwise'"):
         read_heads(tmp_path)
-    with pytest.raises(FormatError, match=r"no folder of heads .*gone, accepted is what `outpace train"):
+    with pytest.raises(FormatError, match=r"no folder of heads .*gone, accepted is what `train_early`"):
         read_early(tmp_path / "gone")
 
 

@@ -1,7 +1,7 @@
 """A trained early head: what a looped model's output matrix reads of the state after an early loop.
 
-What `outpace train early` writes and the drafter `speed` reads. A small layer adds to the state x after loop
-d1, where the last norm has been. An untrained one adds nothing, which leaves the model's own early output.
+What `train_early` (`train/early.py`) writes and the drafter `speed` reads. A small layer adds to the state x
+after loop d1, where the last norm has been. An untrained one adds nothing: the model's own early output.
 
     x + relu(x W1 + b1) W2 + b2
 
@@ -87,7 +87,7 @@ class EarlyHead:
         if config.hidden_size != model.hidden_size or model.fingerprint() not in config.targets:
             raise OutpaceError(
                 f"the head in {path} was trained on another model ({config.model or 'of no name'}); accepted "
-                "are heads of this one, as `outpace train early` makes them"
+                "are heads of this one, as `train_early` makes them"
             )
         self.loop = config.loop
         self._layer = HeadLayer(model, head.tensors, first=0, count=1).rounded()
@@ -100,7 +100,7 @@ class EarlyHead:
 
 def read_early(folder: str | Path) -> EarlyWeights:
     """The head in a folder; FormatError where it is missing, truncated or something else."""
-    found = HeadConfig(folder, METHOD)
+    found = HeadConfig(folder, METHOD, "train_early")
     config = _read_config(found)
     return EarlyWeights(config, read_tensors(FolderWeights(found.folder), config.shapes(), found.folder))
 

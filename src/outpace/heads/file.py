@@ -78,7 +78,7 @@ class Heads:
 
 def read_heads(folder: str | Path) -> Heads:
     """The heads in a folder; FormatError where they are missing, truncated or something else."""
-    found = HeadConfig(folder, METHOD)
+    found = HeadConfig(folder, METHOD, "outpace train blockwise")
     config = _read_config(found)
     weights = FolderWeights(found.folder)
     tensors = read_tensors(weights, config.shapes(), found.folder)

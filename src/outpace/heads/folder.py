@@ -27,12 +27,11 @@ Tensors = Mapping[str, NDArray[np.float32]]
 class HeadConfig:
     """The fields of a config.json; FormatError where it is missing, or of heads of another method."""
 
-    def __init__(self, folder: str | Path, method: str) -> None:
+    def __init__(self, folder: str | Path, method: str, made_by: str) -> None:
         self.folder = Path(os.path.expanduser(folder))
         if not self.folder.is_dir():
             raise FormatError(
-                f"there is no folder of heads {self.folder}, accepted is what `outpace train {method}` has "
-                "written"
+                f"there is no folder of heads {self.folder}, accepted is what `{made_by}` has written"
             )
         self._path = self.folder / CONFIG
         self._fields = json_file(self._path)

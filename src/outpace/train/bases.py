@@ -7,7 +7,8 @@ always frozen: its states are computed once, by the engine that will use the hea
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -136,3 +137,16 @@ def look_ahead(labels: Tensor, num_heads: int) -> Tensor:
     """i64[B, T] -> i64[B, T, k]: [..., i] is the label i places further on, -100 beyond the end."""
     padded = torch.nn.functional.pad(labels, (0, num_heads - 1), value=-100)
     return torch.stack([padded[:, i : i + labels.shape[1]] for i in range(num_heads)], dim=2)
+
+
+@contextmanager
+def without_gradients(module: torch.nn.Module | None) -> Iterator[None]:
+    """What is frozen needs none, and those of an output matrix cost as much as the logits."""
+    parameters = [] if module is None else [p for p in module.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)

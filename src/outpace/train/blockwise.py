@@ -10,8 +10,7 @@ Deviation. Head 1 is the identity unless `first` says "learned"; a frozen model 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,7 +22,7 @@ from torch import Tensor
 from outpace.core.errors import OutpaceError
 from outpace.heads.file import First, Heads, HeadsConfig, read_heads, write_heads
 from outpace.progress import Progress
-from outpace.train.bases import Base
+from outpace.train.bases import Base, without_gradients
 from outpace.train.checkpoint import Checkpoint
 from outpace.train.loop import Loss, Plan, train
 from outpace.train.precision import PRECISIONS, Precision, products_in
@@ -148,7 +147,7 @@ def train_blockwise(
         if step >= alone:
             with products_in(precision, base.device):
                 return together(batches(step), random)
-        with _without_gradients(base.module), products_in(precision, base.device):
+        with without_gradients(base.module), products_in(precision, base.device):
             return heads_alone(batches(step), random)
 
     modules = [layer, base.module] if finetuned and base.module is not None else [layer]
@@ -189,19 +188,6 @@ def _hash(*arrays: NDArray[Any]) -> str:
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     return f"sha256:{digest.hexdigest()}"
-
-
-@contextmanager
-def _without_gradients(module: torch.nn.Module | None) -> Iterator[None]:
-    """What is frozen needs none, and those of an output matrix cost as much as the logits."""
-    parameters = [] if module is None else [p for p in module.parameters() if p.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
 
 
 class BlockwiseLoss:
