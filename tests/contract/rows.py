@@ -113,11 +113,14 @@ called once per file."""
 QUANTISED = {native_quantised}
 """Those that round the matrices of others, and what these are multiplied with, to 8 bit in groups of 32."""
 
+LOOPED: list[Callable[[Path], Target]] = [native_looped, hf_looped]
+"""Looped models, for the drafters that are compared on one."""
+
 TAPPED = [factory for factory in TARGETS if factory not in (table, predictable_table)]
 """Those whose hidden states can be had."""
 
 NEEDS: dict[str, list[Callable[[Path], Target]]] = {
-    **{name: [native_quantised, native_sliding] for name in ("early_exit", "layer_skip", "swift")},
+    **{name: [native_quantised, native_sliding, *LOOPED] for name in ("early_exit", "layer_skip", "swift")},
     "speed": [looped_table, native_looped, hf_looped, hf_looped_seq2seq],
     **{name: TAPPED for name in ("blockwise", "blockwise_lattice", "blockwise_local")},
 }
@@ -170,6 +173,8 @@ DRAFTER_SPECS = [
     "lookahead:window=7,ngram=5,candidates=3",
     "consensus:min_n=2,max_n=3,size=3,depth=2",
     "early_exit:layers=1",
+    "early_exit:loops=1",
+    "early_exit:loops=2 tree=static:widths=[2,2]",
     "early_exit:layers=2 tree=dynamic:size=9",
     "early_exit:layers=1 tree=static:widths=[2,2]",
     "layer_skip:skip=a1,stop=0",
@@ -206,9 +211,12 @@ def pairs(specs: Iterable[str]) -> list[Any]:
 
 def targets_of(spec: str) -> list[Callable[[Path], Target]]:
     """Those that a drafter with these options can draft for."""
-    if "EARLY" in spec:
-        return [native_looped, hf_looped]
-    return TAPPED if "HEADS" in spec else NEEDS.get(spec.partition(":")[0], TARGETS)
+    if "EARLY" in spec or "loops=" in spec:
+        return LOOPED
+    if "HEADS" in spec:
+        return [*TAPPED, *LOOPED]
+    found = NEEDS.get(spec.partition(":")[0], TARGETS)
+    return [*found, *LOOPED] if spec.startswith("ngram") else found
 
 
 def make_drafter(name: str, target: Target, *, per_node: float = 0.1) -> Drafter:

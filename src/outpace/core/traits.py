@@ -36,6 +36,8 @@ class Traits:
     paced       when its drafts are as deep as has paid of late, maybe not at all: "always", if they cost so
                 much, in time or in nodes, that they may not pay; "shared", where rows share a call, in which
                 a node is not nearly free; "never", if somebody has named their shape.
+    whole_calls whether it runs the target on the rows of its asks, or reads hidden states of steps: a
+                pipeline has none.
     stops       whether it ends a draft where it is less sure than `Ask.min_p`; of a policy: drafters with it.
 
     Of a tree policy:
@@ -52,6 +54,7 @@ class Traits:
     branches: bool = False
     reads_top: int = 0
     paced: Paced = "shared"
+    whole_calls: bool = False
     stops: bool = False
     reads_logq: bool = True
     keeps_draw: bool = True

@@ -63,7 +63,8 @@ class Mix:
             raise OutpaceError(f"mix has {len(sources)} drafts, accepted are 1 to {MAX_SOURCES}")
         self.sources = list(sources)
         reads_top = max(source.traits.reads_top for source in self.sources)
-        self.traits = Traits(branches=True, reads_top=reads_top)
+        whole_calls = any(source.traits.whole_calls for source in self.sources)
+        self.traits = Traits(branches=True, reads_top=reads_top, whole_calls=whole_calls)
         self.size = size
         self.depth = depth
         self._successors = [s.successors if isinstance(s, Successors) else None for s in self.sources]

@@ -99,7 +99,7 @@ class HfCausalTarget(SlotTarget):
         last = self._last.get(call.row)
         if last is None or list(last.call.pending) != list(call.pending):
             return 0
-        nodes = _num_known(last.call.tree, call.tree)
+        nodes = num_known(last.call.tree, call.tree)
         return call.lead + nodes if nodes else 0
 
     def _forward(
@@ -174,7 +174,7 @@ def _joined(
     return padded, [0] * len(calls)
 
 
-def _num_known(before: TokenTree, tree: TokenTree) -> int:
+def num_known(before: TokenTree, tree: TokenTree) -> int:
     """How many of a tree's first nodes are those of another; the tree's last node always counts as new."""
     most = min(before.num_nodes, tree.num_nodes - 1)
     for node in range(most):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,7 @@ from outpace.core.call import Call, Kept, Pass
 from outpace.core.products import Adapter
 from outpace.targets.hf_causal import HfCausalTarget
 from outpace.targets.hf_flights import Flights
+from outpace.targets.hf_looped_parts import HfParts
 from outpace.targets.hf_models import check_mode
 from outpace.targets.hf_scores import TorchScores
 from outpace.targets.hf_wrapped import plain_model
@@ -23,7 +24,7 @@ def causal_target(model: Any, **options: Any) -> HfCausalTarget:
     return HfLoopedTarget(model, **options) if has_loops else HfCausalTarget(model, **options)
 
 
-class HfLoopedTarget(HfCausalTarget):
+class HfLoopedTarget(HfParts):
     """A LoopedForCausalLM with its rows; see HfCausalTarget. Taps of layers are those of the last loop."""
 
     @cached_property
@@ -35,16 +36,17 @@ class HfLoopedTarget(HfCausalTarget):
             context_length=self.context_length,
         )
 
-    @property
-    def num_loops(self) -> int:
-        """R."""
-        loops: int = self.model.config.num_loops
-        return loops
-
     def score(self, calls: Sequence[Call]) -> TorchScores:
-        """As HfCausalTarget; these rows' nodes in flight are forgotten."""
+        """As HfParts; these rows' nodes in flight are forgotten."""
         self._flights.forget(call.row for call in calls)
         return super().score(calls)
+
+    def run(
+        self, calls: Sequence[Call], *, layers: int | None = None, skip: Collection[int] = ()
+    ) -> TorchScores:
+        """As HfParts; these rows' nodes in flight are forgotten."""
+        self._flights.forget(call.row for call in calls)
+        return super().run(calls, layers=layers, skip=skip)
 
     def advance(self, passes: Sequence[Pass], heads: Mapping[int, Adapter] | None = None) -> TorchScores:
         """One loop for every node in flight (see `contracts.Looped`); nothing is committed.
@@ -55,6 +57,7 @@ class HfLoopedTarget(HfCausalTarget):
         self._flights.check(passes)
         for one in passes:
             self._last.pop(one.row, None)
+            self._parts.pop(one.row, None)
             if self.length(one.row) == 0:
                 self._linears.look()
         stack = self.model.base_model

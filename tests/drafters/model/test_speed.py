@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
 from outpace.drafters.model.speed import Speed
 from outpace.engine.engine import Engine
 from outpace.engine.request import Request
 from outpace.rules.match import Match
+from tests.contract.rows import heads, make_drafter, native_looped
 from tests.looped_table import TimedTable
 
 LOOPS = 4
@@ -91,3 +94,13 @@ def test_prompts_that_others_read_do_not_count(monkeypatch: pytest.MonkeyPatch) 
         engine.step()
     for size in (1, 2, 4):
         assert drafter._passes.at(float(size)) == pytest.approx(COSTS["ours"](size), rel=0.2)
+
+
+@pytest.mark.parametrize("draft", ["early_exit", "layer_skip", "swift", "mix:drafts=ngram+early_exit"])
+def test_what_needs_whole_calls_does_not_draft_beside_guesses(draft: str, tmp_path: Path) -> None:
+    """It would run the target on rows that have tokens under way."""
+    target = native_looped(tmp_path)
+    with pytest.raises(OutpaceError, match=r"speed has draft=\w+, accepted are .* such as ngram"):
+        make_drafter(f"speed:early=1,draft=[{draft}]", target)
+    with pytest.raises(OutpaceError, match=r"accepted are .* such as ngram"):
+        make_drafter(f"speed:draft=[blockwise:path={heads(target)}]", target)

@@ -88,7 +88,9 @@ class Blockwise:
         self.policy: TreePolicy = Chain(length=self._heads.num_drafted) if tree is None else tree
         branches = tree is None or tree.width > 1
         paced: Paced = "shared" if tree is None else "never"
-        self.traits = replace(traits_of(self.policy, own=False), branches=branches, paced=paced)
+        self.traits = replace(
+            traits_of(self.policy, own=False), branches=branches, paced=paced, whole_calls=True
+        )
 
     def start(self, prompt: Prompt) -> BlockwiseState:
         """Nothing is proposed before the prompt's own call has been observed."""

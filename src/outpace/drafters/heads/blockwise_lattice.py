@@ -52,7 +52,7 @@ class BlockwiseLattice:
     The other options are those of `blockwise`.
     """
 
-    traits = Traits(branches=True)
+    traits = Traits(branches=True, whole_calls=True)
 
     @checked
     def __init__(

@@ -8,7 +8,8 @@ the next token.
              nodes stay with the target (the paper's KVQ cache)
     score    the loop's own call finds these nodes there and runs only the rest of the layers for them
 
-The bits are those of one whole call (`Layered.run`). There is no state but the target's.
+The bits are those of one whole call (`Layered.run`). There is no state but the target's. In a looped model
+layer l of loop r is layer r G + l of R G: `loops` d1 has the early output of `speed` draft for whole calls.
 
 Deviations. The paper trains the model for it (layer dropout, a loss at every exit). Here any model will do,
 but one without that training drafts badly after few layers. The paper drafts a fixed number of tokens;
@@ -20,30 +21,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from outpace.core.call import Prompt
-from outpace.core.contracts import Layered, TreePolicy
+from outpace.core.contracts import Layered, Looped, TreePolicy
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
-from outpace.drafters.model.own_layers import grow_on_rows, layered
+from outpace.drafters.model.own_layers import grow_on_rows, layered, traits_on_rows
 from outpace.trees.chain import Chain
-from outpace.trees.grow import traits_of
 
 
 class EarlyExit:
-    """Trees of the first `layers` layers; 0 takes three quarters of them."""
+    """Trees of the first `layers` layers, or of a looped model's first `loops` loops; 0: three quarters."""
 
     @checked
-    def __init__(self, *, layers: int = 0, tree: TreePolicy | None = None, target: Layered) -> None:
+    def __init__(
+        self, *, layers: int = 0, loops: int = 0, tree: TreePolicy | None = None, target: Layered
+    ) -> None:
         self._target = layered(target, "early_exit")
-        most = self._target.num_layers
-        if not 0 <= layers <= most:
-            raise OutpaceError(
-                f"early_exit has layers={layers}, accepted are 0 to {most} (0 is three quarters)"
-            )
-        self.layers = layers or max(1, 3 * most // 4)
+        self.layers = _depth(self._target, layers, loops)
         self._tree: TreePolicy = Chain(length=4, min_p=0.5) if tree is None else tree
-        self.traits = traits_of(self._tree, own=tree is None)
+        self.traits = traits_on_rows(self._tree, own=tree is None)
 
     def start(self, prompt: Prompt) -> None:
         """There is nothing to remember."""
@@ -58,3 +55,18 @@ class EarlyExit:
 
     def stop(self, state: None) -> None:
         """There is nothing to give back."""
+
+
+def _depth(target: Layered, layers: int, loops: int) -> int:
+    """The layers of a draft. Those of a looped model count once for every loop."""
+    most, num_loops = target.num_layers, target.num_loops if isinstance(target, Looped) else 1
+    if not 0 <= layers <= most:
+        raise OutpaceError(f"early_exit has layers={layers}, accepted are 0 to {most} (0 is three quarters)")
+    if layers and loops:
+        raise OutpaceError(f"early_exit has layers={layers} and loops={loops}, accepted is one of them")
+    if loops and not (num_loops > 1 and 0 < loops <= num_loops):
+        accepted = f"0 to {num_loops} (0 is three quarters)" if num_loops > 1 else "0: the model has no loops"
+        raise OutpaceError(f"early_exit has loops={loops}, accepted are {accepted}")
+    if num_loops > 1 and not layers:  # the output matrix reads what stands behind a whole loop
+        return (loops or max(1, 3 * num_loops // 4)) * (most // num_loops)
+    return layers or max(1, 3 * most // 4)

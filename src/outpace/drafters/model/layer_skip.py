@@ -24,9 +24,8 @@ from outpace.core.errors import OutpaceError
 from outpace.core.options import checked, within
 from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
-from outpace.drafters.model.own_layers import grow_on_rows, layered
+from outpace.drafters.model.own_layers import grow_on_rows, layered, traits_on_rows
 from outpace.trees.chain import Chain
-from outpace.trees.grow import traits_of
 
 RATE_MEMORY = 0.5
 """The paper's beta 1."""
@@ -72,7 +71,7 @@ class LayerSkip:
         self.adapt = adapt
         self.acceptance = acceptance
         self._tree: TreePolicy = Chain(length=8) if tree is None else tree
-        self.traits = traits_of(self._tree, own=tree is None)
+        self.traits = traits_on_rows(self._tree, own=tree is None)
 
     def start(self, prompt: Prompt) -> LayerSkipState:
         """As if all was going as wished."""

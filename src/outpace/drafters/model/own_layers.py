@@ -15,8 +15,9 @@ from outpace.core.call import Call
 from outpace.core.contracts import Layered, Target, TreePolicy
 from outpace.core.errors import OutpaceError
 from outpace.core.steps import Ask, Scores
+from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
-from outpace.trees.grow import Logits, grow_trees
+from outpace.trees.grow import Logits, grow_trees, traits_of
 
 
 def layered(target: Target, name: str) -> Layered:
@@ -24,9 +25,14 @@ def layered(target: Target, name: str) -> Layered:
     if not isinstance(target, Layered):
         raise OutpaceError(
             f"{name} drafts with layers of the target's own and {type(target).__name__} cannot run a part of "
-            "them, accepted are native targets"
+            "them, accepted are native targets and looped models of transformers"
         )
     return target
+
+
+def traits_on_rows(policy: TreePolicy, *, own: bool) -> Traits:
+    """Those of a drafter that grows its trees by a policy, its own or another, on the rows of its asks."""
+    return replace(traits_of(policy, own=own), whole_calls=True)
 
 
 def grow_on_rows(

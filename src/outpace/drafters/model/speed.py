@@ -79,7 +79,7 @@ class Speed:
         self._plans: dict[int, Guesses] = {}  # by rows that share a pass
         self.heads: Mapping[int, Adapter] = {} if head is None else {head.loop: head}
         self._inner: Drafter = NoDraft() if draft is None else draft
-        if self._inner.traits.reads_top:
+        if self._inner.traits.reads_top or self._inner.traits.whole_calls:
             raise OutpaceError(
                 f"speed has draft={type(draft).__name__}, accepted are drafters that read nothing but the "
                 "text, such as ngram"

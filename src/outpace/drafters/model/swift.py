@@ -26,10 +26,9 @@ from outpace.core.errors import OutpaceError
 from outpace.core.options import checked, within
 from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
-from outpace.drafters.model.own_layers import grow_on_rows, layered
+from outpace.drafters.model.own_layers import grow_on_rows, layered, traits_on_rows
 from outpace.drafters.model.sublayer_search import Search, Sublayers
 from outpace.trees.chain import Chain
-from outpace.trees.grow import traits_of
 
 
 class SwiftState:
@@ -74,7 +73,7 @@ class Swift:
         self.patience = patience
         self.enough = enough
         self._tree: TreePolicy = Chain(length=6, min_p=0.5) if tree is None else tree
-        self.traits = traits_of(self._tree, own=tree is None)
+        self.traits = traits_on_rows(self._tree, own=tree is None)
         self._search = Search(self._target.num_layers, ratio)
 
     def start(self, prompt: Prompt) -> SwiftState:
