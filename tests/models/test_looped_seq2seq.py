@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 import outpace  # noqa: E402
+from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.drafters.lookup.ngram import NGram  # noqa: E402
 from outpace.drafters.model.speed import Speed  # noqa: E402
 from outpace.drafters.none import NoDraft  # noqa: E402
@@ -93,3 +96,42 @@ def test_a_looped_model_drafts_for_itself(model: Any) -> None:
     assert all(one.stats.num_passes == 0 for one in fast.generations(inputs, **options, draft=None))
     once = tiny_seq2seq("outpace_looped_marian", num_loops=1)
     assert isinstance(outpace.accelerate(once).drafter(), NGram)
+
+
+def test_a_folder_is_read(tmp_path: Path) -> None:
+    model = tiny_looped_seq2seq()
+    model.generation_config.eos_token_id = []
+    model.save_pretrained(tmp_path)
+    fast: Any = outpace.load(str(tmp_path))
+    assert isinstance(fast.target, HfLoopedSeq2SeqTarget) and isinstance(fast.drafter(), Speed)
+    inputs = sources(model, LENGTHS)
+    expected = model.generate(**inputs, max_new_tokens=20)
+    for options in ({}, {"draft": None}):
+        assert torch.equal(fast.generate(**inputs, max_new_tokens=20, **options), expected)
+    with pytest.raises(OutpaceError, match="takes no quantize, accepted is context_length"):
+        outpace.load(tmp_path, quantize="q8")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"decoder_layers": 2},
+            r"lacks \S+decoder.layers.1\S+ and \d+ more, .*_layers=2 of num_loops=3",
+        ),
+        ({"decoder_layers": 0}, r"has \S+decoder.layers.0\S+ and \d+ more, accepted .*decoder_layers=0"),
+        ({"num_loops": 0}, "num_loops is 0, accepted is a whole number from 1 to 64"),
+        ({"d_model": 64}, "cannot be read: "),
+    ],
+)
+def test_weights_of_another_shape_are_refused(
+    changes: dict[str, int], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tiny_looped_seq2seq().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    capfd.readouterr()
+    with pytest.raises(OutpaceError, match=message) as error:
+        outpace.load(tmp_path)
+    assert str(error.value).isprintable()
+    assert "decoder" not in capfd.readouterr().err

@@ -16,6 +16,7 @@ from outpace.models.face import OWN
 from outpace.models.options import LoadOptions
 from outpace.models.text import Model
 from outpace.targets import TARGETS
+from outpace.targets.hf_folders import has_encoder
 
 if TYPE_CHECKING:
     from outpace.models.seq2seq import AcceleratedSeq2Seq
@@ -44,7 +45,7 @@ def load(source: Any, tokenizer: Any = None, **options: Unpack[LoadOptions]) -> 
 
     source          short name, path of a .gguf file or of a Hugging Face folder, hub id; `name:option=value`
                     of a target that another package has (docs/extending.md); a Target; or a model of
-                    transformers, which `accelerate` wraps.
+                    transformers, which `accelerate` wraps, as it does that of an encoder-decoder's folder.
     tokenizer       of a transformers model.
     threads         threads to compute with; None for the physical cores.
     quantize        "q8" or "q4": round float weights of a folder to 8 or 4 bit; None keeps them.
@@ -64,7 +65,8 @@ def load(source: Any, tokenizer: Any = None, **options: Unpack[LoadOptions]) -> 
         return accelerate(source, tokenizer, context_length=context_length)
     if isinstance(source, str | Path):
         if not _is_target(str(source)):
-            return text.load(source, **options)
+            folder = Path(os.path.expanduser(source))
+            return _load_seq2seq(folder, options) if has_encoder(folder) else text.load(source, **options)
         made, name = TARGETS.create(str(source)), str(source)
         accept_object(f"the target {source}", made, VERBS, "Targets")
     elif not isinstance(source, type) and all(callable(getattr(source, verb, None)) for verb in VERBS):
@@ -115,6 +117,15 @@ def accelerate(
     fast = kind(model, tokenizer, context_length=context_length, kernels=kernels)
     fast.choose(draft, tree, rule, draft_tokenizer, kernels)
     return fast
+
+
+def _load_seq2seq(folder: Path, options: LoadOptions) -> Any:
+    from outpace.targets.hf_folders import open_seq2seq
+
+    context_length = options.pop("context_length", None)
+    _refuse(options, "an encoder-decoder, which runs in torch, takes no", "context_length")
+    model, tokenizer = open_seq2seq(folder)
+    return accelerate(model, tokenizer, context_length=context_length)
 
 
 def _is_target(source: str) -> bool:
