@@ -62,6 +62,7 @@ def test_a_layer_is_torchs_and_a_row_does_not_see_the_others(bias: bool) -> None
     with torch.no_grad(), BlockLinears(one)():
         many = torch.randn(MOST_NODES + 1, 40)
         assert torch.equal(one(many), torch.nn.functional.linear(many, layer.weight, layer.bias))
+        assert one(torch.empty(0, 40)).shape == (0, 70) and one(torch.empty(2, 0, 40)).shape == (2, 0, 70)
 
 
 def test_the_model_is_as_before_whatever_happens_within() -> None:

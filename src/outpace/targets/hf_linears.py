@@ -152,7 +152,7 @@ class _Layer:
         product = self._multiply(x.reshape(-1, self._cols).numpy())
         if bias is not None:
             product.add_(bias)
-        return product.view(*x.shape[:-1], -1)
+        return product.view(*x.shape[:-1], product.shape[-1])  # also of no rows
 
 
 def linears_of(model: Any, kernels: str) -> Linears:
