@@ -25,13 +25,14 @@ def state(work: Path) -> dict[str, tuple[int, bytes]]:
     return {str(path.relative_to(work)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
-def kill(folder: Path, training: Path, weights: Path, *, cut: int = 5) -> list[bytes]:
+def kill(folder: Path, training: Path, weights: Path, *, cut: int = 5, by: str = "finished") -> list[bytes]:
     """Leave a run as if it had been killed before the end of a training, and in the middle of a result.
 
-    Returns the lines of the results as they were; of the last `cut`, the first is half there.
+    by  the fact in its run.json that is noted last. Returns the lines of the results as they were; of the
+    last `cut`, the first is half there.
     """
     record = json.loads((training / "run.json").read_text())
-    del record["finished"]
+    del record[by]
     (training / "run.json").write_text(json.dumps(record))
     weights.unlink()
     results = folder / "results.jsonl"

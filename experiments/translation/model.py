@@ -14,6 +14,7 @@ from torch import Tensor
 from experiments.translation.corpus import Segment
 from experiments.translation.pieces import EOS_ID, Pieces
 from outpace.core.errors import OutpaceError
+from outpace.targets.hf_looped_marian import LoopedMarianConfig, LoopedMarianMTModel
 from outpace.train.data import by_length
 
 MAX_PIECES = 128  # of a text to train with; longer ones are left out
@@ -34,9 +35,12 @@ class Size:
     dropout: float = 0.1
 
 
-def new_model(pieces: Pieces, size: Size, seed: int) -> Any:
-    """A model with random weights. One embedding serves source, target and output."""
-    config = transformers.MarianConfig(
+def new_model(pieces: Pieces, size: Size, seed: int, *, loops: int | None = None) -> Any:
+    """A model with random weights. One embedding serves source, target and output.
+
+    loops  how often the decoder's layers run; None: once, and the model is an ordinary one.
+    """
+    options: dict[str, Any] = dict(
         vocab_size=pieces.num_ids,
         decoder_vocab_size=pieces.num_ids,
         d_model=size.width,
@@ -59,7 +63,11 @@ def new_model(pieces: Pieces, size: Size, seed: int) -> Any:
         forced_eos_token_id=None,
     )
     torch.manual_seed(seed)
-    model: Any = transformers.MarianMTModel(config)
+    model: Any
+    if loops is None:
+        model = transformers.MarianMTModel(transformers.MarianConfig(**options))
+    else:
+        model = LoopedMarianMTModel(LoopedMarianConfig(num_loops=loops, **options))
     with torch.no_grad():
         model.get_input_embeddings().weight[pieces.pad_id] = 0.0
         model.final_logits_bias[0, pieces.pad_id] = NEVER

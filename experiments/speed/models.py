@@ -1,0 +1,75 @@
+"""The models that are compared: of equal weights, of equal depth, and with shared layers.
+
+shallow   G layers, once            as many weights as the shared ones
+deep      R * G layers, once        as deep as the shared ones
+shared    G layers, R times
+speed     G layers, R times, and a part of the loss is that of early loops
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from experiments.speed.scales import Language
+from outpace.targets.hf_looped_model import LoopedConfig, LoopedForCausalLM
+from outpace.train.looped import Early
+
+HEAD = 64  # width of a head
+END_ID = 0
+SPEED = "speed"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Of a model: distinct layers, how often they run, what is asked of early loops."""
+
+    layers: int
+    loops: int
+    early: Mapping[int, float]
+
+    @property
+    def loss(self) -> Early:
+        """For the training."""
+        return Early(self.early)
+
+    @property
+    def named(self) -> dict[str, float]:
+        """What is asked of early loops, as JSON has it."""
+        return {str(loop): weight for loop, weight in self.early.items()}
+
+
+def kinds(layers: int, loops: int, early: Mapping[int, float], *, alone: bool = False) -> dict[str, Kind]:
+    """The models by name. alone: the one that is trained for SPEED is all there is."""
+    speed = {SPEED: Kind(layers, loops, early)}
+    others = {
+        "shallow": Kind(layers, 1, {}),
+        "deep": Kind(layers * loops, 1, {}),
+        "shared": Kind(layers, loops, {}),
+    }
+    return speed if alone else others | speed
+
+
+def language_model(size: Language, kind: Kind, num_tokens: int, seed: int) -> Any:
+    """A language model with random weights; embedding and output matrix are one."""
+    heads = max(1, size.width // HEAD)
+    config = LoopedConfig(
+        vocab_size=num_tokens,
+        hidden_size=size.width,
+        intermediate_size=-(-size.width * 8 // 3 // HEAD) * HEAD,
+        num_hidden_layers=kind.layers,
+        num_loops=kind.loops,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=1024,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=END_ID,
+        pad_token_id=None,
+    )
+    torch.manual_seed(seed)
+    return LoopedForCausalLM(config)

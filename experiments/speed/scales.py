@@ -1,0 +1,125 @@
+"""How large the experiment is: the models, how long each is trained, what it is judged by.
+
+A training's length is in steps of so many tokens, not in minutes: models of one size see the same text. On
+two cores, in minutes:
+
+                               full      hours
+    prepare                      30         30   (most of it the download)
+    language, narrow            150         30
+    language, wide              200         35
+    translation                 110         25
+    evaluation                   20         10
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from experiments.translation.model import Size
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """Language models of one width: G distinct layers, R loops.
+
+    early   weights of early loops' losses, of the models that are trained for SPEED. fewer: the numbers of
+            loops, below R, that these models are judged with too: their outputs have been trained.
+    alone   whether there are no models to compare with.
+    once    the steps at the start in which the layers run once alone, which takes an R-th of the time. The
+            others make loops of a model that predicts already.
+    window  tokens of an example. batch: examples of a step.
+    """
+
+    width: int
+    layers: int
+    loops: int
+    early: Mapping[int, float]
+    steps: int
+    fewer: tuple[int, ...] = ()
+    alone: bool = False
+    once: int = 0
+    window: int = 256
+    batch: int = 8
+    lr: float = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """Translation models: an encoder, and a decoder of `size.decoder_layers` layers that run `loops` times.
+
+    tokens  of the target, in a step.
+    """
+
+    size: Size
+    loops: int
+    early: Mapping[int, float]
+    steps: int
+    num_pieces: int = 2000
+    tokens: int = 1024
+    lr: float = 1e-3
+
+    def of(self, layers: int) -> Size:
+        """With so many decoder layers."""
+        return replace(self.size, decoder_layers=layers)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """What a run consists of.
+
+    language      by label. num_tokens: of their vocabulary. held_out: tokens that perplexity is of.
+    prompts       texts that are gone on with: `given` tokens of each, by `written` tokens.
+    temperatures  of these. sentences: translated for BLEU; the first `timed` one by one, in every way.
+    """
+
+    language: Mapping[str, Language]
+    translation: Translation
+    num_tokens: int = 4096
+    held_out: int = 100_000
+    prompts: int = 20
+    given: int = 64
+    written: int = 128
+    temperatures: tuple[float, ...] = (0.0, 0.8)
+    sentences: int = 500
+    timed: int = 40
+
+
+_EARLY = {1: 0.5}
+_DECODER = Size(width=256, encoder_layers=3, decoder_layers=2, heads=4, hidden=1024, dropout=0.0)
+_TINY = Size(width=32, encoder_layers=1, decoder_layers=1, heads=2, hidden=64, dropout=0.0)
+
+
+def _scale(times: int) -> Scale:
+    """`times` as much training as that of `hours`. The wide models have 31 million weights."""
+    return Scale(
+        {
+            "narrow": Language(384, 2, 4, _EARLY, 450 * times, lr=2e-3),
+            "wide": Language(
+                768, 4, 6, {1: 0.5, 4: 0.5}, 700 * times, fewer=(4,), alone=True, once=560 * times
+            ),
+        },
+        Translation(_DECODER, 4, _EARLY, 450 * times),
+    )
+
+
+SCALES = {
+    "full": _scale(5),
+    "hours": _scale(1),
+    "smoke": Scale(
+        {
+            "narrow": Language(64, 1, 3, _EARLY, 12, window=32, batch=4),
+            "wide": Language(
+                64, 1, 4, {1: 0.5, 3: 0.5}, 12, fewer=(3,), alone=True, once=4, window=32, batch=4
+            ),
+        },
+        Translation(_TINY, 3, _EARLY, 12, num_pieces=60, tokens=256, lr=1e-2),
+        num_tokens=300,
+        held_out=1000,
+        prompts=2,
+        given=16,
+        written=16,
+        sentences=8,
+        timed=2,
+    ),
+}
