@@ -63,7 +63,7 @@ def test_man_pages_text_and_dictionaries() -> None:
 
 
 @pytest.mark.parametrize("path", ["/usr/share/man/man1/a.1.gz", "/usr/share/doc/a/b.html.gz", "/a/b.dict.dz"])
-@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(b"")[:-4]])
+@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(b"")[:-4]], ids=["empty", "other", "cut"])
 def test_damaged_files_have_no_documents(path: str, content: bytes) -> None:
     assert prose.documents(path, content) == []
 
