@@ -163,6 +163,56 @@ def test_what_reading_the_prompt_costs_is_no_price_of_a_draft() -> None:
     assert ours.seconds < 30 + 1.1 * run(0.0, 0.05, 20, 120).seconds
 
 
+def in_turn(
+    error: float, price: float, nums: Sequence[int], *, reading_s: float, mood: float = 1.0
+) -> list[Written]:
+    """Texts one after another of one drafter, which reads each prompt in `reading_s`; greedy chains.
+
+    mood  how many times as long everything takes from the second text on.
+    """
+    clock = Clock()
+    table, other = tables(error)
+    now = [1.0]
+    target, draft = timed(table, clock, lambda: now[0]), timed(other, clock, lambda: price * now[0])
+    draft.reading_s, target.reads_free = reading_s, True
+    drafter = SmallModel.of(draft, tree=Chain(length=8))
+    pace = Pace(replace(drafter.traits, paced="always"))
+    written = []
+    for row, num in enumerate(nums):
+        began, calls = clock.now, len(target.sizes)
+        request = Request([1 + row, 2, 3], Sampling(temperature=1.0, seed=5), num)
+        with timed_by(clock):
+            texts = whole(events(target, drafter, Match(), [request], pace=pace))[1]
+        written.append(Written(texts, clock.now - began, target.sizes[calls:]))
+        now[0] = mood
+    return written
+
+
+def test_where_no_draft_pays_hardly_a_prompt_is_read_for_one() -> None:
+    first, *others = in_turn(WRONG, 0.2, [100] * 8, reading_s=20.0)
+    assert first.seconds > 120  # which had to be found out
+    assert sum(one.seconds for one in others) < 1.02 * 700
+    cheap = in_turn(WRONG, 0.2, [100] * 8, reading_s=0.5)
+    assert sum(one.sizes != [1] * len(one.sizes) for one in cheap) >= 4  # there they are tried now and then
+
+
+def test_a_prompt_is_read_where_as_many_tokens_are_wanted_as_make_up_for_it() -> None:
+    """Drafts of a right draft model save some two thirds of the time."""
+    first, short, long = in_turn(0.0, 0.1, [100, 20, 200], reading_s=40.0)
+    assert max(first.sizes) > 1 and long.seconds < 40 + 0.6 * 200
+    assert set(short.sizes) == {1} and short.seconds <= 20
+    soon = in_turn(0.0, 0.1, [100, 20], reading_s=2.0)[1]
+    assert soon.seconds < 2 + 0.6 * 20
+
+
+def test_a_machine_that_slows_makes_no_draft_pay() -> None:
+    """Calls have become dearer: so has the draft, which nobody has timed since."""
+    first, later = in_turn(0.5, 0.6, [200, 200], reading_s=0.0, mood=3.0)
+    tried = sum(size > 1 for size in first.sizes[-100:])
+    assert sum(size > 1 for size in later.sizes) <= 2 * tried + 4
+    assert later.seconds < 1.05 * 3 * 200
+
+
 def test_a_step_without_a_draft_is_tried_soon_where_drafts_may_not_pay() -> None:
     """Drafts bring little and make the target's calls much dearer, which shows when one is left out."""
     ours = run(3.0, 0.05, None, 25, second=0.7)

@@ -229,7 +229,7 @@ class Engine:
         reading = [Call.read(_row(job), job.pending[:part]) for job, part in parts]
         plan = None
         if self._pace is not None and asks:
-            plan = self._pace.plan(asks, late=not all(job.output.drafting for job in ready))
+            plan = self._pace.plan(asks, lag=sum(job.output.lag for job in ready))
             asks = asks if plan is None else plan.asks
         steps, states, times = self._loop([job.state for job in ready], asks, reading)
         for job, state in zip(ready, states, strict=True):
@@ -238,7 +238,7 @@ class Engine:
             if not parts:  # what a call costs that others read in is no price
                 self._pace.learn(plan, [one for one in steps if one is not None], times)
             for job, limit in zip(ready, plan.limits, strict=True):
-                job.output.drafting = limit > 0
+                job.output.drafts(allowed=limit > 0)
         return steps, times
 
     def _take(self, job: Job, one: Step, times: StepTimes, events: list[Event], spent: float) -> None:

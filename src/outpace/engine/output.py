@@ -22,7 +22,8 @@ class Output:
         self.request = request
         self.stats = GenerationStats(prompt_tokens=len(request.prompt))
         self.finish_reason: FinishReason | None = None
-        self.drafting = False  # whether the last step could have a draft
+        self._drafting = False  # whether the last step could have a draft
+        self._drafted = 0  # how many tokens there were at the last one that could
         self.tokens = list(request.prompt)
         self._text = text
         self._pieces: list[str] = []
@@ -33,6 +34,17 @@ class Output:
         limit = min(request.max_tokens, target.context_length - len(request.prompt) + 1)
         self._end = len(request.prompt) + limit
         self._context_length = target.context_length
+
+    @property
+    def lag(self) -> int:
+        """How many tokens a drafter may have to catch up with: none if the last step could have a draft."""
+        return 0 if self._drafting else len(self.tokens) - self._drafted
+
+    def drafts(self, *, allowed: bool) -> None:
+        """Whether the step that runs now may have a draft."""
+        self._drafting = allowed
+        if allowed:
+            self._drafted = len(self.tokens)
 
     def ask(self, *, row: int, draw: Draw, law: bool, top: int, room: int, unread: Sequence[int] = ()) -> Ask:
         """What to propose now: no deeper than what is still wanted, no more than context and call hold.

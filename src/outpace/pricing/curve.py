@@ -27,16 +27,23 @@ class Curve:
         """Whether anything has been seen."""
         return bool(self._counts)
 
-    def learn(self, size: int, seconds: float, rate: float) -> None:
-        """This size took so long. What that says of the machine's mood holds for all sizes."""
+    def learn(self, size: int, seconds: float, rate: float) -> float:
+        """This size took so long. Returns what that says of the machine's mood: a factor for all sizes."""
         seconds, self._line = max(seconds, INSTANT), None
         count = self._counts[size] = self._counts.get(size, 0) + 1
         if count == 1:
             self._known[size] = seconds
-            return
+            return 1.0
         error = max(-OUTLIER, min(OUTLIER, log(seconds / self._known[size])))
-        self._known = {other: known * exp(rate * error) for other, known in self._known.items()}
+        mood = exp(rate * error)
+        self.scale(mood)
         self._known[size] *= exp(max(0.0, 1 / count - rate) * error)
+        return mood
+
+    def scale(self, mood: float) -> None:
+        """Everything takes so many times as long."""
+        self._known = {size: known * mood for size, known in self._known.items()}
+        self._line = None
 
     def at(self, size: Sizes) -> Sizes:
         """Seconds of a size: below what has been seen as its first, beyond it along the last line."""

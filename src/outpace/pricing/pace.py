@@ -11,6 +11,9 @@ arXiv:2211.17192, section 3.5. There both are given; here they are measured whil
              What probes cost beyond the best choice may not exceed a share of all time (`PROBING`)
     rows     where several share a call all drafters are held back: a node is no longer nearly free there.
              A single row's are if they say so (`Traits.paced`)
+    late     after steps without a draft the drafter may have to read what it has not seen, a whole prompt at
+             worst. That has a price by tokens, learnt too: it is paid only if what a draft saves, for as many
+             tokens as are still wanted, is more. A probe's is within the share above at once
     begin    with a draft. Until a step without a draft has been timed, such a step is thought to cost no more
              than the smallest call so far. One is tried when drafts may not pay, or the share above allows it
 
@@ -37,7 +40,7 @@ FIRST_LEVELS = 4  # of the first draft
 LEAST_LEVELS = 2  # of a probe
 PROBING = 0.015
 CREDIT = 1.0  # calls without a draft: what probes may cost at once
-PRECISION = 4  # binary digits of a call's size that are told apart
+PRECISION = 4  # binary digits of a size that are told apart
 FIRST_PLAIN = 2  # steps without a draft that are tried although drafts may pay
 FRESH = 16  # steps without a draft, after which the best depth is looked for anew: each tells little
 SURE = 0.5  # of the price of a call: drafts that cost less per token will pay
@@ -51,14 +54,14 @@ class Plan:
 
     asks    the rows' asks, cut to the depth that pays; limits: how deep each row's tree may be.
     begun   whether every row has read its prompt.
-    late    whether a row had no step before, or none with a draft: a drafter may have to catch up.
+    lag     tokens that a drafter may have to catch up with, of rows whose last step had no draft.
     best_s  seconds per token of the depth that pays best.
     """
 
     asks: list[Ask]
     prices: Prices
     begun: bool
-    late: bool
+    lag: int
     probe: bool
     theta: float
     best_s: float
@@ -74,12 +77,12 @@ class Pace:
         self._depths = Depths(THETAS if traits.stops else (0.0,))
         self._single, self._several = Prices(), Prices()  # of calls of one row and of more
         self._levels = FIRST_LEVELS  # of the next probe
-        self._again = False  # the last probe was right, but `late`: one more tells the price
+        self._again = False  # the last probe was right, but had to catch up: one more tells the price
         self._age = 0  # steps since a draft was timed
         self._told = FRESH  # steps learnt from, those with a draft counted FRESH times
 
-    def plan(self, asks: Sequence[Ask], *, late: bool) -> Plan | None:
-        """Cut the asks to a depth that pays; None where drafts are taken as they come. `late`: see Plan."""
+    def plan(self, asks: Sequence[Ask], *, lag: int) -> Plan | None:
+        """Cut the asks to a depth that pays; None where drafts are taken as they come. `lag`: see Plan."""
         if self._paced == "never" or (self._paced == "shared" and len(asks) == 1):
             return None
         prices = self._single if len(asks) == 1 else self._several
@@ -88,15 +91,18 @@ class Pace:
             prices.known = self._told
         depth, theta, best_s = prices.best
         begun, probe = not any(ask.unread for ask in asks), False
+        wanted = sum(ask.depth for ask in asks) / len(asks)
         if begun and prices.want_plain(best_s, len(asks)):
             depth = 0
-        elif (prices.debt_s <= 0 and (depth > 0 or prices.owed_s <= 0)) or self._again:
+        elif self._again or prices.can_probe(lag, paying=depth > 0):
             probe, depth, theta = True, max(depth, self._levels), 0.0
+        elif depth > 0 and prices.catch_up_s(lag) > wanted * (prices.call.at(len(asks)) - best_s):
+            depth = 0
         cut = [
             replace(ask, depth=min(ask.depth, depth), min_p=theta if self._stops else None) for ask in asks
         ]
         limits = [min(ask.depth, ask.budget) for ask in cut]
-        return Plan(cut, prices, begun, late, probe, theta, best_s, limits)
+        return Plan(cut, prices, begun, lag, probe, theta, best_s, limits)
 
     def learn(self, plan: Plan, steps: Sequence[Step], times: StepTimes) -> None:
         """What a planned step took, and what was kept of it."""
@@ -111,21 +117,21 @@ class Pace:
         levels = self._depths.levels([one.tree.shape.height for one in steps], max(limits))
         rate = min(MOST_RATE, 1 - (1 - RATE) ** (1 + self._age))
         kept = max(len(one.verdict.path) for one in steps)
-        self._again = plan.probe and plan.late and kept > 0 and not prices.draft.learnt
+        self._again = plan.probe and plan.lag > 0 and kept > 0 and not prices.draft.learnt
         if plan.probe:
             self._levels = min(MOST, max(LEAST_LEVELS, 2 * kept))
-        # What catches up with a text costs more than the next draft: it is at most so dear.
-        if levels and (not plan.late or (prices.draft.learnt and times.draft_s < prices.draft.at(levels))):
-            prices.draft.learn(levels, times.draft_s, rate)
+        caught_up_s = prices.draft_took(levels, plan.lag, times.draft_s, rate) if levels else 0.0
         cuts = [self._depths.cuts(one.tree) for one in steps]
         self._depths.learn(steps, cuts, min(limits), plan.theta, levels, rate)
-        self._age = 0 if levels and not plan.late else self._age + 1
+        self._age = 0 if levels and not plan.lag else self._age + 1
         if plan.begun:
             size = sum(one.tree.num_nodes for one in steps)
             prices.call_took(size, times.call_s, is_plain=size == len(steps))
             num_tokens = sum(len(one.tokens) for one in steps) / len(steps)
             seconds = times.draft_s + times.call_s
             prices.book(seconds, plan.best_s * num_tokens if plan.probe else None)
+            if not plan.probe:
+                prices.owe(caught_up_s)
         elif levels:  # a prompt's own call is no price, but the draft has cost what it has not saved
             prices.owe(times.draft_s - plan.best_s * kept)
 
@@ -139,15 +145,41 @@ class Prices:
         self.known = 0  # what had been learnt by then
         self.call = Curve({})
         self.draft = Curve({0: 0.0})  # drafts cost nothing until one has been timed
+        self.reading = Curve({0: 0.0})  # of a drafter that catches up with a text, by tokens
+        self._longest = 0  # of these texts
         self.owed_s = 0.0  # what first drafts have cost, which read prompts: no matter while drafts pay
         self.debt_s = 0.0  # what probes have cost and other steps not yet made up for
         self._total_s: float | None = None  # of all steps but the first, which may have read a prompt
 
     def call_took(self, size: int, seconds: float, *, is_plain: bool) -> None:
         """A call of so many nodes; is_plain: without a draft."""
-        step = 1 << max(0, size.bit_length() - PRECISION)
-        self.call.learn(-(-size // step) * step, seconds, RATE)
+        mood = self.call.learn(rounded(size), seconds, RATE)
+        for other in (self.draft, self.reading):  # of the same machine, behind the same text
+            other.scale(mood)
         self.num_plain += is_plain
+
+    def draft_took(self, levels: int, lag: int, seconds: float, rate: float) -> float:
+        """A draft of so many levels, behind a lag; returns what catching up has cost of it."""
+        if not lag:
+            self.draft.learn(levels, seconds, rate)
+            return 0.0
+        usual = self.draft.at(levels)  # nothing, before one has been timed: the reading is most of it
+        if self.draft.learnt and seconds < usual:
+            self.draft.learn(levels, seconds, rate)
+        reading_s = max(0.0, seconds - usual)
+        self.reading.learn(rounded(lag), reading_s, MOST_RATE)
+        self._longest = max(self._longest, rounded(lag))
+        return reading_s
+
+    def catch_up_s(self, lag: int) -> float:
+        """What a drafter takes to read so much: of a text longer than any so far, no more than of that."""
+        return self.reading.at(float(min(lag, self._longest))) if lag else 0.0
+
+    def can_probe(self, lag: int, *, paying: bool) -> bool:
+        """Whether a probe may be paid for now, after such a lag; paying: drafts are made anyway."""
+        if self.debt_s > 0 or (self.owed_s > 0 and not paying):
+            return False
+        return self.catch_up_s(lag) <= PROBING * (self._total_s or 0.0)
 
     def want_plain(self, best_s: float, rows: int) -> bool:
         """Whether a step without a draft should tell its price now; drafts cost best_s per token."""
@@ -172,6 +204,12 @@ class Prices:
         else:
             self.debt_s = max(min(self.debt_s, 0.0), self.debt_s + cost_s)
         self._total_s += seconds
+
+
+def rounded(size: int) -> int:
+    """A size as it is told apart: no two that differ by less than an eighth."""
+    step: int = 1 << max(0, size.bit_length() - PRECISION)
+    return -(-size // step) * step
 
 
 _PACES = Beside(lambda drafter: Pace(drafter.traits))
