@@ -39,6 +39,7 @@ def _train(work: Path, where: Path, scale: Scale, size: Language, kind: Kind, se
     batches = windows(tokens, size.window, size.batch, seed)
 
     def finish(model: Any, steps: int) -> dict[str, Any]:
+        model.config.num_loops = kind.loops
         model.save_pretrained(where)
         save_tokenizer(tokenizer(work, scale.num_tokens), where)
         seen = steps * size.batch * size.window
@@ -47,7 +48,7 @@ def _train(work: Path, where: Path, scale: Scale, size: Language, kind: Kind, se
     trainings.train_base(
         where,
         lambda: language_model(size, kind, scale.num_tokens, seed),
-        lambda model, precision: _loss(model, batches, kind, size.once, precision),
+        lambda model, precision: _loss(model, batches, size, kind, seed, precision),
         finish,
         settings={
             "num_tokens": scale.num_tokens,
@@ -57,7 +58,7 @@ def _train(work: Path, where: Path, scale: Scale, size: Language, kind: Kind, se
             "early": kind.named,
             "batch": size.batch,
             "window": size.window,
-            "once": size.once,
+            "once": size.once if kind.loops > 1 else 0,
             "text": len(tokens),
         },
         lr=size.lr,
@@ -68,15 +69,28 @@ def _train(work: Path, where: Path, scale: Scale, size: Language, kind: Kind, se
     )
 
 
-def _loss(model: Any, batches: Batches, kind: Kind, once: int, precision: Precision) -> LossOf:
-    """The loss of a step; the layers run once in the first `once` steps."""
+def _loss(
+    model: Any, batches: Batches, size: Language, kind: Kind, seed: int, precision: Precision
+) -> LossOf:
+    """The loss of a step, with the loops that this step makes."""
 
     def loss(step: int, random: torch.Generator) -> Loss:
-        model.config.num_loops = 1 if step < once else kind.loops
-        early = Early() if step < once else kind.loss
+        loops = loops_in(step, kind.loops, size.once, seed)
+        model.config.num_loops = loops
+        early = Early({loop: weight for loop, weight in kind.early.items() if loop < loops})
         return looped_loss(model, batches, early, precision=precision)(step, random)
 
     return loss
+
+
+def loops_in(step: int, loops: int, once: int, seed: int) -> int:
+    """How often the layers run in a step of a training: always R, or once at first and then 2 to R by chance.
+
+    Geiping et al. 2025, arXiv:2502.05171, draw the number too. Every output is trained as the last one.
+    """
+    if loops == 1 or not once:
+        return loops
+    return 1 if step < once else int(np.random.default_rng((seed, step)).integers(2, loops, endpoint=True))
 
 
 def windows(tokens: NDArray[np.uint16], window: int, batch: int, seed: int) -> Batches:

@@ -24,10 +24,10 @@ class Language:
     """Language models of one width: G distinct layers, R loops.
 
     early   weights of early loops' losses, of the models that are trained for SPEED. fewer: the numbers of
-            loops, below R, that these models are judged with too: their outputs have been trained.
+            loops, below R, that these models are judged with too: these have been drawn in the training.
     alone   whether there are no models to compare with.
-    once    the steps at the start in which the layers run once alone, which takes an R-th of the time. The
-            others make loops of a model that predicts already.
+    once    the steps at the start in which shared layers run once alone, which takes an R-th of the time.
+            Each of the others makes 2 to R loops, by chance. None: all steps make R loops.
     window  tokens of an example. batch: examples of a step.
     """
 
@@ -85,7 +85,7 @@ class Scale:
     timed: int = 40
 
 
-_EARLY = {1: 0.5}
+_EARLY = {1: 1.0}
 _DECODER = Size(width=256, encoder_layers=3, decoder_layers=2, heads=4, hidden=1024, dropout=0.0)
 _TINY = Size(width=32, encoder_layers=1, decoder_layers=1, heads=2, hidden=64, dropout=0.0)
 
@@ -94,10 +94,8 @@ def _scale(times: int) -> Scale:
     """`times` as much training as that of `hours`. The wide models have 31 million weights."""
     return Scale(
         {
-            "narrow": Language(384, 2, 4, _EARLY, 450 * times, lr=2e-3),
-            "wide": Language(
-                768, 4, 6, {1: 0.5, 4: 0.5}, 700 * times, fewer=(4,), alone=True, once=560 * times
-            ),
+            "narrow": Language(384, 2, 4, _EARLY, 450 * times, once=300 * times, lr=2e-3),
+            "wide": Language(768, 4, 6, _EARLY, 800 * times, fewer=(4,), alone=True, once=560 * times),
         },
         Translation(_DECODER, 4, _EARLY, 450 * times),
     )
@@ -109,9 +107,7 @@ SCALES = {
     "smoke": Scale(
         {
             "narrow": Language(64, 1, 3, _EARLY, 12, window=32, batch=4),
-            "wide": Language(
-                64, 1, 4, {1: 0.5, 3: 0.5}, 12, fewer=(3,), alone=True, once=4, window=32, batch=4
-            ),
+            "wide": Language(64, 1, 4, {1: 0.5}, 12, fewer=(3,), alone=True, once=4, window=32, batch=4),
         },
         Translation(_TINY, 3, _EARLY, 12, num_pieces=60, tokens=256, lr=1e-2),
         num_tokens=300,
