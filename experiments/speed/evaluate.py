@@ -37,7 +37,8 @@ def evaluate(work: Path, corpus: Path, folder: Path, scale: Scale, *, command: s
     text = token_array(work, "test", scale.num_tokens)
     if not results.of("corpus"):
         results.add(_corpus_record(work, scale))
-    _family(results, writers(folder, scale), prompts(text, scale.prompts, scale.given))
+    held_out = token_array(work, "dev", scale.num_tokens)
+    _family(results, writers(folder, scale, held_out), prompts(text, scale.prompts, scale.given))
     _family(results, translators(folder, scale), sources(corpus, folder, scale.timed))
 
 
@@ -66,11 +67,11 @@ def _family(results: Results, subjects: Sequence[Subject], inputs: Sequence[list
 
 
 def _ways(subject: Subject) -> int:
-    return len(subject.ways) * len(subject.temperatures)
+    return sum(len(subject.ways(temperature)) for temperature in subject.temperatures)
 
 
 def _warm(subject: Subject, given: list[int]) -> None:
-    for way in subject.ways:
+    for way in subject.ways(0.0):
         subject.write(given, way, 0.0)
 
 
@@ -96,7 +97,7 @@ def _texts(results: Results, subjects: Sequence[Subject], number: int, given: li
         for temperature in subject.temperatures:
             where = {"model": subject.name, "number": number, "temperature": temperature}
             has = {record["way"] for record in results.of("text", **where)}
-            if len(has) < len(subject.ways):
+            if len(has) < len(subject.ways(temperature)):
                 made = _in_turns(subject, where, given, temperature)
                 results.add(*(record for record in made if record["way"] not in has))
 
@@ -104,7 +105,7 @@ def _texts(results: Results, subjects: Sequence[Subject], number: int, given: li
 def _in_turns(subject: Subject, where: Record, given: list[int], temperature: float) -> list[Record]:
     records: list[Record] = []
     plain: list[int] = []
-    for way in subject.ways:
+    for way in subject.ways(temperature):
         made = subject.write(given, way, temperature)
         facts: dict[str, Any] = {"tokens": len(made.tokens), "passes": round(made.passes, 4)}
         facts["token_s"] = round(made.token_s, 7)

@@ -15,8 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from experiments.translation.model import Size
+
+Packed = Literal["q8", "q4"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class Language:
 
     early   weights of early loops' losses, of the models that are trained for SPEED. fewer: the numbers of
             loops, below R, that these models are judged with too: these have been drawn in the training.
+    packed  roundings of the weights that a model trained for SPEED is also decoded with.
     alone   whether there are no models to compare with.
     once    the steps at the start in which shared layers run once alone, which takes an R-th of the time.
             Each of the others makes 2 to R loops, by chance. None: all steps make R loops.
@@ -37,6 +41,7 @@ class Language:
     early: Mapping[int, float]
     steps: int
     fewer: tuple[int, ...] = ()
+    packed: tuple[Packed, ...] = ()
     alone: bool = False
     once: int = 0
     window: int = 256
@@ -68,7 +73,8 @@ class Translation:
 class Scale:
     """What a run consists of.
 
-    language      by label. num_tokens: of their vocabulary. held_out: tokens that perplexity is of.
+    language      by label. num_tokens: of their vocabulary. held_out: tokens that models are judged by while
+                  they are trained; judged: by which the engine's perplexity is.
     prompts       texts that are gone on with: `given` tokens of each, by `written` tokens.
     temperatures  of these. sentences: translated for BLEU; the first `timed` one by one, in every way.
     """
@@ -77,12 +83,13 @@ class Scale:
     translation: Translation
     num_tokens: int = 4096
     held_out: int = 100_000
-    prompts: int = 20
+    judged: int = 25_600
+    prompts: int = 12
     given: int = 64
     written: int = 128
     temperatures: tuple[float, ...] = (0.0, 0.8)
     sentences: int = 500
-    timed: int = 40
+    timed: int = 24
 
 
 _EARLY = {1: 1.0}
@@ -95,7 +102,9 @@ def _scale(times: int) -> Scale:
     return Scale(
         {
             "narrow": Language(384, 2, 4, _EARLY, 450 * times, once=300 * times, lr=2e-3),
-            "wide": Language(768, 4, 6, _EARLY, 800 * times, fewer=(4,), alone=True, once=560 * times),
+            "wide": Language(
+                768, 4, 6, _EARLY, 800 * times, fewer=(4,), packed=("q8",), alone=True, once=560 * times
+            ),
         },
         Translation(_DECODER, 4, _EARLY, 450 * times),
     )
@@ -107,11 +116,14 @@ SCALES = {
     "smoke": Scale(
         {
             "narrow": Language(64, 1, 3, _EARLY, 12, window=32, batch=4),
-            "wide": Language(64, 1, 4, {1: 0.5}, 12, fewer=(3,), alone=True, once=4, window=32, batch=4),
+            "wide": Language(
+                64, 1, 4, {1: 0.5}, 12, fewer=(3,), packed=("q8",), alone=True, once=4, window=32, batch=4
+            ),
         },
         Translation(_TINY, 3, _EARLY, 12, num_pieces=60, tokens=256, lr=1e-2),
         num_tokens=300,
         held_out=1000,
+        judged=200,
         prompts=2,
         given=16,
         written=16,

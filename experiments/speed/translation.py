@@ -83,8 +83,12 @@ class Translator:
         model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
         self.torch = keep_start_at_zero(model).eval()
         self.loops: int = model.config.num_loops
-        self.ways = ways_of(self.loops, every=every)
-        self._fast = {way: accelerated(self.torch, draft=way) for way in self.ways}
+        self._ways = ways_of(self.loops, every=every)
+        self._fast = {way: accelerated(self.torch, draft=way) for way in self._ways}
+
+    def ways(self, temperature: float) -> list[Way]:
+        """All are greedy."""
+        return self._ways
 
     def write(self, given: Ids, way: Way, temperature: float) -> Written:
         """One translation, greedy."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +12,44 @@ from numpy.typing import NDArray
 
 import outpace
 from experiments.speed.decoding import Way, Written, agreement, ways_of
-from experiments.speed.models import END_ID, kinds
-from experiments.speed.scales import Scale
-from outpace.core.call import Prompt
+from experiments.speed.models import END_ID, SPEED, kinds
+from experiments.speed.scales import Packed, Scale
+from outpace.core.call import Call, Prompt
+from outpace.core.contracts import Target
+from outpace.core.tree import TokenTree
 from outpace.targets.hf_looped_model import LoopedForCausalLM
 
 OTHERS = ("ngram", "speed:draft=ngram")
+NODES = 64  # tokens that are judged in a call
 Ids = Sequence[int]
 
 
 class Writer:
-    """A language model. folder: its files. trained: the folder of its training, which had `most` loops."""
+    """A language model.
+
+    folder   its files. trained: the folder of its training, which may have had more loops.
+    packed   to what its weights are rounded, if at all.
+    text     held-out tokens, in windows.
+    """
 
     family = "language"
 
-    def __init__(self, folder: Path, trained: Path, scale: Scale, *, every: bool) -> None:
-        self.name, self.trained = folder.name, trained
+    def __init__(
+        self, folder: Path, trained: Path, scale: Scale, text: Iterable[Ids], packed: Packed | None = None
+    ) -> None:
+        self.name, self.trained = folder.name + (f"-{packed}" if packed else ""), trained
         self.torch: Any = LoopedForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self.loops: int = self.torch.config.num_loops
-        self.ways = ways_of(self.loops, every=every, others=OTHERS if every else ())
         self.temperatures = scale.temperatures
+        self._every = trained.name.endswith(f"-{SPEED}")
         self._written = scale.written
-        self._model = outpace.load(str(folder))
+        self._text = text
+        self._model = outpace.load(str(folder), quantize=packed)
+
+    def ways(self, temperature: float) -> list[Way]:
+        """All that is compared in greedy text, and what is used in sampled text."""
+        every = self._every and not temperature
+        return ways_of(self.loops, every=every, others=OTHERS if every else ())
 
     def write(self, given: Ids, way: Way, temperature: float) -> Written:
         """One text; its seed is 0."""
@@ -50,19 +66,36 @@ class Writer:
         return agreement(self.torch, {"input_ids": ids[:, :-1]}, labels)
 
     def quality(self, run: dict[str, Any]) -> float:
-        """Perplexity: of the output after the loops that this model has."""
-        return round(float(np.exp(run["nats"][self.loops - 1])), 3)
+        """Perplexity of held-out text, as the engine computes it."""
+        lost = [_surprise(self._model.target, window) for window in self._text]
+        return round(float(np.exp(np.mean(np.concatenate(lost)))), 3)
 
 
-def writers(folder: Path, scale: Scale) -> list[Writer]:
-    """All language models of a scale."""
+def _surprise(target: Target, tokens: Ids) -> NDArray[np.float64]:
+    """f64[T - 1]: nats of every token but the first."""
+    row, lost = target.open(), []
+    for first in range(0, len(tokens) - 1, NODES):
+        given = tokens[first : first + NODES][: len(tokens) - 1 - first]
+        scores = target.score([Call.on(row, TokenTree.chain(given[0], given[1:]))])
+        target.keep([row], [range(1, len(given))])
+        logits = scores.logits(0, range(len(given))).astype(np.float64)
+        named = np.take_along_axis(logits, np.array(tokens[first + 1 :][: len(given)])[:, None], axis=1)
+        lost.append(np.logaddexp.reduce(logits, axis=1) - named[:, 0])
+    target.free([row])
+    return np.concatenate(lost)
+
+
+def writers(folder: Path, scale: Scale, held_out: NDArray[np.uint16]) -> list[Writer]:
+    """All language models of a scale; the held-out text is what perplexity is of."""
     found = []
     for label, size in scale.language.items():
+        count = min(scale.judged, len(held_out) - 1) // size.window
+        text = [held_out[size.window * n :][: size.window + 1].tolist() for n in range(count)]
         for name in kinds(size.layers, size.loops, size.early, alone=size.alone):
             trained = folder / f"{label}-{name}"
-            found.append(Writer(trained, trained, scale, every=name == "speed"))
-            if name == "speed":
-                found += [Writer(cut(trained, loops), trained, scale, every=True) for loops in size.fewer]
+            looped = [trained, *(cut(trained, loops) for loops in size.fewer)] if name == SPEED else [trained]
+            forms: list[Packed | None] = [None, *(size.packed if name == SPEED else ())]
+            found += [Writer(one, trained, scale, text, form) for form in forms for one in looped]
     return found
 
 

@@ -18,11 +18,11 @@ from experiments.kit.results import Results
 from experiments.speed import corpus as texts
 from experiments.speed import run
 from experiments.speed.decoding import ways_of
-from experiments.speed.language import nats_by_loop, windows
+from experiments.speed.language import loops_in, nats_by_loop, windows
 from experiments.speed.models import kinds, language_model
 from experiments.speed.scales import SCALES
 from experiments.speed.summary import Summary
-from experiments.speed.writers import prompts
+from experiments.speed.writers import Writer, prompts
 from tests.experiment_runs import check_report, kill, state
 from tests.experiments.test_translation_run import write_corpus
 
@@ -61,17 +61,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_way_of_every_model_writes_the_text_of_plain_decoding(made: Path) -> None:
     results = Results(made / "smoke" / "results.jsonl")
     records = results.of("text")
-    assert len(records) == sum(
-        len(ways) * (2 if family == "language" else 1) * 2
-        for family, ways in (
-            ("language", ["none"]), ("language", ["none"]), ("language", ["none", "speed"]),
-            ("language", [*ways_of(3, every=True), "ngram", "lookup"]),
-            ("language", [*ways_of(4, every=True), "ngram", "lookup"]),
-            ("language", [*ways_of(3, every=True), "ngram", "lookup"]),
-            ("translation", ["none"]), ("translation", ["none"]), ("translation", ["none", "speed"]),
-            ("translation", ways_of(3, every=True)),
-        )
-    )  # fmt: skip
+    every = [*ways_of(3, every=True), "ngram", "lookup"]
+    greedy = [["none"], ["none"], ["none", "speed"], every]  # of the narrow models
+    greedy += 2 * [[*ways_of(4, every=True), "ngram", "lookup"], every]  # of the wide one, and in 8 bits
+    translated = [["none"], ["none"], ["none", "speed"], ways_of(3, every=True)]
+    sampled = [min(2, len(ways)) for ways in greedy]  # plainly, and as planned
+    assert len(records) == 2 * (sum(map(len, greedy + translated)) + sum(sampled))
     assert all(record["same"] for record in records)
     for row in Summary(results).rows:
         if row.way == "none":
@@ -89,6 +84,8 @@ def test_a_report_has_all_models(made: Path) -> None:
         "narrow-speed",
         "wide-speed",
         "wide-speed-3",
+        "wide-speed-q8",
+        "wide-speed-3-q8",
     ):
         assert f"| {name} |" in report
     for name in kinds(1, 3, {}):
@@ -126,6 +123,26 @@ def test_held_out_text_is_judged_by_every_loop() -> None:
         total -= float(laws.gather(1, ids[1:, None]).sum())
     assert len(nats) == 3 and nats[2] == pytest.approx(total / (5 * size.window), abs=1e-3)
     assert len({*nats}) == 3
+
+
+def test_the_engine_judges_held_out_text_as_torch_does(made: Path) -> None:
+    """Each of R loops, on windows that fill whole calls and a part of one."""
+    size = SMOKE.language["wide"]
+    tokens = np.random.default_rng(2).integers(0, 300, 2 * 100 + 1).astype(np.uint16)
+    text = [tokens[first : first + 101].tolist() for first in (0, 100)]
+    for folder, loop in (("wide-speed", 4), ("wide-speed-3", 3)):
+        writer = Writer(made / "smoke" / folder, made / "smoke" / "wide-speed", SMOKE, text)
+        expected = nats_by_loop(writer.torch, tokens, 100)
+        assert len(expected) == loop and size.loops == 4
+        assert np.log(writer.quality({})) == pytest.approx(expected[-1], abs=2e-3)
+
+
+def test_shared_layers_run_once_at_first_and_then_as_often_as_a_step_draws() -> None:
+    assert [loops_in(step, 4, 0, seed=0) for step in (0, 9)] == [4, 4]
+    assert [loops_in(step, 1, 5, seed=0) for step in (0, 9)] == [1, 1]
+    drawn = [loops_in(step, 4, 5, seed=0) for step in range(405)]
+    assert set(drawn[:5]) == {1} and all(100 < drawn[5:].count(loops) < 170 for loops in (2, 3, 4))
+    assert drawn == [loops_in(step, 4, 5, seed=0) for step in range(405)]
 
 
 def test_a_step_has_the_same_examples_whenever_it_is_made() -> None:
