@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import sacrebleu
-import torch
 
 from experiments.kit import trainings
-from experiments.kit.trainings import LossOf, is_finished, short_fingerprint
+from experiments.kit.trainings import is_finished, short_fingerprint
 from experiments.translation import corpus
-from experiments.translation.model import Batches, Examples, load_model, new_model, translate
+from experiments.translation.model import Examples, load_model, new_model, translate
 from experiments.translation.pieces import MODEL, Pieces, train_pieces
 from experiments.translation.scales import Scale
-from outpace.train.loop import Loss
-from outpace.train.precision import Precision, products_in
+from outpace.train.looped import Early, looped_loss
 
 BASE, TEACHER, DISTILLED = "base", "teacher", "base-distilled"
 LABEL_SMOOTHING = 0.1
@@ -76,7 +74,9 @@ def train_base(
     trainings.train_base(
         where,
         new,
-        lambda model, precision: smoothed_loss(model, batches, precision),
+        lambda model, precision: looped_loss(
+            model, batches, Early(), precision=precision, smoothing=LABEL_SMOOTHING
+        ),
         finish,
         settings={
             "data": data,
@@ -101,28 +101,3 @@ def open_pieces(corpus_folder: Path, path: Path, num_pieces: int) -> Pieces:
     segments = corpus.read(corpus_folder / "train.tsv")
     texts = [text for one in segments for text in (one.source, one.target)]
     return train_pieces(texts, path, num_pieces=num_pieces)
-
-
-def smoothed_loss(model: Any, batches: Batches, precision: Precision) -> LossOf:
-    """Cross-entropy with label smoothing of every target token of a step's batch."""
-    device = model.device
-
-    def loss(step: int, random: torch.Generator) -> Loss:
-        torch.manual_seed(int(torch.randint(2**62, (1,), generator=random)))  # of dropout
-        batch = {name: value.to(device) for name, value in batches(step).items()}
-        labels = batch["labels"]
-        tokens = labels.masked_fill(labels < 0, model.config.pad_token_id)
-        start = torch.full_like(tokens[:, :1], model.config.decoder_start_token_id)
-        with products_in(precision, device):
-            states = model.model(
-                input_ids=batch["input_ids"],
-                attention_mask=batch["attention_mask"],
-                decoder_input_ids=torch.cat([start, tokens[:, :-1]], dim=1),
-                use_cache=False,
-            ).last_hidden_state
-            logits = model.lm_head(states[labels >= 0]) + model.final_logits_bias
-        wanted = labels[labels >= 0]
-        value = torch.nn.functional.cross_entropy(logits.float(), wanted, label_smoothing=LABEL_SMOOTHING)
-        return Loss(value, len(wanted))
-
-    return loss

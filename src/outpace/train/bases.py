@@ -117,12 +117,9 @@ class Seq2SeqBase(TorchBase):
     """An encoder-decoder model; batches have input_ids, attention_mask and labels."""
 
     def _hidden(self, batch: dict[str, Tensor]) -> Tensor:
-        tokens = batch["labels"].masked_fill(batch["labels"] < 0, self.module.config.pad_token_id)
-        start = torch.full_like(tokens[:, :1], self.module.config.decoder_start_token_id)
+        read = shifted(batch["labels"], self.module.config)
         return self._run(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            decoder_input_ids=torch.cat([start, tokens[:, :-1]], dim=1),
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], decoder_input_ids=read
         )
 
 
@@ -131,6 +128,12 @@ class CausalBase(TorchBase):
 
     def _hidden(self, batch: dict[str, Tensor]) -> Tensor:
         return self._run(input_ids=batch["input_ids"])
+
+
+def shifted(labels: Tensor, config: Any) -> Tensor:
+    """i64[B, T]: what a decoder reads to say the labels, the start token and all but the last of them."""
+    said = labels.masked_fill(labels < 0, config.pad_token_id)
+    return torch.cat([torch.full_like(said[:, :1], config.decoder_start_token_id), said[:, :-1]], dim=1)
 
 
 def look_ahead(labels: Tensor, num_heads: int) -> Tensor:

@@ -25,6 +25,7 @@ from torch.nn.functional import cross_entropy
 from outpace.core.errors import OutpaceError
 from outpace.progress import Progress
 from outpace.targets.hf_wrapped import plain_model
+from outpace.train.bases import shifted
 from outpace.train.checkpoint import Checkpoint
 from outpace.train.loop import Loss, Plan, train
 from outpace.train.precision import PRECISIONS, Precision, products_in
@@ -145,10 +146,7 @@ def loop_states(model: Any, batch: Mapping[str, Tensor], labels: Tensor) -> list
     if not config.is_encoder_decoder:
         seen = model.base_model(**batch, **options)
         return [*seen.hidden_states[1:]] if loops_of(model) > 1 else [seen.last_hidden_state]
-    said = labels.masked_fill(labels < 0, config.pad_token_id)
-    start = torch.full_like(said[:, :1], config.decoder_start_token_id)
-    read = torch.cat([start, said[:, :-1]], dim=1)
-    seen = model.base_model(**batch, decoder_input_ids=read, **options)
+    seen = model.base_model(**batch, decoder_input_ids=shifted(labels, config), **options)
     return [*seen.decoder_hidden_states[1:]] if loops_of(model) > 1 else [seen.last_hidden_state]
 
 
