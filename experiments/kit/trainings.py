@@ -151,10 +151,11 @@ def is_finished(folder: Path, *, by: str = FINISHED, **settings: Any) -> bool:
     return True
 
 
-def duration_of(folder: Path) -> dict[str, Any]:
-    """Steps and minutes of a training, for records."""
-    run = json.loads((folder / RUN).read_text())
-    return {"steps": run["steps_done"], "minutes": round(run["seconds"] / 60, 1)}
+def duration_of(*stages: Path) -> dict[str, Any]:
+    """Steps and minutes of a training of one stage or more, for records."""
+    runs = [json.loads((folder / RUN).read_text()) for folder in stages]
+    minutes = sum(run["seconds"] for run in runs) / 60
+    return {"steps": sum(run["steps_done"] for run in runs), "minutes": round(minutes, 1)}
 
 
 def short_fingerprint(model: Any) -> str:

@@ -79,7 +79,7 @@ def _describe(results: Results, subject: Subject) -> None:
     fingerprint = short_fingerprint(subject.torch)
     if results.knows(subject.name, fingerprint):
         return
-    run = json.loads((subject.trained / RUN).read_text())
+    run = json.loads((subject.stages[-1] / RUN).read_text())
     weights = sum(one.numel() for one in subject.torch.parameters() if one.requires_grad)
     record: Record = {
         "kind": "model",
@@ -87,7 +87,7 @@ def _describe(results: Results, subject: Subject) -> None:
         "family": subject.family,
         "loops": subject.loops,
     }
-    record |= {"fingerprint": fingerprint, "weights": weights, "training": duration_of(subject.trained)}
+    record |= {"fingerprint": fingerprint, "weights": weights, "training": duration_of(*subject.stages)}
     results.add(record | {"settings": run["settings"], "quality": subject.quality(run)})
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ from torch.nn.functional import cross_entropy
 
 from experiments.kit import trainings
 from experiments.kit.trainings import LossOf, is_finished
-from experiments.speed.models import Kind, kinds, language_model
-from experiments.speed.scales import Language, Scale
+from experiments.speed.models import BASE, SPEED, Kind, kinds, language_model
+from experiments.speed.scales import Language, Scale, Tuning
 from experiments.speed.tokens import save_tokenizer, token_array, tokenizer
+from outpace.targets.hf_looped_model import LoopedForCausalLM
 from outpace.train.loop import Loss
 from outpace.train.looped import Early, loop_states, looped_loss, output_of
 from outpace.train.precision import Precision
@@ -25,18 +28,80 @@ Batches = Callable[[int], dict[str, Tensor]]
 HELD_OUT = 16  # windows in a call
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of a training.
+
+    new    the model at its beginning. loops: how often the layers run in a step. early: what is asked of
+           early loops, except in steps without any. settings: of this part, for run.json.
+    """
+
+    new: Callable[[], Any]
+    loops: Callable[[int], int]
+    early: Early
+    steps: int
+    lr: float
+    settings: dict[str, Any]
+
+
 def train_language(work: Path, folder: Path, scale: Scale, *, seed: int = 0) -> None:
-    """Every language model of a scale into folder/SIZE-KIND; done already: nothing."""
+    """Every language model of a scale into folder/SIZE-KIND; done already: nothing.
+
+    The one for SPEED is trained into folder/SIZE-base, and then learns to agree with itself.
+    """
     for label, size in scale.language.items():
         for name, kind in kinds(size.layers, size.loops, size.early, alone=size.alone).items():
-            _train(work, folder / f"{label}-{name}", scale, size, kind, seed)
+            where, base = folder / f"{label}-{name}", folder / f"{label}-{BASE}"
+            if name != SPEED:
+                base = where
+            _train(work, base, scale, size, kind, from_nothing(size, kind, scale.num_tokens, seed), seed)
+            if name == SPEED:
+                _train(work, where, scale, size, kind, tuned(base, size.tuning, kind, seed + 1), seed + 1)
 
 
-def _train(work: Path, where: Path, scale: Scale, size: Language, kind: Kind, seed: int) -> None:
+def from_nothing(size: Language, kind: Kind, num_tokens: int, seed: int) -> Stage:
+    """From random weights."""
+    once = size.once if kind.loops > 1 else 0
+
+    def loops(step: int) -> int:
+        if not once:
+            return kind.loops
+        return 1 if step < once else drawn(step, kind.loops, seed)
+
+    settings = {"early": kind.named, "once": once}
+    new = partial(language_model, size, kind, num_tokens, seed)
+    return Stage(new, loops, kind.loss, size.steps, size.lr, settings)
+
+
+def tuned(base: Path, tuning: Tuning, kind: Kind, seed: int) -> Stage:
+    """From a model that predicts already."""
+    early = Early({1: tuning.weight}, "mutual")
+    settings = {"early": {"1": tuning.weight}, "towards": early.towards}
+    new = partial(LoopedForCausalLM.from_pretrained, base, dtype=torch.float32)
+    loops = partial(drawn, loops=kind.loops, seed=seed)
+    return Stage(new, loops, early, tuning.steps, tuning.lr, settings)
+
+
+def drawn(step: int, loops: int, seed: int) -> int:
+    """2 to R loops, by chance, as in Geiping et al. 2025, arXiv:2502.05171: every output is trained so."""
+    return int(np.random.default_rng((seed, step)).integers(2, loops, endpoint=True))
+
+
+def _train(
+    work: Path, where: Path, scale: Scale, size: Language, kind: Kind, stage: Stage, seed: int
+) -> None:
     if is_finished(where, by="nats", seed=seed):
         return
     tokens, dev = (token_array(work, name, scale.num_tokens) for name in ("train", "dev"))
     batches = windows(tokens, size.window, size.batch, seed)
+
+    def loss_of(model: Any, precision: Precision) -> LossOf:
+        def loss(step: int, random: torch.Generator) -> Loss:
+            model.config.num_loops = loops = stage.loops(step)
+            early = stage.early if loops > 1 else Early()
+            return looped_loss(model, batches, early, precision=precision)(step, random)
+
+        return loss
 
     def finish(model: Any, steps: int) -> dict[str, Any]:
         model.config.num_loops = kind.loops
@@ -47,50 +112,25 @@ def _train(work: Path, where: Path, scale: Scale, size: Language, kind: Kind, se
 
     trainings.train_base(
         where,
-        lambda: language_model(size, kind, scale.num_tokens, seed),
-        lambda model, precision: _loss(model, batches, size, kind, seed, precision),
+        stage.new,
+        loss_of,
         finish,
         settings={
             "num_tokens": scale.num_tokens,
             "width": size.width,
             "layers": kind.layers,
             "loops": kind.loops,
-            "early": kind.named,
             "batch": size.batch,
             "window": size.window,
-            "once": size.once if kind.loops > 1 else 0,
             "text": len(tokens),
+            **stage.settings,
         },
-        lr=size.lr,
+        lr=stage.lr,
         minutes=0,
-        steps=size.steps,
+        steps=stage.steps,
         seed=seed,
         weight_decay=0.01,
     )
-
-
-def _loss(
-    model: Any, batches: Batches, size: Language, kind: Kind, seed: int, precision: Precision
-) -> LossOf:
-    """The loss of a step, with the loops that this step makes."""
-
-    def loss(step: int, random: torch.Generator) -> Loss:
-        loops = loops_in(step, kind.loops, size.once, seed)
-        model.config.num_loops = loops
-        early = Early({loop: weight for loop, weight in kind.early.items() if loop < loops})
-        return looped_loss(model, batches, early, precision=precision)(step, random)
-
-    return loss
-
-
-def loops_in(step: int, loops: int, once: int, seed: int) -> int:
-    """How often the layers run in a step of a training: always R, or once at first and then 2 to R by chance.
-
-    Geiping et al. 2025, arXiv:2502.05171, draw the number too. Every output is trained as the last one.
-    """
-    if loops == 1 or not once:
-        return loops
-    return 1 if step < once else int(np.random.default_rng((seed, step)).integers(2, loops, endpoint=True))
 
 
 def windows(tokens: NDArray[np.uint16], window: int, batch: int, seed: int) -> Batches:

@@ -21,6 +21,7 @@ from outpace.train.looped import Early
 HEAD = 64  # width of a head
 END_ID = 0
 SPEED = "speed"
+BASE = "base"  # what becomes the former when it learns to agree with itself
 
 
 @dataclass(frozen=True, slots=True)

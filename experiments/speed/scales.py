@@ -1,14 +1,14 @@
 """How large the experiment is: the models, how long each is trained, what it is judged by.
 
 A training's length is in steps of so many tokens, not in minutes: models of one size see the same text. On
-two cores, in minutes, as planned (no scale but `smoke` has been run to its end yet):
+two cores, in minutes; those of `full` are five times those of `hours`, it has not been run:
 
                                full      hours
     prepare                      30         30   (most of it the download)
-    language, narrow            150         30
-    language, wide              200         35
-    translation                 110         25
-    evaluation                   20         10
+    language, narrow             90         18
+    language, wide              170         34
+    translation                 120         24
+    evaluation                   20         20
 """
 
 from __future__ import annotations
@@ -23,12 +23,22 @@ Packed = Literal["q8", "q4"]
 
 
 @dataclass(frozen=True, slots=True)
+class Tuning:
+    """How a model learns to agree with itself: by a mutual loss of the first loop and the last one."""
+
+    steps: int
+    weight: float
+    lr: float
+
+
+@dataclass(frozen=True, slots=True)
 class Language:
     """Language models of one width: G distinct layers, R loops.
 
     early   weights of early loops' losses, of the models that are trained for SPEED. fewer: the numbers of
             loops, below R, that these models are judged with too: these have been drawn in the training.
     packed  roundings of the weights that a model trained for SPEED is also decoded with.
+    tuning  of the model for SPEED, after its training.
     alone   whether there are no models to compare with.
     once    the steps at the start in which shared layers run once alone, which takes an R-th of the time.
             Each of the others makes 2 to R loops, by chance. None: all steps make R loops.
@@ -39,6 +49,7 @@ class Language:
     layers: int
     loops: int
     early: Mapping[int, float]
+    tuning: Tuning
     steps: int
     fewer: tuple[int, ...] = ()
     packed: tuple[Packed, ...] = ()
@@ -53,6 +64,7 @@ class Language:
 class Translation:
     """Translation models: an encoder, and a decoder of `size.decoder_layers` layers that run `loops` times.
 
+    early   weights of early loops' losses, mutual from the first step on, of the model for SPEED.
     tokens  of the target, in a step.
     """
 
@@ -93,20 +105,21 @@ class Scale:
 
 
 _EARLY = {1: 1.0}
+_BRIEF = Tuning(6, weight=2.0, lr=1e-3)
 _DECODER = Size(width=256, encoder_layers=3, decoder_layers=2, heads=4, hidden=1024, dropout=0.0)
 _TINY = Size(width=32, encoder_layers=1, decoder_layers=1, heads=2, hidden=64, dropout=0.0)
 
 
 def _scale(times: int) -> Scale:
     """`times` as much training as that of `hours`. The wide models have 31 million weights."""
+    tuning = Tuning(120 * times, weight=8.0, lr=5e-4)
+    wide = Language(768, 4, 6, _EARLY, tuning, 800 * times, once=560 * times)
     return Scale(
         {
-            "narrow": Language(384, 2, 4, _EARLY, 450 * times, once=300 * times, lr=2e-3),
-            "wide": Language(
-                768, 4, 6, _EARLY, 800 * times, fewer=(4,), packed=("q8",), alone=True, once=560 * times
-            ),
+            "narrow": Language(384, 2, 4, _EARLY, tuning, 450 * times, once=300 * times, lr=2e-3),
+            "wide": replace(wide, fewer=(4,), packed=("q8",), alone=True),
         },
-        Translation(_DECODER, 4, _EARLY, 450 * times),
+        Translation(_DECODER, 4, {1: 2.0}, 1000 * times),
     )
 
 
@@ -115,9 +128,20 @@ SCALES = {
     "hours": _scale(1),
     "smoke": Scale(
         {
-            "narrow": Language(64, 1, 3, _EARLY, 12, window=32, batch=4),
+            "narrow": Language(64, 1, 3, _EARLY, _BRIEF, 12, window=32, batch=4),
             "wide": Language(
-                64, 1, 4, {1: 0.5}, 12, fewer=(3,), packed=("q8",), alone=True, once=4, window=32, batch=4
+                64,
+                1,
+                4,
+                {1: 0.5},
+                _BRIEF,
+                12,
+                fewer=(3,),
+                packed=("q8",),
+                alone=True,
+                once=4,
+                window=32,
+                batch=4,
             ),
         },
         Translation(_TINY, 3, _EARLY, 12, num_pieces=60, tokens=256, lr=1e-2),

@@ -23,7 +23,7 @@ from experiments.translation.base import LABEL_SMOOTHING, open_pieces
 from experiments.translation.decoding import accelerated
 from experiments.translation.model import Examples, keep_start_at_zero, new_model, short_enough, translate
 from experiments.translation.pieces import MODEL, Pieces
-from outpace.train.looped import looped_loss
+from outpace.train.looped import Early, looped_loss
 
 LABEL = "translation"
 Ids = Sequence[int]
@@ -54,7 +54,7 @@ def _train(corpus_folder: Path, where: Path, scale: Scale, kind: Kind, seed: int
         where,
         lambda: new_model(pieces, size.of(kind.layers), seed, loops=kind.loops),
         lambda model, precision: looped_loss(
-            model, batches, kind.loss, precision=precision, smoothing=LABEL_SMOOTHING
+            model, batches, Early(kind.early, "mutual"), precision=precision, smoothing=LABEL_SMOOTHING
         ),
         finish,
         settings={
@@ -62,6 +62,7 @@ def _train(corpus_folder: Path, where: Path, scale: Scale, kind: Kind, seed: int
             "size": asdict(size.of(kind.layers)),
             "loops": kind.loops,
             "early": kind.named,
+            "towards": "mutual",
             "batch": size.tokens,
             "pieces": pieces.num_ids,
         },
@@ -79,7 +80,7 @@ class Translator:
     temperatures = (0.0,)
 
     def __init__(self, folder: Path, *, every: bool) -> None:
-        self.name, self.trained = folder.name, folder
+        self.name, self.stages = folder.name, [folder]
         model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
         self.torch = keep_start_at_zero(model).eval()
         self.loops: int = model.config.num_loops

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import outpace
 from experiments.speed.decoding import Way, Written, agreement, ways_of
-from experiments.speed.models import END_ID, SPEED, kinds
+from experiments.speed.models import BASE, END_ID, SPEED, kinds
 from experiments.speed.scales import Packed, Scale
 from outpace.core.call import Call, Prompt
 from outpace.core.contracts import Target
@@ -27,7 +27,8 @@ Ids = Sequence[int]
 class Writer:
     """A language model.
 
-    folder   its files. trained: the folder of its training, which may have had more loops.
+    folder   its files.
+    stages   folders of its training, the last one last, which may have had more loops.
     packed   to what its weights are rounded, if at all.
     text     held-out tokens, in windows.
     """
@@ -35,13 +36,18 @@ class Writer:
     family = "language"
 
     def __init__(
-        self, folder: Path, trained: Path, scale: Scale, text: Iterable[Ids], packed: Packed | None = None
+        self,
+        folder: Path,
+        stages: Sequence[Path],
+        scale: Scale,
+        text: Iterable[Ids],
+        packed: Packed | None = None,
     ) -> None:
-        self.name, self.trained = folder.name + (f"-{packed}" if packed else ""), trained
+        self.name, self.stages = folder.name + (f"-{packed}" if packed else ""), stages
         self.torch: Any = LoopedForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self.loops: int = self.torch.config.num_loops
         self.temperatures = scale.temperatures
-        self._every = trained.name.endswith(f"-{SPEED}")
+        self._every = stages[-1].name.endswith(f"-{SPEED}")
         self._written = scale.written
         self._text = text
         self._model = outpace.load(str(folder), quantize=packed)
@@ -93,9 +99,13 @@ def writers(folder: Path, scale: Scale, held_out: NDArray[np.uint16]) -> list[Wr
         text = [held_out[size.window * n :][: size.window + 1].tolist() for n in range(count)]
         for name in kinds(size.layers, size.loops, size.early, alone=size.alone):
             trained = folder / f"{label}-{name}"
-            looped = [trained, *(cut(trained, loops) for loops in size.fewer)] if name == SPEED else [trained]
-            forms: list[Packed | None] = [None, *(size.packed if name == SPEED else ())]
-            found += [Writer(one, trained, scale, text, form) for form in forms for one in looped]
+            if name != SPEED:
+                found.append(Writer(trained, [trained], scale, text))
+                continue
+            stages = [folder / f"{label}-{BASE}", trained]
+            looped = [trained, *(cut(trained, loops) for loops in size.fewer)]
+            forms: list[Packed | None] = [None, *size.packed]
+            found += [Writer(one, stages, scale, text, form) for form in forms for one in looped]
     return found
 
 

@@ -18,7 +18,7 @@ from experiments.kit.results import Results
 from experiments.speed import corpus as texts
 from experiments.speed import run
 from experiments.speed.decoding import ways_of
-from experiments.speed.language import loops_in, nats_by_loop, windows
+from experiments.speed.language import from_nothing, nats_by_loop, windows
 from experiments.speed.models import kinds, language_model
 from experiments.speed.scales import SCALES
 from experiments.speed.summary import Summary
@@ -131,18 +131,23 @@ def test_the_engine_judges_held_out_text_as_torch_does(made: Path) -> None:
     tokens = np.random.default_rng(2).integers(0, 300, 2 * 100 + 1).astype(np.uint16)
     text = [tokens[first : first + 101].tolist() for first in (0, 100)]
     for folder, loop in (("wide-speed", 4), ("wide-speed-3", 3)):
-        writer = Writer(made / "smoke" / folder, made / "smoke" / "wide-speed", SMOKE, text)
+        writer = Writer(made / "smoke" / folder, [made / "smoke" / "wide-speed"], SMOKE, text)
         expected = nats_by_loop(writer.torch, tokens, 100)
         assert len(expected) == loop and size.loops == 4
         assert np.log(writer.quality({})) == pytest.approx(expected[-1], abs=2e-3)
 
 
 def test_shared_layers_run_once_at_first_and_then_as_often_as_a_step_draws() -> None:
-    assert [loops_in(step, 4, 0, seed=0) for step in (0, 9)] == [4, 4]
-    assert [loops_in(step, 1, 5, seed=0) for step in (0, 9)] == [1, 1]
-    drawn = [loops_in(step, 4, 5, seed=0) for step in range(405)]
-    assert set(drawn[:5]) == {1} and all(100 < drawn[5:].count(loops) < 170 for loops in (2, 3, 4))
-    assert drawn == [loops_in(step, 4, 5, seed=0) for step in range(405)]
+    size = SMOKE.language["wide"]
+    named = kinds(size.layers, 4, size.early)
+    stage = from_nothing(size, named["speed"], 300, seed=0)
+    steps = [stage.loops(step) for step in range(404)]
+    assert set(steps[: size.once]) == {1} and set(steps[size.once :]) == {2, 3, 4}
+    assert all(100 < steps[size.once :].count(loops) < 170 for loops in (2, 3, 4))
+    assert steps == [stage.loops(step) for step in range(404)]  # of the step alone
+    assert {from_nothing(size, named["deep"], 300, seed=0).loops(step) for step in range(9)} == {1}
+    always = from_nothing(SMOKE.language["narrow"], named["speed"], 300, seed=0)
+    assert {always.loops(step) for step in range(9)} == {4}
 
 
 def test_a_step_has_the_same_examples_whenever_it_is_made() -> None:

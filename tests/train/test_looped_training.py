@@ -42,7 +42,7 @@ def batches(step: int) -> dict[str, Any]:
     return {"input_ids": ids[:, :-1], "labels": labels}
 
 
-@pytest.mark.parametrize("towards", ["labels", "final"])
+@pytest.mark.parametrize("towards", ["labels", "final", "mutual"])
 def test_the_loss_is_that_of_plain_arithmetic(folder: Path, towards: Towards) -> None:
     early = Early({1: 0.3, 2: 0.7}, towards)
     loss = looped_loss(open_looped(folder), batches, early)(4, torch.Generator().manual_seed(0))
@@ -58,24 +58,30 @@ def test_the_loss_is_that_of_plain_arithmetic(folder: Path, towards: Towards) ->
             for loop, weight in early.weights.items():
                 law = laws[loop - 1, place]
                 goal = law[label] if towards == "labels" else (laws[-1, place].exp() * law).sum()
+                if towards == "mutual":
+                    goal -= (laws[-1, place].exp() * laws[-1, place]).sum()
                 wanted -= weight * float(goal)
     assert loss.num_tokens == num
     assert float(loss.value.detach()) == pytest.approx(wanted / num, rel=1e-4)
 
 
-def test_no_gradient_reaches_the_final_output_through_the_goal(folder: Path) -> None:
-    """The goal of early loops is what the last one says; it must not come to say what is easy to guess."""
+@pytest.mark.parametrize("towards", ["final", "mutual"])
+def test_a_gradient_reaches_the_final_output_where_both_are_to_give_way(
+    folder: Path, towards: Towards
+) -> None:
+    """The goal of early loops is what the last one says: it must not come to say what is easy to guess."""
     model = open_looped(folder)
     batch = batches(0)
     labels = batch.pop("labels")
-    random = torch.Generator().manual_seed(0)
-    looped_loss(model, lambda _: {**batch, "labels": labels}, Early({1: 1.0}))(0, random).value.backward()
+    random, early = torch.Generator().manual_seed(0), Early({1: 1.0}, towards)
+    looped_loss(model, lambda _: {**batch, "labels": labels}, early)(0, random).value.backward()
     mine = [one.grad.clone() for one in model.parameters()]
     model.zero_grad()
     states = [output_of(model, state[labels >= 0]) for state in loop_states(model, batch, labels)]
-    goal = states[-1].detach().softmax(-1)
+    goal = states[-1].log_softmax(-1)
+    goal = goal if towards == "mutual" else goal.detach()
     value = torch.nn.functional.cross_entropy(states[-1], labels[labels >= 0])
-    (value - (goal * states[0].log_softmax(-1)).sum(-1).mean()).backward()
+    (value + (goal.exp() * (goal - states[0].log_softmax(-1))).sum(-1).mean()).backward()
     for one, parameter in zip(mine, model.parameters(), strict=True):
         torch.testing.assert_close(one, parameter.grad, rtol=1e-4, atol=1e-6)
 
@@ -91,12 +97,12 @@ def agreement(model: Any) -> float:
 
 def test_early_losses_raise_agreement(folder: Path, tmp_path: Path) -> None:
     shares = {}
-    for weight in (0.0, 1.0):
+    asked = {"none": Early(), "final": Early({1: 1.0}), "mutual": Early({1: 4.0}, "mutual")}
+    for name, early in asked.items():
         model = open_looped(folder)
-        early = Early({1: weight} if weight else {})
-        train_looped(model, batches, tmp_path / f"{weight}", early=early, plan=PLAN)
-        shares[weight] = agreement(model)
-    assert shares[1.0] > shares[0.0] + 0.05, shares
+        train_looped(model, batches, tmp_path / name, early=early, plan=PLAN)
+        shares[name] = agreement(model)
+    assert shares["final"] > shares["none"] + 0.05 and shares["mutual"] > shares["none"] + 0.05, shares
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(folder: Path, tmp_path: Path) -> None:
@@ -150,7 +156,7 @@ def test_a_model_of_one_loop_has_no_early_loss(tmp_path: Path) -> None:
 
 def test_other_goals_and_other_runs_are_refused(folder: Path, tmp_path: Path) -> None:
     towards: Any = "both"
-    with pytest.raises(OutpaceError, match="towards is 'both', accepted are labels, final"):
+    with pytest.raises(OutpaceError, match="towards is 'both', accepted are labels, final, mutual"):
         Early({1: 0.5}, towards)
     train_looped(open_looped(folder), batches, tmp_path / "new", early=Early({1: 0.5}), plan=Plan(2))
     with pytest.raises(OutpaceError, match="holds a run with early="):

@@ -7,7 +7,8 @@ recipe is not public; this one is
 
 where p[d] [n, V] is what the model's last norm and output matrix make of the states after loop d. `towards`
 is "labels", or "final": p[R], which gets no gradient. The latter asks for agreement, which is what a pipeline
-lives on; the former for good early predictions, which may agree less.
+lives on; the former for good early predictions, which may agree less. "mutual" is KL(p[R] || p[d]), and p[R]
+gets its gradient too: both sides give way, for still more agreement.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, kl_div
 
 from outpace.core.errors import OutpaceError
 from outpace.progress import Progress
@@ -30,7 +31,7 @@ from outpace.train.checkpoint import Checkpoint
 from outpace.train.loop import Loss, Plan, train
 from outpace.train.precision import PRECISIONS, Precision, products_in
 
-Towards = Literal["labels", "final"]
+Towards = Literal["labels", "final", "mutual"]
 Batches = Callable[[int], dict[str, Tensor]]
 """A step's batch, a function of the step alone: the model's arguments, and labels i64[B, T] (-100: none)."""
 
@@ -80,10 +81,9 @@ def looped_loss(
             states = loop_states(model, batch, labels)
             final = output_of(model, states[-1][known])
             value = cross_entropy(final.float(), wanted, label_smoothing=smoothing)
-            goal = wanted if early.towards == "labels" else final.detach().float().softmax(-1)
             for loop, weight in early.weights.items():
                 said = output_of(model, states[loop - 1][known]).float()
-                value = value + weight * cross_entropy(said, goal)
+                value = value + weight * _early_loss(said, final.float(), wanted, early.towards)
         return Loss(value, len(wanted))
 
     return loss
@@ -130,6 +130,15 @@ def train_looped(
         raise OutpaceError(f"cannot write {folder}: {error.strerror or error}") from error
     checkpoint.note(finished=True)
     checkpoint.done()
+
+
+def _early_loss(said: Tensor, final: Tensor, wanted: Tensor, towards: Towards) -> Tensor:
+    """Of logits [n, V] after an early loop and after the last one, and i64[n] labels."""
+    if towards == "labels":
+        return cross_entropy(said, wanted)
+    if towards == "final":
+        return cross_entropy(said, final.detach().softmax(-1))
+    return kl_div(said.log_softmax(-1), final.log_softmax(-1), log_target=True, reduction="batchmean")
 
 
 def loops_of(model: Any) -> int:
