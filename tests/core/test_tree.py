@@ -83,6 +83,15 @@ def test_chains_of_one_length_share_their_shape() -> None:
     assert all(type(token) is int for token in TokenTree.chain(1, np.array([2, 3])).token_list)
 
 
+def test_lists_that_are_a_line_share_their_shape_and_others_are_checked() -> None:
+    line = TokenTree.of([5, 6, 7], [-1, 0, 1])
+    assert line.shape is TokenTree.chain(5, [6, 7]).shape and line.token_list == [5, 6, 7]
+    tree = TokenTree.of([5, 6, 7], [-1, 0, 0])
+    assert not tree.shape.is_chain and tree.shape.parent_list == [-1, 0, 0] and tree.token_list == [5, 6, 7]
+    with pytest.raises(ValueError, match="parents"):
+        TokenTree.of([5, 6], [-1, 1])
+
+
 @given(st.lists(trees(root=0), min_size=1, max_size=4))
 def test_merge_is_the_trie_union(parts: list[TokenTree]) -> None:
     merged = TokenTree.merge(*parts)

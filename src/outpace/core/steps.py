@@ -250,7 +250,7 @@ class Step:
         first, last = tree.num_nodes, path[-1] if path else 0
         parents = [*tree.shape.parent_list, *[last] * len(self.guessed)]
         right = [first + i for i, token in enumerate(self.guessed) if token == self.verdict.token]
-        return TokenTree([*tree.token_list, *self.guessed], parents), [*path, *right]
+        return TokenTree.of([*tree.token_list, *self.guessed], parents), [*path, *right]
 
     @property
     def tokens(self) -> list[int]:

@@ -181,6 +181,13 @@ class TokenTree:
         return tree
 
     @classmethod
+    def of(cls, tokens: list[int], parents: list[int]) -> TokenTree:
+        """A "point" tree from lists; all lines of a length share a shape."""
+        if all(parent == node - 1 for node, parent in enumerate(parents)):
+            return cls.chain(tokens[0], tokens[1:])
+        return cls(tokens, parents)
+
+    @classmethod
     def grown(cls, tokens: list[int], parents: list[int], logq: Sequence[float]) -> TokenTree:
         """A "point" tree from lists that nobody else will change. Hot path: checks parents and lengths."""
         tree = cls.__new__(cls)

@@ -50,7 +50,11 @@ class Branch:
     @property
     def path(self) -> list[int]:
         """The tokens below the root down to this one."""
-        return [] if self.parent is None else [*self.parent.path, self.token]
+        found, branch = list[int](), self
+        while branch.parent is not None:
+            found.append(branch.token)
+            branch = branch.parent
+        return found[::-1]
 
 
 @dataclass(slots=True)
@@ -199,15 +203,15 @@ def _add_drafts(drafter: Pipelined, flights: Sequence[Flight], asks: Sequence[As
                 continue
             token = tree.token_list[node]
             known = flight.child(at[parent], token)
-            if known is None and _has_place(flight, ask, at[parent]):
+            if known is None and _has_place(flight, ask.budget, ask.depth, at[parent]):
                 known = flight.enter(at[parent], token)
             if known is not None:
                 at[node] = known
 
 
-def _has_place(flight: Flight, ask: Ask, parent: Branch) -> bool:
+def _has_place(flight: Flight, budget: int, depth: int, parent: Branch) -> bool:
     """Whether one more may hang on a branch: within the budget, and no deeper than what is still wanted."""
-    return len(flight.branches) <= ask.budget and len(parent.path) < ask.depth
+    return len(flight.branches) <= budget and len(parent.path) < depth
 
 
 def _read(
@@ -234,7 +238,7 @@ def _pass(
         number = {id(branch): i for i, branch in enumerate(flight.branches)}
         parents = [-1 if b.parent is None else number[id(b.parent)] for b in flight.branches]
         wanted = [i for i, branch in enumerate(flight.branches) if branch.loop + 1 in outputs]
-        tree = TokenTree([branch.token for branch in flight.branches], parents)
+        tree = TokenTree.of([branch.token for branch in flight.branches], parents)
         loops, came = [b.loop for b in flight.branches], [b.came for b in flight.branches]
         passes.append(Pass(ask.row, tree, loops, came, wanted))
         places.append([flight.branches[i] for i in wanted])
@@ -255,7 +259,7 @@ def _pass(
     kept_s = perf_counter() - before
     for flight, ask, named, one in zip(flights, asks, places, steps, strict=True):
         depth = ask.depth - (0 if one is None else len(one.tokens))
-        _guess(flight, replace(ask, depth=depth), named, outputs_of, guesses)
+        _guess(flight, ask.budget, depth, named, outputs_of, guesses)
     size = sum(one.tree.num_nodes for one in passes)
     flights[0].timed.append((size, perf_counter() - began))
     return steps, kept_s
@@ -315,12 +319,19 @@ def _verify(flight: Flight, outputs: _Outputs, last: int) -> tuple[Step, list[in
 
 
 def _guess(
-    flight: Flight, ask: Ask, named: Sequence[Branch], outputs: _Outputs, guesses: Sequence[int]
+    flight: Flight,
+    budget: int,
+    depth: int,
+    named: Sequence[Branch],
+    outputs: _Outputs,
+    guesses: Sequence[int],
 ) -> None:
     """What the outputs of younger branches name enters behind them."""
     for branch in named:
         if branch.loop not in guesses or not any(branch is other for other in flight.branches):
             continue
         token = branch.named[branch.loop] = outputs.choice(branch)
-        if token != NO_CHOICE and flight.child(branch, token) is None and _has_place(flight, ask, branch):
+        if token == NO_CHOICE or flight.child(branch, token) is not None:
+            continue
+        if _has_place(flight, budget, depth, branch):
             flight.enter(branch, token)
