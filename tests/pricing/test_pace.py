@@ -20,7 +20,7 @@ from outpace.drafters.model.small_model import SmallModel
 from outpace.drafters.none import NoDraft
 from outpace.engine.generate import events
 from outpace.engine.request import Generation, Request
-from outpace.pricing.pace import Pace, pace_of
+from outpace.pricing.pace import Pace, Prices, pace_of
 from outpace.rules.match import Match
 from outpace.targets.table import TableTarget
 from outpace.trees.chain import Chain, OpenChain
@@ -203,6 +203,15 @@ def test_a_prompt_is_read_where_as_many_tokens_are_wanted_as_make_up_for_it() ->
     assert set(short.sizes) == {1} and short.seconds <= 20
     soon = in_turn(0.0, 0.1, [100, 20], reading_s=2.0)[1]
     assert soon.seconds < 2 + 0.6 * 20
+
+
+def test_what_a_long_text_takes_to_read_is_told_by_a_shorter_one_unless_that_was_a_few_tokens() -> None:
+    for lag, expected in ((20, 100 * 1.0), (3, 1.0)):
+        prices = Prices()
+        assert prices.catch_up_s(2000) == 0.0  # before anything is known it is tried
+        assert prices.draft_took(4, lag, 1.0, 0.1) == 1.0
+        assert prices.catch_up_s(2000) == pytest.approx(expected)
+        assert prices.catch_up_s(1) < prices.catch_up_s(lag) == pytest.approx(1.0)
 
 
 def test_a_machine_that_slows_makes_no_draft_pay() -> None:

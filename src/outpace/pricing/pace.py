@@ -44,6 +44,7 @@ PRECISION = 4  # binary digits of a size that are told apart
 FIRST_PLAIN = 2  # steps without a draft that are tried although drafts may pay
 FRESH = 16  # steps without a draft, after which the best depth is looked for anew: each tells little
 SURE = 0.5  # of the price of a call: drafts that cost less per token will pay
+LINEAR = 16  # tokens from which on reading twice as many takes twice as long
 RATE = 0.1  # of forgetting: some ten steps make a change
 MOST_RATE = 0.5  # a draft after many steps without one counts for as many of them, up to this share
 
@@ -172,8 +173,13 @@ class Prices:
         return reading_s
 
     def catch_up_s(self, lag: int) -> float:
-        """What a drafter takes to read so much: of a text longer than any so far, no more than of that."""
-        return self.reading.at(float(min(lag, self._longest))) if lag else 0.0
+        """What a drafter takes to read so much. Longer than any so far, it takes as long for each token.
+
+        Unless these were few: a call of two tokens takes as long as one of three.
+        """
+        longest = self._longest
+        read_s = self.reading.at(float(min(lag, longest))) if lag else 0.0
+        return read_s * lag / longest if lag > longest >= LINEAR else read_s
 
     def can_probe(self, lag: int, *, paying: bool) -> bool:
         """Whether a probe may be paid for now, after such a lag; paying: drafts are made anyway."""
