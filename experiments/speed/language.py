@@ -16,12 +16,11 @@ from torch.nn.functional import cross_entropy
 
 from experiments.kit import trainings
 from experiments.kit.trainings import LossOf, is_finished
-from experiments.speed.models import BASE, SPEED, Kind, kinds, language_model
+from experiments.speed.models import BASE, SPEED, Kind, drawn, kinds, language_model, loops_in, loss_with
 from experiments.speed.scales import Language, Scale, Tuning
 from experiments.speed.tokens import save_tokenizer, token_array, tokenizer
 from outpace.targets.hf_looped_model import LoopedForCausalLM
-from outpace.train.loop import Loss
-from outpace.train.looped import Early, loop_states, looped_loss, output_of
+from outpace.train.looped import Early, loop_states, output_of
 from outpace.train.precision import Precision
 
 Batches = Callable[[int], dict[str, Tensor]]
@@ -62,12 +61,7 @@ def train_language(work: Path, folder: Path, scale: Scale, *, seed: int = 0) -> 
 def from_nothing(size: Language, kind: Kind, num_tokens: int, seed: int) -> Stage:
     """From random weights."""
     once = size.once if kind.loops > 1 else 0
-
-    def loops(step: int) -> int:
-        if not once:
-            return kind.loops
-        return 1 if step < once else drawn(step, kind.loops, seed)
-
+    loops = partial(loops_in, loops=kind.loops, once=once, seed=seed)
     settings = {"early": kind.named, "once": once}
     new = partial(language_model, size, kind, num_tokens, seed)
     return Stage(new, loops, kind.loss, size.steps, size.lr, settings)
@@ -82,11 +76,6 @@ def tuned(base: Path, tuning: Tuning, kind: Kind, seed: int) -> Stage:
     return Stage(new, loops, early, tuning.steps, tuning.lr, settings)
 
 
-def drawn(step: int, loops: int, seed: int) -> int:
-    """2 to R loops, by chance, as in Geiping et al. 2025, arXiv:2502.05171: every output is trained so."""
-    return int(np.random.default_rng((seed, step)).integers(2, loops, endpoint=True))
-
-
 def _train(
     work: Path, where: Path, scale: Scale, size: Language, kind: Kind, stage: Stage, seed: int
 ) -> None:
@@ -96,12 +85,7 @@ def _train(
     batches = windows(tokens, size.window, size.batch, seed)
 
     def loss_of(model: Any, precision: Precision) -> LossOf:
-        def loss(step: int, random: torch.Generator) -> Loss:
-            model.config.num_loops = loops = stage.loops(step)
-            early = stage.early if loops > 1 else Early()
-            return looped_loss(model, batches, early, precision=precision)(step, random)
-
-        return loss
+        return loss_with(model, batches, stage.loops, stage.early, precision=precision)
 
     def finish(model: Any, steps: int) -> dict[str, Any]:
         model.config.num_loops = kind.loops

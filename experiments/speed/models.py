@@ -8,15 +8,18 @@ speed     G layers, R times, and a part of the loss is that of early loops
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
+from experiments.kit.trainings import LossOf
 from experiments.speed.scales import Language
 from outpace.targets.hf_looped_model import LoopedConfig, LoopedForCausalLM
-from outpace.train.looped import Early
+from outpace.train.loop import Loss
+from outpace.train.looped import Batches, Early, looped_loss
 
 HEAD = 64  # width of a head
 END_ID = 0
@@ -74,3 +77,27 @@ def language_model(size: Language, kind: Kind, num_tokens: int, seed: int) -> An
     )
     torch.manual_seed(seed)
     return LoopedForCausalLM(config)
+
+
+def loops_in(step: int, loops: int, once: int, seed: int) -> int:
+    """How often the layers run in a step: R times, or once in the first steps and then 2 to R times."""
+    if not once:
+        return loops
+    return 1 if step < once else drawn(step, loops, seed)
+
+
+def drawn(step: int, loops: int, seed: int) -> int:
+    """2 to R loops, by chance, as in Geiping et al. 2025, arXiv:2502.05171: every output is trained so."""
+    return int(np.random.default_rng((seed, step)).integers(2, loops, endpoint=True))
+
+
+def loss_with(
+    model: Any, batches: Batches, loops: Callable[[int], int], early: Early, **options: Any
+) -> LossOf:
+    """The loss of a model that makes so many loops in a step; one loop alone has no early ones."""
+
+    def loss(step: int, random: torch.Generator) -> Loss:
+        model.config.num_loops = made = loops(step)
+        return looped_loss(model, batches, early if made > 1 else Early(), **options)(step, random)
+
+    return loss

@@ -64,7 +64,7 @@ class Language:
 class Translation:
     """Translation models: an encoder, and a decoder of `size.decoder_layers` layers that run `loops` times.
 
-    early   weights of early loops' losses, mutual from the first step on, of the model for SPEED.
+    early   weights of early loops' losses, which are mutual, of the model for SPEED. once: as in `Language`.
     tokens  of the target, in a step.
     """
 
@@ -72,6 +72,7 @@ class Translation:
     loops: int
     early: Mapping[int, float]
     steps: int
+    once: int = 0
     num_pieces: int = 2000
     tokens: int = 1024
     lr: float = 1e-3
@@ -119,7 +120,7 @@ def _scale(times: int) -> Scale:
             "narrow": Language(384, 2, 4, _EARLY, tuning, 450 * times, once=300 * times, lr=2e-3),
             "wide": replace(wide, fewer=(4,), packed=("q8",), alone=True),
         },
-        Translation(_DECODER, 4, {1: 2.0}, 1000 * times),
+        Translation(_DECODER, 4, {1: 2.0}, 1000 * times, once=700 * times),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ from transformers import AutoModelForSeq2SeqLM
 from experiments.kit import trainings
 from experiments.kit.trainings import is_finished
 from experiments.speed.decoding import Way, Written, agreement, ways_of
-from experiments.speed.models import Kind, kinds
+from experiments.speed.models import Kind, kinds, loops_in, loss_with
 from experiments.speed.scales import Scale
 from experiments.translation import corpus
 from experiments.translation.base import LABEL_SMOOTHING, open_pieces
 from experiments.translation.decoding import accelerated
 from experiments.translation.model import Examples, keep_start_at_zero, new_model, short_enough, translate
 from experiments.translation.pieces import MODEL, Pieces
-from outpace.train.looped import Early, looped_loss
+from outpace.train.looped import Early
 
 LABEL = "translation"
 Ids = Sequence[int]
@@ -40,10 +41,12 @@ def _train(corpus_folder: Path, where: Path, scale: Scale, kind: Kind, seed: int
     size, data = scale.translation, corpus.fingerprint(corpus_folder / "train.tsv")
     if is_finished(where, by="bleu", data=data, seed=seed):
         return
+    once = size.once if kind.loops > 1 else 0
     pieces = open_pieces(corpus_folder, where.parent / MODEL, size.num_pieces)
     batches = Examples.of(corpus.read(corpus_folder / "train.tsv"), pieces).batches(size.tokens, seed)
 
     def finish(model: Any, steps: int) -> dict[str, Any]:
+        model.config.num_loops = kind.loops
         model.save_pretrained(where)
         test = short_enough(corpus.read(corpus_folder / "test.tsv"), pieces)[: scale.sentences]
         outputs = translate(model, pieces, [one.source for one in test])
@@ -53,8 +56,13 @@ def _train(corpus_folder: Path, where: Path, scale: Scale, kind: Kind, seed: int
     trainings.train_base(
         where,
         lambda: new_model(pieces, size.of(kind.layers), seed, loops=kind.loops),
-        lambda model, precision: looped_loss(
-            model, batches, Early(kind.early, "mutual"), precision=precision, smoothing=LABEL_SMOOTHING
+        lambda model, precision: loss_with(
+            model,
+            batches,
+            partial(loops_in, loops=kind.loops, once=once, seed=seed),
+            Early(kind.early, "mutual"),
+            precision=precision,
+            smoothing=LABEL_SMOOTHING,
         ),
         finish,
         settings={
@@ -63,6 +71,7 @@ def _train(corpus_folder: Path, where: Path, scale: Scale, kind: Kind, seed: int
             "loops": kind.loops,
             "early": kind.named,
             "towards": "mutual",
+            "once": once,
             "batch": size.tokens,
             "pieces": pieces.num_ids,
         },
