@@ -55,11 +55,13 @@ def _text(results: Results, to: Path) -> str:
 
 def plot_quality(path: Path, summary: Summary) -> None:
     """Quality over latency: circles are plain decoding, triangles SPEED of the same model."""
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    for axes, (family, quality) in zip(
-        figure.subplots(1, len(tables.FAMILIES)), tables.FAMILIES.items(), strict=True
+    rows_of = {family: [row for row in summary.of(family) if row.way in MARKS] for family in tables.FAMILIES}
+    drawn = {family: rows for family, rows in rows_of.items() if rows}
+    figure = Figure(figsize=(5 * len(drawn), 4.2), layout="constrained")
+    for axes, (family, rows) in zip(
+        figure.subplots(1, len(drawn), squeeze=False)[0], drawn.items(), strict=True
     ):
-        rows = [row for row in summary.of(family) if row.way in MARKS]
+        quality = tables.FAMILIES[family]
         names = list(dict.fromkeys(row.name for row in rows))
         for number, name in enumerate(names):
             some = sorted((row for row in rows if row.name == name), key=lambda row: row.way)
