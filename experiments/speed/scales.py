@@ -1,7 +1,7 @@
 """How large the experiment is: the models, how long each is trained, what it is judged by.
 
 A training's length is in steps of so many tokens, not in minutes: models of one size see the same text. On
-two cores, in minutes; those of `full` are five times those of `hours`, it has not been run:
+two cores, in minutes, as planned. `full` has five times the steps of `hours`; it has not been run:
 
                                full      hours
     prepare                      30         30   (most of it the download)
