@@ -13,7 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from outpace.targets.hf_looped_model import LoopedForCausalLM, OuroForCausalLM
 from tests.fake_models import BOS_ID, EOS_ID, VOCAB_SIZE, write_tokenizer
+
+NAMES = ["looped", "looped_norms", "looped_sandwich", "ouro"]
 
 _BASE: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
@@ -159,3 +162,9 @@ def _tensors(config: dict[str, Any]) -> dict[str, Tensor]:
         else:
             tensors[name] = noise * (0.3 if "embed" in name else shape[1] ** -0.5)
     return tensors
+
+
+def model_of(folder: Path) -> Any:
+    """The model of a folder in torch. The folder has one of these names."""
+    kind = OuroForCausalLM if folder.name == "ouro" else LoopedForCausalLM
+    return kind.from_pretrained(folder, dtype=torch.float32).eval()

@@ -17,15 +17,13 @@ from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.core.tree import TokenTree  # noqa: E402
 from outpace.targets.hf_causal import HfCausalTarget  # noqa: E402
 from outpace.targets.hf_looped import HfLoopedTarget, causal_target  # noqa: E402
-from outpace.targets.hf_looped_model import LoopedForCausalLM, OuroForCausalLM  # noqa: E402
 from tests.fake_models import EOS_ID  # noqa: E402
 from tests.hf_families import tiny_looped, tiny_model  # noqa: E402
-from tests.looped_models import loop_logits, write_looped  # noqa: E402
+from tests.looped_models import NAMES, loop_logits, model_of, write_looped  # noqa: E402
 from tests.looped_passes import Row, check_staggered  # noqa: E402
 from tests.rows import on, opened  # noqa: E402
 
 PROMPTS = [[5, 17, 3, 250, 9, 9, 81], [2], [90, 91, 92, 93]]
-NAMES = ["looped", "looped_norms", "looped_sandwich", "ouro"]
 
 
 @pytest.fixture(params=NAMES, scope="module")
@@ -33,11 +31,6 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("models") / request.param
     write_looped(folder, request.param)
     return folder
-
-
-def model_of(folder: Path) -> Any:
-    kind = OuroForCausalLM if folder.name == "ouro" else LoopedForCausalLM
-    return kind.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 @cache

@@ -21,16 +21,14 @@ from outpace.engine.request import Request  # noqa: E402
 from outpace.rules.match import Match  # noqa: E402
 from outpace.targets.hf_causal import HfCausalTarget  # noqa: E402
 from outpace.targets.hf_looped import HfLoopedTarget  # noqa: E402
-from outpace.targets.hf_looped_model import LoopedForCausalLM, OuroForCausalLM  # noqa: E402
 from outpace.trees.chain import Chain  # noqa: E402
 from tests.fakes import whole  # noqa: E402
 from tests.hf_families import tiny_looped, tiny_model  # noqa: E402
-from tests.looped_models import loop_logits, write_looped  # noqa: E402
+from tests.looped_models import NAMES, loop_logits, model_of, write_looped  # noqa: E402
 from tests.rows import on, opened  # noqa: E402
 
 PROMPTS = [[5, 17, 3, 250, 9, 9, 81], [90, 91]]
 TREES = [TokenTree([7, 1, 2, 3, 9], [-1, 0, 0, 1, 2]), TokenTree.chain(4, [6, 8])]
-NAMES = ["looped", "looped_norms", "looped_sandwich", "ouro"]
 
 
 @pytest.fixture(params=NAMES, scope="module")
@@ -38,11 +36,6 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("models") / request.param
     write_looped(folder, request.param)
     return folder
-
-
-def model_of(folder: Path) -> Any:
-    kind = OuroForCausalLM if folder.name == "ouro" else LoopedForCausalLM
-    return kind.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def all_logits(scores: Any, trees: list[TokenTree]) -> list[np.ndarray]:
