@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,17 @@ from torch.nn.functional import cross_entropy
 
 from experiments.kit import trainings
 from experiments.kit.trainings import LossOf, is_finished
-from experiments.speed.models import BASE, SPEED, Kind, drawn, kinds, language_model, loops_in, loss_with
+from experiments.speed.models import (
+    BASE,
+    SPEED,
+    Kind,
+    Stage,
+    drawn,
+    kinds,
+    language_model,
+    loops_in,
+    loss_with,
+)
 from experiments.speed.scales import Language, Scale, Tuning
 from experiments.speed.tokens import save_tokenizer, token_array, tokenizer
 from outpace.targets.hf_looped_model import LoopedForCausalLM
@@ -25,22 +34,6 @@ from outpace.train.precision import Precision
 
 Batches = Callable[[int], dict[str, Tensor]]
 HELD_OUT = 16  # windows in a call
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A part of a training.
-
-    new    the model at its beginning. loops: how often the layers run in a step. early: what is asked of
-           early loops, except in steps without any. settings: of this part, for run.json.
-    """
-
-    new: Callable[[], Any]
-    loops: Callable[[int], int]
-    early: Early
-    steps: int
-    lr: float
-    settings: dict[str, Any]
 
 
 def train_language(work: Path, folder: Path, scale: Scale, *, seed: int = 0) -> None:

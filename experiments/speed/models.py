@@ -46,6 +46,22 @@ class Kind:
         return {str(loop): weight for loop, weight in self.early.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of a training.
+
+    new    the model at its beginning. loops: how often the layers run in a step. early: what is asked of
+           early loops, except in steps without any. settings: of this part, for run.json.
+    """
+
+    new: Callable[[], Any]
+    loops: Callable[[int], int]
+    early: Early
+    steps: int
+    lr: float
+    settings: dict[str, Any]
+
+
 def kinds(layers: int, loops: int, early: Mapping[int, float], *, alone: bool = False) -> dict[str, Kind]:
     """The models by name. alone: the one that is trained for SPEED is all there is."""
     speed = {SPEED: Kind(layers, loops, early)}

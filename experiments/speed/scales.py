@@ -64,7 +64,8 @@ class Language:
 class Translation:
     """Translation models: an encoder, and a decoder of `size.decoder_layers` layers that run `loops` times.
 
-    early   weights of early loops' losses, which are mutual, of the model for SPEED. once: as in `Language`.
+    early   weights of early loops' losses, which are mutual, of the model for SPEED.
+    steps   of the model with one loop that all others go on from. more: of each of these.
     tokens  of the target, in a step.
     """
 
@@ -72,7 +73,7 @@ class Translation:
     loops: int
     early: Mapping[int, float]
     steps: int
-    once: int = 0
+    more: int
     num_pieces: int = 2000
     tokens: int = 1024
     lr: float = 1e-3
@@ -120,7 +121,7 @@ def _scale(times: int) -> Scale:
             "narrow": Language(384, 2, 4, _EARLY, tuning, 450 * times, once=300 * times, lr=2e-3),
             "wide": replace(wide, fewer=(4,), packed=("q8",), alone=True),
         },
-        Translation(_DECODER, 4, {1: 2.0}, 1000 * times, once=700 * times),
+        Translation(_DECODER, 4, {1: 2.0}, 4000 * times, 600 * times),
     )
 
 
@@ -145,7 +146,7 @@ SCALES = {
                 batch=4,
             ),
         },
-        Translation(_TINY, 3, _EARLY, 12, num_pieces=60, tokens=256, lr=1e-2),
+        Translation(_TINY, 3, _EARLY, 12, 6, num_pieces=60, tokens=256, lr=1e-2),
         num_tokens=300,
         held_out=1000,
         judged=200,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -15,35 +16,74 @@ from numpy.typing import NDArray
 from transformers import AutoModelForSeq2SeqLM
 
 from experiments.kit import trainings
-from experiments.kit.trainings import is_finished
+from experiments.kit.trainings import LossOf, is_finished, short_fingerprint
 from experiments.speed.decoding import Way, Written, agreement, ways_of
-from experiments.speed.models import Kind, kinds, loops_in, loss_with
-from experiments.speed.scales import Scale
+from experiments.speed.models import BASE, Kind, Stage, drawn, kinds, loss_with
+from experiments.speed.scales import Scale, Translation
 from experiments.translation import corpus
 from experiments.translation.base import LABEL_SMOOTHING, open_pieces
 from experiments.translation.decoding import accelerated
 from experiments.translation.model import Examples, keep_start_at_zero, new_model, short_enough, translate
 from experiments.translation.pieces import MODEL, Pieces
 from outpace.train.looped import Early
+from outpace.train.precision import Precision
 
 LABEL = "translation"
+_LAYER = re.compile(r"(\bdecoder\.layers\.)(\d+)")
 Ids = Sequence[int]
 
 
 def train_translation(corpus_folder: Path, folder: Path, scale: Scale, *, seed: int = 0) -> None:
-    """Every translation model of a scale into folder/translation-KIND; done already: nothing."""
+    """Every translation model of a scale into folder/translation-KIND; done already: nothing.
+
+    All go on from folder/translation-base, whose G decoder layers run once: most of the time is spent once.
+    """
     size = scale.translation
-    for name, kind in kinds(size.size.decoder_layers, size.loops, size.early).items():
-        _train(corpus_folder, folder / f"{LABEL}-{name}", scale, kind, seed)
+    pieces = open_pieces(corpus_folder, folder / MODEL, size.num_pieces)
+    base, once = folder / f"{LABEL}-{BASE}", Kind(size.size.decoder_layers, 1, {})
+    begin = partial(new_model, pieces, size.size, seed, loops=1)
+    first = Stage(begin, lambda step: 1, once.loss, size.steps, size.lr, {})
+    _train(corpus_folder, pieces, base, scale, once, first, seed)
+    for name, kind in kinds(once.layers, size.loops, size.early).items():
+        stage = from_base(base, pieces, size, kind, seed + 1)
+        _train(corpus_folder, pieces, folder / f"{LABEL}-{name}", scale, kind, stage, seed + 1)
 
 
-def _train(corpus_folder: Path, where: Path, scale: Scale, kind: Kind, seed: int) -> None:
+def from_base(base: Path, pieces: Pieces, size: Translation, kind: Kind, seed: int) -> Stage:
+    """What makes the model in the folder `base` one of another kind."""
+    loops = partial(drawn, loops=kind.loops, seed=seed) if kind.loops > 1 else lambda step: 1
+    early = Early(kind.early, "mutual")
+    settings = {"early": kind.named, "towards": early.towards}
+    return Stage(partial(gone_on, base, pieces, size, kind), loops, early, size.more, size.lr / 2, settings)
+
+
+def gone_on(base: Path, pieces: Pieces, size: Translation, kind: Kind) -> Any:
+    """The model in the folder `base` as one of another kind: its G layers run R times, or are copied R times.
+
+    Gong et al. 2019, "Efficient Training of BERT by Progressively Stacking", begin a deep model so.
+    """
+    found: Any = AutoModelForSeq2SeqLM.from_pretrained(base, dtype=torch.float32)
+    weights = found.state_dict()
+
+    def source(name: str) -> str:
+        return _LAYER.sub(lambda one: f"{one[1]}{int(one[2]) % size.size.decoder_layers}", name)
+
+    model = new_model(pieces, size.of(kind.layers), 0, loops=kind.loops)
+    model.load_state_dict({name: weights[source(name)] for name in model.state_dict()})
+    return model
+
+
+def _train(
+    corpus_folder: Path, pieces: Pieces, where: Path, scale: Scale, kind: Kind, stage: Stage, seed: int
+) -> None:
     size, data = scale.translation, corpus.fingerprint(corpus_folder / "train.tsv")
     if is_finished(where, by="bleu", data=data, seed=seed):
         return
-    once = size.once if kind.loops > 1 else 0
-    pieces = open_pieces(corpus_folder, where.parent / MODEL, size.num_pieces)
     batches = Examples.of(corpus.read(corpus_folder / "train.tsv"), pieces).batches(size.tokens, seed)
+
+    def loss_of(model: Any, precision: Precision) -> LossOf:
+        smoothing = LABEL_SMOOTHING
+        return loss_with(model, batches, stage.loops, stage.early, precision=precision, smoothing=smoothing)
 
     def finish(model: Any, steps: int) -> dict[str, Any]:
         model.config.num_loops = kind.loops
@@ -55,29 +95,21 @@ def _train(corpus_folder: Path, where: Path, scale: Scale, kind: Kind, seed: int
 
     trainings.train_base(
         where,
-        lambda: new_model(pieces, size.of(kind.layers), seed, loops=kind.loops),
-        lambda model, precision: loss_with(
-            model,
-            batches,
-            partial(loops_in, loops=kind.loops, once=once, seed=seed),
-            Early(kind.early, "mutual"),
-            precision=precision,
-            smoothing=LABEL_SMOOTHING,
-        ),
+        stage.new,
+        loss_of,
         finish,
         settings={
             "data": data,
             "size": asdict(size.of(kind.layers)),
             "loops": kind.loops,
-            "early": kind.named,
-            "towards": "mutual",
-            "once": once,
             "batch": size.tokens,
             "pieces": pieces.num_ids,
+            "start": short_fingerprint(stage.new()),
+            **stage.settings,
         },
-        lr=size.lr,
+        lr=stage.lr,
         minutes=0,
-        steps=size.steps,
+        steps=stage.steps,
         seed=seed,
     )
 
@@ -89,7 +121,7 @@ class Translator:
     temperatures = (0.0,)
 
     def __init__(self, folder: Path, *, every: bool) -> None:
-        self.name, self.stages = folder.name, [folder]
+        self.name, self.stages = folder.name, [folder.with_name(f"{LABEL}-{BASE}"), folder]
         model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
         self.torch = keep_start_at_zero(model).eval()
         self.loops: int = model.config.num_loops

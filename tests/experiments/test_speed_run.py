@@ -13,6 +13,7 @@ pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 pytest.importorskip("sacrebleu")
 import torch
+from transformers import AutoModelForSeq2SeqLM
 
 from experiments.kit.results import Results
 from experiments.speed import corpus as texts
@@ -22,7 +23,9 @@ from experiments.speed.language import from_nothing, nats_by_loop, windows
 from experiments.speed.models import kinds, language_model
 from experiments.speed.scales import SCALES
 from experiments.speed.summary import Summary
+from experiments.speed.translation import from_base
 from experiments.speed.writers import Writer, prompts
+from experiments.translation.pieces import Pieces
 from tests.experiment_runs import check_report, kill, state
 from tests.experiments.test_translation_run import write_corpus
 
@@ -148,6 +151,21 @@ def test_shared_layers_run_once_at_first_and_then_as_often_as_a_step_draws() -> 
     assert {from_nothing(size, named["deep"], 300, seed=0).loops(step) for step in range(9)} == {1}
     always = from_nothing(SMOKE.language["narrow"], named["speed"], 300, seed=0)
     assert {always.loops(step) for step in range(9)} == {4}
+
+
+def test_a_deep_translator_begins_as_the_looped_one_does(made: Path) -> None:
+    """R copies of the G layers one after another say what the G layers say in R loops."""
+    size, folder = SMOKE.translation, made / "smoke"
+    base, pieces = folder / "translation-base", Pieces(folder / "pieces.model")
+    named = kinds(size.size.decoder_layers, size.loops, size.early)
+    begun = {name: from_base(base, pieces, size, kind, seed=1).new().eval() for name, kind in named.items()}
+    ids = torch.from_numpy(np.random.default_rng(0).integers(3, pieces.num_ids, (2, 9)))
+    with torch.no_grad():
+        said = {name: model(input_ids=ids, decoder_input_ids=ids.flip(1)).logits for name, model in begun.items()}
+        trained = AutoModelForSeq2SeqLM.from_pretrained(base)(input_ids=ids, decoder_input_ids=ids.flip(1)).logits
+    assert torch.equal(said["deep"], said["speed"]) and torch.equal(said["shared"], said["speed"])
+    assert torch.equal(said["shallow"], trained) and not torch.equal(said["deep"], trained)
+    assert begun["deep"].config.decoder_layers == size.loops * begun["speed"].config.decoder_layers
 
 
 def test_a_step_has_the_same_examples_whenever_it_is_made() -> None:
