@@ -196,6 +196,21 @@ def test_a_full_cache_makes_the_youngest_wait(tmp_path: Path) -> None:
     full.free([holder])
 
 
+def test_who_has_waited_for_memory_has_a_drafter_that_has_read_nothing(tmp_path: Path) -> None:
+    """What the pace is told to be unread is then the whole text, prompt and all."""
+    full = gguf_target(tmp_path, context_length=64, cache_tokens=64, threads=1)
+    drafter = SmallModel.of(gguf_target(tmp_path, "qwen2", threads=1))
+    engine = Engine(full, drafter, Match(), pace=Pace(drafter.traits))
+    jobs = [engine.add(Request([1 + n, 2, 3, 4], Sampling(), 28)) for n in range(3)]
+    lags, waiting = list[int](), list[Job]()
+    while engine.busy and not waiting:
+        lags = [job.output.lag for job in jobs]
+        engine.step()
+        waiting = [job for job in jobs if job.row is None and 4 < len(job.output.tokens) < 32]
+    (one,) = waiting
+    assert lags[jobs.index(one)] < one.output.lag == len(one.output.tokens)
+
+
 @pytest.mark.parametrize("kv", ["f16", "f32"])
 def test_a_prompts_pieces_beside_running_rows_change_no_bit(tmp_path: Path, kv: str) -> None:
     """The logits behind a prompt are the same whether it was read with others in its calls or alone."""

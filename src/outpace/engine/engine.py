@@ -270,6 +270,7 @@ class Engine:
         self._jobs.remove(job)
         self._held.append(job)
         self._give_back(job)
+        job.output.starts_anew()
 
     def _release(self, job: Job) -> None:
         self._give_back(job)

@@ -46,6 +46,10 @@ class Output:
         if allowed:
             self._drafted = len(self.tokens)
 
+    def starts_anew(self) -> None:
+        """The drafter has been stopped: another one will have to read all tokens."""
+        self._drafting, self._drafted = False, 0
+
     def ask(self, *, row: int, draw: Draw, law: bool, top: int, room: int, unread: Sequence[int] = ()) -> Ask:
         """What to propose now: no deeper than what is still wanted, no more than context and call hold.
 
