@@ -130,3 +130,43 @@ def test_rows_hold_their_texts(todo: list[tuple[str, Any]]) -> None:
             assert_holds(cache, everything, [texts[row] for row in everything])
             assert_holds(cache, sorted(texts), [texts[row] for row in sorted(texts)])
     assert cache.num_rows == len(texts)
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_slots_move_all_at_once(data: st.DataObject) -> None:
+    """To places that are read from too, side by side or not, and no other row is touched."""
+    cache = SlotCache()
+    rows = cache.open(2)
+    texts = [[*range(10, 18)], [*range(30, 38)]]
+    call(cache, rows, texts)
+    cache.keep(rows, [range(1, 8)] * 2)
+    count = data.draw(st.integers(0, 5))
+    old = sorted(data.draw(st.permutations(range(8)))[:count])
+    first = data.draw(st.integers(0, 8 - count))
+    cache.move(rows[1], [(slot, first + i) for i, slot in enumerate(old)])
+    moved = list(texts[1])
+    moved[first : first + count] = [texts[1][slot] for slot in old]
+    assert_holds(cache, rows, [texts[0], moved])
+
+
+@pytest.mark.parametrize("nodes", [[(1, 0)], [(0, 1), (1, 0)], [(0, 0), (0, 1), (1, 1)]])
+def test_some_nodes_alone_are_written(nodes: list[tuple[int, int]]) -> None:
+    cache = SlotCache()
+    rows = cache.open(2)
+    texts = [[1, 2, 3], [4]]
+    call(cache, rows, texts)
+    cache.keep(rows, [[1, 2], []])
+    cache.aim(rows, 2)
+    spots, new = cache.spots(nodes), [[5, 6], [7, 8]]
+    for layer in range(LAYERS):
+        before, _ = (
+            one.clone()
+            for one in cache.update_nodes(spots, states(new, layer), states(new, layer, -1), layer)
+        )
+        for row, text in enumerate(texts):
+            for node in range(2):
+                written = before[row, :, len(text) + node]
+                assert torch.equal(written, states([[new[row][node]]], layer)[0, :, 0]) == (
+                    (row, node) in nodes
+                )

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -146,21 +146,31 @@ class SlotCache(Cache):
         """Called by the model's attention: [B, heads, nodes, dim] in, [B, heads, slots in sight, dim] out."""
         return self._layer(layer_idx, key_states, value_states).write(self._window, key_states, value_states)
 
+    def spots(self, nodes: Sequence[tuple[int, int]]) -> Spots:
+        """Where some nodes of the next call, (row of the call, node of it), are written: in all layers."""
+        return self._window.spots(nodes, self._device)
+
     def update_nodes(
-        self, nodes: Tensor, keys: Tensor, values: Tensor, layer_idx: int
+        self, spots: Spots, keys: Tensor, values: Tensor, layer_idx: int
     ) -> tuple[Tensor, Tensor]:
-        """As `update`, but some nodes alone are written: i64[2, M], rows of the call and nodes of theirs."""
+        """As `update`, but some nodes alone are written."""
         layer = self._layer(layer_idx, keys, values)
-        return layer.write(self._window, keys, values, nodes)
+        return layer.write(self._window, keys, values, spots)
 
     def move(self, row: int, slots: Sequence[tuple[int, int]]) -> None:
         """Move what slots of a row hold, all at once: (from, to)."""
         moved = [pair for pair in slots if pair[0] != pair[1]]
-        if moved:
-            old, new = torch.tensor(moved, device=self._device).T
-            place = torch.tensor([[self._place[row]]], device=self._device)
+        if not moved:
+            return
+        (first, goal), count = moved[0], len(moved)
+        if moved == [(first + i, goal + i) for i in range(count)]:
             for layer in self._slot_layers():
-                layer.move(place, old[None], new[None])
+                layer.shift(self._place[row], first, goal, count)
+            return
+        old, new = torch.tensor(moved, device=self._device).T
+        place = torch.tensor([[self._place[row]]], device=self._device)
+        for layer in self._slot_layers():
+            layer.move(place, old[None], new[None])
 
     def _layer(self, layer_idx: int, keys: Tensor, values: Tensor) -> SlotLayer:
         while len(self.layers) <= layer_idx:
@@ -216,6 +226,19 @@ def keep_calls(
     cache.keep([row for row, _ in kept], [path for _, path in kept])
 
 
+class Spots(NamedTuple):
+    """Nodes of a call and where they are written: numbers for one, i64[M] for several."""
+
+    row: Any
+    node: Any
+    place: Any
+    slot: Any
+
+    def to(self, device: torch.device) -> Spots:
+        """Where a store is."""
+        return self if isinstance(self.row, int) else Spots(*(one.to(device) for one in self))
+
+
 class Window:
     """Where one call reads and writes: the same for all layers.
 
@@ -242,10 +265,11 @@ class Window:
             nodes = torch.arange(num_nodes, device=device)
             self.slots = torch.tensor(starts, device=device)[:, None] + nodes  # [B, nodes]
 
-    def at(self, row: Tensor, node: Tensor) -> tuple[Tensor, Tensor]:
-        """(i64[M] places, i64[M] slots) of some rows' nodes."""
-        places, starts = torch.tensor(self._given, device=row.device)
-        return places[row], starts[row] + node
+    def spots(self, nodes: Sequence[tuple[int, int]], device: torch.device) -> Spots:
+        """Of some rows' nodes. One alone is told by numbers: that is a copy, and several are a gather."""
+        places, starts = self._given
+        found = [(row, node, places[row], starts[row] + node) for row, node in nodes]
+        return Spots(*(found[0] if len(found) == 1 else torch.tensor(found, device=device).T))
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
@@ -274,17 +298,16 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self.is_initialized = True
 
     def write(
-        self, window: Window, keys: Tensor, values: Tensor, nodes: Tensor | None = None
+        self, window: Window, keys: Tensor, values: Tensor, spots: Spots | None = None
     ) -> tuple[Tensor, Tensor]:
         """Write [B, heads, nodes, dim] where the window says; returns what it has in sight, in their type.
 
-        nodes: i64[2, M], rows and nodes of theirs that are written; None for all.
+        spots  the nodes that are written; None for all.
         """
         self._fit(keys, values)
         for store, new in zip(self.stores, (keys, values), strict=True):
-            if nodes is not None:
-                row, node = nodes.to(store.device)
-                place, slot = window.at(row, node)
+            if spots is not None:
+                row, node, place, slot = spots.to(store.device)
                 store[place, :, slot] = new[row, :, node].to(store.dtype)
             elif window.adjacent and window.start is not None:
                 stop = window.start + window.num_nodes
@@ -333,6 +356,11 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         for store in self.stores:
             place, old, new = (index.to(store.device) for index in (place, old, new))
             store[place, :, new] = store[place, :, old]
+
+    def shift(self, place: int, old: int, new: int, count: int) -> None:
+        """Copy `count` slots from `old` on to those from `new` on, which may be some of them."""
+        for store in self.stores:
+            store[place, :, new : new + count] = store[place, :, old : old + count].clone()
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any

@@ -136,8 +136,12 @@ class Begun:
         for place, (one, flight) in enumerate(zip(self.passes, self.before, strict=True)):
             going = [(i, old) for i, old in enumerate(one.came) if old >= 0]
             if flight is not None and going:
-                new, old = (list(numbers) for numbers in zip(*going, strict=True))
-                states[place, new] = flight.states[old].to(states)
+                (new, old), count = going[0], len(going)
+                if going == [(new + i, old + i) for i in range(count)]:  # a copy, not a gather
+                    states[place, new : new + count] = flight.states[old : old + count]
+                else:
+                    places = torch.tensor(going, device=states.device)
+                    states[place, places[:, 0]] = flight.states[places[:, 1]].to(states)
         return states
 
     def wanted(self, states: Tensor) -> Tensor:
@@ -168,8 +172,8 @@ class Staggered:
         self._num_layers = num_layers
         self._loops = loops
         self._used = sorted({*loops.flatten().tolist()} - {-1})
-        numbers = torch.from_numpy(loops)
-        self._nodes = [torch.nonzero(numbers == loop).T for loop in self._used]
+        nodes = [(int(row), int(node), loops[row, node]) for row, node in np.ndindex(loops.shape)]
+        self._spots = [cache.spots([(r, n) for r, n, its in nodes if its == loop]) for loop in self._used]
 
     def mask(self, trees: Tensor) -> Tensor:
         """[B, 1, N, U * S] of a mask [B, 1, N, S]: a node sees the slots of its own loop."""
@@ -183,7 +187,7 @@ class Staggered:
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
         """Called by the layers: [B, heads, N, dim] in, [B, heads, U * S, dim] out."""
         seen = [
-            self._cache.update_nodes(nodes, keys, values, loop * self._num_layers + layer_idx)
-            for loop, nodes in zip(self._used, self._nodes, strict=True)
+            self._cache.update_nodes(spots, keys, values, loop * self._num_layers + layer_idx)
+            for loop, spots in zip(self._used, self._spots, strict=True)
         ]
         return tuple(torch.cat(parts, dim=2) for parts in zip(*seen, strict=True))

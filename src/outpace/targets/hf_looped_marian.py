@@ -104,9 +104,11 @@ class LoopedMarianDecoder(MarianDecoder):
 
     def source_options(self, states: Tensor, source: Tensor | None, mask: Tensor | None) -> dict[str, Any]:
         """What a loop over states [B, N, D] is told of sources [B, S, D]. mask: [B, S], 0 for padding."""
-        seen = create_bidirectional_mask(
-            config=self.config, inputs_embeds=states, attention_mask=mask, encoder_hidden_states=source
-        )
+        seen = None
+        if mask is not None:
+            seen = create_bidirectional_mask(
+                config=self.config, inputs_embeds=states, attention_mask=mask, encoder_hidden_states=source
+            )
         return {"encoder_hidden_states": source, "encoder_attention_mask": seen}
 
     def placed(self, embeds: Tensor, positions: Tensor) -> Tensor:
