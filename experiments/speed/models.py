@@ -23,7 +23,7 @@ from outpace.train.looped import Batches, Early, looped_loss
 
 HEAD = 64  # width of a head
 END_ID = 0
-SPEED = "speed"
+SHARED, SPEED = "shared", "speed"
 BASE = "base"  # what becomes the former when it learns to agree with itself
 
 
@@ -68,7 +68,7 @@ def kinds(layers: int, loops: int, early: Mapping[int, float], *, alone: bool = 
     others = {
         "shallow": Kind(layers, 1, {}),
         "deep": Kind(layers * loops, 1, {}),
-        "shared": Kind(layers, loops, {}),
+        SHARED: Kind(layers, loops, {}),
     }
     return speed if alone else others | speed
 

@@ -64,19 +64,24 @@ class Language:
 class Translation:
     """Translation models: an encoder, and a decoder of `size.decoder_layers` layers that run `loops` times.
 
-    early   weights of early loops' losses, which are mutual, of the model for SPEED.
     steps   of the model with one loop that all others go on from. more: of each of these.
+    tuning  of the model for SPEED, which goes on from the one with shared layers.
     tokens  of the target, in a step.
     """
 
     size: Size
     loops: int
-    early: Mapping[int, float]
+    tuning: Tuning
     steps: int
     more: int
     num_pieces: int = 2000
     tokens: int = 1024
     lr: float = 1e-3
+
+    @property
+    def early(self) -> Mapping[int, float]:
+        """Weights of early loops' losses, of the model for SPEED."""
+        return {1: self.tuning.weight}
 
     def of(self, layers: int) -> Size:
         """With so many decoder layers."""
@@ -121,7 +126,7 @@ def _scale(times: int) -> Scale:
             "narrow": Language(384, 2, 4, _EARLY, tuning, 450 * times, once=300 * times, lr=2e-3),
             "wide": replace(wide, fewer=(4,), packed=("q8",), alone=True),
         },
-        Translation(_DECODER, 4, {1: 2.0}, 4000 * times, 600 * times),
+        Translation(_DECODER, 4, Tuning(300 * times, 4.0, 5e-4), 4000 * times, 600 * times),
     )
 
 
@@ -146,7 +151,7 @@ SCALES = {
                 batch=4,
             ),
         },
-        Translation(_TINY, 3, _EARLY, 12, 6, num_pieces=60, tokens=256, lr=1e-2),
+        Translation(_TINY, 3, _BRIEF, 12, 6, num_pieces=60, tokens=256, lr=1e-2),
         num_tokens=300,
         held_out=1000,
         judged=200,

@@ -18,7 +18,7 @@ from transformers import AutoModelForSeq2SeqLM
 from experiments.kit import trainings
 from experiments.kit.trainings import LossOf, is_finished, short_fingerprint
 from experiments.speed.decoding import Way, Written, agreement, ways_of
-from experiments.speed.models import BASE, Kind, Stage, drawn, kinds, loss_with
+from experiments.speed.models import BASE, SHARED, SPEED, Kind, Stage, drawn, kinds, loss_with
 from experiments.speed.scales import Scale, Translation
 from experiments.translation import corpus
 from experiments.translation.base import LABEL_SMOOTHING, open_pieces
@@ -45,24 +45,31 @@ def train_translation(corpus_folder: Path, folder: Path, scale: Scale, *, seed: 
     first = Stage(begin, lambda step: 1, once.loss, size.steps, size.lr, {})
     _train(corpus_folder, pieces, base, scale, once, first, seed)
     for name, kind in kinds(once.layers, size.loops, size.early).items():
-        stage = from_base(base, pieces, size, kind, seed + 1)
-        _train(corpus_folder, pieces, folder / f"{LABEL}-{name}", scale, kind, stage, seed + 1)
+        where, before = folder / f"{LABEL}-{name}", _before(folder, name)
+        stage = from_before(before, pieces, size, kind, seed + 1)
+        _train(corpus_folder, pieces, where, scale, kind, stage, seed + 1)
 
 
-def from_base(base: Path, pieces: Pieces, size: Translation, kind: Kind, seed: int) -> Stage:
-    """What makes the model in the folder `base` one of another kind."""
+def _before(folder: Path, name: str) -> Path:
+    """What a kind goes on from: the base; for SPEED the model whose loops have learnt to be run."""
+    return folder / f"{LABEL}-{SHARED if name == SPEED else BASE}"
+
+
+def from_before(before: Path, pieces: Pieces, size: Translation, kind: Kind, seed: int) -> Stage:
+    """What makes the model in a folder one of another kind."""
     loops = partial(drawn, loops=kind.loops, seed=seed) if kind.loops > 1 else lambda step: 1
     early = Early(kind.early, "mutual")
+    steps, lr = (size.tuning.steps, size.tuning.lr) if kind.early else (size.more, size.lr / 2)
     settings = {"early": kind.named, "towards": early.towards}
-    return Stage(partial(gone_on, base, pieces, size, kind), loops, early, size.more, size.lr / 2, settings)
+    return Stage(partial(gone_on, before, pieces, size, kind), loops, early, steps, lr, settings)
 
 
-def gone_on(base: Path, pieces: Pieces, size: Translation, kind: Kind) -> Any:
-    """The model in the folder `base` as one of another kind: its G layers run R times, or are copied R times.
+def gone_on(before: Path, pieces: Pieces, size: Translation, kind: Kind) -> Any:
+    """The model in a folder as one of another kind: its G layers run R times, or are copied R times.
 
     Gong et al. 2019, "Efficient Training of BERT by Progressively Stacking", begin a deep model so.
     """
-    found: Any = AutoModelForSeq2SeqLM.from_pretrained(base, dtype=torch.float32)
+    found: Any = AutoModelForSeq2SeqLM.from_pretrained(before, dtype=torch.float32)
     weights = found.state_dict()
 
     def source(name: str) -> str:
@@ -121,7 +128,9 @@ class Translator:
     temperatures = (0.0,)
 
     def __init__(self, folder: Path, *, every: bool) -> None:
-        self.name, self.stages = folder.name, [folder.with_name(f"{LABEL}-{BASE}"), folder]
+        self.name = folder.name
+        before = [BASE, SHARED] if folder.name.endswith(SPEED) else [BASE]
+        self.stages = [*(folder.with_name(f"{LABEL}-{name}") for name in before), folder]
         model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
         self.torch = keep_start_at_zero(model).eval()
         self.loops: int = model.config.num_loops

@@ -23,7 +23,7 @@ from experiments.speed.language import from_nothing, nats_by_loop, windows
 from experiments.speed.models import kinds, language_model
 from experiments.speed.scales import SCALES
 from experiments.speed.summary import Summary
-from experiments.speed.translation import from_base
+from experiments.speed.translation import from_before
 from experiments.speed.writers import Writer, prompts
 from experiments.translation.pieces import Pieces
 from tests.experiment_runs import check_report, kill, state
@@ -158,11 +158,15 @@ def test_a_deep_translator_begins_as_the_looped_one_does(made: Path) -> None:
     size, folder = SMOKE.translation, made / "smoke"
     base, pieces = folder / "translation-base", Pieces(folder / "pieces.model")
     named = kinds(size.size.decoder_layers, size.loops, size.early)
-    begun = {name: from_base(base, pieces, size, kind, seed=1).new().eval() for name, kind in named.items()}
+    begun = {name: from_before(base, pieces, size, kind, seed=1).new().eval() for name, kind in named.items()}
     ids = torch.from_numpy(np.random.default_rng(0).integers(3, pieces.num_ids, (2, 9)))
     with torch.no_grad():
-        said = {name: model(input_ids=ids, decoder_input_ids=ids.flip(1)).logits for name, model in begun.items()}
-        trained = AutoModelForSeq2SeqLM.from_pretrained(base)(input_ids=ids, decoder_input_ids=ids.flip(1)).logits
+        said = {
+            name: model(input_ids=ids, decoder_input_ids=ids.flip(1)).logits for name, model in begun.items()
+        }
+        trained = AutoModelForSeq2SeqLM.from_pretrained(base)(
+            input_ids=ids, decoder_input_ids=ids.flip(1)
+        ).logits
     assert torch.equal(said["deep"], said["speed"]) and torch.equal(said["shared"], said["speed"])
     assert torch.equal(said["shallow"], trained) and not torch.equal(said["deep"], trained)
     assert begun["deep"].config.decoder_layers == size.loops * begun["speed"].config.decoder_layers
