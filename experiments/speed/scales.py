@@ -7,7 +7,7 @@ two cores, in minutes, as planned. `full` has five times the steps of `hours`; i
     prepare                      30         30   (most of it the download)
     language, narrow             90         18
     language, wide              170         34
-    translation                 120         24
+    translation                 200         40
     evaluation                   20         20
 """
 
