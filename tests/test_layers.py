@@ -24,7 +24,7 @@ LAYERS: dict[str, list[str]] = {
     "pricing": ["core"],
     "rules": ["core"],
     "decode": ["core"],
-    "trees": ["pricing"],
+    "trees": ["pricing", "heads"],
     "targets": ["heads", "pricing"],
     "drafters": ["decode", "rules", "trees", "heads"],
     "engine": ["decode", "files", "pricing"],

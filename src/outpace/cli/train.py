@@ -86,8 +86,7 @@ def blockwise(
         )
     if not 1 <= heads_per_step <= heads or not lr > 0 or not checkpoint >= 0:
         raise OutpaceError("--heads-per-step must be 1 to --heads, --lr more than 0, --checkpoint 0 or more")
-    if not 0 <= seed < 1 << 32 or not 1 <= (1 if threads is None else threads) <= 1024:
-        raise OutpaceError(f"--seed must be 0 to {(1 << 32) - 1}, --threads 1 to 1024")
+    _check(seed, threads)
     if bool(data) == bool(own_text) or own_text < 0:
         raise OutpaceError("accepted are --data FILE or --own-text N, one of them")
     if own_text and (data_regime != "gold" or regime != "frozen"):
@@ -111,3 +110,72 @@ def blockwise(
             pairs = job.distil(pairs, teacher, progress)
         config = job.run(pairs, progress)
     print(f"{output}: {config.num_heads} heads for {config.model}")
+
+
+@app.command("c2t")
+def c2t(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where it goes.")],
+    draft: Annotated[
+        str, typer.Option("--draft", metavar="SPEC", help="The drafter whose trees it is to judge.")
+    ],
+    data: Annotated[
+        list[Path],
+        typer.Option("--data", metavar="FILE", help="JSON lines; their inputs are prompts. May be repeated."),
+    ],
+    target: Annotated[
+        str, typer.Option("--target", metavar="MODEL", help="The model: as --model of generate.")
+    ] = options.DEFAULT_MODEL,
+    start: Annotated[
+        Path | None, typer.Option("--from", metavar="FOLDER", help="Another classifier, to go on from.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", help="Use the first N prompts; 0 for all.")
+    ] = 0,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", metavar="N", help="Tokens to write from each prompt.")
+    ] = 64,
+    k: Annotated[int, typer.Option("--k", metavar="N", help="Nodes of a level, and children of each.")] = 10,
+    depth: Annotated[int, typer.Option("--depth", metavar="N", help="Levels of a tree.")] = 10,
+    width: Annotated[int, typer.Option("--width", metavar="N", help="Hidden units.")] = 48,
+    epochs: Annotated[int, typer.Option("--epochs", metavar="N", help="How often each node is seen.")] = 20,
+    lr: Annotated[
+        float | None,
+        typer.Option("--lr", metavar="X", help="The highest learning rate; 3e-3, or 3e-4 with --from."),
+    ] = None,
+    seed: options.Seed = 0,
+    threads: options.Threads = None,
+) -> None:
+    """Train the classifier of the tree policy c2t. The same command goes on with a run that was stopped.
+
+    The model writes from each prompt while the drafter grows full trees, a second or so for each step.
+    """
+    from outpace.train.data import read_pairs
+
+    if min(max_tokens, k, depth, width, epochs) < 1 or limit < 0 or not (lr is None or lr > 0):
+        raise OutpaceError(
+            "--max-tokens, --k, --depth, --width and --epochs must be 1 or more, --limit 0 or more, "
+            "--lr more than 0"
+        )
+    _check(seed, threads)
+    pairs = read_pairs(data)
+    pairs = pairs[:limit] if limit else pairs
+    try:
+        from outpace.train.jobs_c2t import C2TJob
+    except ImportError as error:
+        raise OutpaceError(
+            f"training needs the extra torch (pip install 'outpace[torch]'): {error}"
+        ) from None
+    lr = lr or (3e-3 if start is None else 3e-4)
+    job = C2TJob(
+        target, draft, output, k=k, depth=depth, max_tokens=max_tokens, width=width, epochs=epochs, lr=lr,
+        start=start, seed=seed, threads=threads,
+    )  # fmt: skip
+    with progress_bar() as progress:
+        facts = job.run(pairs, progress)
+    judged = ", ".join(f"{name} {value:g}" for name, value in facts.items())
+    print(f"{output}: a classifier for {draft} of {target}; of nodes held out: {judged or 'there were none'}")
+
+
+def _check(seed: int, threads: int | None) -> None:
+    if not 0 <= seed < 1 << 32 or not 1 <= (1 if threads is None else threads) <= 1024:
+        raise OutpaceError(f"--seed must be 0 to {(1 << 32) - 1}, --threads 1 to 1024")

@@ -15,6 +15,7 @@ TREES = Registry(
         "dynamic": "outpace.trees.dynamic:Dynamic",
         "sequoia": "outpace.trees.sequoia:Sequoia",
         "opt_tree": "outpace.trees.opt_tree:OptTree",
+        "c2t": "outpace.trees.c2t:c2t",
     },
     "outpace.trees",
 )

@@ -1,0 +1,82 @@
+"""C2T's tree: grows while a small classifier expects its nodes to be kept, and needs no ranking afterwards.
+
+Huo et al. 2025, "C2T: A Classifier-Based Tree Construction Method in Speculative Decoding", arXiv:2502.13652.
+EAGLE-2 knows a node's joint probability alone; the classifier (`heads/c2t.py`) also sees how unsure the
+drafter was, and how deep the node lies.
+
+    expand  all nodes of the last level, up to `depth` levels
+    grow    of the children of all of them, the `k` of the highest joint probability; of these, those whose
+            confidence is `beta` or more
+    prune   nothing, within the budget; beyond it, the nodes of the lowest joint probability
+
+With k = 1 it is a chain that ends where the confidence falls below `beta`. The draw is a "point" draw: which
+nodes stay depends on the tokens drawn.
+
+Deviation. The paper can keep fewer of a level by a second top-k, of confidences: with one k for both that
+changes nothing, and it is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from outpace.core.options import checked, within
+from outpace.core.steps import Candidates
+from outpace.core.traits import Traits
+from outpace.core.tree import TokenTree
+from outpace.heads.c2t import Classifier, entropy, features_of, read_c2t
+from outpace.trees.dynamic import joint
+from outpace.trees.template import best
+
+PACKAGED = Path(__file__).parent / "c2t_classifier"
+
+
+class C2T:
+    """Nodes that a classifier gives a chance of `beta` or more to be kept: at most `k` of each level."""
+
+    traits = Traits(keeps_draw=False)
+
+    def __init__(self, classifier: Classifier, *, beta: float = 0.1, k: int = 10, depth: int = 8) -> None:
+        within("c2t", 1, k=k, depth=depth)
+        within("c2t", 0, 1, beta=beta)
+        self._classifier = classifier
+        self.beta = beta
+        self.width = k
+        self.depth = depth
+
+    def expand(self, tree: TokenTree) -> Sequence[int]:
+        """The last level: what it holds has passed."""
+        height = tree.shape.height
+        if height >= self.depth:
+            return []
+        return [node for node, depth in enumerate(tree.shape.depths) if depth == height]
+
+    def grow(self, tree: TokenTree, candidates: Candidates) -> TokenTree:
+        """The candidates that pass; the same tree where none does."""
+        joints = joint(tree)
+        paths = candidates.logq + np.array([joints[node] for node in candidates.nodes], np.float32)[:, None]
+        first = np.sort(best(paths.ravel().tolist(), self.width))  # in the order of their draw
+        parents = first // paths.shape[1]
+        joints = paths.ravel()[first]
+        entropies = np.array([entropy(law) for law in candidates.laws])[parents]
+        features = features_of(joints, entropies, np.full(len(first), tree.shape.height + 1))
+        passed = self._classifier(features) >= self.beta
+        chosen = first[passed & (joints > -np.inf)]
+        kept = np.full(paths.shape, -np.inf, np.float32)
+        kept.ravel()[chosen] = candidates.logq.ravel()[chosen]
+        some = replace(candidates, logq=kept, draw="point")
+        return some.hang(tree, [self.width] * len(candidates.nodes)) if len(chosen) else tree
+
+    def prune(self, tree: TokenTree, budget: int) -> TokenTree:
+        """The likeliest nodes, where there is no room for all."""
+        return tree if tree.num_nodes - 1 <= budget else tree.prune(best(joint(tree), 1 + budget))
+
+
+@checked
+def c2t(*, path: str = "auto", beta: float = 0.1, k: int = 10, depth: int = 8) -> C2T:
+    """From the folder of a classifier; "auto" for the one that comes with the package."""
+    return C2T(read_c2t(PACKAGED if path == "auto" else path), beta=beta, k=k, depth=depth)
