@@ -17,7 +17,8 @@ from outpace.heads.file import read_heads  # noqa: E402
 from outpace.targets.hf_taps import model_fingerprint  # noqa: E402
 from outpace.train.blockwise import BlockwiseLoss  # noqa: E402
 from outpace.train.data import Pair  # noqa: E402
-from outpace.train.jobs import _target_ids, _token_pairs  # noqa: E402
+from outpace.train.examples import token_pairs  # noqa: E402
+from outpace.train.jobs import _target_ids  # noqa: E402
 from tests.cli.conftest import Outcome  # noqa: E402
 from tests.fake_models import make_tokenizer, write_gguf, write_hf  # noqa: E402
 from tests.hf_seq2seq_families import tiny_seq2seq  # noqa: E402
@@ -313,7 +314,7 @@ def test_outputs_that_were_cut_off_get_no_end(folder: Path, marian: str) -> None
     """Neither a decoder's answers nor translations."""
     ended, cut_off = (Pair("what", "tea and ants", one) for one in (True, False))
     model = outpace.load(folder / "tiny.gguf")
-    (given, wanted), (_, without) = _token_pairs([ended, cut_off], model, 99)
+    (given, wanted), (_, without) = token_pairs([ended, cut_off], model, 99)
     assert wanted == [*without, min(model.tokenizer.eos_ids)] and given == model.prompt_ids("what")
     tokenizer = transformers.AutoTokenizer.from_pretrained(marian)
     end = tokenizer.eos_token_id

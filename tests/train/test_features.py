@@ -219,7 +219,7 @@ def test_answers_that_are_there_are_not_computed_again(
 def test_states_recorded_while_decoding_are_those_of_a_second_pass(model: Any) -> None:
     """Through cached keys and values or all at once: one engine, one state."""
     documents = [
-        d for group in islice(write_text(model, batch=8, max_answer=9, record=True), 6) for d in group
+        d for group in islice(write_text(model, batch=8, max_answer=9, record=("final",)), 6) for d in group
     ]
     assert documents
     for document in documents:

@@ -21,6 +21,7 @@ from outpace.core.contracts import Tapped
 from outpace.core.errors import OutpaceError
 from outpace.core.tree import TokenTree
 from outpace.progress import Progress
+from outpace.train.recording import FINAL
 
 STATES, TOKENS, ENDS = "states.f16", "tokens.i32", "ends.i64"
 CHUNK = 256  # tokens of one call
@@ -126,28 +127,34 @@ def add_answers(
     target: Tapped,
     pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
     *,
+    taps: Sequence[str] = (FINAL,),
     progress: Progress | None = None,
 ) -> None:
-    """The states of all (prompt, answer) pairs; those that the file has already are not computed again."""
+    """The states of all (prompt, answer) pairs, at these taps one behind the other.
+
+    Those that the file has already are not computed again.
+    """
     done = [token for _, answer in pairs[: file.num_texts] for token in answer]
     if file.num_texts > len(pairs) or file.tokens().tolist() != done:
         raise OutpaceError(f"{file.folder} holds states of other data, accepted are the same or a new folder")
     for number in range(file.num_texts, len(pairs)):
         prompt, answer = pairs[number]
-        states = hidden_states(target, [*prompt, *answer[:-1]])[len(prompt) - 1 :]
+        states = hidden_states(target, [*prompt, *answer[:-1]], taps)[len(prompt) - 1 :]
         file.add([(states.astype(np.float16), answer)])
         if progress is not None:
             progress(number + 1, len(pairs), f"hidden states of {number + 1} texts")
 
 
-def hidden_states(target: Tapped, token_ids: Sequence[int]) -> NDArray[np.float32]:
-    """f32[N, D] at "final" behind every token of a text."""
+def hidden_states(
+    target: Tapped, token_ids: Sequence[int], taps: Sequence[str] = (FINAL,)
+) -> NDArray[np.float32]:
+    """f32[N, T * D] behind every token of a text, at T taps that the target offers."""
     row, parts = target.open(), []
     try:
         for first in range(0, len(token_ids), CHUNK):
             chunk = token_ids[first : first + CHUNK]
             scores = target.score([Call.on(row, TokenTree.chain(chunk[0], chunk[1:]))])
-            parts.append(scores.hidden("final"))
+            parts.append(np.concatenate([scores.hidden(tap) for tap in taps], axis=1))
             target.keep([row], [range(1, len(chunk))])
     finally:
         target.free([row])

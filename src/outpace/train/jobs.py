@@ -17,7 +17,7 @@ import torch
 from outpace.core.errors import OutpaceError
 from outpace.heads.file import First, HeadsConfig
 from outpace.heads.proposals import tapped
-from outpace.models.text import Model, load
+from outpace.models.text import load
 from outpace.progress import Progress
 from outpace.targets.hf_taps import model_fingerprint
 from outpace.train.allocator import keep_freed_memory
@@ -25,13 +25,13 @@ from outpace.train.bases import CausalBase, Seq2SeqBase
 from outpace.train.blockwise import Regime, train_blockwise
 from outpace.train.data import MAX_TOKENS, Pair, by_length, data_hash, frequent_tokens
 from outpace.train.distil import beam_search, distil, greedy, longest_text
-from outpace.train.features import ENDS, FeatureBase, FeatureFile, add_answers
+from outpace.train.examples import native_features, token_pairs
+from outpace.train.features import FeatureBase
 from outpace.train.loop import Plan
-from outpace.train.origin import ORIGIN, claim
-from outpace.train.own_states import write_own_text
+from outpace.train.origin import claim
 from outpace.train.precision import Precision
 
-DISTILLED, FEATURES, OWN_TEXT = "distilled.jsonl", "features", "own.jsonl"
+DISTILLED = "distilled.jsonl"
 TEACHER = "distilled.origin.json"
 
 
@@ -105,24 +105,16 @@ class BlockwiseJob:
     def _native(self, pairs: Sequence[Pair], progress: Progress | None) -> HeadsConfig:
         model = load(self.target, threads=self.threads)
         target: Any = model.target
-        data = f"own text, seed {self.seed}" if self.own_text else data_hash(pairs)
-        folder = self.output / FEATURES
-        facts = {"target": target.fingerprint(), "data": data}
-        claim(folder / ORIGIN, facts, begun=(folder / ENDS).exists())
-        file = FeatureFile(folder, target.hidden_size)
-        if self.own_text:
-            data = write_own_text(model, file, self.output / OWN_TEXT, self.own_text, self.seed, progress)
-        else:
-            texts = _token_pairs(pairs, model, min(MAX_TOKENS, target.context_length))
-            add_answers(file, target, texts, progress=progress)
-        features = file.read()
+        features, data = native_features(
+            model, self.output, pairs, own_text=self.own_text, seed=self.seed, progress=progress
+        )
         base = FeatureBase(target, features, target.output_rows, name=model.name)
         outputs = [features.tokens.tolist()]
         return self._train(base, base.batches(self.batch, self.seed), data, outputs, progress)
 
     def _causal(self, pairs: Sequence[Pair], progress: Progress | None) -> HeadsConfig:
         model, _ = _transformers(self.target, seq2seq=False)
-        texts = _token_pairs(pairs, load(self.target, threads=self.threads), MAX_TOKENS)
+        texts = token_pairs(pairs, load(self.target, threads=self.threads), MAX_TOKENS)
         rows = [([*given, *wanted], len(given)) for given, wanted in texts]
         pick = by_length([len(ids) for ids, _ in rows], self.batch, self.seed)
 
@@ -177,29 +169,6 @@ def _transformers(source: str, *, seq2seq: bool) -> tuple[Any, Any]:
     except (OSError, ValueError, SafetensorError) as error:
         raise OutpaceError(f"{source} cannot be loaded by transformers: {error}") from error
     return model, tokenizer
-
-
-def _token_pairs(pairs: Sequence[Pair], model: Model, limit: int) -> list[tuple[list[int], list[int]]]:
-    """Pairs as token ids, `limit` at most for both; texts go through the chat template and get an end."""
-    end = sorted(model.tokenizer.eos_ids)[:1]
-    vocab_size = model.target.vocab_size
-    found: list[tuple[list[int], list[int]]] = []
-    for pair in pairs:
-        if isinstance(pair.given, list) and isinstance(pair.wanted, list):
-            given, wanted = pair.given, pair.wanted
-        else:
-            given = model.prompt_ids(str(pair.given))
-            wanted = model.tokenizer.encode(str(pair.wanted), add_special_tokens=False)
-            wanted += end if pair.ended else []
-        if max(*given, *wanted) >= vocab_size:
-            raise OutpaceError(
-                f"the data has the token id {max(*given, *wanted)}, accepted are 0 to {vocab_size - 1}"
-            )
-        if len(given) < limit:
-            found.append((given, wanted[: limit - len(given)]))
-    if not found:
-        raise OutpaceError(f"every input of the data has {limit} tokens or more, accepted are shorter ones")
-    return found
 
 
 def _target_ids(pairs: Sequence[Pair], tokenizer: Any, cut: dict[str, Any]) -> list[list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from outpace.progress import Progress
 from outpace.targets.native import DEFAULT_CACHE_ROWS
 from outpace.train.data import whole_lines
 from outpace.train.features import FeatureFile
+from outpace.train.recording import FINAL
 from outpace.train.self_text import MAX_MESSAGE, write_text
 
 if TYPE_CHECKING:
@@ -22,9 +24,18 @@ PATIENCE = 500  # messages without an end
 
 
 def write_own_text(
-    model: Model, file: FeatureFile, path: Path, num_tokens: int, seed: int, progress: Progress | None
+    model: Model,
+    file: FeatureFile,
+    path: Path,
+    num_tokens: int,
+    seed: int,
+    progress: Progress | None,
+    *,
+    taps: Sequence[str] = (FINAL,),
 ) -> str:
     """Fill the file up to `num_tokens` tokens of answers, or a few more; names the text, for run.json.
+
+    `taps` are those whose states the file holds, one behind the other. They are tapped already.
 
     `path` gets the documents as JSON lines, a whole group at a time, and says where to go on.
     """
@@ -32,7 +43,7 @@ def write_own_text(
         path.touch()
         first_group = _whole_groups(path, file)
         batch = max(1, min(BATCH, model.target.context_length * DEFAULT_CACHE_ROWS // ROW))
-        documents = write_text(model, seed=seed, first_group=first_group, batch=batch, record=True)
+        documents = write_text(model, seed=seed, first_group=first_group, batch=batch, record=taps)
         with path.open("a", encoding="utf-8") as lines:
             empty = 0
             while file.num_tokens < num_tokens:

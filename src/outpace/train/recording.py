@@ -18,12 +18,14 @@ FINAL = "final"
 class Recorder:
     """A drafter that drafts nothing and writes down the state that each committed token was chosen from.
 
-    `rows` are in the order in which requests were started: f16[D] for every token of each.
+    `rows` are in the order in which requests were started: f16[T * D] for every token of each, the states at
+    its T taps one behind the other.
     """
 
     traits = Traits()
 
-    def __init__(self) -> None:
+    def __init__(self, taps: Sequence[str] = (FINAL,)) -> None:
+        self.taps = tuple(taps)
         self.rows: list[list[NDArray[np.float16]]] = []
 
     def start(self, prompt: Prompt) -> list[NDArray[np.float16]]:
@@ -40,13 +42,14 @@ class Recorder:
     ) -> list[list[NDArray[np.float16]]]:
         """The state behind the root is what the step's one token was chosen from."""
         for state, step in zip(states, steps, strict=True):
-            state.append(step.scores.hidden(FINAL)[0].astype(np.float16))
+            states_of = [step.scores.hidden(tap)[0] for tap in self.taps]
+            state.append(np.concatenate(states_of).astype(np.float16))
         return list(states)
 
     def stop(self, state: list[NDArray[np.float16]]) -> None:
         """The row's states stay."""
 
     def take(self) -> list[NDArray[np.float16]]:
-        """f16[n, D] of every row, and a fresh start."""
+        """f16[n, T * D] of every row, and a fresh start."""
         rows, self.rows = self.rows, []
         return [np.stack(row) for row in rows]

@@ -48,7 +48,8 @@ MAX_MESSAGE, MAX_ANSWER = 120, 256
 class Document:
     """One exchange as token ids: what the model read (template included) and what it answered.
 
-    states  f16[n, D], what each token of the answer was chosen from; None where nobody recorded them.
+    states  f16[n, T * D], what each token of the answer was chosen from, at T taps; None where nobody
+            recorded them.
     """
 
     group: int
@@ -65,13 +66,14 @@ def write_text(
     batch: int = 48,
     answers: Sampling | None = None,
     max_answer: int = MAX_ANSWER,
-    record: bool = False,
+    record: Sequence[str] = (),
 ) -> Iterator[list[Document]]:
     """Group after group of documents, without end. Messages longer than MAX_MESSAGE tokens are left out.
 
-    `record` keeps the hidden states that the answers were chosen from; the target has to be `Tapped`.
+    `record` names taps: the hidden states there that the answers were chosen from are kept. The target has to
+    be `Tapped`.
     """
-    group, recorder = first_group, Recorder() if record else None
+    group, recorder = first_group, Recorder(record) if record else None
     while True:
         pairs = _group(model, seed, group, batch, answers or Sampling(), max_answer, recorder or NoDraft())
         states = recorder.take() if recorder else [None] * len(pairs)
