@@ -13,7 +13,7 @@ from outpace.cli.options import DEFAULT_MODEL
 from outpace.drafters.heads.blockwise import Blockwise
 from outpace.drafters.mix import Mix
 from outpace.files import catalog
-from outpace.heads.proposals import find_packaged_heads
+from outpace.heads.packaged import find_packaged_heads
 from outpace.models.text import load
 
 pytestmark = [
@@ -52,7 +52,7 @@ def test_drafts_change_nothing_but_the_number_of_calls(sampling: str, draft: str
 
 def test_the_packages_heads_are_the_default_models() -> None:
     model = load(DEFAULT_MODEL, threads=1)
-    found = find_packaged_heads(model.target)
+    found = find_packaged_heads(model.target, "blockwise")
     assert found is not None and found.name == DEFAULT_MODEL
     mix = model.new_drafter("mix:drafts=auto")
     assert isinstance(mix, Mix) and isinstance(mix.sources[-1], Blockwise)

@@ -32,7 +32,7 @@ from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.drafters.lookup import backoff
-from outpace.heads.proposals import find_packaged_heads
+from outpace.heads.packaged import find_packaged_heads
 from outpace.pricing.costs import CallCosts, straight
 from outpace.pricing.curve import INSTANT
 
@@ -303,7 +303,8 @@ def _auto(context: Mapping[str, Any]) -> str:
     beside, target = context.get("beside"), context.get("target")
     if beside is not None and beside(backoff.FILE_NAME).exists():
         return "ngram+backoff"  # heads know little that a table does not, and cost more
-    return "ngram+blockwise" if target is not None and find_packaged_heads(target) else "ngram+suffix"
+    has_heads = target is not None and find_packaged_heads(target, "blockwise")
+    return "ngram+blockwise" if has_heads else "ngram+suffix"
 
 
 def _children(tree: TokenTree | None, node: int) -> Guesses:

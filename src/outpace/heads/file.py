@@ -82,7 +82,7 @@ def read_heads(folder: str | Path) -> Heads:
     config = _read_config(found)
     weights = FolderWeights(found.folder)
     tensors = read_tensors(weights, config.shapes(), found.folder)
-    return Heads(config, tensors, _read_token_ids(found.folder, weights))
+    return Heads(config, tensors, read_token_ids(found.folder, weights))
 
 
 def write_heads(folder: str | Path, heads: Heads) -> None:
@@ -101,7 +101,8 @@ def _read_config(found: HeadConfig) -> HeadsConfig:
     return HeadsConfig(num_heads, hidden_size, width, target, found.model, first)
 
 
-def _read_token_ids(folder: Path, weights: FolderWeights) -> NDArray[np.int32] | None:
+def read_token_ids(folder: Path, weights: FolderWeights) -> NDArray[np.int32] | None:
+    """The tensor token_ids, ascending; None where there is none."""
     tensor = weights.tensors.get("token_ids")
     if tensor is None:
         return None

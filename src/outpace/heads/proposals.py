@@ -17,13 +17,10 @@ from numpy.typing import NDArray
 
 from outpace.core.contracts import Tapped, Target
 from outpace.core.errors import OutpaceError
-from outpace.files.json_files import json_file
 from outpace.heads.file import Heads, read_heads
 from outpace.heads.folder import Tensors
 
 FINAL = "final"
-PACKAGED = Path(__file__).parent
-"""Heads that come with the package: a folder for each model."""
 
 
 class ProposalHeads:
@@ -134,31 +131,3 @@ def tapped(target: Target, reader: str) -> Tapped:
             "native and transformers targets"
         )
     return target
-
-
-def packaged_heads(target: Target) -> Path:
-    """The folder of the heads that come with the package for this very model; OutpaceError if it has none."""
-    found = find_packaged_heads(tapped(target, "blockwise"))
-    if found is None:
-        names = ", ".join(path.parent.name for path in _packaged()) or "none"
-        raise OutpaceError(
-            f"there are no heads for this model in the package (it has: {names}); accepted is "
-            "blockwise:path=FOLDER with heads that `outpace train blockwise` has made"
-        )
-    return found
-
-
-def find_packaged_heads(target: Target) -> Path | None:
-    """The folder of the heads that come with the package for this very model, if there is one."""
-    if not isinstance(target, Tapped):
-        return None
-    for path in _packaged():
-        config = json_file(path)
-        # Weights are read for their fingerprint only where the width fits.
-        if config.get("hidden_size") == target.hidden_size and config.get("target") == target.fingerprint():
-            return path.parent
-    return None
-
-
-def _packaged() -> list[Path]:
-    return sorted(PACKAGED.glob("*/config.json"))

@@ -27,7 +27,7 @@ from outpace.drafters.none import NoDraft  # noqa: E402
 from outpace.engine.generate import events, generate  # noqa: E402
 from outpace.engine.request import Generation, Request  # noqa: E402
 from outpace.files.packing import unpack  # noqa: E402
-from outpace.heads import proposals  # noqa: E402
+from outpace.heads import packaged  # noqa: E402
 from outpace.heads.file import Heads, read_heads, write_heads  # noqa: E402
 from outpace.heads.proposals import ProposalHeads  # noqa: E402
 from outpace.pricing.costs import straight  # noqa: E402
@@ -40,7 +40,13 @@ from outpace.trees.grow import grow_trees, point_law  # noqa: E402
 from tests.fakes import whole  # noqa: E402
 from tests.hf_families import tiny_model  # noqa: E402
 from tests.hf_seq2seq_families import OneSource, tiny_seq2seq  # noqa: E402
-from tests.made_heads import head_states, learn_by_heart, random_heads, states_of, write_random  # noqa: E402
+from tests.made_heads import (  # noqa: E402
+    head_states,
+    learn_by_heart,
+    random_heads,
+    states_of,
+    write_random,
+)
 from tests.native_models import gguf_target  # noqa: E402
 
 PROMPTS = [[1, 2, 3, 1, 2], [4], [5, 6, 7, 0, 5, 6, 7]]
@@ -488,24 +494,24 @@ def test_what_is_no_folder_of_heads_is_named(causal: Any, tmp_path: Path) -> Non
 
 def test_packaged_heads(causal: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Heads that lie in the package are found by the model that they are for."""
-    monkeypatch.setattr(proposals, "PACKAGED", tmp_path)
+    monkeypatch.setattr(packaged, "PACKAGED", tmp_path)
     with pytest.raises(OutpaceError, match=r"it has: none\); accepted is blockwise:path=FOLDER"):
         Blockwise(causal)
-    write_heads(tmp_path / "another", random_heads(32, "sha256:another"))
+    write_heads(tmp_path / "blockwise" / "another", random_heads(32, "sha256:another"))
     with pytest.raises(OutpaceError, match=r"it has: another\); accepted is blockwise:path=FOLDER"):
         Blockwise(causal)
-    assert proposals.find_packaged_heads(causal) is None
-    heads = write_random(tmp_path / "mine", causal, seed=7)
+    assert packaged.find_packaged_heads(causal, "blockwise") is None
+    heads = write_random(tmp_path / "blockwise" / "mine", causal, seed=7)
     assert Blockwise(causal)._heads.num_drafted == 3
-    assert proposals.packaged_heads(causal) == tmp_path / "mine"
-    assert read_heads(tmp_path / "mine").config == heads.config
+    assert packaged.packaged_heads(causal, "blockwise") == tmp_path / "blockwise" / "mine"
+    assert read_heads(tmp_path / "blockwise" / "mine").config == heads.config
 
 
 def test_mix_has_the_packages_heads(causal: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proposals, "PACKAGED", tmp_path)
+    monkeypatch.setattr(packaged, "PACKAGED", tmp_path)
     context = {"target": causal}
     before = make_mix(context, lambda: straight(0.05)).sources
-    write_random(tmp_path / "mine", causal)
+    write_random(tmp_path / "blockwise" / "mine", causal)
     after = make_mix(context, lambda: straight(0.05)).sources
     assert [type(one) for one in after] == [NGram, Blockwise] and Blockwise not in map(type, before)
     without_states = {"target": TableTarget.random(vocab_size=300, order=1)}

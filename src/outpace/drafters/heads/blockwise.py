@@ -31,7 +31,9 @@ from outpace.core.options import checked
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Paced
 from outpace.core.tree import TokenTree
-from outpace.heads.proposals import FINAL, ProposalHeads, packaged_heads
+from outpace.heads.file import METHOD
+from outpace.heads.packaged import packaged_heads
+from outpace.heads.proposals import FINAL, ProposalHeads, tapped
 from outpace.trees.chain import Chain
 from outpace.trees.grow import StepFunction, grow_trees, point_law, traits_of
 from outpace.trees.likeliest import After, likeliest
@@ -78,7 +80,9 @@ class Blockwise:
         if not 0 <= min_p <= 1:
             raise OutpaceError(f"blockwise has min_p={min_p}, accepted are 0 to 1")
         self._heads = ProposalHeads(
-            target, packaged_heads(target) if path == "auto" else path, num_heads=heads
+            target,
+            packaged_heads(tapped(target, METHOD), METHOD) if path == "auto" else path,
+            num_heads=heads,
         )
         self._size = size
         self._min_p = min_p
