@@ -12,6 +12,7 @@ from outpace.core.contracts import Tapped
 from outpace.core.tree import TokenTree
 from outpace.heads.early import EarlyConfig, EarlyWeights, write_early
 from outpace.heads.file import First, Heads, HeadsConfig, write_heads
+from outpace.heads.markov_heads import MarkovConfig, MarkovWeights, write_markov
 from tests.rows import on, opened
 
 
@@ -140,3 +141,49 @@ def learn_by_heart(
     heads = Heads(heads.config, tensors, None)
     write_heads(folder, heads)
     return heads
+
+
+def markov_config(target: Any, **options: Any) -> MarkovConfig:
+    """That of Markov heads of this target, over its first tokens."""
+    fields: dict[str, Any] = {"length": 3, "taps": ("0", "final"), "width": 6, "rank": 4, "num_tokens": 8}
+    return MarkovConfig(
+        hidden_size=target.hidden_size, target=target.fingerprint(), model="a tiny model", **fields | options
+    )
+
+
+def write_random_markov(
+    folder: str | Path, target: Any, *, token_ids: Sequence[int] | None = None, seed: int = 0, **options: Any
+) -> MarkovWeights:
+    """Random Markov heads of this target in a folder."""
+    ids = range(8) if token_ids is None else token_ids
+    config = markov_config(target, num_tokens=len(ids), **options)
+    tensors = random_tensors(config.shapes(), seed)
+    for name in ("gate.weight", "order.weight", "position.weight"):
+        tensors[name] *= 4  # such that tokens before a position matter, and no two of them look alike
+    block = MarkovWeights(config, tensors, np.array([*ids], np.int32))
+    write_markov(folder, block)
+    return block
+
+
+def markov_logits(
+    block: MarkovWeights, states: np.ndarray, output: np.ndarray, path: Sequence[int]
+) -> np.ndarray:
+    """f64[M] behind a path, its root first, by numpy; states f[T, D] of the root, output f[V, D].
+
+    Written after the equations in `heads/markov_heads.py`.
+    """
+    c, t = block.config, {name: tensor.astype(np.float64) for name, tensor in block.tensors.items()}
+    read = np.stack([*states, output[path[0]]]).astype(np.float64)
+    read /= np.sqrt((read**2).mean(axis=1, keepdims=True) + 1e-6)
+    wide = t["trunk.weight"] @ read.reshape(-1) + t["trunk.bias"]
+    u = wide / (1 + np.exp(-wide))
+    at = len(path) - 1
+    s = (t["position.weight"] @ u + t["position.bias"]).reshape(c.length, -1)[at]
+    g = (t["gate.weight"] @ u + t["gate.bias"]).reshape(c.length, -1)[at]
+    m = np.zeros(c.rank)
+    ids = block.token_ids.tolist()
+    for token in path:
+        number = ids.index(token) if token in ids else c.num_tokens
+        m = np.tanh(t["token.weight"][number] + t["step.weight"] @ m)
+    logits: np.ndarray = output[ids].astype(np.float64) @ s + t["order.weight"] @ (g * m)
+    return logits

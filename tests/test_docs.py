@@ -36,7 +36,7 @@ PAGES = [
 METHODS = ROOT / "docs" / "methods"
 INDEX = METHODS / "README.md"
 GROUPS = {"Drafters": DRAFTERS, "Trees": TREES, "Rules": RULES}
-HELP = re.compile(r"(?<=<!-- help:)(?P<verbs>[a-z0-9 ]*)-->\n(?P<text>.*?)(?=<!-- /help -->)", re.DOTALL)
+HELP = re.compile(r"(?<=<!-- help:)(?P<verbs>[a-z0-9_ ]*)-->\n(?P<text>.*?)(?=<!-- /help -->)", re.DOTALL)
 FENCE = re.compile(
     r"(?P<mark><!-- runnable -->\n)?^```(?P<language>\w*)\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE
 )

@@ -27,7 +27,7 @@ from tests.fakes import Letters, hostile
 from tests.hf_families import tiny_looped, tiny_model
 from tests.hf_seq2seq_families import OneSource, OneSourceInLoops, tiny_looped_seq2seq, tiny_seq2seq
 from tests.looped_table import LoopedTable
-from tests.made_heads import write_random, write_random_early
+from tests.made_heads import write_random, write_random_early, write_random_markov
 from tests.native_loops import looped_model
 from tests.native_models import gguf_target
 from tests.pixel_models import OnePicture, tiny_pixel_model
@@ -122,7 +122,7 @@ TAPPED = [factory for factory in TARGETS if factory not in (table, predictable_t
 NEEDS: dict[str, list[Callable[[Path], Target]]] = {
     **{name: [native_quantised, native_sliding, *LOOPED] for name in ("early_exit", "layer_skip", "swift")},
     "speed": [looped_table, native_looped, hf_looped, hf_looped_seq2seq],
-    **{name: TAPPED for name in ("blockwise", "blockwise_lattice", "blockwise_local")},
+    **{name: TAPPED for name in ("blockwise", "blockwise_lattice", "blockwise_local", "markov_heads")},
 }
 """Drafter -> the targets that it can draft for, where it cannot for all. Others refuse it."""
 
@@ -137,6 +137,7 @@ NOTHING_WITHOUT_OPTIONS = {
     "blockwise",
     "blockwise_lattice",
     "blockwise_local",
+    "markov_heads",
 }
 DRAFTER_SPECS = [
     *(name for name in DRAFTERS.names() if name not in NOTHING_WITHOUT_OPTIONS),
@@ -195,6 +196,12 @@ DRAFTER_SPECS = [
     "blockwise_local:path=HEADS,model=noisy",
     "blockwise_local:path=HEADS,model=noisy,alpha=0.5,ranks=2 tree=static:widths=[2,2]",
     "mix:drafts=ngram+[blockwise:path=HEADS]",
+    "markov_heads:path=MARKOV",
+    "markov_heads:path=MARKOV,size=3,min_p=0",
+    "markov_heads:path=MARKOV tree=chain:length=2",
+    "markov_heads:path=MARKOV tree=static:widths=[2,2]",
+    "markov_heads:path=MARKOV tree=dynamic:size=5",
+    "mix:drafts=ngram+[markov_heads:path=MARKOV]",
 ]
 
 
@@ -205,7 +212,7 @@ def pairs(specs: Iterable[str]) -> list[Any]:
         for spec in specs
         for factory in targets_of(spec)
         # To drafters, a picture is a text like others: those of its own kind are enough for the clock.
-        if factory is not pixel or spec.startswith(("none", "ngram", "blockwise"))
+        if factory is not pixel or spec.startswith(("none", "ngram", "blockwise", "markov"))
     ]
 
 
@@ -213,14 +220,15 @@ def targets_of(spec: str) -> list[Callable[[Path], Target]]:
     """Those that a drafter with these options can draft for."""
     if "EARLY" in spec or "loops=" in spec:
         return LOOPED
-    if "HEADS" in spec:
+    if "HEADS" in spec or "MARKOV" in spec:
         return [*TAPPED, *LOOPED]
     found = NEEDS.get(spec.partition(":")[0], TARGETS)
     return [*found, *LOOPED] if spec.startswith("ngram") else found
 
 
 def make_drafter(name: str, target: Target, *, per_node: float = 0.1) -> Drafter:
-    """A fresh drafter; "SPEC tree=SPEC" gives it a tree; CORPUS, HEADS and EARLY are files for the target.
+    """A fresh drafter; "SPEC tree=SPEC" gives it a tree; CORPUS, HEADS, MARKOV and EARLY are files for the
+    target.
 
     per_node  what a node costs: a share of a call.
     """
@@ -229,6 +237,7 @@ def make_drafter(name: str, target: Target, *, per_node: float = 0.1) -> Drafter
     spec, _, tree = name.partition(" tree=")
     spec = spec.replace("CORPUS", corpus(target.vocab_size)) if "CORPUS" in spec else spec
     spec = spec.replace("HEADS", heads(target)) if "HEADS" in spec else spec
+    spec = spec.replace("MARKOV", markov_heads(target)) if "MARKOV" in spec else spec
     spec = spec.replace("EARLY", early_head(target)) if "EARLY" in spec else spec
     policy = TREES.create(tree, costs=lambda: straight(0.1)) if tree else None
     return drafters.make_drafter(spec, policy, context_for(target, per_node))
@@ -250,6 +259,15 @@ def heads(target: Any) -> str:
     path = Path(FOLDER.name) / f"{name}.heads"
     if not path.exists():
         write_random(path, target, token_ids=range(VOCAB_SIZE))
+    return str(path)
+
+
+def markov_heads(target: Any) -> str:
+    """Random Markov heads of this target, which draft the suite's few tokens."""
+    name = target.fingerprint().rpartition(":")[2]
+    path = Path(FOLDER.name) / f"{name}.markov"
+    if not path.exists():
+        write_random_markov(path, target, token_ids=range(VOCAB_SIZE), taps=("final",))
     return str(path)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -231,6 +231,41 @@ def test_an_opinion_by_depth_holds_below_every_node() -> None:
     tree = drafter.propose([drafter.start(Prompt.of([7]))], [ask(depth=3)])[0]
     assert {(1, 3), (2, 3), (1, 1), (2, 1), (1, 1, 1)} <= paths(tree)
     assert {path[2:] for path in paths(tree) if len(path) == 3} == {(1,)}
+
+
+class ByPath(Source):
+    """A source that expects something else after each path: the sum of its tokens, and one more."""
+
+    def __init__(self, p: float = 0.9) -> None:
+        self.p = p
+        self.asked: list[tuple[int, ...]] = []
+
+    def expected_by_path(
+        self, state: None, ask: Ask
+    ) -> Callable[[Sequence[int]], Sequence[tuple[int, float]]]:
+        def after(path: Sequence[int]) -> Sequence[tuple[int, float]]:
+            self.asked.append(tuple(path))
+            return [(sum(path) + ask.root, self.p)] if len(path) < 3 else ()
+
+        return after
+
+
+def test_an_opinion_by_path_knows_the_tokens_before() -> None:
+    """Other sources' tokens too; a node's path is asked for after its parent's."""
+    source = ByPath()
+    drafter = mix(Fixed((1, 0.9)), source, costs=straight(0.001))
+    tree = drafter.propose([drafter.start(Prompt.of([9, 9, 7]))], [ask(depth=4)])[0]
+    assert {(7,), (1, 8), (7, 14), (1, 1, 9), (1, 8, 16), (7, 1, 15)} <= paths(tree)
+    assert source.asked[0] == () and len(set(source.asked)) == len(source.asked)
+    assert all(path[:-1] in source.asked[:at] for at, path in enumerate(source.asked) if path)
+
+
+def test_a_path_is_whole_however_deep_the_tree() -> None:
+    source = ByPath(0.001)
+    drafter = mix(Fixed((1, 0.99)), source, costs=straight(0.0), size=60, depth=20)
+    tree = drafter.propose([drafter.start(Prompt.of([3]))], [ask(depth=20, budget=60)])[0]
+    assert tree.shape.height > 13, "deeper than sources see"
+    assert all(len(path) == 0 or path[:-1] in source.asked for path in source.asked)
 
 
 def test_no_more_sources_than_there_are_weights_for() -> None:

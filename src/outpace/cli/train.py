@@ -13,21 +13,31 @@ from outpace.progress import progress_bar
 
 app = options.group("Train drafters for a model.")
 
+Data = Annotated[
+    list[Path] | None,
+    typer.Option("--data", metavar="FILE", help="JSON lines of inputs and outputs; may be repeated."),
+]
+OwnText = Annotated[
+    int, typer.Option("--own-text", metavar="N", help="Instead: N tokens that the model writes itself.")
+]
+Target = Annotated[str, typer.Option("--target", metavar="MODEL", help="The model: as --model of generate.")]
+Steps = Annotated[int, typer.Option("--steps", metavar="N", help="Batches to train on.")]
+LearningRate = Annotated[float, typer.Option("--lr", metavar="X", help="The highest learning rate.")]
+PrecisionOption = Annotated[
+    Literal["float32", "bfloat16"],
+    typer.Option("--precision", metavar="P", help="Of matrix products: float32, or bfloat16."),
+]
+CheckpointSeconds = Annotated[
+    float, typer.Option("--checkpoint", metavar="S", help="Seconds between checkpoints.")
+]
+
 
 @app.command("blockwise")
 def blockwise(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the heads go.")],
-    data: Annotated[
-        list[Path] | None,
-        typer.Option("--data", metavar="FILE", help="JSON lines of inputs and outputs; may be repeated."),
-    ] = None,
-    own_text: Annotated[
-        int,
-        typer.Option("--own-text", metavar="N", help="Instead: N tokens that the model writes itself."),
-    ] = 0,
-    target: Annotated[
-        str, typer.Option("--target", metavar="MODEL", help="The model: as --model of generate.")
-    ] = options.DEFAULT_MODEL,
+    data: Data = None,
+    own_text: OwnText = 0,
+    target: Target = options.DEFAULT_MODEL,
     regime: Annotated[
         Literal["frozen", "finetuned"],
         typer.Option(
@@ -57,19 +67,14 @@ def blockwise(
     tokens: Annotated[
         int, typer.Option("--tokens", metavar="N", help="Draft the N most frequent tokens only; 0 for all.")
     ] = 0,
-    steps: Annotated[int, typer.Option("--steps", metavar="N", help="Batches to train on.")] = 5000,
+    steps: Steps = 5000,
     batch: Annotated[int, typer.Option("--batch", metavar="N", help="Tokens of a batch.")] = 1024,
-    lr: Annotated[float, typer.Option("--lr", metavar="X", help="The highest learning rate.")] = 1e-3,
+    lr: LearningRate = 1e-3,
     heads_per_step: Annotated[
         int, typer.Option("--heads-per-step", metavar="N", help="Heads that each batch trains.")
     ] = 1,
-    precision: Annotated[
-        Literal["float32", "bfloat16"],
-        typer.Option("--precision", metavar="P", help="Of matrix products: float32, or bfloat16."),
-    ] = "float32",
-    checkpoint: Annotated[
-        float, typer.Option("--checkpoint", metavar="S", help="Seconds between checkpoints.")
-    ] = 120.0,
+    precision: PrecisionOption = "float32",
+    checkpoint: CheckpointSeconds = 120.0,
     seed: options.Seed = 0,
     threads: options.Threads = None,
 ) -> None:
@@ -87,8 +92,7 @@ def blockwise(
     if not 1 <= heads_per_step <= heads or not lr > 0 or not checkpoint >= 0:
         raise OutpaceError("--heads-per-step must be 1 to --heads, --lr more than 0, --checkpoint 0 or more")
     _check(seed, threads)
-    if bool(data) == bool(own_text) or own_text < 0:
-        raise OutpaceError("accepted are --data FILE or --own-text N, one of them")
+    _check_source(data, own_text)
     if own_text and (data_regime != "gold" or regime != "frozen"):
         raise OutpaceError("--own-text is what the model writes already; it goes with frozen and gold alone")
     if teacher is not None and data_regime != "distilled":
@@ -97,9 +101,7 @@ def blockwise(
     try:
         from outpace.train import jobs
     except ImportError as error:
-        raise OutpaceError(
-            f"training needs the extra torch (pip install 'outpace[torch]'): {error}"
-        ) from None
+        raise _needs_torch(error) from None
     job = jobs.BlockwiseJob(
         target, output, regime=regime, heads=heads, width=width, first=first, tokens=tokens, steps=steps,
         batch=batch, lr=lr, heads_per_step=heads_per_step, precision=precision,
@@ -112,6 +114,62 @@ def blockwise(
     print(f"{output}: {config.num_heads} heads for {config.model}")
 
 
+@app.command("markov_heads")
+def markov_heads(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where it goes.")],
+    data: Data = None,
+    own_text: OwnText = 0,
+    target: Target = options.DEFAULT_MODEL,
+    taps: Annotated[
+        str | None,
+        typer.Option(
+            "--taps", metavar="T,T", help="States it reads: layers by number, and final; thirds and the end."
+        ),
+    ] = None,
+    length: Annotated[int, typer.Option("--length", metavar="N", help="Positions of a block.")] = 5,
+    width: Annotated[int, typer.Option("--width", metavar="N", help="Hidden units.")] = 1280,
+    rank: Annotated[
+        int, typer.Option("--rank", metavar="N", help="Numbers that know the tokens before a position.")
+    ] = 128,
+    tokens: Annotated[
+        int, typer.Option("--tokens", metavar="N", help="Draft the N most frequent tokens only.")
+    ] = 4096,
+    steps: Steps = 5000,
+    segments: Annotated[
+        int, typer.Option("--segments", metavar="N", help="Of a batch, 64 tokens each.")
+    ] = 16,
+    lr: LearningRate = 1e-3,
+    precision: PrecisionOption = "float32",
+    checkpoint: CheckpointSeconds = 120.0,
+    seed: options.Seed = 0,
+    threads: options.Threads = None,
+) -> None:
+    """Train Markov heads for a model. The same command goes on with a run that was stopped."""
+    from outpace.train.data import read_pairs
+
+    if min(length, width, rank, tokens, steps, segments) < 1 or not lr > 0 or not checkpoint >= 0:
+        raise OutpaceError(
+            "--length, --width, --rank, --tokens, --steps and --segments must be 1 or more, --lr more than "
+            "0, --checkpoint 0 or more"
+        )
+    _check(seed, threads)
+    _check_source(data, own_text)
+    names = None if taps is None else tuple(name.strip() for name in taps.split(","))
+    pairs = read_pairs(data) if data else []
+    try:
+        from outpace.train.jobs_markov import MarkovJob
+    except ImportError as error:
+        raise _needs_torch(error) from None
+    job = MarkovJob(
+        target, output, taps=names, length=length, width=width, rank=rank, tokens=tokens, steps=steps,
+        segments=segments, lr=lr, precision=precision, checkpoint_s=checkpoint, seed=seed, threads=threads,
+        own_text=own_text,
+    )  # fmt: skip
+    with progress_bar() as progress:
+        config = job.run(pairs, progress)
+    print(f"{output}: a block of {config.length} positions for {config.model}")
+
+
 @app.command("c2t")
 def c2t(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where it goes.")],
@@ -122,9 +180,7 @@ def c2t(
         list[Path],
         typer.Option("--data", metavar="FILE", help="JSON lines; their inputs are prompts. May be repeated."),
     ],
-    target: Annotated[
-        str, typer.Option("--target", metavar="MODEL", help="The model: as --model of generate.")
-    ] = options.DEFAULT_MODEL,
+    target: Target = options.DEFAULT_MODEL,
     start: Annotated[
         Path | None, typer.Option("--from", metavar="FOLDER", help="Another classifier, to go on from.")
     ] = None,
@@ -162,9 +218,7 @@ def c2t(
     try:
         from outpace.train.jobs_c2t import C2TJob
     except ImportError as error:
-        raise OutpaceError(
-            f"training needs the extra torch (pip install 'outpace[torch]'): {error}"
-        ) from None
+        raise _needs_torch(error) from None
     lr = lr or (3e-3 if start is None else 3e-4)
     job = C2TJob(
         target, draft, output, k=k, depth=depth, max_tokens=max_tokens, width=width, epochs=epochs, lr=lr,
@@ -179,3 +233,12 @@ def c2t(
 def _check(seed: int, threads: int | None) -> None:
     if not 0 <= seed < 1 << 32 or not 1 <= (1 if threads is None else threads) <= 1024:
         raise OutpaceError(f"--seed must be 0 to {(1 << 32) - 1}, --threads 1 to 1024")
+
+
+def _check_source(data: list[Path] | None, own_text: int) -> None:
+    if bool(data) == bool(own_text) or own_text < 0:
+        raise OutpaceError("accepted are --data FILE or --own-text N, one of them")
+
+
+def _needs_torch(error: ImportError) -> OutpaceError:
+    return OutpaceError(f"training needs the extra torch (pip install 'outpace[torch]'): {error}")

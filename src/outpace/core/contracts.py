@@ -7,7 +7,7 @@ on `self`. Shapes: N nodes of a tree, V vocabulary, D width of a hidden state.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -166,6 +166,14 @@ class Tapped(Target, Protocol):
         """The output matrix, or these rows of it: logits (biases and caps included) of states at "final"."""
 
 
+@runtime_checkable
+class Embedding(Tapped, Protocol):
+    """A target whose output matrix can be read: a row of it is what a token means to the model."""
+
+    def output_rows(self, token_ids: NDArray[np.integer] | None = None) -> NDArray[np.float32]:
+        """f32[M, D]: the output matrix, or these rows of it."""
+
+
 class Drafter(Protocol):
     """Proposes continuations. Can never change the output of an exact rule, only the speed.
 
@@ -216,6 +224,19 @@ class ByDepth(Drafter, Protocol):
 
     def expected_by_depth(self, state: Any, ask: Ask) -> Sequence[Sequence[tuple[int, float]]]:
         """Per level below the root, [(token, its probability), ...]."""
+
+
+@runtime_checkable
+class ByPath(Drafter, Protocol):
+    """A drafter that names what may follow any path of a tree, such as heads that know the tokens before."""
+
+    def expected_by_path(
+        self, state: Any, ask: Ask
+    ) -> Callable[[Sequence[int]], Sequence[tuple[int, float]]]:
+        """(tokens of a path below the root) -> [(token, its probability), ...] after it; [] out of reach.
+
+        A path is asked for after the path to its parent.
+        """
 
 
 class TreePolicy(Protocol):

@@ -49,6 +49,7 @@ DRAFTERS = Registry(
         "blockwise": "outpace.drafters.heads.blockwise:Blockwise",
         "blockwise_lattice": "outpace.drafters.heads.blockwise_lattice:BlockwiseLattice",
         "blockwise_local": "outpace.drafters.heads.blockwise_local:blockwise_local",
+        "markov_heads": "outpace.drafters.heads.markov_heads:MarkovHeads",
         "speed": "outpace.drafters.model.speed:speed",
         "cascade": "outpace.drafters.model.cascade:cascade",
     },

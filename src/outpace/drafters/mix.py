@@ -4,8 +4,9 @@ One tree from several drafters: SpecInfer (Miao et al. 2023, arXiv:2305.09781). 
 mixture of interpolated language models (Jelinek & Mercer 1980, "Interpolated estimation of Markov source
 parameters from sparse data"). After a node, P(x) = sum over sources of w_s P_s(x); the mass missing to 1
 belongs to tokens that no source knows. A source with `successors` can be asked below every node that the tree
-takes, so the n-grams of one source continue the copy of another. A source with `expected_by_depth` (heads)
-predicts the same below every node of a depth. From other sources the proposed tree is read.
+takes, so the n-grams of one source continue the copy of another. One with `expected_by_depth` (heads) says
+the same below every node of a depth, one with `expected_by_path` something else after each path. From other
+sources the proposed tree is read.
 
     propose   take the likeliest paths (product of P) while they add more tokens than time: the next node is
               taken if its P exceeds (tokens expected so far) * (t(n+1) - t(n)) / t(n), t measured here
@@ -24,7 +25,7 @@ from math import exp, log
 from typing import Any
 
 from outpace.core.call import Prompt
-from outpace.core.contracts import ByDepth, Drafter, Successors
+from outpace.core.contracts import ByDepth, ByPath, Drafter, Successors
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked, within
 from outpace.core.registry import split_specs
@@ -45,6 +46,7 @@ CURVE_STEP = 128  # tokens of context over which one cost curve serves
 CALLS_PER_CURVE = 32  # so long it serves before the costs are asked again
 
 Guesses = Sequence[tuple[int, float]]
+Expect = Callable[[Sequence[int]], Guesses]  # of the tokens of a path below the root
 Key = tuple[int, int, int]  # length of the best match, depth (both capped), sources that had a say (bits)
 
 
@@ -68,7 +70,7 @@ class Mix:
         self.size = size
         self.depth = depth
         self._successors = [s.successors if isinstance(s, Successors) else None for s in self.sources]
-        self._expected = [s.expected_by_depth if isinstance(s, ByDepth) else None for s in self.sources]
+        self._expected = [_expecting(source) for source in self.sources]
         self._proposing = [
             s for s, function in enumerate(self._successors) if function is None and self._expected[s] is None
         ]
@@ -124,8 +126,9 @@ class Mix:
         # Not `trees.likeliest.best_first`: with a callback for a node's children this takes a tenth longer.
         size, depth = min(self.size, ask.budget), min(self.depth, ask.depth)
         weights, expected_at = state.weights, state.expected
-        by_depth = {s: ahead(state.inner[s], ask) for s, ahead in enumerate(self._expected) if ahead}
-        tokens, parents, logq, depths = [ask.root], [-1], [0.0], [0]
+        ahead = {s: begin(state.inner[s], ask) for s, begin in enumerate(self._expected) if begin}
+        tokens, parents, logq = [ask.root], [-1], [0.0]
+        paths: list[tuple[int, ...]] = [()]
         texts = [state.text[-HISTORY:]]
         places: list[Sequence[int]] = [[0] * len(trees)]  # of every node in the sources' trees, -1: none
         heap: list[tuple[float, int, int, float]] = []  # (-P of the path, token, parent, P after the parent)
@@ -133,8 +136,8 @@ class Mix:
         while True:
             # What a node must add to be worth its time. It only grows, so what falls short now always will.
             worth = value * (curve[node + 2] - curve[node + 1]) / curve[node + 1]
-            if depths[node] < depth and p > worth:
-                key, expected = self._expect(state, texts[node], depths[node], trees, places[node], by_depth)
+            if len(paths[node]) < depth and p > worth:
+                key, expected = self._expect(state, texts[node], paths[node], trees, places[node], ahead)
                 expected_at[node] = key, expected
                 for token, q in weights.mixture(key, expected).items():
                     if p * q > worth:
@@ -150,7 +153,7 @@ class Mix:
             tokens.append(token)
             parents.append(parent)
             logq.append(log(q))
-            depths.append(depths[parent] + 1)
+            paths.append((*paths[parent], token))
             texts.append([*texts[parent][1:], token])
             if self._proposing:
                 pairs = zip(trees, places[parent], strict=True)
@@ -163,26 +166,26 @@ class Mix:
         self,
         state: MixState,
         text: Sequence[int],
-        depth: int,
+        path: Sequence[int],
         trees: Sequence[TokenTree | None],
         places: Sequence[int],
-        by_depth: Mapping[int, Sequence[Guesses]],
+        ahead: Mapping[int, Expect],
     ) -> tuple[Key, list[Guesses]]:
-        """What each source expects after a text, and the key of the weights."""
+        """What each source expects after a text, which ends with this path, and the key of the weights."""
         level, said, expected = 0, 0, []
         for s, successors in enumerate(self._successors):
             if successors is not None:
                 matched, pairs = successors(state.inner[s], text)
                 if matched > level:
                     level = matched
-            elif s in by_depth:
-                pairs = by_depth[s][depth] if depth < len(by_depth[s]) else ()
+            elif s in ahead:
+                pairs = ahead[s](path)
             else:
                 pairs = _children(trees[s], places[s])
             if pairs:
                 said |= 1 << s
             expected.append(pairs)
-        return (min(level, MAX_LEVEL), min(depth, MAX_DEPTH), said), expected
+        return (min(level, MAX_LEVEL), min(len(path), MAX_DEPTH), said), expected
 
     def _learn_costs(self, step: Step, context: int) -> None:
         self._costs.learn(step.tree.num_nodes, context, max(step.times.call_s, INSTANT))
@@ -303,8 +306,24 @@ def _auto(context: Mapping[str, Any]) -> str:
     beside, target = context.get("beside"), context.get("target")
     if beside is not None and beside(backoff.FILE_NAME).exists():
         return "ngram+backoff"  # heads know little that a table does not, and cost more
-    has_heads = target is not None and find_packaged_heads(target, "blockwise")
-    return "ngram+blockwise" if has_heads else "ngram+suffix"
+    for heads in ("markov_heads", "blockwise"):
+        if target is not None and find_packaged_heads(target, heads):
+            return f"ngram+{heads}"
+    return "ngram+suffix"
+
+
+def _expecting(source: Drafter) -> Callable[[Any, Ask], Expect] | None:
+    """What a source that needs no tree of its own expects below a root."""
+    if isinstance(source, ByPath):
+        return source.expected_by_path
+    if not isinstance(source, ByDepth):
+        return None
+
+    def begin(state: Any, ask: Ask) -> Expect:
+        pairs = source.expected_by_depth(state, ask)
+        return lambda path: pairs[len(path)] if len(path) < len(pairs) else ()
+
+    return begin
 
 
 def _children(tree: TokenTree | None, node: int) -> Guesses:

@@ -125,6 +125,13 @@ class TappedModel:
         output = OutputMatrix(self.model, token_ids)
         return TorchProduct(output.weight(), output.bias(), output.finish)
 
+    def output_rows(self, token_ids: NDArray[np.integer] | None = None) -> NDArray[np.float32]:
+        """f32[M, D]: the output matrix, or these rows of it."""
+        rows: NDArray[np.float32] = (
+            OutputMatrix(self.model, token_ids).weight().detach().float().cpu().numpy()
+        )
+        return rows
+
 
 class OutputMatrix:
     """A model's output matrix, or some rows of it, with what the model does to its logits.

@@ -301,7 +301,7 @@ class NativeTarget:
         return projection_of(self._decoder, self.weights, token_ids)
 
     def output_rows(self, token_ids: NDArray[np.integer] | None = None) -> NDArray[np.float32]:
-        """f32[M, D]: rows of the output matrix as they are read, for the losses of heads; None for all."""
+        """f32[M, D]: the output matrix as it is read, or these rows of it."""
         return output_rows(self.weights, token_ids)
 
 

@@ -118,6 +118,11 @@ class PixelTarget(SlotTarget):
         rows = slice(None) if token_ids is None else torch.from_numpy(np.asarray(token_ids, dtype=np.int64))
         return TorchProduct(output.weight[rows], output.bias[rows])
 
+    def output_rows(self, token_ids: NDArray[np.integer] | None = None) -> NDArray[np.float32]:
+        """f32[M, D]: the output matrix, or these rows of it."""
+        weight: NDArray[np.float32] = self.model.output.weight.detach().float().cpu().numpy()
+        return weight if token_ids is None else weight[token_ids]
+
     def _small_of(self, source: Source | None) -> NDArray[np.uint8]:
         if not isinstance(source, SmallPicture):
             raise wrong_source(source, "pixel_prompt(small)")

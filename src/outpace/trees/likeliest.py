@@ -55,7 +55,7 @@ def best_first(
     heap: list[Offer[Place]] = []
     node, level = 0, 0
     while True:
-        if level < depth:
+        if level < depth and node < size:
             for offer in children(node, level, taken):
                 heappush(heap, offer)
         node += 1

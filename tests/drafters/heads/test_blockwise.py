@@ -20,6 +20,7 @@ from outpace.core.steps import Ask, RowScores, ScoredCall, Step, Verdict  # noqa
 from outpace.core.tree import TokenTree  # noqa: E402
 from outpace.drafters import mix  # noqa: E402
 from outpace.drafters.heads.blockwise import RANKS, Blockwise, BlockwiseState  # noqa: E402
+from outpace.drafters.heads.markov_heads import MarkovHeads  # noqa: E402
 from outpace.drafters.lookup.backoff import FILE_NAME  # noqa: E402
 from outpace.drafters.lookup.ngram import NGram  # noqa: E402
 from outpace.drafters.mix import mix as make_mix  # noqa: E402
@@ -46,6 +47,7 @@ from tests.made_heads import (  # noqa: E402
     random_heads,
     states_of,
     write_random,
+    write_random_markov,
 )
 from tests.native_models import gguf_target  # noqa: E402
 
@@ -514,6 +516,9 @@ def test_mix_has_the_packages_heads(causal: Any, tmp_path: Path, monkeypatch: py
     write_random(tmp_path / "blockwise" / "mine", causal)
     after = make_mix(context, lambda: straight(0.05)).sources
     assert [type(one) for one in after] == [NGram, Blockwise] and Blockwise not in map(type, before)
+    write_random_markov(tmp_path / "markov_heads" / "mine", causal, taps=("final",))
+    better = make_mix(context, lambda: straight(0.05)).sources
+    assert [type(one) for one in better] == [NGram, MarkovHeads]
     without_states = {"target": TableTarget.random(vocab_size=300, order=1)}
     other = make_mix(without_states, lambda: straight(0.05)).sources
     assert [type(one) for one in other] == [type(one) for one in before]

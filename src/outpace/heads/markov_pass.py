@@ -1,0 +1,121 @@
+"""The layers of Markov heads where the target computes: see `markov_heads.py` for what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outpace.core.contracts import Embedding, Target
+from outpace.core.errors import OutpaceError
+from outpace.core.steps import RowScores
+from outpace.heads.markov_heads import read_markov, scaled, silu
+
+CANDIDATES = 64  # tokens of a position that the order may bring to the front
+
+
+class MarkovPass:
+    """The heads of a folder; an OutpaceError if they are another model's.
+
+    length  L, positions of a block. token_ids: i32[M], the tokens that are drafted.
+    """
+
+    def __init__(self, target: Target, path: str | Path) -> None:
+        heads = read_markov(path)
+        config, tensors, model = heads.config, heads.tensors, embedding(target)
+        if config.target != model.fingerprint() or config.hidden_size != model.hidden_size:
+            raise OutpaceError(
+                f"the heads in {path} were trained on another model ({config.model or 'of no name'}); "
+                "accepted are heads of this one, as `outpace train markov_heads` makes them"
+            )
+        if heads.token_ids[-1] >= target.vocab_size:
+            raise OutpaceError(
+                f"the heads in {path} draft the token {heads.token_ids[-1]}, accepted are those of "
+                f"the model's vocabulary, 0 to {target.vocab_size - 1}"
+            )
+        model.tap(*config.taps)
+        self.length, self.token_ids = config.length, heads.token_ids
+        self.vocab_size: int = target.vocab_size
+        self._config = config
+        self._output_rows = model.output_rows
+        self._unembed = model.projection(heads.token_ids).rounded()
+        self._trunk = model.product(tensors["trunk.weight"]).rounded()
+        self._ahead = model.product(tensors["position.weight"]).rounded()
+        self._gate = model.product(tensors["gate.weight"]).rounded()
+        self._tensors = tensors
+        self._numbers = np.full(target.vocab_size, config.num_tokens, np.int64)
+        self._numbers[heads.token_ids] = np.arange(config.num_tokens)
+
+    def states(self, scores: RowScores, node: int) -> NDArray[np.float32]:
+        """f32[T, D]: what the taps have of a node."""
+        return np.stack([scores.hidden(tap)[node] for tap in self._config.taps])
+
+    def __call__(self, states: NDArray[np.float32], roots: Sequence[int]) -> list[Block]:
+        """f32[n, T, D], the states that n roots were chosen from -> the block behind each root."""
+        c, n = self._config, len(roots)
+        embedded = self._output_rows(np.asarray(roots))
+        read = scaled(np.concatenate([states, embedded[:, None]], axis=1)).reshape(n, -1)
+        units = silu(self._trunk(read) + self._tensors["trunk.bias"])
+        ahead = self._ahead(units) + self._tensors["position.bias"]
+        logits = self._unembed(ahead.reshape(n * c.length, c.hidden_size)).reshape(n, c.length, -1)
+        gates = (self._gate(units) + self._tensors["gate.bias"]).reshape(n, c.length, c.rank)
+        return [Block(self, *row) for row in zip(logits, gates, strict=True)]
+
+    def follow(self, order: NDArray[np.float32] | None, token: int) -> NDArray[np.float32]:
+        """m f32[r] behind a token, from that before it; None stands for the one before the root."""
+        embedded: NDArray[np.float32] = self._tensors["token.weight"][self._numbers[token]]
+        if order is not None:
+            embedded = embedded + self._tensors["step.weight"] @ order
+        return np.tanh(embedded)
+
+    @property
+    def orders(self) -> NDArray[np.float32]:
+        """O: f32[M, r]."""
+        return self._tensors["order.weight"]
+
+    def whole(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[F, M] -> [F, V]: -inf for tokens that are never drafted."""
+        every = np.full((len(logits), self.vocab_size), -np.inf, np.float32)
+        every[:, self.token_ids] = logits
+        return every
+
+
+def embedding(target: Target) -> Embedding:
+    """The target, if it shows its states and its output matrix; else an OutpaceError."""
+    if not isinstance(target, Embedding):
+        raise OutpaceError(
+            f"markov_heads reads hidden states and output rows, the target {type(target).__name__} shows "
+            "none; accepted are native and transformers targets"
+        )
+    return target
+
+
+class Block:
+    """What one pass says of the tokens behind a root.
+
+    logits  f32[L, M], as if no token of the block were known. gates: f32[L, r].
+    """
+
+    __slots__ = ("_pass", "_some", "gates", "logits")
+
+    def __init__(self, made_by: MarkovPass, logits: NDArray[np.float32], gates: NDArray[np.float32]) -> None:
+        self._pass, self.logits, self.gates = made_by, logits, gates
+        self._some: dict[int, tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]] = {}
+
+    def law(self, position: int, order: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits f32[M] at a position, 0 the first below the root, behind the token with this order."""
+        return self.logits[position] + self._pass.orders @ (self.gates[position] * order)
+
+    def likely(
+        self, position: int, order: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """(places i64[C] of tokens among the drafted ones, their logits f32[C]): those that may be likely."""
+        if position not in self._some:
+            logits = self.logits[position]
+            count = min(CANDIDATES, len(logits))
+            some = np.argpartition(logits, len(logits) - count)[len(logits) - count :]
+            self._some[position] = some, logits[some], self._pass.orders[some] * self.gates[position]
+        some, logits, orders = self._some[position]
+        return some, logits + orders @ order

@@ -1,0 +1,287 @@
+"""Training of Markov heads (`heads/markov_heads.py`) on the states of a frozen model.
+
+The tokens before a position are known from the text, so all positions learn at once. What position i has to
+say is the token there, and the model's own law, over the drafted tokens alone:
+
+    loss = mean of DECAY^(i-1) (CE(p_i, law) + CE(p_i, token)) / 2
+
+over the positions that a draft can reach: the tokens up to there are among the drafted ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import linear, silu
+
+from outpace.core.contracts import Embedding
+from outpace.core.errors import OutpaceError
+from outpace.heads.markov_heads import MarkovConfig, MarkovWeights, read_markov, scaled, write_markov
+from outpace.progress import Progress
+from outpace.train.checkpoint import Checkpoint
+from outpace.train.features import Features
+from outpace.train.loop import Loss, Plan, train
+from outpace.train.precision import PRECISIONS, Precision, products_in
+from outpace.train.recording import FINAL
+
+DECAY = 0.8  # of a position's weight: what comes first is read most often
+SEGMENT = 64  # states in a row, which share the laws of what follows them
+
+
+def train_markov(
+    target: Embedding,
+    features: Features,
+    folder: str | Path,
+    *,
+    taps: Sequence[str],
+    token_ids: NDArray[np.integer],
+    length: int = 5,
+    width: int = 1280,
+    rank: int = 128,
+    segments: int = 16,
+    plan: Plan,
+    precision: Precision = "float32",
+    name: str = "",
+    data: str = "",
+    progress: Progress | None = None,
+) -> MarkovConfig:
+    """Train Markov heads and write them to `folder`, with run.json; the same run goes on, or is done.
+
+    features   the target's states at these taps, one behind the other; "final" is one of them.
+    token_ids  ascending: those that are drafted.
+    length     L, positions of a block. width, rank: see `heads/markov_heads.py`.
+    segments   of a batch, SEGMENT states each.
+    precision  of matrix products.
+    name       what the model is called. data: names the data in run.json.
+
+    Raises an OutpaceError for options out of range, states of other taps, and a folder of another run.
+    """
+    _check(target, features, taps, token_ids, length, width, rank, segments, precision)
+    ids = np.asarray(token_ids, np.int32)
+    config = MarkovConfig(
+        length, target.hidden_size, tuple(taps), width, rank, len(ids), target.fingerprint(), name
+    )
+    settings = {
+        "method": "markov_heads", **asdict(config), "data": data, "segments": segments,
+        "precision": precision, "token_ids": f"sha256:{hashlib.sha256(ids.tobytes()).hexdigest()}",
+        **{option: value for option, value in asdict(plan).items() if option != "checkpoint_s"},
+    }  # fmt: skip
+    checkpoint = Checkpoint(folder, settings)
+    if "finished" in checkpoint.run:
+        checkpoint.done()  # it may have been killed before
+        return read_markov(folder).config
+    torch.manual_seed(plan.seed)
+    layers = MarkovLayers(config)
+    examples = MarkovData(features, config, ids, target.output_rows(), segments=segments)
+
+    def loss(step: int, random: torch.Generator) -> Loss:
+        batch = examples.batch(examples.starts(plan.seed, step))
+        with products_in(precision, torch.device("cpu")):
+            return markov_loss(layers, batch, examples.output)
+
+    train([layers], loss, plan, checkpoint, progress=progress)
+    write_markov(folder, MarkovWeights(config, layers.tensors(), ids))
+    checkpoint.note(finished=asdict(config))
+    checkpoint.done()
+    return config
+
+
+class MarkovLayers(torch.nn.Module):
+    """The layers of `heads/markov_heads.py`, with its names."""
+
+    def __init__(self, config: MarkovConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        self.trunk = torch.nn.Linear((len(c.taps) + 1) * c.hidden_size, c.width)
+        self.position = torch.nn.Linear(c.width, c.length * c.hidden_size)
+        self.gate = torch.nn.Linear(c.width, c.length * c.rank)
+        self.token = torch.nn.Embedding(c.num_tokens + 1, c.rank)
+        self.step = torch.nn.Linear(c.rank, c.rank, bias=False)
+        self.order = torch.nn.Linear(c.rank, c.num_tokens, bias=False)
+        torch.nn.init.normal_(self.token.weight, std=0.5)
+        torch.nn.init.zeros_(self.order.weight)  # a block begins without order
+        torch.nn.init.ones_(self.gate.bias)
+
+    def tensors(self) -> dict[str, NDArray[np.float32]]:
+        """f32 by name, as a folder has them."""
+        return {name: value.detach().float().numpy() for name, value in self.state_dict().items()}
+
+    def forward(self, states: Tensor, numbers: Tensor, output: Tensor) -> Tensor:
+        """Scaled states and roots [n, (T + 1) D], tokens before each position i64[n, L] -> logits [n, L, M].
+
+        numbers  places among the drafted tokens, M for others. output: [M, D], rows of the output matrix.
+        """
+        c = self.config
+        units = silu(self.trunk(states))
+        ahead = self.position(units).view(-1, c.length, c.hidden_size)
+        gates = self.gate(units).view(-1, c.length, c.rank)
+        tokens, orders = self.token(numbers), []
+        order = torch.zeros_like(tokens[:, 0])
+        for position in range(c.length):
+            order = torch.tanh(tokens[:, position] + self.step(order))
+            orders.append(order)
+        ordered: Tensor = linear(ahead, output) + self.order(gates * torch.stack(orders, dim=1))
+        return ordered
+
+
+class MarkovData:
+    """Batches of states in a row, with all that Markov heads read and say there.
+
+    features  their states are those of the config's taps, one behind the other.
+    roots     f32[V, D], the rows of the output matrix.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        config: MarkovConfig,
+        token_ids: NDArray[np.int32],
+        roots: NDArray[np.float32],
+        *,
+        segments: int,
+    ) -> None:
+        self._features = features
+        self._config = config
+        self._segments = segments
+        self._roots = roots
+        self.output = torch.from_numpy(roots[token_ids])
+        self._number = np.full(len(roots), config.num_tokens, np.int64)
+        self._number[token_ids] = np.arange(config.num_tokens)
+        self._ends = np.repeat(features.ends, np.diff(features.ends, prepend=0))
+        self._final = config.taps.index(FINAL) * config.hidden_size
+
+    def starts(self, seed: int, step: int) -> NDArray[np.int64]:
+        """Of a step's segments: a function of both numbers alone."""
+        most = max(1, len(self._features.tokens) - SEGMENT)
+        return np.random.default_rng((seed, step)).integers(0, most, self._segments)
+
+    def batch(self, starts: NDArray[np.int64]) -> Batch:
+        """SEGMENT states in a row from each of these on: n in all."""
+        c, texts = self._config, self._features
+        span = np.minimum(starts[:, None] + np.arange(SEGMENT + c.length), len(texts.tokens) - 1)
+        read = texts.states[span.reshape(-1)].astype(np.float32).reshape(*span.shape, -1)
+        roots = span[:, :SEGMENT]
+        places = roots[..., None] + np.arange(c.length + 1)
+        inside = places < self._ends[roots][..., None]
+        tokens = texts.tokens[np.minimum(places, len(texts.tokens) - 1)]
+        numbers = self._number[tokens]
+        drafted = inside[..., 1:] & (numbers[..., 1:] < c.num_tokens)
+        states = read[:, :SEGMENT].reshape(*roots.shape, len(c.taps), c.hidden_size)
+        states = scaled(np.concatenate([states, self._roots[tokens[..., :1]]], axis=2))
+        final = torch.from_numpy(read[..., self._final : self._final + c.hidden_size])
+        return Batch(
+            torch.from_numpy(states.reshape(roots.size, -1)),
+            torch.from_numpy(numbers[..., :-1].reshape(roots.size, -1)),
+            torch.from_numpy(numbers[..., 1:].reshape(roots.size, -1)),
+            torch.from_numpy(np.logical_and.accumulate(drafted, axis=2).reshape(roots.size, -1)),
+            final,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """For n roots, with the places of tokens among the drafted ones (M: none of them).
+
+    states  f32[n, (T + 1) D], scaled. before, labels: i64[n, L], the tokens before and at each position.
+    known   bool[n, L]: positions that a draft can reach, none behind the end of a text.
+    final   f32[segments, SEGMENT + L, D]: states at "final" of the roots and of what follows them.
+    """
+
+    states: Tensor
+    before: Tensor
+    labels: Tensor
+    known: Tensor
+    final: Tensor
+
+    def laws(self, output: Tensor) -> Tensor:
+        """The model's own, over the drafted tokens: f32[n, L, M]."""
+        length = self.labels.shape[1]
+        laws = linear(self.final, output).float().softmax(-1)
+        ahead = torch.stack([laws[:, i + 1 : i + 1 + SEGMENT] for i in range(length)], dim=2)
+        return ahead.reshape(-1, length, laws.shape[2])
+
+
+class HalfAndHalf(torch.autograd.Function):
+    """sum of w (CE(p, law) + CE(p, token)) / 2 over positions, p the softmax of logits [n, L, M].
+
+    Its gradient, w (p - (law + token) / 2), is written at once: by autograd's steps it takes four times as
+    long, most of it memory.
+    """
+
+    @staticmethod
+    def forward(context: Any, logits: Tensor, laws: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """f32[]; laws f32[n, L, M], labels i64[n, L] in 0 to M - 1, weights f32[n, L]."""
+        wide, at = logits.float(), labels[..., None]
+        most = wide.amax(-1, keepdim=True)
+        p = (wide - most).exp_()
+        total = p.sum(-1, keepdim=True)
+        said, law = wide.gather(-1, at)[..., 0], torch.linalg.vecdot(wide, laws)
+        loss = ((most + total.log())[..., 0] - (said + law) / 2) * weights
+        p.div_(total).sub_(laws, alpha=0.5).scatter_add_(-1, at, torch.full_like(p[..., :1], -0.5))
+        context.save_for_backward(p.mul_(weights[..., None]).to(logits.dtype))
+        return loss.sum()
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """That of the logits."""
+        (gradient,) = context.saved_tensors
+        return gradient * gradients[0], None, None, None
+
+
+def markov_loss(layers: MarkovLayers, batch: Batch, output: Tensor) -> Loss:
+    """See the module."""
+    logits = layers(batch.states, batch.before, output)
+    with torch.no_grad():
+        laws = batch.laws(output)
+    weights = batch.known * DECAY ** torch.arange(logits.shape[1])
+    labels = batch.labels.where(batch.known, 0)
+    total = HalfAndHalf.apply(logits, laws, labels, weights / weights.sum().clamp(min=1.0))  # type: ignore[no-untyped-call]
+    return Loss(total, int(batch.known.sum()))
+
+
+def check_taps(taps: Sequence[str]) -> None:
+    """OutpaceError for taps that nothing can be trained on, which hours of states need not show."""
+    if FINAL not in taps or len(set(taps)) != len(taps):
+        raise OutpaceError(
+            f"markov_heads has taps {', '.join(taps)}; accepted are different ones, {FINAL} among them"
+        )
+
+
+def _check(
+    target: Embedding,
+    features: Features,
+    taps: Sequence[str],
+    token_ids: NDArray[np.integer],
+    length: int,
+    width: int,
+    rank: int,
+    segments: int,
+    precision: str,
+) -> None:
+    for option, value in {"length": length, "width": width, "rank": rank, "segments": segments}.items():
+        if type(value) is not int or value < 1:
+            raise OutpaceError(f"markov_heads has {option}={value!r}, accepted are whole numbers >= 1")
+    if precision not in PRECISIONS:
+        raise OutpaceError(f"precision is {precision!r}, accepted are {', '.join(PRECISIONS)}")
+    check_taps(taps)
+    if features.states.shape[1] != len(taps) * target.hidden_size:
+        raise OutpaceError(
+            f"the states are {features.states.shape[1]} wide, accepted are those of {len(taps)} taps of "
+            f"{target.hidden_size}"
+        )
+    ids = np.asarray(token_ids)
+    if not len(ids) or ids[0] < 0 or ids[-1] >= target.vocab_size or (ids[1:] <= ids[:-1]).any():
+        raise OutpaceError(f"token_ids are not one or more ascending ids of 0 to {target.vocab_size - 1}")
+    wrong = features.tokens[(features.tokens < 0) | (features.tokens >= target.vocab_size)]
+    if len(wrong):
+        raise OutpaceError(
+            f"the texts have the token id {wrong[0]}, accepted are 0 to {target.vocab_size - 1}"
+        )
