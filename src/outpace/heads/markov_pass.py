@@ -13,7 +13,9 @@ from outpace.core.errors import OutpaceError
 from outpace.core.steps import RowScores
 from outpace.heads.markov_heads import read_markov, scaled, silu
 
-CANDIDATES = 64  # tokens of a position that the order may bring to the front
+CANDIDATES = 64  # tokens of a position that the order may bring to the front,
+NEAR = 7.0  # which are no further than this below the best
+MOST_ROOTS = 4096  # whose rows of the output matrix are at hand: a few megabytes
 
 
 class MarkovPass:
@@ -42,9 +44,12 @@ class MarkovPass:
         self._output_rows = model.output_rows
         self._unembed = model.projection(heads.token_ids).rounded()
         self._trunk = model.product(tensors["trunk.weight"]).rounded()
-        self._ahead = model.product(tensors["position.weight"]).rounded()
-        self._gate = model.product(tensors["gate.weight"]).rounded()
+        # Positions and gates read the same: one product of both.
+        both = np.concatenate([tensors["position.weight"], tensors["gate.weight"]])
+        self._ahead = model.product(both).rounded()
+        self._ahead_bias = np.concatenate([tensors["position.bias"], tensors["gate.bias"]])
         self._tensors = tensors
+        self._roots: dict[int, NDArray[np.float32]] = {}
         self._numbers = np.full(target.vocab_size, config.num_tokens, np.int64)
         self._numbers[heads.token_ids] = np.arange(config.num_tokens)
 
@@ -55,13 +60,22 @@ class MarkovPass:
     def __call__(self, states: NDArray[np.float32], roots: Sequence[int]) -> list[Block]:
         """f32[n, T, D], the states that n roots were chosen from -> the block behind each root."""
         c, n = self._config, len(roots)
-        embedded = self._output_rows(np.asarray(roots))
+        embedded = np.stack([self._root(root) for root in roots])
         read = scaled(np.concatenate([states, embedded[:, None]], axis=1)).reshape(n, -1)
         units = silu(self._trunk(read) + self._tensors["trunk.bias"])
-        ahead = self._ahead(units) + self._tensors["position.bias"]
+        both, width = self._ahead(units) + self._ahead_bias, c.length * c.hidden_size
+        ahead, gates = both[:, :width], both[:, width:].reshape(n, c.length, c.rank)
         logits = self._unembed(ahead.reshape(n * c.length, c.hidden_size)).reshape(n, c.length, -1)
-        gates = (self._gate(units) + self._tensors["gate.bias"]).reshape(n, c.length, c.rank)
         return [Block(self, *row) for row in zip(logits, gates, strict=True)]
+
+    def _root(self, token: int) -> NDArray[np.float32]:
+        """f32[D], its row of the output matrix."""
+        row = self._roots.get(token)
+        if row is None:
+            if len(self._roots) == MOST_ROOTS:
+                self._roots.clear()
+            row = self._roots[token] = self._output_rows(np.array([token]))[0]
+        return row
 
     def follow(self, order: NDArray[np.float32] | None, token: int) -> NDArray[np.float32]:
         """m f32[r] behind a token, from that before it; None stands for the one before the root."""
@@ -114,8 +128,11 @@ class Block:
         """(places i64[C] of tokens among the drafted ones, their logits f32[C]): those that may be likely."""
         if position not in self._some:
             logits = self.logits[position]
-            count = min(CANDIDATES, len(logits))
-            some = np.argpartition(logits, len(logits) - count)[len(logits) - count :]
+            some = np.flatnonzero(
+                logits > logits.max() - NEAR
+            )  # a partition of all takes three times as long
+            if len(some) > CANDIDATES:
+                some = some[np.argpartition(logits[some], -CANDIDATES)[-CANDIDATES:]]
             self._some[position] = some, logits[some], self._pass.orders[some] * self.gates[position]
         some, logits, orders = self._some[position]
         return some, logits + orders @ order

@@ -44,6 +44,7 @@ def target() -> Any:
 @pytest.fixture
 def block(target: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MarkovWeights:
     monkeypatch.setattr("outpace.targets.hf_taps.TorchProduct.rounded", lambda product: product)
+    monkeypatch.setattr("outpace.heads.markov_pass.NEAR", 99.0)
     return write_random_markov(tmp_path, target, token_ids=IDS)
 
 

@@ -36,7 +36,8 @@ from outpace.trees.grow import StepFunction, grow_trees, point_law, traits_of
 from outpace.trees.likeliest import Offer, best_first
 
 RANKS = 8  # children of a node at most
-FLOOR = 0.01  # smaller probabilities are of no use to others
+FLOOR = 0.01  # smaller probabilities are of no use to others,
+TINY = 1e-12  # nor these to anybody
 Order = NDArray[np.float32]
 
 
@@ -124,7 +125,7 @@ class MarkovHeads:
                 return ()
             above = orders[path[:-1]] if path else None
             order = orders[path] = self._pass.follow(above, path[-1] if path else ask.root)
-            return [pair for pair in self._pairs(block, level, order, ask) if pair[1] > FLOOR]
+            return self._pairs(block, level, order, ask, FLOOR)
 
         return after
 
@@ -139,11 +140,8 @@ class MarkovHeads:
         def children(node: int, level: int, taken: Offer[Order | None]) -> list[Offer[Order | None]]:
             negative, _, _, token, above = taken
             order = follow(above, token)
-            return [
-                (negative * q, 0, node, child, order)
-                for child, q in self._pairs(block, level, order, ask)
-                if q > 0 and -negative * q >= self._min_p
-            ]
+            pairs = self._pairs(block, level, order, ask, self._min_p / -negative)
+            return [(negative * q, 0, node, child, order) for child, q in pairs]
 
         return best_first(
             ask.root,
@@ -153,11 +151,20 @@ class MarkovHeads:
             depth=min(self._pass.length, ask.depth),
         ).tree()
 
-    def _pairs(self, block: Block, level: int, order: Order, ask: Ask) -> list[tuple[int, float]]:
-        """The likeliest tokens after a node of this level, best first, with their probabilities."""
+    def _pairs(
+        self, block: Block, level: int, order: Order, ask: Ask, least: float
+    ) -> list[tuple[int, float]]:
+        """At most RANKS tokens after a node of this level, none of a smaller probability than `least`."""
         some, logits = block.likely(level, order)
         tokens = self._pass.token_ids[some]
-        best, law = point_law(logits, ask.sampling, ask.position + level + 1, RANKS, tokens)
+        if ask.sampling.temperature == 0:  # as `point_law` has it, for few tokens at a time
+            law = np.exp(logits - logits.max())
+            law /= law.sum()
+        else:
+            _, law = point_law(logits, ask.sampling, ask.position + level + 1, 1, tokens)
+        best = np.flatnonzero(law >= max(least, TINY))
+        if len(best) > RANKS:
+            best = best[np.argpartition(law[best], -RANKS)[-RANKS:]]
         return list(zip(tokens[best].tolist(), law[best].tolist(), strict=True))
 
     def _step(self, blocks: Sequence[Block]) -> StepFunction:
