@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -147,12 +148,22 @@ def test_a_terminal_is_not_steered() -> None:
     """What a model says goes to a terminal without control characters; into a pipe, as it is."""
     answer = "a\x1b[31m\x9b2J\x07\tb\nc"
     assert run("", "generate", "x", answer=answer)[1] == f"x|{answer}.\n".encode()
-    leader, follower = pty.openpty()
     code = ECHO.replace("{answer!r}", ascii(answer))
-    subprocess.run([sys.executable, "-c", code, "generate", "x"], stdout=follower, check=True, timeout=60)
+    assert on_terminal("-c", code, "generate", "x") == "x|a\\x1b[31m\\x9b2J\\x07\tb\r\nc.\r\n"
+
+
+def on_terminal(*args: str, env: dict[str, str] | None = None) -> str:
+    """What Python with these arguments writes on a terminal."""
+    leader, follower = pty.openpty()
+    given = {"TERM": "xterm", **os.environ, "NO_COLOR": "", **(env or {})}
+    subprocess.run([sys.executable, *args], stdout=follower, env=given, check=True, timeout=60)
     os.close(follower)
-    assert os.read(leader, 1000) == b"x|a\\x1b[31m\\x9b2J\\x07\tb\r\nc.\r\n"
+    written = b""
+    with suppress(OSError):  # the end, to a terminal whose other side is closed
+        while piece := os.read(leader, 1000):
+            written += piece
     os.close(leader)
+    return written.decode()
 
 
 @pytest.mark.parametrize(

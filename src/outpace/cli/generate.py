@@ -43,6 +43,10 @@ def generate(
         typer.Option("--stop", metavar="TEXT", help="Stop before this text; may be repeated."),
     ] = None,
     threads: options.Threads = None,
+    show_drafts: Annotated[
+        bool,
+        typer.Option("--show-drafts", help="Mark what was drafted: kept, dropped, or the model's own."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON record and nothing else.")] = False,
     compare: Annotated[
         bool,
@@ -52,6 +56,8 @@ def generate(
     ] = False,
 ) -> int:
     """Generate text."""
+    if show_drafts and as_json:
+        raise OutpaceError("--show-drafts prints text and --json a record, accepted is one of them")
     text = read_prompt(prompt)
     sampling = options.sampling_options(temperature, top_k, top_p, min_p, seed)
     method = options.method_option(draft, tree, rule)
@@ -67,6 +73,8 @@ def generate(
     drafted["draft"] = method.draft if draft else loaded.own_draft
     if as_json:
         generation = loaded.generate(text, **drafted, **request)
+    elif show_drafts:
+        generation = _show_drafts(loaded, text, drafted | request)
     else:
         generation = _show(loaded, text, drafted | request)
     plain = loaded.generate(text, draft="none", **request) if compare else None
@@ -106,6 +114,20 @@ def _show(model: Model, text: str, request: dict[str, Any]) -> Generation:
     with render.StreamedText() as out:
         for piece in stream:
             out.write(piece)
+    return stream.result
+
+
+def _show_drafts(model: Model, text: str, request: dict[str, Any]) -> Generation:
+    from outpace.cli.drafted import DraftedText
+    from outpace.engine.text import TextStream
+
+    said = TextStream(model.tokenizer, stop=request["stop"], keep_first_space=request["raw"])
+    stream = model.stream(text, **request)
+    with DraftedText(said, model.tokenizer, model.target.eos_ids) as out:
+        for event in stream.events():
+            out.show(event)
+        out.finish()
+    render.note(f"[{out.legend()}]")
     return stream.result
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from outpace.cli import streams
 from outpace.core.errors import one_line
@@ -21,7 +21,7 @@ class StreamedText:
     def __init__(self) -> None:
         self._open_line = False
 
-    def __enter__(self) -> StreamedText:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -29,12 +29,12 @@ class StreamedText:
         if self._open_line and kind is not BrokenPipeError:
             self.write("\n")
 
-    def write(self, piece: str) -> None:
-        """Print a piece at once."""
+    def write(self, piece: str, colour: str = "") -> None:
+        """Print a piece at once, in the colour with these ANSI parameters if the stream takes colours."""
         if piece:
             # First of all: an interrupt may come between any two of these lines.
             self._open_line = not piece.endswith("\n")
-            sys.stdout.write(piece)
+            streams.write(piece, colour)
             sys.stdout.flush()
 
 

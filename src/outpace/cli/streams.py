@@ -77,6 +77,20 @@ def note(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
+def takes_colours() -> bool:
+    """Whether standard output is a terminal, and nobody has asked for text alone (https://no-color.org)."""
+    asked_not_to = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return isinstance(sys.stdout, _Output) and sys.stdout.isatty() and not asked_not_to
+
+
+def write(text: str, colour: str = "") -> None:
+    """On standard output, in the colour with these ANSI parameters if it `takes_colours`."""
+    if colour and takes_colours() and isinstance(sys.stdout, _Output):
+        sys.stdout.write_in(colour, text)
+    else:
+        sys.stdout.write(text)
+
+
 def read_all() -> str:
     """All of standard input. Raises OutpaceError for what is not UTF-8, or longer than any prompt."""
     return _text(_bounded(_input().read), "the prompt on standard input")
@@ -145,6 +159,13 @@ class _Output(io.TextIOWrapper):
             if self.isatty():
                 text = _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
             return super().write(text)
+
+    def write_in(self, colour: str, text: str) -> None:
+        """On a terminal: the parameters are ours, the text is as uncertain as any."""
+        with _named():
+            super().write(f"\x1b[{colour}m")
+            self.write(text)
+            super().write("\x1b[0m")
 
     def flush(self) -> None:
         with _named():
