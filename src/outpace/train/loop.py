@@ -73,7 +73,10 @@ def train(
     `loss(step, random)` is of one batch. A loss that is no number ends the training with an OutpaceError.
     """
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=plan.lr, weight_decay=plan.weight_decay, betas=(0.9, 0.98))
+    # In one pass over the memory: a quarter of the time.
+    optimizer = torch.optim.AdamW(
+        parameters, lr=plan.lr, weight_decay=plan.weight_decay, betas=(0.9, 0.98), fused=True
+    )
     first = _restore(modules, optimizer, checkpoint, plan)
     curve: list[list[float]] = checkpoint.run["losses"]
     before, began, saved = checkpoint.run["seconds"], clock.now(), clock.now()
