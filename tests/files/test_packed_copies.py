@@ -15,7 +15,7 @@ from outpace.core.errors import OutpaceError
 from outpace.files import catalog, open_model
 from outpace.files.memo import Memo
 from outpace.files.open import packed_path
-from outpace.files.packed_copies import matching, packed_copies, prune
+from outpace.files.packed_copies import delete, matching, packed_copies, prune
 from tests.fake_models import write_gguf, write_hf
 from tests.special_files import SPECIAL
 
@@ -61,6 +61,22 @@ def test_a_copy_and_the_tables_beside_it(tmp_path: Path, monkeypatch: pytest.Mon
     assert set(copy.files) == {packed, Memo(packed).path("costs-1.npz")}
     assert copy.num_bytes == sum(file.stat().st_size for file in copy.files)
     assert packed.name.startswith(copy.id)
+
+
+def test_trained_heads_belong_to_a_copy(tmp_path: Path) -> None:
+    """They are a folder; other folders are nobody's."""
+    write_gguf(tmp_path / "a.gguf", "llama")
+    packed = pack(tmp_path / "a.gguf")
+    alone = packed_copies()[0].num_bytes
+    heads, other = Memo(packed).path("markov_heads"), Memo(packed).path("other")
+    for file in (heads / "config.json", heads / "features" / "states.f16", other / "file"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"123")
+    [copy] = packed_copies()
+    assert copy.num_bytes == alone + 6 and heads in copy.files and other not in copy.files
+    delete(copy.files)
+    assert files_in(packed.parent) == {other.name}
+    assert packed_copies() == []
 
 
 def test_states(tmp_path: Path, cache: Path) -> None:

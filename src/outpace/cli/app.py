@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from outpace.cli import bench, chat, datastore, diffusion, generate, methods, models, own_text, profile, train
+from outpace.cli import (
+    bench,
+    chat,
+    datastore,
+    diffusion,
+    generate,
+    methods,
+    models,
+    own_text,
+    prepare,
+    profile,
+    train,
+)
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.command("generate")(generate.generate)
@@ -15,6 +27,7 @@ app.add_typer(models.app, name="models")
 datastore.app.command("write")(own_text.write)
 datastore.app.command("count")(own_text.count)
 app.add_typer(datastore.app, name="datastore")
+app.command("prepare")(prepare.prepare)
 app.add_typer(train.app, name="train")
 app.add_typer(diffusion.app, name="diffusion")
 app.command("methods")(methods.methods)

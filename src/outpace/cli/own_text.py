@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import operator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from outpace.cli import options, render
 from outpace.core.errors import OutpaceError
-from outpace.progress import progress_bar
+from outpace.progress import Progress, progress_bar
+
+if TYPE_CHECKING:
+    from outpace.core.sampling import Sampling
+    from outpace.models.text import Model
 
 Temperature = Annotated[
     float, typer.Option("--temperature", metavar="T", help="Of the answers; 0 takes the likeliest token.")
@@ -34,19 +38,38 @@ def write(
     A run that was interrupted goes on where the file ends.
     """
     from outpace.core.sampling import Sampling
-    from outpace.train.self_text import write_text
 
     if tokens < 1 or batch < 1:
         raise OutpaceError("tokens and batch must be whole numbers >= 1")
     answers = Sampling(temperature=temperature, seed=seed)
-    done, group = _written(output)
+    _written(output)  # what is wrong with the file is said before a model is loaded
     loaded = render.load_model(model, threads=threads)
+    with progress_bar() as progress:
+        done = write_own(loaded, output, tokens, batch=batch, answers=answers, seed=seed, progress=progress)
+    print(f"{output}: {done} tokens of {model}")
+    return 0
+
+
+def write_own(
+    model: Model,
+    output: Path,
+    tokens: int,
+    *,
+    batch: int,
+    answers: Sampling,
+    seed: int,
+    progress: Progress | None,
+) -> int:
+    """Fill a file with so many tokens of answers, or a few more. Returns how many it has."""
+    from outpace.train.self_text import write_text
+
+    done, group = _written(output)
     try:
         file = options.expanded(output).open("a", encoding="utf-8")
     except OSError as error:
         raise OutpaceError(f"cannot write {output}: {error.strerror}") from error
-    with file, progress_bar() as progress:
-        groups = write_text(loaded, seed=seed, first_group=group, batch=batch, answers=answers)
+    with file:
+        groups = write_text(model, seed=seed, first_group=group, batch=batch, answers=answers)
         while done < tokens:
             if progress is not None:
                 progress(done, tokens, f"{done} tokens")
@@ -60,8 +83,7 @@ def write(
             file.flush()
             done += sum(len(document.token_ids) for document in documents)
             group += 1
-    print(f"{output}: {done} tokens of {model}")
-    return 0
+    return done
 
 
 def count(

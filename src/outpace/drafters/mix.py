@@ -32,6 +32,7 @@ from outpace.core.registry import split_specs
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
+from outpace.drafters.heads.markov_heads import own_heads
 from outpace.drafters.lookup import backoff
 from outpace.heads.packaged import find_packaged_heads
 from outpace.pricing.costs import CallCosts, straight
@@ -306,6 +307,8 @@ def _auto(context: Mapping[str, Any]) -> str:
     beside, target = context.get("beside"), context.get("target")
     if beside is not None and beside(backoff.FILE_NAME).exists():
         return "ngram+backoff"  # heads know little that a table does not, and cost more
+    if own_heads(beside) is not None:
+        return "ngram+markov_heads"
     for heads in ("markov_heads", "blockwise"):
         if target is not None and find_packaged_heads(target, heads):
             return f"ngram+{heads}"

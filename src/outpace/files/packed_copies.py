@@ -21,6 +21,7 @@ from outpace.files.whole import remove_abandoned
 
 ID_LENGTH = 12
 QUANTIZE = (None, "q8", "q4")
+FOLDERS = ("markov_heads",)  # of trained heads that belong to a packed model
 _NAME = re.compile(r"([0-9a-f]{32})\.(.+)")
 
 State = Literal[
@@ -41,7 +42,7 @@ class PackedCopy:
 
     id        what `outpace models rm` takes.
     packed    the packed file; None where only tables are left.
-    files     all of it; `num_bytes` are theirs.
+    files     all of it, in the order in which it can be deleted; `num_bytes` are theirs.
     source    path of what was packed; "" where it is unknown.
     quantize  "q8", "q4" or None.
     """
@@ -61,9 +62,13 @@ def packed_copies() -> list[PackedCopy]:
     folder = cache_folder() / "packed"
     with suppress(FileNotFoundError, NotADirectoryError):
         for name in sorted(os.listdir(folder)):
-            found = _NAME.fullmatch(name)
-            if found and not name.endswith(".part") and not (folder / name).is_dir():
-                groups.setdefault(found[1], []).append(folder / name)
+            found, path = _NAME.fullmatch(name), folder / name
+            if not found or name.endswith(".part"):
+                continue
+            if not path.is_dir():
+                groups.setdefault(found[1], []).append(path)
+            elif found[2] in FOLDERS and not path.is_symlink():
+                groups.setdefault(found[1], []).extend(_whole_folder(path))
     copies = [_copy(key, files) for key, files in groups.items()]
     return sorted(copies, key=lambda copy: (copy.source, copy.quantize or "", copy.id))
 
@@ -119,10 +124,13 @@ def prune(*, dry_run: bool = False) -> Iterator[tuple[str, int]]:
 
 
 def delete(files: Iterable[Path]) -> None:
-    """Delete files, those too that are gone already; OutpaceError where one cannot be."""
+    """Delete files, those too that are gone already, and empty folders; OutpaceError where one cannot be."""
     for file in files:
         try:
-            file.unlink(missing_ok=True)
+            if file.is_dir() and not file.is_symlink():
+                file.rmdir()
+            else:
+                file.unlink(missing_ok=True)
         except OSError as error:
             raise OutpaceError(f"cannot delete {file}: {error.strerror or error}") from None
 
@@ -131,8 +139,13 @@ def _size(files: Iterable[Path]) -> int:
     total = 0
     for file in files:
         with suppress(FileNotFoundError):  # removed meanwhile
-            total += file.lstat().st_size
+            total += 0 if file.is_dir() else file.lstat().st_size
     return total
+
+
+def _whole_folder(folder: Path) -> list[Path]:
+    """What is in a folder, and it: files before the folders that they are in."""
+    return sorted((folder, *folder.rglob("*")), key=lambda path: (-len(path.parts), path))
 
 
 def _copy(key: str, files: list[Path]) -> PackedCopy:

@@ -7,7 +7,8 @@ is here. `Model` is the face of our own targets, `Accelerated` and `AcceleratedS
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
@@ -24,6 +25,7 @@ from outpace.engine.generate import events, result_of
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.models.options import Drafting, Prompting, Stopping, Text, Texts
+from outpace.models.prepared import prepared_draft
 from outpace.models.prompt import Chat, prompt_ids
 from outpace.models.stream import Stream
 from outpace.pricing.costs import CallCosts, LiveCosts, are_costs
@@ -69,8 +71,9 @@ class Face(ABC):
         self.chat = chat
         self.closed = False
         self._memo = memo or (lambda name, make, fits=None: make())
-        self._beside = memo and memo.path
+        self._beside: Callable[[str], Path] | None = None if memo is None else memo.path
         self._costs: CallCosts | None = None
+        self._own_draft: str | None = None
         self._parts: Drafting = {}  # in place of the usual ones
         self._drafters: dict[tuple[str, str | None], Drafter] = {}
 
@@ -237,8 +240,11 @@ class Face(ABC):
 
     @property
     def own_draft(self) -> str:
-        """The draft of calls that name none: a looped model guesses by itself."""
-        return "speed" if isinstance(self.target, Looped) and self.target.num_loops > 1 else "ngram"
+        """The draft of calls that name none: a looped model guesses by itself, a prepared one says which."""
+        if self._own_draft is None:
+            loops = self.target.num_loops if isinstance(self.target, Looped) else 1
+            self._own_draft = "speed" if loops > 1 else prepared_draft(self._beside) or "ngram"
+        return self._own_draft
 
     def _steps(
         self, requests: Sequence[Request], texts: Sequence[TextStream | None] | None, drafting: Drafting

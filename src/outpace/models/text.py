@@ -77,6 +77,12 @@ class Model(Face):
         """What the model's file says of its architecture."""
         return self._file().config
 
+    def beside(self, name: str) -> Path:
+        """The path of a file of this name that belongs to the model's file."""
+        self._file()
+        assert self._beside is not None, "what is read from a file has files beside it"
+        return self._beside(name)
+
     @property
     def weights(self) -> PackedFile:
         """The packed weights."""

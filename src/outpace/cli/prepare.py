@@ -1,0 +1,171 @@
+"""`outpace prepare`: all that can be made for a model in an evening, and what drafts best with it here.
+
+    text     the model writes questions and answers them (`train/self_text.py`)
+    table    the n-grams of that text, for the draft `backoff`
+    heads    Markov heads, trained on the model's states over it; needs torch
+    measure  plain decoding and the drafts that there are now, in turns on a small set of prompts
+
+Everything lies beside the packed model. A run that was interrupted goes on; what is there is not made again.
+The fastest draft becomes the one of calls that name none.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from outpace.cli import options, render
+from outpace.cli.own_text import write_own
+from outpace.core.errors import OutpaceError
+from outpace.progress import progress_bar
+
+if TYPE_CHECKING:
+    from outpace.bench.report import Row
+    from outpace.models.text import Model
+
+BATCH, ROW = 48, 512  # texts that are written at once, where the cache has room for as many of these tokens
+CLEARLY = 1.02  # times the speed of prompt lookup: less is no reason for another draft
+MEASURED = 64  # tokens of each answer
+TEXT = "own.jsonl"
+
+
+def prepare(
+    model: options.Model = options.DEFAULT_MODEL,
+    tokens: Annotated[
+        int, typer.Option("--tokens", metavar="N", help="Answer tokens that the model writes.")
+    ] = 400_000,
+    steps: Annotated[
+        int,
+        typer.Option("--steps", metavar="N", help="Batches to train heads on; 0 for none, a table alone."),
+    ] = 5000,
+    seed: options.Seed = 0,
+    threads: options.Threads = None,
+) -> None:
+    """Make drafts for a model: its own text, a table of it, trained heads; and measure which are fastest.
+
+    The bar shows how long a part still takes. A run that was stopped goes on.
+    """
+    if tokens < 1 or steps < 0:
+        raise OutpaceError("--tokens must be 1 or more, --steps 0 or more")
+    if steps and find_spec("torch") is None:
+        render.note("heads are left out: training needs the extra torch (pip install 'outpace[torch]')")
+        steps = 0
+    loaded = render.load_model(model, threads=threads)
+    text = _write(loaded, tokens, seed)
+    _count(loaded, text)
+    if steps:
+        _train(loaded, model, text, steps, seed, threads)
+    rows = _measure(loaded, model, _drafts(loaded), threads)
+    _choose(loaded, rows)
+
+
+def _write(model: Model, tokens: int, seed: int) -> Path:
+    from outpace.core.sampling import Sampling
+    from outpace.targets.native import DEFAULT_CACHE_ROWS
+
+    path = model.beside(TEXT)
+    batch = max(1, min(BATCH, model.target.context_length * DEFAULT_CACHE_ROWS // ROW))
+    with progress_bar() as progress:
+        done = write_own(
+            model, path, tokens, batch=batch, answers=Sampling(seed=seed), seed=seed, progress=progress
+        )
+    print(f"text: {done} tokens of its own, {path}")
+    return path
+
+
+def _count(model: Model, text: Path) -> None:
+    from outpace.drafters.lookup.backoff import FILE_NAME
+    from outpace.files.backoff import write_backoff
+    from outpace.files.corpus import read_corpus
+    from outpace.files.datastore import vocabulary_id
+
+    tokenizer, vocab_size, path = model.tokenizer, model.target.vocab_size, model.beside(FILE_NAME)
+
+    def encode(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False)
+
+    with progress_bar() as progress:
+        table = write_backoff(
+            path,
+            read_corpus([text], encode, vocab_size=vocab_size, progress=progress),
+            vocabulary=vocabulary_id(tokenizer.text_bytes, vocab_size),
+        )
+    print(f"table: {table.num_contexts} contexts, {path.stat().st_size / 1e6:.1f} MB")
+
+
+def _train(model: Model, name: str, text: Path, steps: int, seed: int, threads: int | None) -> None:
+    from outpace.files.json_files import json_file
+    from outpace.heads.markov_heads import METHOD
+    from outpace.train.checkpoint import RUN
+    from outpace.train.data import read_pairs
+    from outpace.train.examples import FEATURES
+    from outpace.train.jobs_markov import MarkovJob
+    from outpace.train.precision import faster_precision
+
+    folder = model.beside(METHOD)
+    if (folder / RUN).exists() and "finished" in json_file(folder / RUN):
+        print(f"heads: there since before; to train them anew, remove {folder}")
+        return
+    job = MarkovJob(
+        name, folder, taps=None, length=4, width=1536, rank=128, tokens=4096, steps=steps, segments=16,
+        lr=2e-3, precision=faster_precision("cpu"), checkpoint_s=120.0, seed=seed, threads=threads,
+        own_text=0,
+    )  # fmt: skip
+    with progress_bar() as progress:
+        config = job.run(read_pairs([text]), progress)
+    shutil.rmtree(folder / FEATURES, ignore_errors=True)  # gigabytes
+    print(f"heads: a block of {config.length} positions, {steps} steps")
+
+
+def _drafts(model: Model) -> list[str]:
+    """What there is to choose from."""
+    from outpace.drafters.heads.markov_heads import own_heads
+    from outpace.heads.packaged import find_packaged_heads
+
+    drafts = ["ngram", "mix:drafts=ngram+suffix", "mix:drafts=ngram+backoff"]
+    if own_heads(model.beside) or find_packaged_heads(model.target, "markov_heads"):
+        drafts += ["mix:drafts=ngram+markov_heads", "mix:drafts=ngram+backoff+markov_heads"]
+    return drafts
+
+
+def _measure(model: Model, name: str, drafts: Sequence[str], threads: int | None) -> list[Row]:
+    """A row for each draft, over all prompts."""
+    from outpace.bench.prompts import BUILTIN, read_prompts
+    from outpace.bench.records import RecordFile
+    from outpace.bench.report import OVERALL, format_summary, summarise
+    from outpace.bench.run import run_bench
+    from outpace.models.method import Method
+
+    with RecordFile(None) as records, progress_bar() as progress:
+        measured, _ = run_bench(
+            model,
+            read_prompts(BUILTIN),
+            [Method(draft) for draft in drafts],
+            name=name,
+            max_tokens=MEASURED,
+            sampling={},
+            threads=threads,
+            records=records,
+            progress=progress or (lambda done, total, label: None),
+        )
+    rows = summarise(measured)
+    print(format_summary(rows))
+    return [row for row in rows if row.category == OVERALL]
+
+
+def _choose(model: Model, rows: Sequence[Row]) -> None:
+    from outpace.models.prepared import FILE_NAME, write_prepared
+
+    if any(row.identical_share < 1 for row in rows):
+        raise OutpaceError("a draft has changed the text, which no draft may: nothing was chosen")
+    times = {row.method.draft: round(row.ratio or 0.0, 3) for row in rows}
+    best = max(times, key=times.__getitem__)
+    if times[best] < CLEARLY * times["ngram"]:
+        best = "ngram"
+    write_prepared(model.beside(FILE_NAME), best, times)
+    print(f"from now on, where no draft is named: {best}")
