@@ -11,7 +11,7 @@ import pytest
 
 from outpace.bench.prompts import BUILTIN, Prompt, read_prompts
 from outpace.bench.records import RecordFile, read_records
-from outpace.bench.report import format_report, format_summary, markdown_table, summarise
+from outpace.bench.report import format_depths, format_report, format_summary, markdown_table, summarise
 from outpace.core.errors import OutpaceError
 from outpace.models.method import Method
 from tests.special_files import SPECIAL
@@ -21,7 +21,8 @@ def record(**changed: Any) -> dict[str, Any]:
     return {
         "category": "qa", "draft": "none", "tree": None, "rule": "match", "prompt_id": "1", "model": "m",
         "completion_tokens": 11, "tokens_per_s": 10.0, "target_calls": 10, "mean_accepted_length": 1.0,
-        "num_passes": 0, "num_drafted": 0, "wall_s": 3.0, "prompt_s": 2.0, "draft_s": 0.0, "score_s": 0.9,
+        "num_passes": 0, "num_drafted": 0, "num_tried_at": [], "num_kept_at": [], "wall_s": 3.0,
+        "prompt_s": 2.0, "draft_s": 0.0, "score_s": 0.9,
         "exactness": "identical", "numerics": "bitwise", "identical_to_plain": True, "token_ids": [1],
     } | changed  # fmt: skip
 
@@ -134,6 +135,26 @@ def test_passes_stand_where_a_pipeline_has_run() -> None:
     assert "passes" not in format_report(summarise(plain))
 
 
+def test_how_often_drafts_are_right_by_depth() -> None:
+    """Over all prompts, those with deeper drafts too; methods that draft nothing are left out."""
+    rows = summarise(
+        [
+            record(),
+            record(draft="d", num_tried_at=[10, 6], num_kept_at=[8, 3]),
+            record(draft="d", prompt_id="2", num_tried_at=[10, 4, 1], num_kept_at=[4, 2, 1]),
+            record(draft="shallow", num_tried_at=[4], num_kept_at=[0]),
+        ]
+    )
+    assert {row.method.draft: row.kept_at for row in rows if row.category == "overall"} == {
+        "none": [], "d": [0.6, 0.5, 1.0], "shallow": [0.0],
+    }  # fmt: skip
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in format_depths(rows).splitlines()]
+    assert lines[0][1:] == ["1", "2", "3"]
+    assert lines[2:] == [["d", "0.60", "0.50", "1.00"], ["shallow", "0.00", "-", "-"]]
+    assert [line.count("|") for line in format_depths(rows, most=2).splitlines()] == [4] * 4
+    assert format_depths(summarise([record()])) == ""
+
+
 def test_tokens_that_the_prompts_call_gave_count_for_no_speed() -> None:
     opened = record(tokens_per_s=8.0, target_calls=4, mean_accepted_length=2.0)  # 11 tokens, 3 of them first
     (row, _) = summarise([opened, record(prompt_id="2")])
@@ -200,6 +221,9 @@ def test_records_of_before_trees_and_rules_are_read_and_found(tmp_path: Path) ->
         ({"numerics": "nearly"}, "numerics"),
         ({"identical_to_plain": None}, "identical_to_plain"),
         ({"token_ids": 3}, "token_ids"),
+        ({"num_tried_at": 3}, "num_tried_at"),
+        ({"num_kept_at": [1, -1]}, "num_kept_at"),
+        ({"num_kept_at": [1.5]}, "num_kept_at"),
     ],
 )
 def test_a_record_without_its_figures_is_refused_where_it_is_used(

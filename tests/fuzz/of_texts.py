@@ -127,13 +127,14 @@ def _record_seeds() -> list[Files]:
 
 def _records(folder: Path) -> None:
     from outpace.bench.records import RecordFile
-    from outpace.bench.report import format_report, format_summary, summarise
+    from outpace.bench.report import format_depths, format_report, format_summary, summarise
 
     with RecordFile(folder / "a.jsonl") as file:
         found = [file.find(_record(draft=draft)) for draft in ("none", "ngram", "mix")]
     rows = summarise([record for record in found if record is not None])
     format_report(rows)
     format_summary(rows)
+    format_depths(rows)
 
 
 def _wheel(folder: Path) -> None:

@@ -31,7 +31,11 @@ _FIGURES = (
     "draft_s", "score_s",
 )  # fmt: skip
 # What the fields mean where a record of an older version has none.
-OLDER = {"tree": None, "rule": "match", "numerics": "bitwise", "num_passes": 0}
+OLDER: Mapping[str, Any] = {
+    "tree": None, "rule": "match", "numerics": "bitwise", "num_passes": 0, "num_tried_at": [],
+    "num_kept_at": [],
+}  # fmt: skip
+_COUNTS = ("num_tried_at", "num_kept_at")
 
 
 def generation_record(
@@ -71,6 +75,8 @@ def generation_record(
         "finish_reason": generation.finish_reason,
         "num_drafted": stats.num_drafted,
         "num_accepted": stats.num_accepted,
+        "num_tried_at": list(stats.num_tried_at),
+        "num_kept_at": list(stats.num_kept_at),
         "prompt_s": stats.prompt_s,
         "time_to_first_token_s": stats.time_to_first_token_s,
     }
@@ -86,6 +92,10 @@ def _wrong_field(record: Record) -> str | None:
     for name in _FIGURES:
         value = record.get(name, OLDER.get(name))
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e15:
+            return name
+    for name in _COUNTS:
+        counts = record.get(name, OLDER[name])
+        if not isinstance(counts, list) or not all(type(n) is int and 0 <= n < 1 << 50 for n in counts):
             return name
     if record.get("exactness") not in get_args(Exactness):
         return "exactness"
@@ -106,7 +116,7 @@ def read_records(path: Path) -> Iterator[Record]:
             raise OutpaceError(f"{path}, line {number}: not a JSON record") from error
         if not isinstance(record, dict):
             raise OutpaceError(f"{path}, line {number}: not a JSON record")
-        yield OLDER | record
+        yield {**OLDER, **record}
 
 
 class RecordFile:

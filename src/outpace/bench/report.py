@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import get_args
 
 from outpace.bench.records import Record
@@ -40,6 +41,7 @@ class Row:
     ms_per_call           milliseconds of a call, its choices and the verdict.
     numerics              "ties" where choices between tokens that are that close may fall either way.
     identical_share       the part of the prompts whose tokens are those of plain decoding.
+    kept_at               by depth, 1 first: of the drafts whose predecessors were right, the part that was.
     """
 
     category: str
@@ -55,6 +57,7 @@ class Row:
     exactness: Exactness
     numerics: Numerics
     identical_share: float
+    kept_at: Sequence[float] = ()
 
 
 def summarise(records: Iterable[Record]) -> list[Row]:
@@ -93,6 +96,20 @@ def format_summary(rows: Sequence[Row]) -> str:
         ratio, category = worst.get(row.method, (None, "-"))
         cells.append((str(row.method), category, _ratio(ratio), *more))
     return markdown_table(("method", "worst category", "worst", *columns), cells, num_text_columns=2)
+
+
+def format_depths(rows: Sequence[Row], *, most: int = 8) -> str:
+    """A Markdown table of how often drafts are right over all, by depth; "" where no method drafts."""
+    overall = [row for row in rows if row.category == OVERALL and row.kept_at]
+    deepest = min(most, max((len(row.kept_at) for row in overall), default=0))
+    if not deepest:
+        return ""
+    cells = []
+    for row in overall:
+        shares = [f"{share:.2f}" for share in row.kept_at[:deepest]]
+        cells.append((str(row.method), *shares, *["-"] * (deepest - len(shares))))
+    header = ("kept, of drafts behind right ones, at depth", *map(str, range(1, deepest + 1)))
+    return markdown_table(header, cells, num_text_columns=1)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, num_text_columns: int) -> str:
@@ -171,7 +188,19 @@ def _row(category: str, method: Method, by_method: dict[Method, list[Record]]) -
         exactness=weakest(*(record["exactness"] for record in records)),
         numerics=max((record.get("numerics", "bitwise") for record in records), key=get_args(Numerics).index),
         identical_share=sum(record["identical_to_plain"] for record in records) / len(records),
+        kept_at=_kept_at(records),
     )
+
+
+def _kept_at(records: Sequence[Record]) -> list[float]:
+    tried = _sums([record.get("num_tried_at", ()) for record in records])
+    kept = _sums([record.get("num_kept_at", ()) for record in records])
+    return [right / of_all for right, of_all in zip(kept, tried, strict=False) if of_all]
+
+
+def _sums(lists: Sequence[Sequence[int]]) -> list[int]:
+    """By place."""
+    return [sum(some) for some in zip_longest(*lists, fillvalue=0)]
 
 
 def _sum(records: Sequence[Record], name: str) -> float:

@@ -39,6 +39,9 @@ def bench(
         bool,
         typer.Option("--summary", help="One line per method: over all, and the category where it is worst."),
     ] = False,
+    depths: Annotated[
+        bool, typer.Option("--depths", help="Also how often drafts are right, by their depth.")
+    ] = False,
     records: Annotated[
         Path | None,
         typer.Option(
@@ -55,7 +58,7 @@ def bench(
     """
     from outpace.bench.prompts import BUILTIN, read_prompts
     from outpace.bench.records import RecordFile
-    from outpace.bench.report import format_report, format_summary, summarise
+    from outpace.bench.report import format_depths, format_report, format_summary, summarise
     from outpace.bench.run import run_bench
 
     methods = [options.method_option(text, tree, rule) for text in draft or ["ngram"]]
@@ -79,6 +82,8 @@ def bench(
             )
     rows = summarise(measured)
     print(format_summary(rows) if summary else format_report(rows))
+    if depths and (table := format_depths(rows)):
+        print(f"\n{table}")
     if too_long:
         print(f"\nleft out, longer than the context: {', '.join(prompt.prompt_id for prompt in too_long)}")
     broken = any(

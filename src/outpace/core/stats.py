@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from outpace.core.steps import Step, StepTimes
 
@@ -17,6 +17,8 @@ class GenerationStats:
                    for the first tokens are not counted: R, or for a prompt of one token what a pipeline took.
     num_drafted    drafted tokens that the target scored.
     num_accepted   those of them that became output (a draft kept but cut off by a stop is not counted).
+    num_tried_at   by depth, 1 first: how often the drafts up to there were right and one was tried here.
+    num_kept_at    by depth: how often it was right. The last draft of a text that was cut off is not counted.
     wall_s         from the request to its last token, without the time that the reader of a stream held it.
     """
 
@@ -27,6 +29,8 @@ class GenerationStats:
     num_passes: int = 0
     num_drafted: int = 0
     num_accepted: int = 0
+    num_tried_at: list[int] = field(default_factory=list)
+    num_kept_at: list[int] = field(default_factory=list)
     prompt_s: float = 0.0
     draft_s: float = 0.0
     score_s: float = 0.0
@@ -78,3 +82,16 @@ class GenerationStats:
         self.num_drafted += tree.num_nodes - 1
         self.num_accepted += min(len(path), num_used)
         self.draft_s += times.draft_s
+        if tree.num_nodes > 1 and len(path) <= num_used:
+            last = path[-1] if path else 0
+            self._count_depths(len(path), last in tree.shape.parent_list)
+
+    def _count_depths(self, kept: int, tried_one_more: bool) -> None:
+        tried = kept + tried_one_more
+        while len(self.num_tried_at) < tried:
+            self.num_tried_at.append(0)
+            self.num_kept_at.append(0)
+        for depth in range(tried):
+            self.num_tried_at[depth] += 1
+        for depth in range(kept):
+            self.num_kept_at[depth] += 1
