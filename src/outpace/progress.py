@@ -43,11 +43,12 @@ class _Bar:
         label = one_line(label)
         if self._progress is None:
             from rich.console import Console
-            from rich.progress import BarColumn, TextColumn
+            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as RichProgress
 
             label_text = TextColumn("{task.description}", markup=False)
-            columns = label_text, BarColumn(), TextColumn("{task.percentage:3.0f} %")
+            share = TextColumn("{task.percentage:3.0f} %")
+            columns = label_text, BarColumn(), share, TimeRemainingColumn(compact=True)
             self._progress = RichProgress(*columns, console=Console(stderr=True), transient=True)
             self._progress.add_task(label)
             self._progress.start()

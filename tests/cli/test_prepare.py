@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,10 @@ from tests.cli.conftest import Outcome
 from tests.fake_models import write_gguf
 
 torch = pytest.importorskip("torch")
+from outpace.heads.markov_heads import read_markov  # noqa: E402
+from outpace.train import markov_heads  # noqa: E402
+from outpace.train.loop import Plan  # noqa: E402
+from tests.looped_models import write_looped  # noqa: E402
 
 Run = Callable[..., Outcome]
 
@@ -36,7 +41,7 @@ def test_everything_lies_beside_the_model_and_is_found(run: Run, model: str) -> 
     assert outcome.status == 0, outcome.err
     said = outcome.out.splitlines()
     assert said[0].startswith("text: ") and said[1].startswith("table: ")
-    assert said[2] == "heads: a block of 4 positions, 3 steps"
+    assert said[2] == "heads: trained in 3 steps"
     assert "mix:drafts=ngram+backoff+markov_heads" in outcome.out
     chosen = said[-1].removeprefix("from now on, where no draft is named: ")
     loaded = outpace.load(model, threads=1)
@@ -49,9 +54,55 @@ def test_everything_lies_beside_the_model_and_is_found(run: Run, model: str) -> 
     files = [loaded.beside("own.jsonl"), loaded.beside("markov_heads")]
     before = [file.stat().st_mtime_ns for file in files]
     again = prepared(run, model, "--steps", "9")
-    assert again.status == 0 and again.out.splitlines()[:2] == said[:2]
+    assert again.status == 0 and again.out.splitlines()[0] == said[0]
     assert f"heads: there since before; to train them anew, remove {files[1]}" in again.out
     assert before == [file.stat().st_mtime_ns for file in files]
+
+
+def test_a_training_that_was_stopped_goes_on(
+    run: Run, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine that finds the other precision faster now, by another name of the file."""
+    monkeypatch.setattr("outpace.train.precision.faster_precision", lambda device: "float32")
+    monkeypatch.setattr(
+        "outpace.train.jobs_markov.Plan",
+        lambda *args, **options: Plan(*args, **options | {"checkpoint_s": 0}),
+    )
+    real, steps = markov_heads.markov_loss, []
+
+    def counted(*args: Any) -> Any:
+        steps.append(args)
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(markov_heads, "markov_loss", counted)
+    assert prepared(run, model, "--steps", "5").status != 0
+    monkeypatch.setattr("outpace.train.precision.faster_precision", lambda device: "bfloat16")
+    monkeypatch.chdir(tmp_path)
+    outcome = prepared(run, "tiny.gguf", "--steps", "5")
+    assert outcome.status == 0, outcome.err
+    assert "table: there since before" in outcome.out and "heads: trained in 5 steps" in outcome.out
+    assert len(steps) == 3 + 3
+    made = read_markov(outpace.load(model, threads=1).beside("markov_heads")).config
+    assert made.model == model and made.length == 4
+
+
+def test_heads_of_other_options_are_kept(run: Run, model: str) -> None:
+    assert prepared(run, model, "--steps", "2").status == 0
+    folder = outpace.load(model, threads=1).beside("markov_heads")
+    note = json.loads((folder / "run.json").read_text())
+    del note["finished"]  # as after a kill
+    (folder / "run.json").write_text(json.dumps(note))
+    outcome = prepared(run, model, "--steps", "4")
+    assert outcome.status == 2 and f"to train heads anew, remove {folder}" in outcome.err
+
+
+def test_a_looped_model_is_refused_at_once(run: Run, model: str, tmp_path: Path) -> None:
+    write_looped(tmp_path / "looped", "looped")
+    outcome = prepared(run, str(tmp_path / "looped"))
+    assert outcome.status == 2 and "is a looped model, which drafts for itself" in outcome.err
+    assert outcome.out == ""
 
 
 def test_a_table_alone(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,12 +134,21 @@ def test_the_fastest_is_chosen_where_it_is_clearly_faster(run: Run, model: str) 
     [("{", "draft.json"), ('{"draft": 3}', "its draft is 3, expected a text"), ('{"draft": "x"}', "'x'")],
 )
 def test_a_damaged_note_is_left_out(
-    model: str, damage: str, said: str, caplog: pytest.LogCaptureFixture
+    run: Run, model: str, damage: str, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     loaded = outpace.load(model, threads=1)
     assert loaded.own_draft == "ngram"
     write_prepared(loaded.beside(FILE_NAME), "suffix", {})
     assert outpace.load(model, threads=1).own_draft == "suffix"
+    for args in (["--json"], ["--compare"]):
+        assert "suffix" in run("generate", "x", "-m", model, "--max-tokens", "4", *args).out
+    # What is lossy is never chosen by a measurement of speed, and other rules may be.
+    typical = run("generate", "x", "-m", model, "--max-tokens", "4", "--json", "--rule", "typical")
+    assert json.loads(typical.out)["draft"] == "ngram"
+    write_prepared(loaded.beside(FILE_NAME), "mix:drafts=ngram+markov_heads", {})
+    assert outpace.load(model, threads=1).own_draft == "ngram"
+    assert "drafts with ngram, `outpace prepare` finds a faster draft: there are no heads" in caplog.text
+    caplog.clear()
     loaded.beside(FILE_NAME).write_text(damage)
     assert outpace.load(model, threads=1).own_draft == "ngram"
     [line] = caplog.messages
@@ -101,7 +161,7 @@ def test_a_damaged_note_is_left_out(
         (["--tokens", "0"], "--tokens must be 1 or more, --steps 0 or more"),
         (["--steps", "-1"], "--tokens must be 1 or more, --steps 0 or more"),
         (["-m", "nowhere.gguf"], "nowhere.gguf"),
-        (["--seed", "-1"], "seed is -1, accepted are whole numbers from 0 to"),
+        (["--seed", "-1"], "--seed must be 0 to 4294967295"),
     ],
 )
 def test_bad_options_get_one_line(run: Run, model: str, args: list[str], message: str) -> None:

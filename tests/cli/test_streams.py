@@ -155,7 +155,7 @@ def test_a_terminal_is_not_steered() -> None:
 def on_terminal(*args: str, env: dict[str, str] | None = None) -> str:
     """What Python with these arguments writes on a terminal."""
     leader, follower = pty.openpty()
-    given = {"TERM": "xterm", **os.environ, "NO_COLOR": "", **(env or {})}
+    given = {**os.environ, "TERM": "xterm", "NO_COLOR": "", **(env or {})}
     subprocess.run([sys.executable, *args], stdout=follower, env=given, check=True, timeout=60)
     os.close(follower)
     written = b""

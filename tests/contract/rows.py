@@ -267,7 +267,7 @@ def markov_heads(target: Any) -> str:
     name = target.fingerprint().rpartition(":")[2]
     path = Path(FOLDER.name) / f"{name}.markov"
     if not path.exists():
-        write_random_markov(path, target, token_ids=range(VOCAB_SIZE), taps=("final",))
+        write_random_markov(path, target, token_ids=range(VOCAB_SIZE), taps=("0", "final"))
     return str(path)
 
 

@@ -16,6 +16,7 @@ from outpace.files import catalog, open_model
 from outpace.files.memo import Memo
 from outpace.files.open import packed_path
 from outpace.files.packed_copies import delete, matching, packed_copies, prune
+from outpace.heads.markov_heads import METHOD
 from tests.fake_models import write_gguf, write_hf
 from tests.special_files import SPECIAL
 
@@ -68,7 +69,7 @@ def test_trained_heads_belong_to_a_copy(tmp_path: Path) -> None:
     write_gguf(tmp_path / "a.gguf", "llama")
     packed = pack(tmp_path / "a.gguf")
     alone = packed_copies()[0].num_bytes
-    heads, other = Memo(packed).path("markov_heads"), Memo(packed).path("other")
+    heads, other = Memo(packed).path(METHOD), Memo(packed).path("other")
     for file in (heads / "config.json", heads / "features" / "states.f16", other / "file"):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"123")

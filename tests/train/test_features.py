@@ -203,9 +203,12 @@ def test_answers_that_are_there_are_not_computed_again(
     add_answers(whole, model.target, PAIRS)
     add_answers(parts, model.target, PAIRS[:2])
     computed: list[int] = []
-    monkeypatch.setattr(
-        features, "hidden_states", lambda t, ids: computed.append(len(ids)) or hidden_states(t, ids)
-    )
+
+    def counted(target: Any, ids: list[int], taps: Any) -> Any:
+        computed.append(len(ids))
+        return hidden_states(target, ids, taps)
+
+    monkeypatch.setattr(features, "hidden_states", counted)
     add_answers(parts, model.target, PAIRS)
     assert computed == [5]
     np.testing.assert_array_equal(parts.read().states, whole.read().states)

@@ -32,6 +32,7 @@ from outpace.train.markov_heads import (  # noqa: E402
     markov_loss,
     train_markov,
 )
+from outpace.train.recording import kept_states  # noqa: E402
 from tests.fakes import whole  # noqa: E402
 from tests.made_heads import markov_logits  # noqa: E402
 from tests.native_models import gguf_target  # noqa: E402
@@ -127,6 +128,26 @@ def test_gradients_are_those_of_autograd() -> None:
     torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-6)
 
 
+def test_states_that_are_none_are_named(target: Any, features: Features) -> None:
+    ids = drafted(features)
+    states = np.array(features.states)
+    states[7, 3] = np.inf
+    broken = Features(states, features.tokens, features.ends)
+    data = MarkovData(broken, config_for(target, ids), ids, target.output_rows(), segments=1)
+    with pytest.raises(OutpaceError, match=r"states\.f16 holds numbers that are none"):
+        data.batch(np.array([0]))
+    data.batch(np.array([8]))
+
+
+def test_states_of_layers_are_of_one_size_however_large(target: Any, features: Features) -> None:
+    """What f16 cannot hold is no reason to stop; "final" is what the laws are made of, and stays."""
+    large = {"0": np.full((2, 4), 3e5), "final": np.full((2, 4), 30.0)}
+    kept = kept_states(("0", "final"), lambda tap: large[tap].astype(np.float32))
+    assert kept.dtype == np.float16 and kept.tolist() == [[1.0] * 4 + [30.0] * 4] * 2
+    layer = features.states[:, : target.hidden_size].astype(np.float64)
+    np.testing.assert_allclose((layer**2).mean(axis=1), 1.0, rtol=2e-3)
+
+
 def test_batches_are_drawn_by_seed_and_step(target: Any, features: Features) -> None:
     ids = drafted(features)
     data = MarkovData(features, config_for(target, ids), ids, target.output_rows(), segments=9)
@@ -179,7 +200,8 @@ def test_an_interrupted_training_goes_on(target: Any, features: Features, tmp_pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"length": 0}, "markov_heads has length=0, accepted are whole numbers >= 1"),
+        ({"length": 0}, "markov_heads has length=0, accepted are whole numbers from 1 to 64"),
+        ({"length": 65}, "markov_heads has length=65, accepted are whole numbers from 1 to 64"),
         ({"width": 2.0}, r"markov_heads has width=2\.0"),
         ({"rank": True}, "markov_heads has rank=True"),
         ({"segments": -1}, "markov_heads has segments=-1"),

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 import outpace  # noqa: E402
 from outpace.core.errors import OutpaceError  # noqa: E402
-from outpace.train import own_states  # noqa: E402
+from outpace.train import self_text  # noqa: E402
 from outpace.train.features import ENDS, STATES, TOKENS, FeatureFile  # noqa: E402
 from outpace.train.own_states import write_own_text  # noqa: E402
 from tests.fake_models import write_gguf  # noqa: E402
@@ -156,7 +156,7 @@ def test_a_file_of_something_else_is_refused(model: Any, tmp_path: Path, line: s
 def test_a_model_that_ends_no_message_gets_one_line(
     model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(own_states, "write_text", lambda model, **options: iter(list, None))
+    monkeypatch.setattr(self_text, "_group", lambda *args: [])
     with pytest.raises(
         OutpaceError, match=r"ends none of \d+ user messages of its own within 120 tokens, accepted are"
     ):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -67,7 +66,7 @@ def bench(
     with RecordFile(records) as file:
         loaded = render.load_model(model, threads=threads)
         if not draft:
-            methods = [replace(methods[0], draft=loaded.own_draft)]
+            methods = [options.with_own_draft(methods[0], loaded, None)]
         with progress_bar() as progress:
             measured, too_long = run_bench(
                 loaded,

@@ -43,7 +43,7 @@ def chat(
     }
     system = request.pop("system")
     loaded = render.load_model(model, threads=threads)
-    request["draft"] = method.draft if draft else loaded.own_draft
+    request["draft"] = options.with_own_draft(method, loaded, draft).draft
     loaded.prepare(request["draft"], tree=method.tree, rule=method.rule)
     interactive = sys.stdin.isatty()
     if interactive:

@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from outpace.cli import render, streams
+from outpace.engine.text import TextStream
 
 if TYPE_CHECKING:
     from outpace.core.tree import TokenTree
     from outpace.engine.engine import Event
-    from outpace.engine.text import TextStream
     from outpace.files.tokenizer import Tokenizer
 
 Fate = Literal["kept", "dropped", "own"]
@@ -50,9 +50,13 @@ class DraftedText(render.StreamedText):
         for token in event.tokens[:kept]:
             yield "kept", self._said(token)
         if own := event.tokens[kept:]:
-            yield "dropped", self._tokenizer.decode(dropped(event.tree, event.path))
+            yield "dropped", self._dropped(event)
         for token in own:
             yield "own", self._said(token)
+
+    def _dropped(self, event: Event) -> str:
+        text = TextStream(self._tokenizer, keep_first_space=True)
+        return text.push(dropped(event.tree, event.path)) + text.finish()
 
     def _said(self, token: int) -> str:
         return "" if token in self._eos_ids else self._text.push([token])

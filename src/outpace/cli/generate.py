@@ -61,7 +61,6 @@ def generate(
     text = read_prompt(prompt)
     sampling = options.sampling_options(temperature, top_k, top_p, min_p, seed)
     method = options.method_option(draft, tree, rule)
-    drafted: dict[str, Any] = {"tree": method.tree, "rule": method.rule}
     request: dict[str, Any] = {
         "max_tokens": max_tokens,
         **options.template_options(system, tools, template_option, parse_special),
@@ -70,7 +69,8 @@ def generate(
         **sampling,
     }
     loaded = render.load_model(model, threads=threads)
-    drafted["draft"] = method.draft if draft else loaded.own_draft
+    method = options.with_own_draft(method, loaded, draft)
+    drafted: dict[str, Any] = {"draft": method.draft, "tree": method.tree, "rule": method.rule}
     if as_json:
         generation = loaded.generate(text, **drafted, **request)
     elif show_drafts:

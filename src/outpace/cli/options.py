@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from outpace.core.options import shown
 
 if TYPE_CHECKING:
     from outpace.models.method import Method
+    from outpace.models.text import Model as Loaded
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
@@ -164,10 +166,17 @@ def expanded(path: str | Path) -> Path:
 def method_option(text: str | None, tree: str | None, rule: str) -> Method:
     """The method of `--draft`, `--tree` and `--rule`; what is wrong with it also costs no waiting.
 
-    Without a text the draft is the model's own, once it is loaded.
+    Without a text see `with_own_draft`, once the model is loaded.
     """
     from outpace.models.method import Method
 
     method = Method.parse(text or "ngram", tree=tree, rule=rule)
     method.check()
     return method
+
+
+def with_own_draft(method: Method, model: Loaded, text: str | None) -> Method:
+    """The method with the model's own draft if none was named, as the library has it: for `match` alone."""
+    if text or method.rule != "match" or method.tree is not None:
+        return method
+    return replace(method, draft=model.own_draft)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from outpace.progress import Progress, progress_bar
 
 if TYPE_CHECKING:
     from outpace.core.sampling import Sampling
+    from outpace.files.tokenizer import Tokenizer
     from outpace.models.text import Model
 
 Temperature = Annotated[
@@ -103,35 +105,54 @@ def count(
     """Count a text into the back-off table that the draft backoff uses, and mix where there is one."""
     from outpace.drafters.lookup.backoff import FILE_NAME
     from outpace.files import open_model
-    from outpace.files.backoff import write_backoff
-    from outpace.files.corpus import read_corpus
-    from outpace.files.datastore import vocabulary_id
     from outpace.files.memo import Memo
 
     if not 1 <= order <= 8 or min_count < 1:
         raise OutpaceError("order must be 1 to 8 and min-count a whole number >= 1")
     with progress_bar() as progress:
         loaded = open_model(model, progress=progress)
-        tokenizer, vocab_size = loaded.tokenizer, loaded.config.vocab_size
         path = Memo(loaded.weights.path).path(FILE_NAME) if output is None else options.expanded(output)
         if not path.absolute().parent.is_dir():
             raise OutpaceError(f"cannot write {path}: there is no folder {path.parent}")
         if path.is_dir():
             raise OutpaceError(f"cannot write {path}: it is a folder, accepted is the name of a file")
-
-        def encode(text: str) -> list[int]:
-            return tokenizer.encode(text, add_special_tokens=False)
-
-        table = write_backoff(
+        table = count_texts(
             path,
-            read_corpus(texts, encode, vocab_size=vocab_size, progress=progress),
-            vocabulary=vocabulary_id(tokenizer.text_bytes, vocab_size),
+            texts,
+            loaded.tokenizer,
+            loaded.config.vocab_size,
+            progress,
             order=order,
             min_count=min_count,
         )
         loaded.close()
-    print(f"{path}: {table.num_contexts} contexts, {path.stat().st_size / 1e6:.1f} MB")
+    print(f"{path}: {table}")
     return 0
+
+
+def count_texts(
+    path: Path,
+    texts: Sequence[Path],
+    tokenizer: Tokenizer,
+    vocab_size: int,
+    progress: Progress | None,
+    **options: int,
+) -> str:
+    """Count texts into a back-off table. Returns how large it is."""
+    from outpace.files.backoff import write_backoff
+    from outpace.files.corpus import read_corpus
+    from outpace.files.datastore import vocabulary_id
+
+    def encode(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False)
+
+    table = write_backoff(
+        path,
+        read_corpus(texts, encode, vocab_size=vocab_size, progress=progress),
+        vocabulary=vocabulary_id(tokenizer.text_bytes, vocab_size),
+        **options,
+    )
+    return f"{table.num_contexts} contexts, {path.stat().st_size / 1e6:.1f} MB"
 
 
 def _written(output: Path) -> tuple[int, int]:

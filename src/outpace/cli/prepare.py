@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from outpace.cli import options, render
-from outpace.cli.own_text import write_own
+from outpace.cli.own_text import count_texts, write_own
+from outpace.cli.train import check_seed
+from outpace.core.contracts import Looped
 from outpace.core.errors import OutpaceError
 from outpace.progress import progress_bar
 
@@ -28,10 +30,8 @@ if TYPE_CHECKING:
     from outpace.bench.report import Row
     from outpace.models.text import Model
 
-BATCH, ROW = 48, 512  # texts that are written at once, where the cache has room for as many of these tokens
 CLEARLY = 1.02  # times the speed of prompt lookup: less is no reason for another draft
 MEASURED = 64  # tokens of each answer
-TEXT = "own.jsonl"
 
 
 def prepare(
@@ -48,14 +48,17 @@ def prepare(
 ) -> None:
     """Make drafts for a model: its own text, a table of it, trained heads; and measure which are fastest.
 
-    The bar shows how long a part still takes. A run that was stopped goes on.
+    The bar shows how long a part still takes. A run that was stopped goes on with the same command.
     """
     if tokens < 1 or steps < 0:
         raise OutpaceError("--tokens must be 1 or more, --steps 0 or more")
+    check_seed(seed, threads)
     if steps and find_spec("torch") is None:
         render.note("heads are left out: training needs the extra torch (pip install 'outpace[torch]')")
         steps = 0
     loaded = render.load_model(model, threads=threads)
+    if isinstance(loaded.target, Looped) and loaded.target.num_loops > 1:
+        raise OutpaceError(f"{model} is a looped model, which drafts for itself (speed), accepted are others")
     text = _write(loaded, tokens, seed)
     _count(loaded, text)
     if steps:
@@ -66,36 +69,26 @@ def prepare(
 
 def _write(model: Model, tokens: int, seed: int) -> Path:
     from outpace.core.sampling import Sampling
-    from outpace.targets.native import DEFAULT_CACHE_ROWS
+    from outpace.train.self_text import OWN_TEXT, batch_for
 
-    path = model.beside(TEXT)
-    batch = max(1, min(BATCH, model.target.context_length * DEFAULT_CACHE_ROWS // ROW))
+    path, answers = model.beside(OWN_TEXT), Sampling(seed=seed)
     with progress_bar() as progress:
-        done = write_own(
-            model, path, tokens, batch=batch, answers=Sampling(seed=seed), seed=seed, progress=progress
-        )
+        batch = batch_for(model.target)
+        done = write_own(model, path, tokens, batch=batch, answers=answers, seed=seed, progress=progress)
     print(f"text: {done} tokens of its own, {path}")
     return path
 
 
 def _count(model: Model, text: Path) -> None:
     from outpace.drafters.lookup.backoff import FILE_NAME
-    from outpace.files.backoff import write_backoff
-    from outpace.files.corpus import read_corpus
-    from outpace.files.datastore import vocabulary_id
 
-    tokenizer, vocab_size, path = model.tokenizer, model.target.vocab_size, model.beside(FILE_NAME)
-
-    def encode(text: str) -> list[int]:
-        return tokenizer.encode(text, add_special_tokens=False)
-
+    path = model.beside(FILE_NAME)
+    if path.exists():  # it may be of texts that somebody has chosen
+        print(f"table: there since before; to count anew, remove {path}")
+        return
     with progress_bar() as progress:
-        table = write_backoff(
-            path,
-            read_corpus([text], encode, vocab_size=vocab_size, progress=progress),
-            vocabulary=vocabulary_id(tokenizer.text_bytes, vocab_size),
-        )
-    print(f"table: {table.num_contexts} contexts, {path.stat().st_size / 1e6:.1f} MB")
+        counted = count_texts(path, [text], model.tokenizer, model.target.vocab_size, progress)
+    print(f"table: {counted}")
 
 
 def _train(model: Model, name: str, text: Path, steps: int, seed: int, threads: int | None) -> None:
@@ -108,18 +101,24 @@ def _train(model: Model, name: str, text: Path, steps: int, seed: int, threads: 
     from outpace.train.precision import faster_precision
 
     folder = model.beside(METHOD)
-    if (folder / RUN).exists() and "finished" in json_file(folder / RUN):
+    begun = json_file(folder / RUN) if (folder / RUN).exists() else {}
+    if "finished" not in begun:
+        # What is measured or written in several ways stays as it was when the training began.
+        before = begun.get("settings", {})
+        job = MarkovJob(
+            name, folder, taps=None, length=4, width=1536, rank=128, tokens=4096, steps=steps, segments=16,
+            lr=2e-3, precision=before.get("precision") or faster_precision("cpu"), checkpoint_s=120.0,
+            seed=seed, threads=threads, own_text=0, name=before.get("model"),
+        )  # fmt: skip
+        try:
+            with progress_bar() as progress:
+                job.run(read_pairs([text]), progress)
+        except OutpaceError as error:
+            raise OutpaceError(f"{error}; to train heads anew, remove {folder}") from None
+        print(f"heads: trained in {steps} steps")
+    else:
         print(f"heads: there since before; to train them anew, remove {folder}")
-        return
-    job = MarkovJob(
-        name, folder, taps=None, length=4, width=1536, rank=128, tokens=4096, steps=steps, segments=16,
-        lr=2e-3, precision=faster_precision("cpu"), checkpoint_s=120.0, seed=seed, threads=threads,
-        own_text=0,
-    )  # fmt: skip
-    with progress_bar() as progress:
-        config = job.run(read_pairs([text]), progress)
     shutil.rmtree(folder / FEATURES, ignore_errors=True)  # gigabytes
-    print(f"heads: a block of {config.length} positions, {steps} steps")
 
 
 def _drafts(model: Model) -> list[str]:

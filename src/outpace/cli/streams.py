@@ -156,20 +156,20 @@ class _Output(io.TextIOWrapper):
 
     def write(self, text: str) -> int:
         with _named():
-            if self.isatty():
-                text = _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
-            return super().write(text)
+            return super().write(_harmless(text) if self.isatty() else text)
 
     def write_in(self, colour: str, text: str) -> None:
-        """On a terminal: the parameters are ours, the text is as uncertain as any."""
+        """On a terminal, which an interrupt does not leave in the colour: it is one write."""
         with _named():
-            super().write(f"\x1b[{colour}m")
-            self.write(text)
-            super().write("\x1b[0m")
+            super().write(f"\x1b[{colour}m{_harmless(text)}\x1b[0m")
 
     def flush(self) -> None:
         with _named():
             super().flush()
+
+
+def _harmless(text: str) -> str:
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 @contextmanager

@@ -91,7 +91,7 @@ def blockwise(
         )
     if not 1 <= heads_per_step <= heads or not lr > 0 or not checkpoint >= 0:
         raise OutpaceError("--heads-per-step must be 1 to --heads, --lr more than 0, --checkpoint 0 or more")
-    _check(seed, threads)
+    check_seed(seed, threads)
     _check_source(data, own_text)
     if own_text and (data_regime != "gold" or regime != "frozen"):
         raise OutpaceError("--own-text is what the model writes already; it goes with frozen and gold alone")
@@ -152,7 +152,7 @@ def markov_heads(
             "--length, --width, --rank, --tokens, --steps and --segments must be 1 or more, --lr more than "
             "0, --checkpoint 0 or more"
         )
-    _check(seed, threads)
+    check_seed(seed, threads)
     _check_source(data, own_text)
     names = None if taps is None else tuple(name.strip() for name in taps.split(","))
     pairs = read_pairs(data) if data else []
@@ -212,7 +212,7 @@ def c2t(
             "--max-tokens, --k, --depth, --width and --epochs must be 1 or more, --limit 0 or more, "
             "--lr more than 0"
         )
-    _check(seed, threads)
+    check_seed(seed, threads)
     pairs = read_pairs(data)
     pairs = pairs[:limit] if limit else pairs
     try:
@@ -230,7 +230,8 @@ def c2t(
     print(f"{output}: a classifier for {draft} of {target}; of nodes held out: {judged or 'there were none'}")
 
 
-def _check(seed: int, threads: int | None) -> None:
+def check_seed(seed: int, threads: int | None) -> None:
+    """What all trainings accept, which is less than sampling does."""
     if not 0 <= seed < 1 << 32 or not 1 <= (1 if threads is None else threads) <= 1024:
         raise OutpaceError(f"--seed must be 0 to {(1 << 32) - 1}, --threads 1 to 1024")
 

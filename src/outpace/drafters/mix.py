@@ -217,8 +217,8 @@ def mix(
 ) -> Mix:
     """From the names of drafters, `a+[b:x=1,y=2]+c`.
 
-    "auto" is ngram+backoff where a table is stored with the model, else ngram+blockwise where the package has
-    heads for it, else ngram+suffix.
+    "auto" is ngram and the first that there is of these: backoff, if a table is stored with the model;
+    markov_heads, made by `outpace prepare` or in the package; blockwise heads in the package; suffix.
     """
     from outpace.drafters import DRAFTERS
 

@@ -145,7 +145,10 @@ def _size(files: Iterable[Path]) -> int:
 
 def _whole_folder(folder: Path) -> list[Path]:
     """What is in a folder, and it: files before the folders that they are in."""
-    return sorted((folder, *folder.rglob("*")), key=lambda path: (-len(path.parts), path))
+    found = [folder]
+    with suppress(FileNotFoundError):  # a training that ends removes folders
+        found += folder.rglob("*")
+    return sorted(found, key=lambda path: (-len(path.parts), path))
 
 
 def _copy(key: str, files: list[Path]) -> PackedCopy:

@@ -19,6 +19,7 @@ from outpace.files.safetensors import FolderWeights
 from outpace.files.whole import write_whole
 
 VERSION = 1
+MAX_SIZE = 1 << 20
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _FLOATS: Mapping[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 Tensors = Mapping[str, NDArray[np.float32]]
@@ -44,11 +45,11 @@ class HeadConfig:
         """What stands there, or None."""
         return self._fields.get(name)
 
-    def size(self, name: str, least: int = 1, most: int = 1 << 20) -> int:
+    def size(self, name: str, least: int = 1, most: int = MAX_SIZE) -> int:
         """A whole number of this range."""
         size = self.field(name)
         if type(size) is not int or not least <= size <= most:
-            accepted = f">= {least}" if most == 1 << 20 else f"from {least} to {most}"
+            accepted = f">= {least}" if most == MAX_SIZE else f"from {least} to {most}"
             raise self.fault(name, f"accepted are whole numbers {accepted}")
         return size
 

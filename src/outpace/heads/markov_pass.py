@@ -21,7 +21,8 @@ MOST_ROOTS = 4096  # whose rows of the output matrix are at hand: a few megabyte
 class MarkovPass:
     """The heads of a folder; an OutpaceError if they are another model's.
 
-    length  L, positions of a block. token_ids: i32[M], the tokens that are drafted.
+    length     L, positions of a block.
+    token_ids  i32[M], the tokens that are drafted. orders: O, f32[M, r].
     """
 
     def __init__(self, target: Target, path: str | Path) -> None:
@@ -48,7 +49,9 @@ class MarkovPass:
         both = np.concatenate([tensors["position.weight"], tensors["gate.weight"]])
         self._ahead = model.product(both).rounded()
         self._ahead_bias = np.concatenate([tensors["position.bias"], tensors["gate.bias"]])
-        self._tensors = tensors
+        self._trunk_bias = tensors["trunk.bias"]
+        self._tokens, self._step = tensors["token.weight"], tensors["step.weight"]
+        self.orders = tensors["order.weight"]
         self._roots: dict[int, NDArray[np.float32]] = {}
         self._numbers = np.full(target.vocab_size, config.num_tokens, np.int64)
         self._numbers[heads.token_ids] = np.arange(config.num_tokens)
@@ -62,7 +65,7 @@ class MarkovPass:
         c, n = self._config, len(roots)
         embedded = np.stack([self._root(root) for root in roots])
         read = scaled(np.concatenate([states, embedded[:, None]], axis=1)).reshape(n, -1)
-        units = silu(self._trunk(read) + self._tensors["trunk.bias"])
+        units = silu(self._trunk(read) + self._trunk_bias)
         both, width = self._ahead(units) + self._ahead_bias, c.length * c.hidden_size
         ahead, gates = both[:, :width], both[:, width:].reshape(n, c.length, c.rank)
         logits = self._unembed(ahead.reshape(n * c.length, c.hidden_size)).reshape(n, c.length, -1)
@@ -79,15 +82,10 @@ class MarkovPass:
 
     def follow(self, order: NDArray[np.float32] | None, token: int) -> NDArray[np.float32]:
         """m f32[r] behind a token, from that before it; None stands for the one before the root."""
-        embedded: NDArray[np.float32] = self._tensors["token.weight"][self._numbers[token]]
+        embedded: NDArray[np.float32] = self._tokens[self._numbers[token]]
         if order is not None:
-            embedded = embedded + self._tensors["step.weight"] @ order
+            embedded = embedded + self._step @ order
         return np.tanh(embedded)
-
-    @property
-    def orders(self) -> NDArray[np.float32]:
-        """O: f32[M, r]."""
-        return self._tensors["order.weight"]
 
     def whole(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """[F, M] -> [F, V]: -inf for tokens that are never drafted."""

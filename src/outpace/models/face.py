@@ -16,6 +16,7 @@ from outpace.core.call import Prompt
 from outpace.core.contracts import Closable, Drafter, Looped, Rule, Target, TreePolicy
 from outpace.core.errors import OutpaceError
 from outpace.core.machine import processor_key
+from outpace.core.notes import note
 from outpace.core.options import accept, accept_object, checked, taken
 from outpace.core.turns import turns_of
 from outpace.decode.pairing import check_pairing
@@ -243,8 +244,19 @@ class Face(ABC):
         """The draft of calls that name none: a looped model guesses by itself, a prepared one says which."""
         if self._own_draft is None:
             loops = self.target.num_loops if isinstance(self.target, Looped) else 1
-            self._own_draft = "speed" if loops > 1 else prepared_draft(self._beside) or "ngram"
+            self._own_draft = "speed" if loops > 1 else self._prepared_draft()
         return self._own_draft
+
+    def _prepared_draft(self) -> str:
+        """Prompt lookup, where the model is not prepared or what was made for it is gone."""
+        draft = prepared_draft(self._beside)
+        try:
+            if draft is not None:
+                self.drafter(draft)
+        except OutpaceError as error:
+            note(f"{self.name} drafts with ngram, `outpace prepare` finds a faster draft: {error}")
+            return "ngram"
+        return draft or "ngram"
 
     def _steps(
         self, requests: Sequence[Request], texts: Sequence[TextStream | None] | None, drafting: Drafting

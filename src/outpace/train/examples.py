@@ -13,11 +13,12 @@ from outpace.train.features import ENDS, FeatureFile, Features, add_answers
 from outpace.train.origin import ORIGIN, claim
 from outpace.train.own_states import write_own_text
 from outpace.train.recording import FINAL
+from outpace.train.self_text import OWN_TEXT
 
 if TYPE_CHECKING:
     from outpace.models.text import Model
 
-FEATURES, OWN_TEXT = "features", "own.jsonl"
+FEATURES = "features"
 
 
 def native_features(

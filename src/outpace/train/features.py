@@ -21,7 +21,7 @@ from outpace.core.contracts import Tapped
 from outpace.core.errors import OutpaceError
 from outpace.core.tree import TokenTree
 from outpace.progress import Progress
-from outpace.train.recording import FINAL
+from outpace.train.recording import FINAL, kept_states
 
 STATES, TOKENS, ENDS = "states.f16", "tokens.i32", "ends.i64"
 CHUNK = 256  # tokens of one call
@@ -140,21 +140,21 @@ def add_answers(
     for number in range(file.num_texts, len(pairs)):
         prompt, answer = pairs[number]
         states = hidden_states(target, [*prompt, *answer[:-1]], taps)[len(prompt) - 1 :]
-        file.add([(states.astype(np.float16), answer)])
+        file.add([(states, answer)])
         if progress is not None:
             progress(number + 1, len(pairs), f"hidden states of {number + 1} texts")
 
 
 def hidden_states(
     target: Tapped, token_ids: Sequence[int], taps: Sequence[str] = (FINAL,)
-) -> NDArray[np.float32]:
-    """f32[N, T * D] behind every token of a text, at T taps that the target offers."""
+) -> NDArray[np.float16]:
+    """f16[N, T * D], `kept_states` behind every token of a text, at T taps that the target offers."""
     row, parts = target.open(), []
     try:
         for first in range(0, len(token_ids), CHUNK):
             chunk = token_ids[first : first + CHUNK]
             scores = target.score([Call.on(row, TokenTree.chain(chunk[0], chunk[1:]))])
-            parts.append(np.concatenate([scores.hidden(tap) for tap in taps], axis=1))
+            parts.append(kept_states(taps, scores.hidden))
             target.keep([row], [range(1, len(chunk))])
     finally:
         target.free([row])

@@ -16,14 +16,17 @@ from outpace.train.allocator import keep_freed_memory
 from outpace.train.data import Pair, frequent_tokens
 from outpace.train.examples import native_features
 from outpace.train.loop import Plan
-from outpace.train.markov_heads import check_taps, train_markov
+from outpace.train.markov_heads import check_options, train_markov
 from outpace.train.precision import Precision
 from outpace.train.recording import FINAL
 
 
 @dataclass(frozen=True, slots=True)
 class MarkovJob:
-    """The command's options, by their names; taps: None for the model's thirds and its end."""
+    """The command's options, by their names.
+
+    taps  None for the model's thirds and its end. name: what the model is called in the heads' folder.
+    """
 
     target: str
     output: Path
@@ -40,6 +43,7 @@ class MarkovJob:
     seed: int
     threads: int | None
     own_text: int
+    name: str | None = None
 
     def run(self, pairs: Sequence[Pair], progress: Progress | None) -> MarkovConfig:
         """Write the states and train."""
@@ -49,7 +53,15 @@ class MarkovJob:
         model = load(self.target, threads=self.threads)
         target: Any = model.target
         taps = self.taps or thirds(target.num_layers)
-        check_taps(taps)
+        plan = Plan(self.steps, self.lr, seed=self.seed, checkpoint_s=self.checkpoint_s)
+        check_options(
+            taps=taps,
+            length=self.length,
+            width=self.width,
+            rank=self.rank,
+            segments=self.segments,
+            precision=self.precision,
+        )
         features, data = native_features(
             model, self.output, pairs, own_text=self.own_text, seed=self.seed, taps=taps, progress=progress
         )
@@ -63,9 +75,9 @@ class MarkovJob:
             width=self.width,
             rank=self.rank,
             segments=self.segments,
-            plan=Plan(self.steps, self.lr, seed=self.seed, checkpoint_s=self.checkpoint_s),
+            plan=plan,
             precision=self.precision,
-            name=model.name,
+            name=self.name or model.name,
             data=data,
             progress=progress,
         )

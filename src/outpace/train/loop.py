@@ -73,7 +73,7 @@ def train(
     `loss(step, random)` is of one batch. A loss that is no number ends the training with an OutpaceError.
     """
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    # In one pass over the memory: a quarter of the time.
+    # Fused: one pass over the memory, a quarter of the optimizer's time.
     optimizer = torch.optim.AdamW(
         parameters, lr=plan.lr, weight_decay=plan.weight_decay, betas=(0.9, 0.98), fused=True
     )
@@ -151,9 +151,8 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) 
         for name in ("exp_avg", "exp_avg_sq"):
             _check_like(name, moments[name], parameters[index])
     options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for group, mine in zip(optimizer.param_groups, options, strict=True):
-        group.update(mine)
+    groups = [saved | mine for saved, mine in zip(state["param_groups"], options, strict=True)]
+    optimizer.load_state_dict({**state, "param_groups": groups})
 
 
 def _check_like(name: str, found: Any, wanted: Tensor) -> None:

@@ -24,10 +24,18 @@ from torch.nn.functional import linear, silu
 
 from outpace.core.contracts import Embedding
 from outpace.core.errors import OutpaceError
-from outpace.heads.markov_heads import MarkovConfig, MarkovWeights, read_markov, scaled, write_markov
+from outpace.heads.folder import MAX_SIZE
+from outpace.heads.markov_heads import (
+    MAX_LENGTH,
+    MarkovConfig,
+    MarkovWeights,
+    read_markov,
+    scaled,
+    write_markov,
+)
 from outpace.progress import Progress
 from outpace.train.checkpoint import Checkpoint
-from outpace.train.features import Features
+from outpace.train.features import STATES, Features
 from outpace.train.loop import Loss, Plan, train
 from outpace.train.precision import PRECISIONS, Precision, products_in
 from outpace.train.recording import FINAL
@@ -55,7 +63,8 @@ def train_markov(
 ) -> MarkovConfig:
     """Train Markov heads and write them to `folder`, with run.json; the same run goes on, or is done.
 
-    features   the target's states at these taps, one behind the other; "final" is one of them.
+    target     its logits are what its output rows make of states, without bias, scale or cap.
+    features   its `kept_states` at these taps; "final" is one of them.
     token_ids  ascending: those that are drafted.
     length     L, positions of a block. width, rank: see `heads/markov_heads.py`.
     segments   of a batch, SEGMENT states each.
@@ -64,7 +73,8 @@ def train_markov(
 
     Raises an OutpaceError for options out of range, states of other taps, and a folder of another run.
     """
-    _check(target, features, taps, token_ids, length, width, rank, segments, precision)
+    check_options(taps=taps, length=length, width=width, rank=rank, segments=segments, precision=precision)
+    _check_data(target, features, taps, token_ids)
     ids = np.asarray(token_ids, np.int32)
     config = MarkovConfig(
         length, target.hidden_size, tuple(taps), width, rank, len(ids), target.fingerprint(), name
@@ -84,8 +94,7 @@ def train_markov(
 
     def loss(step: int, random: torch.Generator) -> Loss:
         batch = examples.batch(examples.starts(plan.seed, step))
-        with products_in(precision, torch.device("cpu")):
-            return markov_loss(layers, batch, examples.output)
+        return markov_loss(layers, batch, examples.output, precision)
 
     train([layers], loss, plan, checkpoint, progress=progress)
     write_markov(folder, MarkovWeights(config, layers.tensors(), ids))
@@ -168,6 +177,8 @@ class MarkovData:
         c, texts = self._config, self._features
         span = np.minimum(starts[:, None] + np.arange(SEGMENT + c.length), len(texts.tokens) - 1)
         read = texts.states[span.reshape(-1)].astype(np.float32).reshape(*span.shape, -1)
+        if not np.isfinite(read).all():
+            raise OutpaceError(f"{STATES} holds numbers that are none; remove its folder to begin anew")
         roots = span[:, :SEGMENT]
         places = roots[..., None] + np.arange(c.length + 1)
         inside = places < self._ends[roots][..., None]
@@ -236,9 +247,10 @@ class HalfAndHalf(torch.autograd.Function):
         return gradient * gradients[0], None, None, None
 
 
-def markov_loss(layers: MarkovLayers, batch: Batch, output: Tensor) -> Loss:
-    """See the module."""
-    logits = layers(batch.states, batch.before, output)
+def markov_loss(layers: MarkovLayers, batch: Batch, output: Tensor, precision: Precision = "float32") -> Loss:
+    """See the module. The model's laws and the loss are in float32, whatever the layers' products are in."""
+    with products_in(precision, torch.device("cpu")):
+        logits = layers(batch.states, batch.before, output)
     with torch.no_grad():
         laws = batch.laws(output)
     weights = batch.known * DECAY ** torch.arange(logits.shape[1])
@@ -247,31 +259,28 @@ def markov_loss(layers: MarkovLayers, batch: Batch, output: Tensor) -> Loss:
     return Loss(total, int(batch.known.sum()))
 
 
-def check_taps(taps: Sequence[str]) -> None:
-    """OutpaceError for taps that nothing can be trained on, which hours of states need not show."""
+def check_options(
+    *, taps: Sequence[str], length: int, width: int, rank: int, segments: int, precision: str
+) -> None:
+    """OutpaceError for options that nothing can be trained with, which hours of states need not show."""
+    ranges = {"length": MAX_LENGTH, "width": MAX_SIZE, "rank": MAX_SIZE, "segments": MAX_SIZE}
+    given = {"length": length, "width": width, "rank": rank, "segments": segments}
+    for option, value in given.items():
+        if type(value) is not int or not 1 <= value <= ranges[option]:
+            raise OutpaceError(
+                f"markov_heads has {option}={value!r}, accepted are whole numbers from 1 to {ranges[option]}"
+            )
+    if precision not in PRECISIONS:
+        raise OutpaceError(f"precision is {precision!r}, accepted are {', '.join(PRECISIONS)}")
     if FINAL not in taps or len(set(taps)) != len(taps):
         raise OutpaceError(
             f"markov_heads has taps {', '.join(taps)}; accepted are different ones, {FINAL} among them"
         )
 
 
-def _check(
-    target: Embedding,
-    features: Features,
-    taps: Sequence[str],
-    token_ids: NDArray[np.integer],
-    length: int,
-    width: int,
-    rank: int,
-    segments: int,
-    precision: str,
+def _check_data(
+    target: Embedding, features: Features, taps: Sequence[str], token_ids: NDArray[np.integer]
 ) -> None:
-    for option, value in {"length": length, "width": width, "rank": rank, "segments": segments}.items():
-        if type(value) is not int or value < 1:
-            raise OutpaceError(f"markov_heads has {option}={value!r}, accepted are whole numbers >= 1")
-    if precision not in PRECISIONS:
-        raise OutpaceError(f"precision is {precision!r}, accepted are {', '.join(PRECISIONS)}")
-    check_taps(taps)
     if features.states.shape[1] != len(taps) * target.hidden_size:
         raise OutpaceError(
             f"the states are {features.states.shape[1]} wide, accepted are those of {len(taps)} taps of "

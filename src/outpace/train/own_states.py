@@ -10,17 +10,13 @@ from typing import TYPE_CHECKING
 from outpace.core.errors import OutpaceError
 from outpace.files.json_files import json_value
 from outpace.progress import Progress
-from outpace.targets.native import DEFAULT_CACHE_ROWS
 from outpace.train.data import whole_lines
 from outpace.train.features import FeatureFile
 from outpace.train.recording import FINAL
-from outpace.train.self_text import MAX_MESSAGE, write_text
+from outpace.train.self_text import batch_for, write_text
 
 if TYPE_CHECKING:
     from outpace.models.text import Model
-
-BATCH, ROW = 48, 512  # documents of a group where the cache has room for as many of these tokens
-PATIENCE = 500  # messages without an end
 
 
 def write_own_text(
@@ -42,20 +38,13 @@ def write_own_text(
     try:
         path.touch()
         first_group = _whole_groups(path, file)
-        batch = max(1, min(BATCH, model.target.context_length * DEFAULT_CACHE_ROWS // ROW))
+        batch = batch_for(model.target)
         documents = write_text(model, seed=seed, first_group=first_group, batch=batch, record=taps)
         with path.open("a", encoding="utf-8") as lines:
-            empty = 0
             while file.num_tokens < num_tokens:
                 if progress is not None:
                     progress(file.num_tokens, num_tokens, f"{file.num_tokens} tokens of its own")
                 group = next(documents)
-                empty = 0 if group else empty + batch
-                if empty >= PATIENCE:
-                    raise OutpaceError(
-                        f"{model.name} ends none of {empty} user messages of its own within {MAX_MESSAGE} "
-                        "tokens, accepted are models that do, or --data"
-                    )
                 file.add([(d.states, d.token_ids) for d in group if d.states is not None])
                 records = [
                     {"group": d.group, "prompt_ids": list(d.prompt_ids), "token_ids": d.token_ids}

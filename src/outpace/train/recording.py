@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +11,24 @@ from outpace.core.call import Prompt
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
+from outpace.heads.markov_heads import scaled
 
 FINAL = "final"
+
+
+def kept_states(taps: Sequence[str], hidden: Callable[[str], NDArray[np.float32]]) -> NDArray[np.float16]:
+    """f16[N, T * D]: what training keeps of N tokens at T taps. `hidden` gives f32[N, D] at a tap.
+
+    Layers have states of any size, which f16 cannot hold and heads do not read: they are scaled.
+    """
+    states = [hidden(tap) if tap == FINAL else scaled(hidden(tap)) for tap in taps]
+    return np.concatenate(states, axis=1).astype(np.float16)
 
 
 class Recorder:
     """A drafter that drafts nothing and writes down the state that each committed token was chosen from.
 
-    `rows` are in the order in which requests were started: f16[T * D] for every token of each, the states at
-    its T taps one behind the other.
+    `rows` are in the order in which requests were started: `kept_states` for every token of each.
     """
 
     traits = Traits()
@@ -42,8 +51,7 @@ class Recorder:
     ) -> list[list[NDArray[np.float16]]]:
         """The state behind the root is what the step's one token was chosen from."""
         for state, step in zip(states, steps, strict=True):
-            states_of = [step.scores.hidden(tap)[0] for tap in self.taps]
-            state.append(np.concatenate(states_of).astype(np.float16))
+            state.append(kept_states(self.taps, step.scores.hidden)[0])
         return list(states)
 
     def stop(self, state: list[NDArray[np.float16]]) -> None:

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.contracts import Drafter
+from outpace.core.contracts import Drafter, Target
+from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling, fresh_seed
 from outpace.drafters.none import NoDraft
 from outpace.engine.generate import events, result_of
 from outpace.engine.request import Generation, Request
 from outpace.rules.match import Match
+from outpace.targets.native import DEFAULT_CACHE_ROWS
 from outpace.train.recording import Recorder
 
 if TYPE_CHECKING:
@@ -41,7 +43,10 @@ OPENERS = (
     "Fix this program:", "Implement", "Create a table of", "Prove that", "Tell me a story about", "Discuss",
     "What happened", "In what year",
 )  # fmt: skip
+OWN_TEXT = "own.jsonl"  # where documents are kept, as JSON lines
 MAX_MESSAGE, MAX_ANSWER = 120, 256
+PATIENCE = 500  # messages without an end
+BATCH, ROW = 48, 512  # documents of a group where the cache has room for as many of these tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,11 @@ class Document:
     states: NDArray[np.float16] | None = None
 
 
+def batch_for(target: Target) -> int:
+    """How many documents a model writes at once."""
+    return max(1, min(BATCH, target.context_length * DEFAULT_CACHE_ROWS // ROW))
+
+
 def write_text(
     model: Model,
     *,
@@ -70,12 +80,21 @@ def write_text(
 ) -> Iterator[list[Document]]:
     """Group after group of documents, without end. Messages longer than MAX_MESSAGE tokens are left out.
 
+    An OutpaceError for a model that ends none of PATIENCE of them.
+
     `record` names taps: the hidden states there that the answers were chosen from are kept. The target has to
     be `Tapped`.
     """
     group, recorder = first_group, Recorder(record) if record else None
+    empty = 0
     while True:
         pairs = _group(model, seed, group, batch, answers or Sampling(), max_answer, recorder or NoDraft())
+        empty = 0 if pairs else empty + batch
+        if empty >= PATIENCE:
+            raise OutpaceError(
+                f"{model.name} ends none of {empty} user messages of its own within {MAX_MESSAGE} tokens, "
+                "accepted are models that do, or texts of yours"
+            )
         states = recorder.take() if recorder else [None] * len(pairs)
         yield [
             Document(group, request.prompt, answer.token_ids, recorded)

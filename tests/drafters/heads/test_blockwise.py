@@ -519,6 +519,10 @@ def test_mix_has_the_packages_heads(causal: Any, tmp_path: Path, monkeypatch: py
     write_random_markov(tmp_path / "markov_heads" / "mine", causal, taps=("final",))
     better = make_mix(context, lambda: straight(0.05)).sources
     assert [type(one) for one in better] == [NGram, MarkovHeads]
+    monkeypatch.setattr(packaged, "PACKAGED", tmp_path / "empty")
+    write_random_markov(tmp_path / "own" / "markov_heads", causal, taps=("final",))
+    own = {**context, "beside": lambda name: tmp_path / "own" / name}
+    assert [type(one) for one in make_mix(own, lambda: straight(0.05)).sources] == [NGram, MarkovHeads]
     without_states = {"target": TableTarget.random(vocab_size=300, order=1)}
     other = make_mix(without_states, lambda: straight(0.05)).sources
     assert [type(one) for one in other] == [type(one) for one in before]
