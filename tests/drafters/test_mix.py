@@ -260,6 +260,24 @@ def test_an_opinion_by_path_knows_the_tokens_before() -> None:
     assert all(path[:-1] in source.asked[:at] for at, path in enumerate(source.asked) if path)
 
 
+def test_what_runs_first_does_not_run_where_others_are_sure() -> None:
+    """Once copies have been right often enough, heads rest; as soon as these fail, they are asked again."""
+    copies, heads = Fixed((1, 1.0), level=4), ByPath(0.5)
+    drafter = mix(copies, heads, costs=straight(0.05))
+    state = drafter.start(Prompt.of([7]))
+    asked = []
+    for token in [1] * 60 + [5] * 60:
+        heads.asked.clear()
+        [tree] = drafter.propose([state], [ask()])
+        asked.append(bool(heads.asked))
+        assert tree.num_nodes > 1
+        [state] = drafter.observe([state], [Step(tree, SCORES, Verdict([], token, "identical"))])
+    assert asked[0] and not any(asked[50:60]), "copies are sure"
+    assert all(asked[100:]), "copies are wrong"
+    alone = mix(Fixed((1, 1.0), level=4), costs=straight(0.05))
+    assert alone.propose([alone.start(Prompt.of([7]))], [ask()])[0].num_nodes > 1
+
+
 def test_a_path_is_whole_however_deep_the_tree() -> None:
     source = ByPath(0.001)
     drafter = mix(Fixed((1, 0.99)), source, costs=straight(0.0), size=60, depth=20)

@@ -10,6 +10,8 @@ sources the proposed tree is read.
 
     propose   take the likeliest paths (product of P) while they add more tokens than time: the next node is
               taken if its P exceeds (tokens expected so far) * (t(n+1) - t(n)) / t(n), t measured here
+              Sources that have to run something first, such as heads, rest while the others are sure of the
+              next token (SURE), by weights of their own that are learnt even where heads had a say
     observe   where the true next token is now known: each source's share in its probability adds to the
               source's weight, one step of expectation maximisation (Dempster, Laird & Rubin 1977); kept by
               length of the best match and by depth in the tree
@@ -42,6 +44,7 @@ USUAL = 0.07  # of a call: what a further node costs where nobody has measured i
 HISTORY = 12  # committed tokens that sources see, the root included
 MAX_LEVEL, MAX_DEPTH = 9, 2  # beyond, matches and depths share their weights
 MAX_SOURCES = 8  # weights are kept for every set of them that had a say
+SURE = 0.9  # of the next token, by sources that run nothing first: then the others do not run
 PRIOR = 8.0  # how many observations the weights over all contexts count for
 CURVE_STEP = 128  # tokens of context over which one cost curve serves
 CALLS_PER_CURVE = 32  # so long it serves before the costs are asked again
@@ -104,6 +107,10 @@ class Mix:
             for state, one in zip(states, inner, strict=True):
                 state.inner[s] = one
         for state, step in zip(states, steps, strict=True):
+            if state.without is not None and 0 in state.expected:
+                key, expected = state.without
+                if key != state.expected[0][0]:  # else it is learnt below
+                    state.weights.learn(key, expected, step.tokens[0], overall=False)
             node = 0
             for token in step.tokens:
                 if node in state.expected:
@@ -127,11 +134,11 @@ class Mix:
         # Not `trees.likeliest.best_first`: with a callback for a node's children this takes a tenth longer.
         size, depth = min(self.size, ask.budget), min(self.depth, ask.depth)
         weights, expected_at = state.weights, state.expected
-        ahead = {s: begin(state.inner[s], ask) for s, begin in enumerate(self._expected) if begin}
         tokens, parents, logq = [ask.root], [-1], [0.0]
         paths: list[tuple[int, ...]] = [()]
         texts = [state.text[-HISTORY:]]
         places: list[Sequence[int]] = [[0] * len(trees)]  # of every node in the sources' trees, -1: none
+        ahead = self._begin(state, ask, texts[0], trees, places[0])
         heap: list[tuple[float, int, int, float]] = []  # (-P of the path, token, parent, P after the parent)
         value, node, p = 1.0, 0, 1.0
         while True:
@@ -162,6 +169,24 @@ class Mix:
             else:
                 places.append(places[0])
         return TokenTree.grown(tokens, parents, logq)
+
+    def _begin(
+        self,
+        state: MixState,
+        ask: Ask,
+        text: Sequence[int],
+        trees: Sequence[TokenTree | None],
+        places: Sequence[int],
+    ) -> dict[int, Expect]:
+        """The sources that run something first, such as heads; none of them where the others are sure."""
+        beginning = [(s, begin) for s, begin in enumerate(self._expected) if begin]
+        state.without = None
+        if not beginning:
+            return {}
+        key, expected = state.without = self._expect(state, text, (), trees, places, {})
+        if max(state.weights.mixture(key, expected).values(), default=0.0) >= SURE:
+            return {}
+        return {s: begin(state.inner[s], ask) for s, begin in beginning}
 
     def _expect(
         self,
@@ -229,7 +254,7 @@ def mix(
 class MixState:
     """A row: its sources' states, its text, its weights, and what was expected where in the last tree."""
 
-    __slots__ = ("expected", "inner", "num_prompt", "text", "tree", "weights")
+    __slots__ = ("expected", "inner", "num_prompt", "text", "tree", "weights", "without")
 
     def __init__(self, inner: list[Any], text: list[int], weights: Weights) -> None:
         self.inner = inner
@@ -238,6 +263,7 @@ class MixState:
         self.weights = weights
         self.tree = TokenTree.root(text[-1])
         self.expected: dict[int, tuple[Key, list[Guesses]]] = {}
+        self.without: tuple[Key, list[Guesses]] | None = None  # at the root, of those that run nothing first
 
 
 class Weights:
@@ -288,8 +314,11 @@ class Weights:
                     mixed[token] = weight * p
         return mixed
 
-    def learn(self, key: Key, expected: Sequence[Guesses], token: int) -> None:
-        """The token came: share one count among the sources that expected it."""
+    def learn(self, key: Key, expected: Sequence[Guesses], token: int, *, overall: bool = True) -> None:
+        """The token came: share one count among the sources that expected it.
+
+        overall  whether it counts for the weights over all contexts too: once for each token.
+        """
         shares = [
             weight * next((p for other, p in pairs if other == token), 0.0)
             for weight, pairs in zip(self.of(key), expected, strict=True)
@@ -299,7 +328,7 @@ class Weights:
         counts = self._by_key.setdefault(key, [0.0] * len(self._all))
         for s, share in enumerate([*shares, 0.0 if total else 1.0]):
             counts[s] += share
-            self._all[s] += 0.1 * share
+            self._all[s] += 0.1 * share * overall
         self._ready.pop(key, None)
 
 
