@@ -110,7 +110,7 @@ def test_the_tree_holds_the_likeliest_paths(
 def test_budget_and_depth(
     target: Any, block: MarkovWeights, tmp_path: Path, asked: dict[str, int], nodes: int, height: int
 ) -> None:
-    for tree in proposed(make(target, tmp_path, min_p=0), states_for(target, 2), **asked):
+    for tree in proposed(make(target, tmp_path, size=8, min_p=0), states_for(target, 2), **asked):
         assert tree.num_nodes == nodes + 1 and tree.shape.height <= height
 
 

@@ -81,8 +81,8 @@ class MarkovHeads:
         beside: Callable[[str], Path] | None = None,
         *,
         path: str = "auto",
-        size: int = 8,
-        min_p: float = 0.05,
+        size: int = 6,
+        min_p: float = 0.1,
         tree: TreePolicy | None = None,
     ) -> None:
         within("markov_heads", 1, size=size)
