@@ -157,7 +157,8 @@ def test_the_likely_ones_are_the_best_without_order(
         base = made.logits[position]
         best = [at for at in np.argsort(-base)[:5].tolist() if base[at] > base.max() - near]
         assert set(some.tolist()) == set(best) and 0 < len(best) == (5 if near > 1 else len(best))
-        np.testing.assert_allclose(logits, made.law(position, order)[some], rtol=1e-4, atol=1e-5)
+        law = made.law(position, order)[some]  # rounded to 8 bit
+        np.testing.assert_allclose(logits, law, atol=0.02 * np.abs(law).max())
 
 
 def test_drafters_of_other_models_are_refused(tmp_path: Path) -> None:

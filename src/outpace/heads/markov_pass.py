@@ -52,6 +52,7 @@ class MarkovPass:
         self._trunk_bias = tensors["trunk.bias"]
         self._tokens, self._step = tensors["token.weight"], tensors["step.weight"]
         self.orders = tensors["order.weight"]
+        self._reorder = model.product(self.orders).rounded()
         self._roots: dict[int, NDArray[np.float32]] = {}
         self._numbers = np.full(target.vocab_size, config.num_tokens, np.int64)
         self._numbers[heads.token_ids] = np.arange(config.num_tokens)
@@ -84,14 +85,24 @@ class MarkovPass:
         """m f32[r] behind a token, from that before it; None stands for the one before the root."""
         embedded: NDArray[np.float32] = self._tokens[self._numbers[token]]
         if order is not None:
-            embedded = embedded + self._step @ order
+            embedded = embedded + times(self._step, order)
         return np.tanh(embedded)
+
+    def reorder(self, order: NDArray[np.float32]) -> NDArray[np.float32]:
+        """O (g * m), f32[M], of f32[r]."""
+        return self._reorder(order[None])[0]
 
     def whole(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """[F, M] -> [F, V]: -inf for tokens that are never drafted."""
         every = np.full((len(logits), self.vocab_size), -np.inf, np.float32)
         every[:, self.token_ids] = logits
         return every
+
+
+def times(matrix: NDArray[np.float32], vector: NDArray[np.float32]) -> NDArray[np.float32]:
+    """f32[n, r] and f32[r] -> f32[n]. Not by BLAS, whose threads go on spinning where the model's run."""
+    product: NDArray[np.float32] = np.einsum("nr,r->n", matrix, vector)
+    return product
 
 
 def embedding(target: Target) -> Embedding:
@@ -118,7 +129,7 @@ class Block:
 
     def law(self, position: int, order: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits f32[M] at a position, 0 the first below the root, behind the token with this order."""
-        return self.logits[position] + self._pass.orders @ (self.gates[position] * order)
+        return self.logits[position] + self._pass.reorder(self.gates[position] * order)
 
     def likely(
         self, position: int, order: NDArray[np.float32]
@@ -133,4 +144,4 @@ class Block:
                 some = some[np.argpartition(logits[some], -CANDIDATES)[-CANDIDATES:]]
             self._some[position] = some, logits[some], self._pass.orders[some] * self.gates[position]
         some, logits, orders = self._some[position]
-        return some, logits + orders @ order
+        return some, logits + times(orders, order)
