@@ -243,7 +243,7 @@ def mix(
     """From the names of drafters, `a+[b:x=1,y=2]+c`.
 
     "auto" is ngram and the first that there is of these: backoff, if a table is stored with the model;
-    markov_heads, made by `outpace prepare` or in the package; blockwise heads in the package; suffix.
+    markov_heads, made by `outpace prepare`; blockwise heads in the package; suffix.
     """
     from outpace.drafters import DRAFTERS
 
@@ -338,10 +338,8 @@ def _auto(context: Mapping[str, Any]) -> str:
         return "ngram+backoff"  # heads know little that a table does not, and cost more
     if own_heads(beside) is not None:
         return "ngram+markov_heads"
-    for heads in ("markov_heads", "blockwise"):
-        if target is not None and find_packaged_heads(target, heads):
-            return f"ngram+{heads}"
-    return "ngram+suffix"
+    has_heads = target is not None and find_packaged_heads(target, "blockwise")
+    return "ngram+blockwise" if has_heads else "ngram+suffix"
 
 
 def _expecting(source: Drafter) -> Callable[[Any, Ask], Expect] | None:

@@ -516,10 +516,6 @@ def test_mix_has_the_packages_heads(causal: Any, tmp_path: Path, monkeypatch: py
     write_random(tmp_path / "blockwise" / "mine", causal)
     after = make_mix(context, lambda: straight(0.05)).sources
     assert [type(one) for one in after] == [NGram, Blockwise] and Blockwise not in map(type, before)
-    write_random_markov(tmp_path / "markov_heads" / "mine", causal, taps=("final",))
-    better = make_mix(context, lambda: straight(0.05)).sources
-    assert [type(one) for one in better] == [NGram, MarkovHeads]
-    monkeypatch.setattr(packaged, "PACKAGED", tmp_path / "empty")
     write_random_markov(tmp_path / "own" / "markov_heads", causal, taps=("final",))
     own = {**context, "beside": lambda name: tmp_path / "own" / name}
     assert [type(one) for one in make_mix(own, lambda: straight(0.05)).sources] == [NGram, MarkovHeads]
