@@ -4,8 +4,8 @@ After DFlash (2026, arXiv:2602.06036: all positions in one pass) and DSpark (Dee
 head between them). What is computed: `heads/markov_heads.py`. Trained by `outpace train markov_heads`.
 
     observe   the call that verified the last draft has the states at every tap behind the last kept node
-    propose   one pass from these and the root; then tokens are put in order along each path, for a few
-              microseconds a node: the tree takes the likeliest paths, best first
+    propose   one pass from these and the root; then tokens are put in order along each path, by products of
+              low rank: the tree takes the likeliest paths, best first
 
 Where the rule reads laws, or somebody names a `tree`, the growth loop draws from the whole law of each node.
 With sampling, drafts add the target's noise to their logits and so draft the very sample.
