@@ -196,11 +196,8 @@ DRAFTER_SPECS = [
     "blockwise_local:path=HEADS,model=noisy",
     "blockwise_local:path=HEADS,model=noisy,alpha=0.5,ranks=2 tree=static:widths=[2,2]",
     "mix:drafts=ngram+[blockwise:path=HEADS]",
-    "markov_heads:path=MARKOV",
-    "markov_heads:path=MARKOV,size=3,min_p=0",
-    "markov_heads:path=MARKOV tree=chain:length=2",
+    "markov_heads:path=MARKOV,min_p=0",
     "markov_heads:path=MARKOV tree=static:widths=[2,2]",
-    "markov_heads:path=MARKOV tree=dynamic:size=5",
     "mix:drafts=ngram+[markov_heads:path=MARKOV]",
 ]
 
@@ -212,7 +209,7 @@ def pairs(specs: Iterable[str]) -> list[Any]:
         for spec in specs
         for factory in targets_of(spec)
         # To drafters, a picture is a text like others: those of its own kind are enough for the clock.
-        if factory is not pixel or spec.startswith(("none", "ngram", "blockwise", "markov"))
+        if factory is not pixel or spec.startswith(("none", "ngram", "blockwise"))
     ]
 
 
