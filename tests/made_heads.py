@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from outpace.core.contracts import Tapped
 from outpace.core.tree import TokenTree
 from outpace.heads.early import EarlyConfig, EarlyWeights, write_early
 from outpace.heads.file import First, Heads, HeadsConfig, write_heads
+from outpace.heads.folder import CONFIG
 from outpace.heads.markov_heads import MarkovConfig, MarkovWeights, write_markov
 from tests.rows import on, opened
 
@@ -39,6 +41,16 @@ def random_tensors(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str
         name: rng.normal(scale=shape[-1] ** -0.5, size=shape).astype(np.float16).astype(np.float32)
         for name, shape in shapes.items()
     }
+
+
+def with_config(**changes: Any) -> Callable[[Path], None]:
+    """What writes a folder's config.json with these fields changed; ... takes one away."""
+
+    def damage(folder: Path) -> None:
+        config = json.loads((folder / CONFIG).read_text()) | changes
+        (folder / CONFIG).write_text(json.dumps({k: v for k, v in config.items() if v is not ...}))
+
+    return damage
 
 
 def early_config(target: Any, loop: int = 1, width: int = 8) -> EarlyConfig:

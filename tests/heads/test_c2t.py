@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ import pytest
 from outpace.core.errors import FormatError
 from outpace.heads.c2t import C2TConfig, Classifier, read_c2t, write_c2t
 from outpace.heads.folder import CONFIG, WEIGHTS
-from tests.made_heads import random_tensors
+from tests.made_heads import random_tensors, with_config
 
 pytest.importorskip("safetensors")
 
@@ -37,14 +35,6 @@ def test_what_was_written_is_read(tmp_path: Path, config: C2TConfig) -> None:
     assert found.config == config and found.tensors.keys() == one.tensors.keys()
     for name, tensor in one.tensors.items():
         np.testing.assert_array_equal(found.tensors[name], tensor)
-
-
-def with_config(**changes: Any) -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        config = json.loads((folder / CONFIG).read_text()) | changes
-        (folder / CONFIG).write_text(json.dumps({k: v for k, v in config.items() if v is not ...}))
-
-    return damage
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ from outpace.core.errors import FormatError
 from outpace.heads.early import EarlyConfig, EarlyHead, EarlyWeights, read_early, write_early
 from outpace.heads.file import read_heads
 from outpace.heads.folder import CONFIG, WEIGHTS
-from tests.made_heads import random_tensors, write_random_early
+from tests.made_heads import random_tensors, with_config, write_random_early
 from tests.native_loops import looped_model
 
 pytest.importorskip("safetensors")
@@ -39,14 +37,6 @@ def test_what_was_written_is_read(tmp_path: Path, config: EarlyConfig) -> None:
     assert found.config == config and found.tensors.keys() == head.tensors.keys()
     for name, tensor in head.tensors.items():
         np.testing.assert_array_equal(found.tensors[name], tensor)
-
-
-def with_config(**changes: Any) -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        config = json.loads((folder / CONFIG).read_text()) | changes
-        (folder / CONFIG).write_text(json.dumps({k: v for k, v in config.items() if v is not ...}))
-
-    return damage
 
 
 def with_weights(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:

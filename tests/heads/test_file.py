@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from outpace.core.errors import FormatError, OutpaceError
 from outpace.heads.file import Heads, read_heads, write_heads
 from outpace.heads.folder import CONFIG, WEIGHTS
 from tests import full_disk
-from tests.made_heads import random_heads
+from tests.made_heads import random_heads, with_config
 
 torch = pytest.importorskip("torch")
 save_file = pytest.importorskip("safetensors.numpy").save_file
@@ -78,15 +77,6 @@ def test_other_floats_are_read_too(folder: Path, dtype: Any) -> None:
     found = read_heads(folder)
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(found.tensors[name], tensor.float().numpy())
-
-
-def with_config(**changes: Any) -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        config = json.loads((folder / CONFIG).read_text()) | changes
-        config = {name: value for name, value in config.items() if value is not ...}
-        (folder / CONFIG).write_text(json.dumps(config))
-
-    return damage
 
 
 def with_tensors(**changes: Any) -> Callable[[Path], None]:

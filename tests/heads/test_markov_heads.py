@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from outpace.heads.markov_pass import MarkovPass  # noqa: E402
 from outpace.targets.hf_causal import HfCausalTarget  # noqa: E402
 from outpace.targets.table import TableTarget  # noqa: E402
 from tests.hf_families import tiny_model  # noqa: E402
-from tests.made_heads import markov_logits, random_tensors, write_random_markov  # noqa: E402
+from tests.made_heads import markov_logits, random_tensors, with_config, write_random_markov  # noqa: E402
 from tests.native_models import gguf_target  # noqa: E402
 
 CONFIGS = [
@@ -42,14 +41,6 @@ def test_what_was_written_is_read(tmp_path: Path, config: MarkovConfig) -> None:
     np.testing.assert_array_equal(found.token_ids, block.token_ids)
     for name, tensor in block.tensors.items():
         np.testing.assert_array_equal(found.tensors[name], tensor)
-
-
-def with_config(**changes: Any) -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        config = json.loads((folder / CONFIG).read_text()) | changes
-        (folder / CONFIG).write_text(json.dumps({k: v for k, v in config.items() if v is not ...}))
-
-    return damage
 
 
 def with_ids(ids: Any) -> Callable[[Path], None]:

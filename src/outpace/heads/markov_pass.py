@@ -137,9 +137,8 @@ class Block:
         """(places i64[C] of tokens among the drafted ones, their logits f32[C]): those that may be likely."""
         if position not in self._some:
             logits = self.logits[position]
-            some = np.flatnonzero(
-                logits > logits.max() - NEAR
-            )  # a partition of all takes three times as long
+            # A partition of all takes three times as long.
+            some = np.flatnonzero(logits > logits.max() - NEAR)
             if len(some) > CANDIDATES:
                 some = some[np.argpartition(logits[some], -CANDIDATES)[-CANDIDATES:]]
             self._some[position] = some, logits[some], self._pass.orders[some] * self.gates[position]
