@@ -123,11 +123,11 @@ def _train(model: Model, name: str, text: Path, steps: int, seed: int, threads: 
 
 def _drafts(model: Model) -> list[str]:
     """What there is to choose from."""
-    from outpace.drafters.heads.markov_heads import own_heads
-    from outpace.heads.packaged import find_packaged_heads
+    from outpace.heads.markov_heads import METHOD
+    from outpace.heads.packaged import find_packaged_heads, own_heads
 
     drafts = ["ngram", "mix:drafts=ngram+suffix", "mix:drafts=ngram+backoff"]
-    if own_heads(model.beside) or find_packaged_heads(model.target, "markov_heads"):
+    if own_heads(model.beside, METHOD) or find_packaged_heads(model.target, METHOD):
         drafts += ["mix:drafts=ngram+markov_heads", "mix:drafts=ngram+backoff+markov_heads"]
     return drafts
 

@@ -34,9 +34,9 @@ from outpace.core.registry import split_specs
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
-from outpace.drafters.heads.markov_heads import own_heads
 from outpace.drafters.lookup import backoff
-from outpace.heads.packaged import find_packaged_heads
+from outpace.heads import markov_heads
+from outpace.heads.packaged import find_packaged_heads, own_heads
 from outpace.pricing.costs import CallCosts, straight
 from outpace.pricing.curve import INSTANT
 
@@ -336,7 +336,7 @@ def _auto(context: Mapping[str, Any]) -> str:
     beside, target = context.get("beside"), context.get("target")
     if beside is not None and beside(backoff.FILE_NAME).exists():
         return "ngram+backoff"  # heads know little that a table does not, and cost more
-    if own_heads(beside) is not None:
+    if own_heads(beside, markov_heads.METHOD) is not None:
         return "ngram+markov_heads"
     has_heads = target is not None and find_packaged_heads(target, "blockwise")
     return "ngram+blockwise" if has_heads else "ngram+suffix"

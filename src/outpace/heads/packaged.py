@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from outpace.core.contracts import Tapped, Target
 from outpace.core.errors import OutpaceError
 from outpace.files.json_files import json_file
+from outpace.heads.folder import CONFIG
 
 PACKAGED = Path(__file__).parent / "packaged"
+
+
+def heads_for(target: Target, method: str, beside: Callable[[str], Path] | None) -> Path:
+    """The folder of a model's own heads of a method, or else of those in the package; or an OutpaceError.
+
+    beside  name -> path of a file that belongs to the target's weights, or None.
+    """
+    return own_heads(beside, method) or packaged_heads(target, method)
+
+
+def own_heads(beside: Callable[[str], Path] | None, method: str) -> Path | None:
+    """The folder of the heads of a method that lie beside a model's packed weights, if there are any."""
+    folder = beside(method) if beside is not None else None
+    return folder if folder is not None and (folder / CONFIG).exists() else None
 
 
 def packaged_heads(target: Target, method: str) -> Path:

@@ -23,16 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core.call import Prompt
-from outpace.core.contracts import Embedding, Target, TreePolicy
+from outpace.core.contracts import Embedding, TreePolicy
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked, within
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Paced
 from outpace.core.tree import TokenTree
-from outpace.heads.folder import CONFIG
 from outpace.heads.markov_heads import METHOD
 from outpace.heads.markov_pass import Block, MarkovPass, embedding
-from outpace.heads.packaged import packaged_heads
+from outpace.heads.packaged import heads_for
 from outpace.trees.chain import Chain
 from outpace.trees.grow import StepFunction, grow_trees, point_law, traits_of
 from outpace.trees.likeliest import Offer, best_first
@@ -41,20 +40,6 @@ RANKS = 8  # children of a node at most
 FLOOR = 0.01  # smaller probabilities are of no use to others,
 TINY = 1e-12  # nor these to anybody
 Order = NDArray[np.float32]
-
-
-def heads_for(target: Target, beside: Callable[[str], Path] | None) -> Path:
-    """The folder of a model's own heads, or of those in the package; OutpaceError if there are none.
-
-    beside  name -> path of a file that belongs to the target's weights, or None.
-    """
-    return own_heads(beside) or packaged_heads(embedding(target), METHOD)
-
-
-def own_heads(beside: Callable[[str], Path] | None) -> Path | None:
-    """The folder of the heads that `outpace prepare` has made for a model, if it has."""
-    folder = beside(METHOD) if beside is not None else None
-    return folder if folder is not None and (folder / CONFIG).exists() else None
 
 
 class MarkovState:
@@ -88,7 +73,8 @@ class MarkovHeads:
         within("markov_heads", 1, size=size)
         if not 0 <= min_p <= 1:
             raise OutpaceError(f"markov_heads has min_p={min_p}, accepted are 0 to 1")
-        self._pass = MarkovPass(target, heads_for(target, beside) if path == "auto" else path)
+        folder = heads_for(embedding(target), METHOD, beside) if path == "auto" else path
+        self._pass = MarkovPass(target, folder)
         self._size, self._min_p, self._tree = size, min_p, tree
         self.policy: TreePolicy = Chain(length=self._pass.length) if tree is None else tree
         paced: Paced = "shared" if tree is None else "never"
