@@ -1,5 +1,6 @@
 #include "decoder.hpp"
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -21,25 +22,46 @@ Decoder::Decoder(Model read, int num_threads, bool half_cache, int64_t cache_pos
 
 void Decoder::score(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens,
                     const int32_t* parents, const std::vector<int>& taps, int depth, const std::vector<int>& skip) {
+  if (model.config.input_width) throw std::invalid_argument("this model reads states and no tokens");
   Part part = part_of(model.num_layers(), depth, skip);
   for (int tap : taps)
     if (tap < 0 || tap >= model.num_layers())
       throw std::invalid_argument("no layer " + std::to_string(tap) + " to tap");
-  call.plan(rows, starts, tokens, parents, model.config.vocab_size, model.config.context_length, cache);
-  for (int row : rows) flights.forget(row);
   const bool complete = (int)part.size() == 2 * model.num_layers();
+  begin(rows, starts, tokens, parents, complete ? taps : std::vector<int>{}, std::move(part));
   call.last_loop = complete ? 0 : -1;
-  call.taps = complete ? taps : std::vector<int>{};
-  call.part = std::move(part);
-  call.work = 0;
-  output.forget(call.tokens.size());
-  layers.reserve();
   const int from = progress.resume(call, cache);
   if (from > 0 && !call.active.empty()) layers.run(0, from, false);
   call.activate_all();
   layers.run(from, (int)call.part.size(), true);
   if (!complete) progress.remember(call);
   call.nodes = (int)call.tokens.size();
+}
+
+void Decoder::score_given(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* parents,
+                          const float* given, const float* residuals) {
+  const int wide = model.config.input_width, width = model.config.hidden_size, n = starts.back();
+  if (!wide) throw std::invalid_argument("this model reads tokens and no states");
+  begin(rows, starts, std::vector<int32_t>(n).data(), parents, {0}, part_of(1, -1, {}));
+  call.last_loop = 0;
+  for (int i = 0; i < n; i++) {
+    std::copy_n(given + (size_t)i * wide, wide, call.given.row(i, model.input_width()));
+    std::copy_n(residuals + (size_t)i * width, width, call.states.row(i, model.width()));
+  }
+  call.activate_all();
+  layers.run(0, (int)call.part.size(), true);
+  call.nodes = n;
+}
+
+void Decoder::begin(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens,
+                    const int32_t* parents, std::vector<int> taps, Part part) {
+  call.plan(rows, starts, tokens, parents, model.config.vocab_size, model.config.context_length, cache);
+  for (int row : rows) flights.forget(row);
+  call.taps = std::move(taps);
+  call.part = std::move(part);
+  call.work = 0;
+  output.forget(call.tokens.size());
+  layers.reserve();
 }
 
 void Decoder::advance(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens,

@@ -29,6 +29,10 @@ struct Decoder {
   // their row goes on with those that it has again, if its own part goes on from theirs; the bits are the same.
   void score(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens,
              const int32_t* parents, const std::vector<int>& taps, int depth, const std::vector<int>& skip);
+  // All of a model with an input_width, for nodes that are no tokens. given [nodes][input_width], residuals
+  // [nodes][hidden_size]: see Config. The residual stream behind the layer is kept as tap 0.
+  void score_given(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* parents,
+                   const float* given, const float* residuals);
   // One loop of a model that runs its layers in several, for nodes of any age: see Flights::check. Nodes that ran the
   // last loop may be kept, the others stay in flight until their row is used in another way.
   void advance(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens,
@@ -46,6 +50,10 @@ struct Decoder {
   Flights flights;
   Layers layers;
   Output output;
+
+ private:
+  void begin(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens,
+             const int32_t* parents, std::vector<int> taps, Part part);
 };
 
 }  // namespace outpace

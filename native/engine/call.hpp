@@ -51,6 +51,7 @@ struct Call {
   int64_t work = 0;   // how many sublayers it ran, each node counted
   // The residual stream behind the part, behind the final norm and, for each tap, behind its layer. [nodes][width]
   Buffer states, hidden, tapped;
+  Buffer given;  // what the attention of a model with an input_width reads. [nodes][input_width padded]
 };
 
 }  // namespace outpace

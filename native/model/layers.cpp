@@ -28,7 +28,8 @@ void Layers::reserve() {
   for (Buffer* b : {&gate_, &up_}) b->floats(n * ffn_width_);
   gated_.bytes(Products::room(n, ffn_width_));
   if (!call_.taps.empty()) call_.tapped.floats(call_.taps.size() * n * width_);
-  products_.reserve((int)n, std::max(width_, q_width_));
+  if (config_.input_width) call_.given.floats(n * model_.input_width());
+  products_.reserve((int)n, std::max({width_, q_width_, model_.input_width()}));
   int longest = 0;
   for (const CallRow& row : call_.rows) longest = std::max(longest, row.length + row.nodes);
   for (Buffer& b : scores_) b.floats((size_t)(kMaxQueries + 1) * padded(longest + 16));
@@ -86,7 +87,7 @@ void Layers::enter(int begin, const Chunk& nodes) {
   for (int i = nodes.begin; i < nodes.end; i++) {
     const int node = call_.active[i];
     float* x = x_.row(i, width_);
-    if (begin || call_.loops[node]) {
+    if (begin || call_.loops[node] || config_.input_width) {
       std::copy_n(call_.states.row(node, width_), width_, x);
       if (call_.loops[node] && config_.loop_norm) normalise(x, x);
       continue;
@@ -122,7 +123,9 @@ void Layers::keep_tap(int tap, const Chunk& nodes) {
 
 Source Layers::attention_source(int layer) {
   const Layer& w = model_.layer(layer);
-  return normed_source(w.attn_norm, forms_of({&w.q, &w.k, &w.v}));
+  const Forms forms = forms_of({&w.q, &w.k, &w.v});
+  if (config_.input_width) return {call_.given.floats(0), active(), model_.input_width(), forms, call_.active.data()};
+  return normed_source(w.attn_norm, forms);
 }
 
 Source Layers::attended_source(int layer) {

@@ -17,6 +17,9 @@ struct Config {
   std::vector<int> layer_order;                   // [layers, as they run]: whose weights each of them has
   int num_loops;   // how many times all layers run, one after the other and alike each time; 1 for any other order
   bool loop_norm;  // the final norm stands between two loops, too
+  // 0: nodes are tokens. Else the attention of the only layer reads so many numbers of each node, which the caller
+  // gives behind norms of his own, beside the residual stream that the layer adds to.
+  int input_width;
 };
 
 // Vectors are padded with zeros to a multiple of 32; empty means absent.
@@ -39,6 +42,7 @@ struct Model {
   int q_width() const { return padded(config.num_heads * config.head_dim); }
   int kv_width() const { return padded(config.num_kv_heads * config.head_dim); }
   int ffn_width() const { return padded(config.intermediate_size); }
+  int input_width() const { return config.input_width ? padded(config.input_width) : width(); }
 
   // The matrices lie so many bytes further on from now: in a copy of them.
   void move(ptrdiff_t bytes);

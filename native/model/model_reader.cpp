@@ -101,7 +101,8 @@ Config read_config(const nb::dict& d) {
            .layer_window = field<std::vector<int>>(d, "layer_window"),
            .layer_order = field<std::vector<int>>(d, "layer_order"),
            .num_loops = 1,
-           .loop_norm = field<bool>(d, "loop_norm")};
+           .loop_norm = field<bool>(d, "loop_norm"),
+           .input_width = d.contains("input_width") ? field<int>(d, "input_width") : 0};
   for (size_t l = c.layer_order.size(); l < c.layer_rope.size(); l++) c.layer_order.push_back((int)l);
   for (int64_t n : {(int64_t)c.vocab_size, (int64_t)c.hidden_size, (int64_t)c.num_kv_heads, (int64_t)c.head_dim,
                     (int64_t)c.intermediate_size, (int64_t)c.context_length, (int64_t)c.num_heads * c.head_dim})
@@ -124,6 +125,9 @@ Config read_config(const nb::dict& d) {
     if (l < 0 || l >= (int)c.layer_order.size()) refuse("a layer has the weights of one that does not exist");
   c.num_loops = count_loops(c);
   if (c.loop_norm && c.num_loops == 1) refuse("loop_norm needs layers that all run several times");
+  if (c.input_width < 0 || c.input_width > kMostSize)
+    refuse("input_width is outside 0 ... " + std::to_string(kMostSize));
+  if (c.input_width && c.layer_order.size() != 1) refuse("input_width needs a model of one layer");
   return c;
 }
 
@@ -152,20 +156,21 @@ Model read_model(const nb::dict& config, const nb::dict& tensors, const Bytes& f
   model.config = read_config(config);
   const Config& c = model.config;
   const int q = c.num_heads * c.head_dim, kv = c.num_kv_heads * c.head_dim;
+  const int read = c.input_width ? c.input_width : c.hidden_size;
   model.embed = r.matrix("embed", c.vocab_size, c.hidden_size);
   model.output = r.matrix("output", c.vocab_size, c.hidden_size, false);
   if (!model.output) model.output = model.embed;
   model.final_norm = r.vector("final_norm", c.hidden_size, true);
   for (int i = 0; i <= *std::max_element(c.layer_order.begin(), c.layer_order.end()); i++) {
     const std::string p = "layers." + std::to_string(i) + ".";
-    model.layers.push_back({.q = r.matrix(p + "q", q, c.hidden_size),
-                            .k = r.matrix(p + "k", kv, c.hidden_size),
-                            .v = r.matrix(p + "v", kv, c.hidden_size),
+    model.layers.push_back({.q = r.matrix(p + "q", q, read),
+                            .k = r.matrix(p + "k", kv, read),
+                            .v = r.matrix(p + "v", kv, read),
                             .o = r.matrix(p + "o", c.hidden_size, q),
                             .gate = r.matrix(p + "gate", c.intermediate_size, c.hidden_size),
                             .up = r.matrix(p + "up", c.intermediate_size, c.hidden_size),
                             .down = r.matrix(p + "down", c.hidden_size, c.intermediate_size),
-                            .attn_norm = r.vector(p + "attn_norm", c.hidden_size, true),
+                            .attn_norm = r.vector(p + "attn_norm", c.hidden_size, !c.input_width),
                             .q_bias = r.vector(p + "q_bias", q, false),
                             .k_bias = r.vector(p + "k_bias", kv, false),
                             .v_bias = r.vector(p + "v_bias", kv, false),

@@ -48,6 +48,14 @@ class Decoder:
         layers: int = -1,
         skip: Sequence[int] = ...,
     ) -> None: ...
+    def score_given(
+        self,
+        rows: Sequence[int],
+        starts: Sequence[int],
+        parents: Sequence[int],
+        given: NDArray[np.float32],
+        residuals: NDArray[np.float32],
+    ) -> None: ...
     def advance(
         self,
         rows: Sequence[int],

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core.call import Call, Kept, Pass, Prompt, Source
+from outpace.core.layers import GivenLayer, LayerSpec
 from outpace.core.products import Adapter, Product
 from outpace.core.sampling import Sampling
 from outpace.core.steps import Ask, Candidates, Exactness, RowScores, Scores, Step, Verdict
@@ -172,6 +173,17 @@ class Embedding(Tapped, Protocol):
 
     def output_rows(self, token_ids: NDArray[np.integer] | None = None) -> NDArray[np.float32]:
         """f32[M, D]: the output matrix, or these rows of it."""
+
+
+@runtime_checkable
+class Embedded(Tapped, Protocol):
+    """A target whose input embedding can be read, for drafters that read tokens as the target does."""
+
+    def input_rows(self, token_ids: NDArray[np.integer]) -> NDArray[np.float32]:
+        """f32[M, D]: what the first layer reads of these tokens."""
+
+    def layer(self, spec: LayerSpec) -> GivenLayer:
+        """A decoder layer of the caller's, which need not have the model's width."""
 
 
 class Drafter(Protocol):

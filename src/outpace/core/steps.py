@@ -99,6 +99,9 @@ class Scores(Protocol):
     def hidden(self, tap: str) -> NDArray[np.float32]:
         """f32[sum of N_r, D]: hidden states at a tap, rows after one another."""
 
+    def read(self, row: int, tap: str) -> NDArray[np.float32]:
+        """f32[P - 1, D]: those of the row's pending tokens before the root."""
+
 
 class RowScores:
     """One row's view of a call's scores, edits applied: all that a rule or a drafter sees of them."""
@@ -134,6 +137,10 @@ class RowScores:
         start = sum(tree.num_nodes for tree in self._call.trees[: self._row])
         return self._call.scores.hidden(tap)[start : start + self._call.trees[self._row].num_nodes]
 
+    def read(self, tap: str) -> NDArray[np.float32]:
+        """f32[P - 1, D]: hidden states of what the row read in this call before the root, as of a prompt."""
+        return self._call.scores.read(self._row, tap)
+
 
 class PathScores(RowScores):
     """Scores of a path whose nodes have been scored one by one."""
@@ -164,6 +171,10 @@ class PathScores(RowScores):
     def hidden(self, tap: str) -> NDArray[np.float32]:
         """As of every row."""
         return np.concatenate([node.hidden(tap) for node in self._nodes])
+
+    def read(self, tap: str) -> NDArray[np.float32]:
+        """What the first node's row read."""
+        return self._nodes[0].read(tap)
 
 
 class ScoredCall:

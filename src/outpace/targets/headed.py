@@ -99,3 +99,7 @@ class HeadedScores(TableScores):
     def hidden(self, tap: str) -> NDArray[np.float32]:
         """States of the target beneath."""
         return self._scores.hidden(tap)
+
+    def read(self, row: int, tap: str) -> NDArray[np.float32]:
+        """States of the target beneath."""
+        return self._scores.read(row, tap)

@@ -30,9 +30,10 @@ class TorchScores:
     firsts  per row, where its nodes begin.
     depths  per row, the depth of each of its nodes.
     hidden  hidden states [M, D] by tap.
+    leads   per row, how many nodes before its first belong to it too: what it read before the root.
     """
 
-    __slots__ = ("_depths", "_firsts", "_hidden", "_logits")
+    __slots__ = ("_depths", "_firsts", "_hidden", "_leads", "_logits")
 
     def __init__(
         self,
@@ -40,11 +41,13 @@ class TorchScores:
         firsts: Sequence[int],
         depths: Sequence[Sequence[int]],
         hidden: Mapping[str, Tensor],
+        leads: Sequence[int] = (),
     ) -> None:
         self._logits = logits
         self._firsts = firsts
         self._depths = depths
         self._hidden = hidden
+        self._leads = leads
 
     def choose(
         self,
@@ -93,15 +96,26 @@ class TorchScores:
 
         An OutpaceError for any other tap.
         """
-        if tap not in self._hidden:
-            accepted = ", ".join(self._hidden) or "none: name taps when the target is made"
-            raise OutpaceError(f"unknown tap {tap!r}, accepted are {accepted}")
-        picked = self._hidden[tap]
+        picked = self._states(tap)
         if len(picked) != sum(map(len, self._depths)):  # there is padding
             every = [self._at(row, range(len(depths))) for row, depths in enumerate(self._depths)]
             picked = picked[torch.cat(every)]
         states: NDArray[np.float32] = picked.float().cpu().numpy()
         return states
+
+    def read(self, row: int, tap: str) -> NDArray[np.float32]:
+        """f32[P - 1, D]: those of the row's pending tokens before the root."""
+        first = self._firsts[row]
+        states: NDArray[np.float32] = (
+            self._states(tap)[first - self._leads[row] : first].float().cpu().numpy()
+        )
+        return states
+
+    def _states(self, tap: str) -> Tensor:
+        if tap not in self._hidden:
+            accepted = ", ".join(self._hidden) or "none: name taps when the target is made"
+            raise OutpaceError(f"unknown tap {tap!r}, accepted are {accepted}")
+        return self._hidden[tap]
 
     def _at(self, row: int, nodes: Sequence[int]) -> Tensor:
         count = len(self._depths[row])
@@ -118,7 +132,8 @@ def scores_of(states: States, firsts: Sequence[int], calls: Sequence[Call]) -> T
     flat = {name: state.flatten(0, 1) for name, state in states.items()}
     wanted = [pair for pair in zip(firsts, calls, strict=True) if pair[1].wanted]
     depths = [call.tree.shape.depths for _, call in wanted]
-    return TorchScores(flat.pop(LOGITS), [first for first, _ in wanted], depths, flat)
+    leads = [call.lead for _, call in wanted]
+    return TorchScores(flat.pop(LOGITS), [first for first, _ in wanted], depths, flat, leads)
 
 
 def _edited(raw: Tensor, edits: Sequence[Edit | None]) -> Tensor:

@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outpace.core.errors import OutpaceError
+from outpace.core.layers import LayerSpec
+from outpace.core.machine import default_threads
 from outpace.targets.hf_detours import Forward, Way, detours
 from outpace.targets.hf_linears import Linears
 from outpace.targets.hf_products import TorchProduct
+from outpace.targets.native_layer import NativeLayer
 
 FINAL = "final"
 """The tap of what the output matrix reads. Others are layers by number, 0 the first: their outputs."""
@@ -37,7 +40,7 @@ class Taps:
     def __init__(self, model: Any, stack: Any, num_layers: int) -> None:
         self.names: list[str] = []
         self._model = model
-        self._stack = stack
+        self.stack = stack
         self._num_layers = num_layers
 
     def add(self, names: Sequence[int | str]) -> None:
@@ -81,7 +84,7 @@ class Taps:
         return self._layers()[int(name)], after
 
     def _layers(self) -> Any:
-        for module in self._stack.modules():
+        for module in self.stack.modules():
             if isinstance(module, torch.nn.ModuleList) and len(module) == self._num_layers:
                 return module
         raise OutpaceError(
@@ -131,6 +134,18 @@ class TappedModel:
             OutputMatrix(self.model, token_ids).weight().detach().float().cpu().numpy()
         )
         return rows
+
+    def input_rows(self, token_ids: NDArray[np.integer]) -> NDArray[np.float32]:
+        """f32[M, D]: the input embeddings of these tokens."""
+        embed = self._taps.stack.get_input_embeddings()
+        with torch.no_grad():
+            found = embed(torch.from_numpy(np.asarray(token_ids, np.int64)).to(embed.weight.device))
+        rows: NDArray[np.float32] = found.float().cpu().numpy()
+        return rows
+
+    def layer(self, spec: LayerSpec) -> NativeLayer:
+        """A decoder layer of the caller's. It runs on the processor, wherever the model does."""
+        return NativeLayer(spec, threads=default_threads())
 
 
 class OutputMatrix:

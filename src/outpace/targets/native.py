@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from outpace.core.call import Call, Kept, Pass, Source, joined_path, refuse_source
 from outpace.core.errors import CacheFull, OutpaceError
+from outpace.core.layers import LayerSpec
 from outpace.core.machine import default_threads, processor_key
 from outpace.core.options import checked, whole
 from outpace.core.products import Adapter
@@ -26,7 +27,8 @@ from outpace.core.tree import TokenTree
 from outpace.files.memory import copied, forget_mapped, has_room_for_copy, wanted_memory
 from outpace.targets.fetching import LEAST_BYTES, SIZES, Arrays, apply, are_fetches, measured
 from outpace.targets.native_fingerprint import fingerprint
-from outpace.targets.native_products import NativeProduct, output_rows, product_of, projection_of
+from outpace.targets.native_layer import NativeLayer
+from outpace.targets.native_products import NativeProduct, input_rows, output_rows, product_of, projection_of
 from outpace.targets.native_scores import NativeScores
 
 if TYPE_CHECKING:
@@ -165,7 +167,8 @@ class NativeTarget:
         self._leads = {call.row: call.lead for call in calls}
         rows = [call.row for call in calls]
         self._run(partial(self._decoder.score, rows, starts, tokens, parents, self.taps, layers, list(skip)))
-        return NativeScores(self, places, self.taps)
+        leads = [call.lead for call in calls if call.wanted]
+        return NativeScores(self, places, self.taps, leads=leads)
 
     def _run(self, call: Callable[[], None]) -> None:
         self._call += 1
@@ -303,6 +306,14 @@ class NativeTarget:
     def output_rows(self, token_ids: NDArray[np.integer] | None = None) -> NDArray[np.float32]:
         """f32[M, D]: the output matrix as it is read, or these rows of it."""
         return output_rows(self.weights, token_ids)
+
+    def input_rows(self, token_ids: NDArray[np.integer]) -> NDArray[np.float32]:
+        """f32[M, D]: what the first layer reads of these tokens."""
+        return input_rows(self.weights, token_ids) * np.float32(self.config.embedding_scale)
+
+    def layer(self, spec: LayerSpec) -> NativeLayer:
+        """A decoder layer of the caller's, with as many threads as the model has, of its own."""
+        return NativeLayer(spec, threads=self.threads)
 
 
 def check_ranges(options: Mapping[str, Any]) -> None:

@@ -97,9 +97,17 @@ def output_rows(weights: PackedFile, token_ids: NDArray[np.integer] | None) -> N
     return _rows(output, data, np.arange(output.rows) if token_ids is None else np.asarray(token_ids))
 
 
+def input_rows(weights: PackedFile, token_ids: NDArray[np.integer]) -> NDArray[np.float32]:
+    """f32[M, D]: these rows of the input embedding, as floats."""
+    return _rows(*_stored(weights, weights.tensors["embed"]), np.asarray(token_ids))
+
+
 def _output(weights: PackedFile) -> tuple[PackedTensor, NDArray[np.uint8]]:
-    output = weights.tensors.get("output") or weights.tensors["embed"]
-    return output, np.asarray(weights.buffer)[output.offset : output.offset + output.nbytes]
+    return _stored(weights, weights.tensors.get("output") or weights.tensors["embed"])
+
+
+def _stored(weights: PackedFile, tensor: PackedTensor) -> tuple[PackedTensor, NDArray[np.uint8]]:
+    return tensor, np.asarray(weights.buffer)[tensor.offset : tensor.offset + tensor.nbytes]
 
 
 def _rows(tensor: PackedTensor, data: NDArray[np.uint8], rows: NDArray[np.integer]) -> NDArray[np.float32]:

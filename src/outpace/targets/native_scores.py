@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class NativeScores:
     """Scores of one call; the logits are made, node by node, only when somebody asks for them."""
 
-    __slots__ = ("_call", "_places", "_roots", "_taps", "_target")
+    __slots__ = ("_call", "_leads", "_places", "_roots", "_taps", "_target")
 
     def __init__(
         self,
@@ -28,10 +28,12 @@ class NativeScores:
         places: Sequence[tuple[int, int]],
         taps: Sequence[int] = (),
         *,
+        leads: Sequence[int] = (),
         roots: bool = True,
     ) -> None:
         self._target = target
         self._places = places  # per row: first node of the call, number of nodes
+        self._leads = leads  # per row: nodes of the call before its first
         self._call = target._call
         self._roots = roots  # whether a row begins with its root
         self._taps = tuple(taps)
@@ -96,8 +98,17 @@ class NativeScores:
 
         An OutpaceError for any other tap.
         """
+        every = self._states(tap)
+        return np.concatenate([every[first : first + count] for first, count in self._places])
+
+    def read(self, row: int, tap: str) -> NDArray[np.float32]:
+        """f32[P - 1, D]: those of the row's pending tokens before the root."""
+        first = self._places[row][0]
+        return self._states(tap)[first - self._leads[row] : first]
+
+    def _states(self, tap: str) -> NDArray[np.float32]:
+        """Of all nodes of the call."""
         accepted = ["final", *map(str, self._taps)]
         if tap not in accepted:
             raise OutpaceError(f"unknown tap {tap!r}, accepted are {', '.join(accepted)}")
-        every = self._decoder().hidden(-1 if tap == "final" else int(tap))
-        return np.concatenate([every[first : first + count] for first, count in self._places])
+        return self._decoder().hidden(-1 if tap == "final" else int(tap))

@@ -184,3 +184,7 @@ class TableScores:
     def hidden(self, tap: str) -> NDArray[np.float32]:
         """An OutpaceError: a table has no layers to tap."""
         raise OutpaceError(f"the table target has no tap {tap!r}, accepted are none")
+
+    def read(self, row: int, tap: str) -> NDArray[np.float32]:
+        """As `hidden`."""
+        return self.hidden(tap)
