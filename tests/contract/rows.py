@@ -23,6 +23,7 @@ from outpace.targets.hf_causal import HfCausalTarget
 from outpace.targets.hf_looped import HfLoopedTarget
 from outpace.targets.table import TableTarget
 from outpace.trees import TREES
+from tests.eagle_heads import write_random_eagle
 from tests.fakes import Letters, hostile
 from tests.hf_families import tiny_looped, tiny_model
 from tests.hf_seq2seq_families import OneSource, OneSourceInLoops, tiny_looped_seq2seq, tiny_seq2seq
@@ -119,10 +120,11 @@ LOOPED: list[Callable[[Path], Target]] = [native_looped, hf_looped]
 TAPPED = [factory for factory in TARGETS if factory not in (table, predictable_table)]
 """Those whose hidden states can be had."""
 
+HEADED = ("blockwise", "blockwise_lattice", "blockwise_local", "eagle", "markov_heads")
 NEEDS: dict[str, list[Callable[[Path], Target]]] = {
     **{name: [native_quantised, native_sliding, *LOOPED] for name in ("early_exit", "layer_skip", "swift")},
     "speed": [looped_table, native_looped, hf_looped, hf_looped_seq2seq],
-    **{name: TAPPED for name in ("blockwise", "blockwise_lattice", "blockwise_local", "markov_heads")},
+    **{name: TAPPED for name in HEADED},
 }
 """Drafter -> the targets that it can draft for, where it cannot for all. Others refuse it."""
 
@@ -137,6 +139,7 @@ NOTHING_WITHOUT_OPTIONS = {
     "blockwise",
     "blockwise_lattice",
     "blockwise_local",
+    "eagle",
     "markov_heads",
 }
 DRAFTER_SPECS = [
@@ -199,6 +202,8 @@ DRAFTER_SPECS = [
     "markov_heads:path=MARKOV,min_p=0",
     "markov_heads:path=MARKOV tree=static:widths=[2,2]",
     "mix:drafts=ngram+[markov_heads:path=MARKOV]",
+    "eagle:path=EAGLE",
+    "eagle:path=EAGLE tree=static:widths=[2,2]",
 ]
 
 
@@ -217,15 +222,15 @@ def targets_of(spec: str) -> list[Callable[[Path], Target]]:
     """Those that a drafter with these options can draft for."""
     if "EARLY" in spec or "loops=" in spec:
         return LOOPED
-    if "HEADS" in spec or "MARKOV" in spec:
+    if any(heads in spec for heads in ("HEADS", "MARKOV", "EAGLE")):
         return [*TAPPED, *LOOPED]
     found = NEEDS.get(spec.partition(":")[0], TARGETS)
     return [*found, *LOOPED] if spec.startswith("ngram") else found
 
 
 def make_drafter(name: str, target: Target, *, per_node: float = 0.1) -> Drafter:
-    """A fresh drafter; "SPEC tree=SPEC" gives it a tree; CORPUS, HEADS, MARKOV and EARLY are files for the
-    target.
+    """A fresh drafter; "SPEC tree=SPEC" gives it a tree; CORPUS, HEADS, MARKOV, EAGLE and EARLY are
+    files for the target.
 
     per_node  what a node costs: a share of a call.
     """
@@ -235,6 +240,7 @@ def make_drafter(name: str, target: Target, *, per_node: float = 0.1) -> Drafter
     spec = spec.replace("CORPUS", corpus(target.vocab_size)) if "CORPUS" in spec else spec
     spec = spec.replace("HEADS", heads(target)) if "HEADS" in spec else spec
     spec = spec.replace("MARKOV", markov_heads(target)) if "MARKOV" in spec else spec
+    spec = spec.replace("EAGLE", eagle(target)) if "EAGLE" in spec else spec
     spec = spec.replace("EARLY", early_head(target)) if "EARLY" in spec else spec
     policy = TREES.create(tree, costs=lambda: straight(0.1)) if tree else None
     return drafters.make_drafter(spec, policy, context_for(target, per_node))
@@ -265,6 +271,15 @@ def markov_heads(target: Any) -> str:
     path = Path(FOLDER.name) / f"{name}.markov"
     if not path.exists():
         write_random_markov(path, target, token_ids=range(VOCAB_SIZE), taps=("0", "final"))
+    return str(path)
+
+
+def eagle(target: Any) -> str:
+    """A random EAGLE layer of this target, which drafts the suite's few tokens."""
+    name = target.fingerprint().rpartition(":")[2]
+    path = Path(FOLDER.name) / f"{name}.eagle"
+    if not path.exists():
+        write_random_eagle(path, target, taps=("0", "final"), num_tokens=VOCAB_SIZE)
     return str(path)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from outpace.cli import options
+from outpace.cli import options, render
 from outpace.core.errors import OutpaceError
-from outpace.progress import progress_bar
+from outpace.progress import Progress, progress_bar
+
+if TYPE_CHECKING:
+    from outpace.train.data import Pair
 
 app = options.group("Train drafters for a model.")
 
@@ -170,6 +173,58 @@ def markov_heads(
     print(f"{output}: a block of {config.length} positions for {config.model}")
 
 
+@app.command("eagle")
+def eagle(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where it goes.")],
+    data: Data = None,
+    own_text: OwnText = 0,
+    target: Target = options.DEFAULT_MODEL,
+    taps: Annotated[
+        str | None,
+        typer.Option("--taps", metavar="T,T", help="Layers whose states it reads, by number; EAGLE-3's."),
+    ] = None,
+    width: Annotated[
+        int | None,
+        typer.Option("--width", metavar="N", help="Units of its feed-forward; as many as the model's."),
+    ] = None,
+    tokens: Annotated[
+        int, typer.Option("--tokens", metavar="N", help="Draft the N most frequent tokens only.")
+    ] = 4096,
+    unrolled: Annotated[
+        int, typer.Option("--unrolled", metavar="N", help="Steps that it drafts in training.")
+    ] = 4,
+    steps: Steps = 2000,
+    batch: Annotated[
+        int, typer.Option("--batch", metavar="N", help="Tokens of a batch, of whole texts.")
+    ] = 2048,
+    lr: LearningRate = 1e-3,
+    precision: PrecisionOption = "float32",
+    checkpoint: CheckpointSeconds = 120.0,
+    seed: options.Seed = 0,
+    threads: options.Threads = None,
+) -> None:
+    """Train an EAGLE-3 layer for a model. The same command goes on with a run that was stopped."""
+    from outpace.train.data import read_pairs
+
+    if steps < 1 or not lr > 0 or not checkpoint >= 0:
+        raise OutpaceError("--steps must be 1 or more, --lr more than 0, --checkpoint 0 or more")
+    check_seed(seed, threads)
+    _check_source(data, own_text)
+    names = None if taps is None else tuple(name.strip() for name in taps.split(","))
+    pairs = read_pairs(data) if data else []
+    try:
+        from outpace.train.jobs_eagle import EagleJob
+    except ImportError as error:
+        raise _needs_torch(error) from None
+    job = EagleJob(
+        target, output, taps=names, width=width, tokens=tokens, unrolled=unrolled, steps=steps, batch=batch,
+        lr=lr, precision=precision, checkpoint_s=checkpoint, seed=seed, threads=threads,
+    )  # fmt: skip
+    with progress_bar() as progress:
+        config = job.run(pairs or _own_pairs(target, output, own_text, seed, threads, progress), progress)
+    print(f"{output}: an EAGLE-3 layer that drafts {config.num_tokens} tokens of {config.model}")
+
+
 @app.command("c2t")
 def c2t(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where it goes.")],
@@ -234,6 +289,27 @@ def check_seed(seed: int, threads: int | None) -> None:
     """What all trainings accept, which is less than sampling does."""
     if not 0 <= seed < 1 << 32 or not 1 <= (1 if threads is None else threads) <= 1024:
         raise OutpaceError(f"--seed must be 0 to {(1 << 32) - 1}, --threads 1 to 1024")
+
+
+def _own_pairs(
+    target: str, folder: Path, tokens: int, seed: int, threads: int | None, progress: Progress | None
+) -> list[Pair]:
+    """What the model writes itself, kept in the folder."""
+    from outpace.cli.own_text import write_own
+    from outpace.core.sampling import Sampling
+    from outpace.train.data import read_pairs
+    from outpace.train.self_text import OWN_TEXT, batch_for
+
+    path = options.expanded(folder) / OWN_TEXT
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutpaceError(f"cannot write {path.parent}: {error.strerror or error}") from error
+    model = render.load_model(target, threads=threads)
+    answers, batch = Sampling(seed=seed), batch_for(model.target)
+    write_own(model, path, tokens, batch=batch, answers=answers, seed=seed, progress=progress)
+    model.close()
+    return read_pairs([path])
 
 
 def _check_source(data: list[Path] | None, own_text: int) -> None:

@@ -134,15 +134,28 @@ def add_answers(
 
     Those that the file has already are not computed again.
     """
-    done = [token for _, answer in pairs[: file.num_texts] for token in answer]
-    if file.num_texts > len(pairs) or file.tokens().tolist() != done:
+    texts = [([*prompt, *answer], len(prompt)) for prompt, answer in pairs]
+    add_texts(file, target, texts, taps=taps, progress=progress)
+
+
+def add_texts(
+    file: FeatureFile,
+    target: Tapped,
+    texts: Sequence[tuple[Sequence[int], int]],
+    *,
+    taps: Sequence[str] = (FINAL,),
+    progress: Progress | None = None,
+) -> None:
+    """As `add_answers`, of (text, the number of the first token whose state counts, 1 or more)."""
+    done = [token for text, first in texts[: file.num_texts] for token in text[first:]]
+    if file.num_texts > len(texts) or file.tokens().tolist() != done:
         raise OutpaceError(f"{file.folder} holds states of other data, accepted are the same or a new folder")
-    for number in range(file.num_texts, len(pairs)):
-        prompt, answer = pairs[number]
-        states = hidden_states(target, [*prompt, *answer[:-1]], taps)[len(prompt) - 1 :]
-        file.add([(states, answer)])
+    for number in range(file.num_texts, len(texts)):
+        text, first = texts[number]
+        states = hidden_states(target, text[:-1], taps)[first - 1 :]
+        file.add([(states, text[first:])])
         if progress is not None:
-            progress(number + 1, len(pairs), f"hidden states of {number + 1} texts")
+            progress(number + 1, len(texts), f"hidden states of {number + 1} texts")
 
 
 def hidden_states(

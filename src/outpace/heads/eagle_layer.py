@@ -1,0 +1,135 @@
+"""An EAGLE layer where it runs, beside its target: see `eagle.py` for what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from outpace.core.contracts import Embedded, Target
+from outpace.core.errors import OutpaceError
+from outpace.core.layers import Floats, LayerSpec
+from outpace.core.products import Product
+from outpace.heads.eagle import LAYER, METHOD, EagleWeights, read_eagle, rope
+
+MOST_TOKENS = 8192  # whose embeddings are at hand
+
+
+class EagleLayer:
+    """The layer in a folder; an OutpaceError if it is another model's.
+
+    rows  where it runs, with the keys and values of texts.
+    """
+
+    def __init__(self, target: Target, path: str | Path) -> None:
+        heads, model = read_eagle(path), embedded(target)
+        config = self.config = heads.config
+        if config.target != model.fingerprint() or config.hidden_size != model.hidden_size:
+            raise OutpaceError(
+                f"the heads in {path} were trained on another model ({config.model or 'of no name'}); "
+                "accepted are heads of this one, as `outpace train eagle` makes them"
+            )
+        if heads.token_ids is not None and heads.token_ids[-1] >= target.vocab_size:
+            raise OutpaceError(
+                f"the heads in {path} draft the token {heads.token_ids[-1]}, accepted are those of "
+                f"the model's vocabulary, 0 to {target.vocab_size - 1}"
+            )
+        model.tap(*config.taps)
+        self.vocab_size: int = target.vocab_size
+        self.token_ids = heads.token_ids
+        self._tensors = {name: tensor for name, tensor in heads.tensors.items() if tensor.ndim == 1}
+        # A row may hold the text, and a tree behind it.
+        self.rows = model.layer(_spec(heads, 2 * target.context_length))
+        self._fc = self.rows.product(heads.tensors["fc.weight"])
+        self._unembed: Product = (
+            self.rows.product(heads.tensors["lm_head.weight"])
+            if config.is_third
+            else model.projection().rounded()
+        )
+        self._input_rows = model.input_rows
+        self._embeddings: dict[int, Floats] = {}
+
+    def features(self, states: Floats) -> Floats:
+        """f32[n, T * D], states at the taps that tokens were chosen from -> what the layer reads of them."""
+        c = self.config
+        if not c.is_third:
+            return states
+        if c.norm_before_fc:
+            states = self._normed("input_norm.weight", states)
+        if c.fc_norm:
+            parts = np.split(states, len(c.taps), axis=1)
+            normed = [self._normed(f"fc_norm.{tap}.weight", part) for tap, part in enumerate(parts)]
+            states = np.concatenate(normed, axis=1)
+        return self._combined(states)
+
+    def behind(self, outputs: Floats) -> Floats:
+        """f32[n, D], outputs of the layer -> what it reads of a drafted token that they led to."""
+        return self._normed("norm.weight", outputs) if self.config.norm_output else outputs
+
+    def inputs(self, tokens: Sequence[int], features: Floats) -> tuple[Floats, Floats]:
+        """n tokens, features f32[n, D] -> (what the attention reads f32[n, W], the residual f32[n, D])."""
+        embedded = np.stack([self._embedding(token) for token in tokens])
+        if not self.config.is_third:
+            entered = self._combined(np.concatenate([embedded, features], axis=1))
+            return entered, entered
+        hidden = self._normed(LAYER + "hidden_norm.weight", features)
+        read = np.concatenate([self._normed(LAYER + "input_layernorm.weight", embedded), hidden], axis=1)
+        return read, hidden if self.config.norm_before_residual else np.ascontiguousarray(features)
+
+    def logits(self, outputs: Floats) -> Floats:
+        """f32[n, D], outputs of the layer -> f32[n, V]: -inf for tokens that are never drafted."""
+        if self.config.is_third:
+            outputs = self._normed("norm.weight", outputs)
+        found = self._unembed(outputs)
+        if self.token_ids is None:
+            return found
+        every = np.full((len(found), self.vocab_size), -np.inf, np.float32)
+        every[:, self.token_ids] = found
+        return every
+
+    def _combined(self, wide: Floats) -> Floats:
+        combined = self._fc(np.ascontiguousarray(wide))
+        return combined + self._tensors["fc.bias"] if self.config.fc_bias else combined
+
+    def _normed(self, name: str, x: Floats) -> Floats:
+        squares = np.mean(x * x, axis=1, keepdims=True)
+        normed: Floats = x / np.sqrt(squares + np.float32(self.config.rms_eps)) * self._tensors[name]
+        return normed
+
+    def _embedding(self, token: int) -> Floats:
+        """f32[D]."""
+        row = self._embeddings.get(token)
+        if row is None:
+            if len(self._embeddings) == MOST_TOKENS:
+                self._embeddings.clear()
+            row = self._embeddings[token] = self._input_rows(np.array([token]))[0]
+        return row
+
+
+def embedded(target: Target) -> Embedded:
+    """The target, if it shows its states and its input embedding; else an OutpaceError."""
+    if not isinstance(target, Embedded):
+        raise OutpaceError(
+            f"{METHOD} reads hidden states and input embeddings, the target {type(target).__name__} shows "
+            "none; accepted are native and transformers targets"
+        )
+    return target
+
+
+def _spec(heads: EagleWeights, context_length: int) -> LayerSpec:
+    """The layer as the engine takes it."""
+    c, t, attention = heads.config, heads.tensors, LAYER + "self_attn."
+    inv_freq, scale = rope(c)
+    biases = {f"{n}_bias": t[f"{attention}{n}_proj.bias"] for n in "qkv" if c.qkv_bias}
+    norms = {f"{n}_norm": t[f"{attention}{n}_norm.weight"] for n in "qk" if c.qk_norm}
+    return LayerSpec(
+        hidden_size=c.hidden_size, input_width=c.input_width, num_heads=c.num_heads,
+        num_kv_heads=c.num_kv_heads, head_dim=c.head_dim, intermediate_size=c.intermediate_size,
+        context_length=context_length, rms_eps=c.rms_eps, rope_inv_freq=inv_freq, rope_scale=scale,
+        matrices={
+            **{n: t[f"{attention}{n}_proj.weight"] for n in "qkvo"},
+            **{n: t[f"{LAYER}mlp.{n}_proj.weight"] for n in ("gate", "up", "down")},
+        },
+        vectors={"ffn_norm": t[LAYER + "post_attention_layernorm.weight"], **biases, **norms},
+    )  # fmt: skip

@@ -1,0 +1,200 @@
+"""Training of an EAGLE-3 layer (`heads/eagle.py`) on the states of a frozen model.
+
+Li et al. 2025, "EAGLE-3: Scaling up Inference Acceleration of Large Language Models via Training-Time Test",
+arXiv:2503.01840. Whole texts are read, prompts too, as drafting reads them; the layer learns the tokens of
+answers. What step s of a draft has to say is the model's own law there, and its token:
+
+    loss = mean of DECAY^(s-1) (CE(p_s, law) + CE(p_s, token)) / 2
+
+over the drafted tokens alone. There is no loss on features, as in the paper.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import linear
+
+from outpace.core.contracts import Embedding
+from outpace.core.errors import OutpaceError
+from outpace.heads.eagle import EagleConfig, EagleWeights, read_eagle, write_eagle
+from outpace.heads.eagle_layer import embedded
+from outpace.progress import Progress
+from outpace.train.checkpoint import Checkpoint
+from outpace.train.data import by_length
+from outpace.train.eagle_layers import EagleLayers
+from outpace.train.features import STATES, Features
+from outpace.train.loop import Loss, Plan, train
+from outpace.train.markov_heads import HalfAndHalf
+from outpace.train.precision import Precision, products_in
+
+DECAY = 0.8  # of a step's weight: what comes first is read most often
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """What a layer learns from.
+
+    features  of tokens from the second one of each text on: `kept_states` at the taps and at "final".
+    firsts    i64[T], how many of a text's tokens there belong to its prompt.
+    """
+
+    features: Features
+    firsts: NDArray[np.int64]
+
+
+def train_eagle(
+    target: Embedding,
+    texts: Texts,
+    folder: str | Path,
+    config: EagleConfig,
+    token_ids: NDArray[np.integer],
+    *,
+    unrolled: int = 4,
+    batch: int = 2048,
+    plan: Plan,
+    precision: Precision = "float32",
+    data: str = "",
+    progress: Progress | None = None,
+) -> EagleConfig:
+    """Train an EAGLE-3 layer and write it to `folder`, with run.json; the same run goes on, or is done.
+
+    target     its logits are what its output rows make of states, without bias, scale or cap.
+    token_ids  ascending: those that are drafted, as many as the config says.
+    unrolled   steps that the layer drafts in training.
+    batch      tokens of a batch, with padding.
+    precision  of matrix products. data: names the data in run.json.
+
+    Raises an OutpaceError for states of another width, and for a folder of another run.
+    """
+    wide = (len(config.taps) + 1) * config.hidden_size
+    if texts.features.states.shape[1] != wide:
+        raise OutpaceError(f"the states are {texts.features.states.shape[1]} wide, accepted are {wide}")
+    ids = np.asarray(token_ids, np.int32)
+    settings = {
+        "method": "eagle", **asdict(config), "data": data, "unrolled": unrolled, "batch": batch,
+        "precision": precision, "token_ids": f"sha256:{hashlib.sha256(ids.tobytes()).hexdigest()}",
+        **{option: value for option, value in asdict(plan).items() if option != "checkpoint_s"},
+    }  # fmt: skip
+    checkpoint = Checkpoint(folder, settings)
+    if "finished" in checkpoint.run:
+        checkpoint.done()  # it may have been killed before
+        return read_eagle(folder).config
+    torch.manual_seed(plan.seed)
+    examples = EagleData(target, texts, ids, len(config.taps))
+    layers = EagleLayers(config)
+    begin_near_the_model(layers, examples)
+    numbers = by_length(np.diff(texts.features.ends, prepend=0).tolist(), batch, plan.seed)
+
+    def loss(step: int, random: torch.Generator) -> Loss:
+        return eagle_loss(layers, examples.batch(numbers(step)), examples.output, unrolled, precision)
+
+    train([layers], loss, plan, checkpoint, progress=progress)
+    write_eagle(folder, EagleWeights(config, layers.tensors(), ids))
+    checkpoint.note(finished=asdict(config))
+    checkpoint.done()
+    return config
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B texts of at most N tokens, padded behind their ends.
+
+    embeddings  f32[B, N, D], states f32[B, N, T * D]: of each token, and what it was chosen from.
+    final       f32[B, N, D], what the token after each was chosen from.
+    labels      i64[B, N], that token's place among the drafted ones; -1 if it is none, or no answer's.
+    """
+
+    embeddings: Tensor
+    states: Tensor
+    final: Tensor
+    labels: Tensor
+
+
+class EagleData:
+    """Batches of texts. output: f32[M, D], the output matrix's rows of the drafted tokens."""
+
+    def __init__(self, target: Embedding, texts: Texts, token_ids: NDArray[np.int32], num_taps: int) -> None:
+        self.num_texts = len(texts.firsts)
+        self._texts = texts
+        self._width = num_taps * target.hidden_size
+        self.output = torch.from_numpy(target.output_rows(token_ids))
+        self._place = np.full(target.vocab_size, -1, np.int64)
+        self._place[token_ids] = np.arange(len(token_ids))
+        used, self._number = np.unique(texts.features.tokens, return_inverse=True)
+        if used[0] < 0 or used[-1] >= target.vocab_size:
+            raise OutpaceError(
+                f"the texts have the token ids {used[0]} to {used[-1]}, accepted are 0 to "
+                f"{target.vocab_size - 1}"
+            )
+        self._embeddings = embedded(target).input_rows(used)
+        self._starts = np.r_[0, texts.features.ends[:-1]]
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """These texts."""
+        features, firsts = self._texts.features, self._texts.firsts
+        starts = self._starts[numbers]
+        lengths = features.ends[numbers] - starts
+        at = np.arange(lengths.max())
+        inside = at < lengths[:, None]
+        places = np.where(inside, starts[:, None] + at, starts[:, None])
+        read = features.states[places.reshape(-1)].astype(np.float32).reshape(*places.shape, -1)
+        if not np.isfinite(read).all():
+            raise OutpaceError(f"{STATES} holds numbers that are none; remove its folder to begin anew")
+        labels = np.full(places.shape, -1, np.int64)
+        learnt = inside[:, 1:] & (at[1:] >= firsts[numbers][:, None])
+        labels[:, :-1] = np.where(learnt, self._place[features.tokens[places[:, 1:]]], -1)
+        final = np.zeros((*places.shape, read.shape[2] - self._width), np.float32)
+        final[:, :-1] = read[:, 1:, self._width :]
+        return Batch(
+            torch.from_numpy(self._embeddings[self._number[places]]),
+            torch.from_numpy(read[..., : self._width]),
+            torch.from_numpy(final),
+            torch.from_numpy(labels),
+        )
+
+
+def eagle_loss(
+    layers: EagleLayers, batch: Batch, output: Tensor, unrolled: int, precision: Precision = "float32"
+) -> Loss:
+    """See the module. The model's laws and the loss are in float32, whatever the layer's products are in."""
+    with products_in(precision, torch.device("cpu")):
+        steps = layers.unrolled(batch.embeddings, batch.states, unrolled)
+    weights = [DECAY**step for step in range(unrolled)]
+    total, count, known = batch.embeddings.new_zeros(()), 0, batch.labels >= 0
+    for step, (weight, outputs) in enumerate(zip(weights, steps, strict=True)):
+        # A path that began before the text, or with a token that is not drafted, is none.
+        if step:
+            before = torch.zeros_like(known)
+            before[:, 1:] = known[:, :-1]
+            known = known & before
+        some = known.nonzero(as_tuple=True)
+        if not len(some[0]):
+            break
+        with products_in(precision, torch.device("cpu")):
+            logits = layers.lm_head(outputs[some])
+        with torch.no_grad():
+            laws = linear(batch.final[some], output).float().softmax(-1)
+        each = torch.full((len(laws), 1), weight / sum(weights) / len(laws))
+        labels = batch.labels[some][:, None]
+        total = total + HalfAndHalf.apply(logits[:, None], laws[:, None], labels, each)  # type: ignore[no-untyped-call]
+        count += len(laws)
+    return Loss(total, count)
+
+
+def begin_near_the_model(layers: EagleLayers, examples: EagleData) -> None:
+    """Before the first step the layer says what the deepest tap would, by the model's own output matrix."""
+    width = layers.config.hidden_size
+    final = examples.batch(range(min(8, examples.num_texts))).final
+    with torch.no_grad():
+        layers.fc.weight.mul_(0.1)
+        layers.fc.weight[:, -width:] += torch.eye(width)
+        layers.norm.weight.copy_(final[final.abs().sum(-1) > 0].square().mean(0).sqrt())
+        layers.lm_head.weight.copy_(examples.output)
