@@ -19,7 +19,8 @@ from outpace.core.sampling import Sampling, choose, warp  # noqa: E402
 from outpace.core.steps import Ask, RowScores, ScoredCall, Step, Verdict  # noqa: E402
 from outpace.core.tree import TokenTree  # noqa: E402
 from outpace.drafters import mix  # noqa: E402
-from outpace.drafters.heads.blockwise import RANKS, Blockwise, BlockwiseState  # noqa: E402
+from outpace.drafters.heads.blockwise import Blockwise  # noqa: E402
+from outpace.drafters.heads.independent import RANKS, HeadsState  # noqa: E402
 from outpace.drafters.heads.markov_heads import MarkovHeads  # noqa: E402
 from outpace.drafters.lookup.backoff import FILE_NAME  # noqa: E402
 from outpace.drafters.lookup.ngram import NGram  # noqa: E402
@@ -164,7 +165,7 @@ def proposed(drafter: Blockwise, states: np.ndarray, root: int, **asked: Any) ->
     """What is drafted behind these states f32[n, D]."""
     rows = []
     for hidden in states:
-        rows.append(BlockwiseState())
+        rows.append(HeadsState())
         rows[-1].hidden = hidden
     fields: dict[str, Any] = {"sampling": Sampling(), "budget": 60, "depth": 20, "law": False} | asked
     return drafter.propose(rows, [Ask(root, 9, **fields)] * len(rows))
@@ -232,7 +233,7 @@ def test_a_chain_is_what_the_growth_loop_makes(
     for length, budget, depth in itertools.product((1, 3, 4, 9), (0, 2, 60), (1, 3, 20)):
         drafter = make(causal, tmp_path, tree=f"chain:length={length}")
         chains = proposed(drafter, states, 3, sampling=sampling, budget=budget, depth=depth)
-        rows = [BlockwiseState() for _ in states]
+        rows = [HeadsState() for _ in states]
         for row, hidden in zip(rows, states, strict=True):
             row.hidden = hidden
         asks = [Ask(3, 9, sampling, budget, depth, law=False)] * len(rows)

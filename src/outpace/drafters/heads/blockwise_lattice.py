@@ -26,7 +26,8 @@ from outpace.core.options import checked
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
-from outpace.drafters.heads.blockwise import Blockwise, BlockwiseState, Pairs
+from outpace.drafters.heads.blockwise import Blockwise
+from outpace.drafters.heads.independent import HeadsState, Pairs
 from outpace.drafters.lookup.backoff import table_for
 from outpace.trees.likeliest import After, likeliest
 
@@ -38,7 +39,7 @@ class BlockwiseLatticeState:
 
     __slots__ = ("heads", "text")
 
-    def __init__(self, heads: BlockwiseState, text: list[int]) -> None:
+    def __init__(self, heads: HeadsState, text: list[int]) -> None:
         self.heads = heads
         self.text = text
 

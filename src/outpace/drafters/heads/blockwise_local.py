@@ -28,7 +28,8 @@ from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
-from outpace.drafters.heads.blockwise import Blockwise, BlockwiseState
+from outpace.drafters.heads.blockwise import Blockwise
+from outpace.drafters.heads.independent import HeadsState
 from outpace.drafters.model.small_model import SmallModel, SmallModelState, small_model
 from outpace.trees.grow import grow_trees
 
@@ -38,7 +39,7 @@ class BlockwiseLocalState:
 
     __slots__ = ("heads", "small")
 
-    def __init__(self, heads: BlockwiseState, small: SmallModelState) -> None:
+    def __init__(self, heads: HeadsState, small: SmallModelState) -> None:
         self.heads = heads
         self.small = small
 
