@@ -23,16 +23,9 @@ from outpace.train.checkpoint import RUN, STATE  # noqa: E402
 from outpace.train.features import FeatureFile, Features, add_answers  # noqa: E402
 from outpace.train.jobs_markov import thirds  # noqa: E402
 from outpace.train.loop import Plan  # noqa: E402
-from outpace.train.markov_heads import (  # noqa: E402
-    DECAY,
-    SEGMENT,
-    HalfAndHalf,
-    MarkovData,
-    MarkovLayers,
-    markov_loss,
-    train_markov,
-)
+from outpace.train.markov_heads import MarkovData, MarkovLayers, markov_loss, train_markov  # noqa: E402
 from outpace.train.recording import kept_states  # noqa: E402
+from outpace.train.segments import DECAY, SEGMENT, HalfAndHalf  # noqa: E402
 from tests.fakes import whole  # noqa: E402
 from tests.made_heads import markov_logits  # noqa: E402
 from tests.native_models import gguf_target  # noqa: E402
@@ -155,7 +148,7 @@ def test_batches_are_drawn_by_seed_and_step(target: Any, features: Features) -> 
     assert (data.starts(1, 2) != data.starts(2, 2)).any()
     last = len(features.tokens) - 1
     batch = data.batch(np.array([last]))
-    assert not batch.known.any(), "nothing follows the last token"
+    assert not batch.ahead.known.any(), "nothing follows the last token"
 
 
 def test_trained_heads_draft_what_the_model_says(target: Any, features: Features, tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ from outpace.train.data import by_length
 from outpace.train.eagle_layers import EagleLayers
 from outpace.train.features import STATES, Features
 from outpace.train.loop import Loss, Plan, train
-from outpace.train.markov_heads import HalfAndHalf
 from outpace.train.precision import Precision, products_in
+from outpace.train.segments import HalfAndHalf
 
 DECAY = 0.8  # of a step's weight: what comes first is read most often
 

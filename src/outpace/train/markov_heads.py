@@ -1,11 +1,7 @@
 """Training of Markov heads (`heads/markov_heads.py`) on the states of a frozen model.
 
-The tokens before a position are known from the text, so all positions learn at once. What position i has to
-say is the token there, and the model's own law, over the drafted tokens alone:
-
-    loss = mean of DECAY^(i-1) (CE(p_i, law) + CE(p_i, token)) / 2
-
-over the positions that a draft can reach: the tokens up to there are among the drafted ones.
+The tokens before a position are known from the text, so all positions learn at once: the token there, and the
+model's own law (`segments.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +10,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -35,13 +30,11 @@ from outpace.heads.markov_heads import (
 )
 from outpace.progress import Progress
 from outpace.train.checkpoint import Checkpoint
-from outpace.train.features import STATES, Features
+from outpace.train.features import Features
 from outpace.train.loop import Loss, Plan, train
 from outpace.train.precision import PRECISIONS, Precision, products_in
 from outpace.train.recording import FINAL
-
-DECAY = 0.8  # of a position's weight: what comes first is read most often
-SEGMENT = 64  # states in a row, which share the laws of what follows them
+from outpace.train.segments import SEGMENT, Ahead, Segments, check_data, half_and_half
 
 
 def train_markov(
@@ -74,7 +67,7 @@ def train_markov(
     Raises an OutpaceError for options out of range, states of other taps, and a folder of another run.
     """
     check_options(taps=taps, length=length, width=width, rank=rank, segments=segments, precision=precision)
-    _check_data(target, features, taps, token_ids)
+    check_data(target, features, len(taps), token_ids)
     ids = np.asarray(token_ids, np.int32)
     config = MarkovConfig(
         length, target.hidden_size, tuple(taps), width, rank, len(ids), target.fingerprint(), name
@@ -157,106 +150,45 @@ class MarkovData:
         *,
         segments: int,
     ) -> None:
-        self._features = features
+        self._segments = Segments(features, token_ids, len(roots), length=config.length, segments=segments)
         self._config = config
-        self._segments = segments
         self._roots = roots
         self.output = torch.from_numpy(roots[token_ids])
-        self._number = np.full(len(roots), config.num_tokens, np.int64)
-        self._number[token_ids] = np.arange(config.num_tokens)
-        self._ends = np.repeat(features.ends, np.diff(features.ends, prepend=0))
         self._final = config.taps.index(FINAL) * config.hidden_size
 
     def starts(self, seed: int, step: int) -> NDArray[np.int64]:
         """Of a step's segments: a function of both numbers alone."""
-        most = max(1, len(self._features.tokens) - SEGMENT)
-        return np.random.default_rng((seed, step)).integers(0, most, self._segments)
+        return self._segments.starts(seed, step)
 
     def batch(self, starts: NDArray[np.int64]) -> Batch:
         """SEGMENT states in a row from each of these on: n in all."""
-        c, texts = self._config, self._features
-        span = np.minimum(starts[:, None] + np.arange(SEGMENT + c.length), len(texts.tokens) - 1)
-        read = texts.states[span.reshape(-1)].astype(np.float32).reshape(*span.shape, -1)
-        if not np.isfinite(read).all():
-            raise OutpaceError(f"{STATES} holds numbers that are none; remove its folder to begin anew")
-        roots = span[:, :SEGMENT]
-        places = roots[..., None] + np.arange(c.length + 1)
-        inside = places < self._ends[roots][..., None]
-        tokens = texts.tokens[np.minimum(places, len(texts.tokens) - 1)]
-        numbers = self._number[tokens]
-        drafted = inside[..., 1:] & (numbers[..., 1:] < c.num_tokens)
-        states = read[:, :SEGMENT].reshape(*roots.shape, len(c.taps), c.hidden_size)
-        states = scaled(np.concatenate([states, self._roots[tokens[..., :1]]], axis=2))
-        final = torch.from_numpy(read[..., self._final : self._final + c.hidden_size])
+        c, rows = self._config, self._segments.rows(starts)
+        roots = rows.tokens[..., :1]
+        states = rows.states[:, :SEGMENT].reshape(*roots.shape[:2], len(c.taps), c.hidden_size)
+        states = scaled(np.concatenate([states, self._roots[roots]], axis=2))
         return Batch(
             torch.from_numpy(states.reshape(roots.size, -1)),
-            torch.from_numpy(numbers[..., :-1].reshape(roots.size, -1)),
-            torch.from_numpy(numbers[..., 1:].reshape(roots.size, -1)),
-            torch.from_numpy(np.logical_and.accumulate(drafted, axis=2).reshape(roots.size, -1)),
-            final,
+            torch.from_numpy(rows.numbers[..., :-1].reshape(roots.size, -1)),
+            rows.ahead(slice(self._final, self._final + c.hidden_size)),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """For n roots, with the places of tokens among the drafted ones (M: none of them).
-
-    states  f32[n, (T + 1) D], scaled. before, labels: i64[n, L], the tokens before and at each position.
-    known   bool[n, L]: positions that a draft can reach, none behind the end of a text.
-    final   f32[segments, SEGMENT + L, D]: states at "final" of the roots and of what follows them.
+    """For n roots: states f32[n, (T + 1) D], scaled; before i64[n, L], the token before each position, as a
+    place among the drafted ones (M: none of them); and what there is to say.
     """
 
     states: Tensor
     before: Tensor
-    labels: Tensor
-    known: Tensor
-    final: Tensor
-
-    def laws(self, output: Tensor) -> Tensor:
-        """The model's own, over the drafted tokens: f32[n, L, M]."""
-        length = self.labels.shape[1]
-        laws = linear(self.final, output).float().softmax(-1)
-        ahead = torch.stack([laws[:, i + 1 : i + 1 + SEGMENT] for i in range(length)], dim=2)
-        return ahead.reshape(-1, length, laws.shape[2])
-
-
-class HalfAndHalf(torch.autograd.Function):
-    """sum of w (CE(p, law) + CE(p, token)) / 2 over positions, p the softmax of logits [n, L, M].
-
-    Its gradient, w (p - (law + token) / 2), is written at once: by autograd's steps it takes four times as
-    long, most of it memory.
-    """
-
-    @staticmethod
-    def forward(context: Any, logits: Tensor, laws: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        """f32[]; laws f32[n, L, M], labels i64[n, L] in 0 to M - 1, weights f32[n, L]."""
-        wide, at = logits.float(), labels[..., None]
-        most = wide.amax(-1, keepdim=True)
-        p = (wide - most).exp_()
-        total = p.sum(-1, keepdim=True)
-        said, law = wide.gather(-1, at)[..., 0], torch.linalg.vecdot(wide, laws)
-        loss = ((most + total.log())[..., 0] - (said + law) / 2) * weights
-        p.div_(total).sub_(laws, alpha=0.5).scatter_add_(-1, at, torch.full_like(p[..., :1], -0.5))
-        context.save_for_backward(p.mul_(weights[..., None]).to(logits.dtype))
-        return loss.sum()
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """That of the logits."""
-        (gradient,) = context.saved_tensors
-        return gradient * gradients[0], None, None, None
+    ahead: Ahead
 
 
 def markov_loss(layers: MarkovLayers, batch: Batch, output: Tensor, precision: Precision = "float32") -> Loss:
     """See the module. The model's laws and the loss are in float32, whatever the layers' products are in."""
     with products_in(precision, torch.device("cpu")):
         logits = layers(batch.states, batch.before, output)
-    with torch.no_grad():
-        laws = batch.laws(output)
-    weights = batch.known * DECAY ** torch.arange(logits.shape[1])
-    labels = batch.labels.where(batch.known, 0)
-    total = HalfAndHalf.apply(logits, laws, labels, weights / weights.sum().clamp(min=1.0))  # type: ignore[no-untyped-call]
-    return Loss(total, int(batch.known.sum()))
+    return half_and_half(logits, batch.ahead, output)
 
 
 def check_options(
@@ -275,22 +207,4 @@ def check_options(
     if FINAL not in taps or len(set(taps)) != len(taps):
         raise OutpaceError(
             f"markov_heads has taps {', '.join(taps)}; accepted are different ones, {FINAL} among them"
-        )
-
-
-def _check_data(
-    target: Embedding, features: Features, taps: Sequence[str], token_ids: NDArray[np.integer]
-) -> None:
-    if features.states.shape[1] != len(taps) * target.hidden_size:
-        raise OutpaceError(
-            f"the states are {features.states.shape[1]} wide, accepted are those of {len(taps)} taps of "
-            f"{target.hidden_size}"
-        )
-    ids = np.asarray(token_ids)
-    if not len(ids) or ids[0] < 0 or ids[-1] >= target.vocab_size or (ids[1:] <= ids[:-1]).any():
-        raise OutpaceError(f"token_ids are not one or more ascending ids of 0 to {target.vocab_size - 1}")
-    wrong = features.tokens[(features.tokens < 0) | (features.tokens >= target.vocab_size)]
-    if len(wrong):
-        raise OutpaceError(
-            f"the texts have the token id {wrong[0]}, accepted are 0 to {target.vocab_size - 1}"
         )
