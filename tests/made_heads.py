@@ -15,6 +15,7 @@ from outpace.heads.early import EarlyConfig, EarlyWeights, write_early
 from outpace.heads.file import First, Heads, HeadsConfig, write_heads
 from outpace.heads.folder import CONFIG
 from outpace.heads.markov_heads import MarkovConfig, MarkovWeights, write_markov
+from outpace.heads.medusa import MedusaConfig, MedusaWeights, write_medusa
 from tests.rows import on, opened
 
 
@@ -199,3 +200,42 @@ def markov_logits(
         m = np.tanh(t["token.weight"][number] + t["step.weight"] @ m)
     logits: np.ndarray = output[ids].astype(np.float64) @ s + t["order.weight"] @ (g * m)
     return logits
+
+
+def medusa_config(target: Any, **options: Any) -> MedusaConfig:
+    """That of Medusa heads of this target: three heads of two layers, with output matrices of their own."""
+    fields: dict[str, Any] = {"num_heads": 3, "num_hidden_layers": 2, "truncated_vocab_size": 8}
+    return MedusaConfig(
+        hidden_size=target.hidden_size,
+        vocab_size=target.vocab_size,
+        target=target.fingerprint(),
+        model="a tiny model",
+        **fields | options,
+    )
+
+
+def write_random_medusa(
+    folder: str | Path, target: Any, *, token_ids: Iterable[int] | None = None, seed: int = 0, **options: Any
+) -> MedusaWeights:
+    """Random Medusa heads of this target in a folder, over these tokens or all."""
+    ids = None if token_ids is None else np.array([*token_ids], np.int64)
+    count = target.vocab_size if ids is None else len(ids)
+    config = medusa_config(target, truncated_vocab_size=count, **options)
+    heads = MedusaWeights(config, random_tensors(config.shapes(), seed), ids)
+    write_medusa(folder, heads, output=target.output_rows(ids) if config.original_lm_head else None)
+    return heads
+
+
+def medusa_states(heads: MedusaWeights, states: np.ndarray) -> np.ndarray:
+    """f64[n, H, D]: what the output matrix of each head reads, state by state, head by head."""
+    c, t = heads.config, heads.tensors
+    found = np.zeros((len(states), c.num_heads, c.hidden_size))
+    for row, head in np.ndindex(len(states), c.num_heads):
+        x = states[row].astype(np.float64)
+        for layer in range(c.num_hidden_layers):
+            name = f"blocks.{head}.layers.{layer}"
+            wide = t[f"{name}.weight"].astype(np.float64) @ x
+            wide = wide + t[f"{name}.bias"] if c.medusa_fc_bias else wide
+            x = x + wide / (1 + np.exp(-wide))
+        found[row, head] = x
+    return found

@@ -16,7 +16,6 @@ from outpace.files import catalog, open_model
 from outpace.files.memo import Memo
 from outpace.files.open import packed_path
 from outpace.files.packed_copies import delete, matching, packed_copies, prune
-from outpace.heads.markov_heads import METHOD
 from tests.fake_models import write_gguf, write_hf
 from tests.special_files import SPECIAL
 
@@ -64,12 +63,13 @@ def test_a_copy_and_the_tables_beside_it(tmp_path: Path, monkeypatch: pytest.Mon
     assert packed.name.startswith(copy.id)
 
 
-def test_trained_heads_belong_to_a_copy(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["markov_heads", "medusa"])
+def test_trained_heads_belong_to_a_copy(tmp_path: Path, method: str) -> None:
     """They are a folder; other folders are nobody's."""
     write_gguf(tmp_path / "a.gguf", "llama")
     packed = pack(tmp_path / "a.gguf")
     alone = packed_copies()[0].num_bytes
-    heads, other = Memo(packed).path(METHOD), Memo(packed).path("other")
+    heads, other = Memo(packed).path(method), Memo(packed).path("other")
     for file in (heads / "config.json", heads / "features" / "states.f16", other / "file"):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"123")

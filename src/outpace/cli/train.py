@@ -173,6 +173,59 @@ def markov_heads(
     print(f"{output}: a block of {config.length} positions for {config.model}")
 
 
+@app.command("medusa")
+def medusa(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the heads go.")],
+    data: Data = None,
+    own_text: OwnText = 0,
+    target: Target = options.DEFAULT_MODEL,
+    heads: Annotated[int, typer.Option("--heads", metavar="N", help="How many: how deep they draft.")] = 4,
+    layers: Annotated[int, typer.Option("--layers", metavar="N", help="Residual layers of each head.")] = 1,
+    outputs: Annotated[
+        Literal["shared", "own"],
+        typer.Option(
+            "--outputs",
+            metavar="O",
+            help="shared: the model's output matrix for all; own: one for each head.",
+        ),
+    ] = "shared",
+    tokens: Annotated[
+        int, typer.Option("--tokens", metavar="N", help="Draft the N most frequent tokens only; 0 for all.")
+    ] = 4096,
+    steps: Steps = 5000,
+    batch: Annotated[
+        int, typer.Option("--batch", metavar="N", help="Tokens of a batch, a multiple of 64.")
+    ] = 1024,
+    lr: LearningRate = 1e-3,
+    precision: PrecisionOption = "float32",
+    checkpoint: CheckpointSeconds = 120.0,
+    seed: options.Seed = 0,
+    threads: options.Threads = None,
+) -> None:
+    """Train Medusa heads for a model. The same command goes on with a run that was stopped."""
+    from outpace.train.data import read_pairs
+
+    if min(heads, layers, steps) < 1 or tokens < 0 or not lr > 0 or not checkpoint >= 0:
+        raise OutpaceError(
+            "--heads, --layers and --steps must be 1 or more, --tokens 0 or more, --lr more than 0, "
+            "--checkpoint 0 or more"
+        )
+    check_seed(seed, threads)
+    _check_source(data, own_text)
+    pairs = read_pairs(data) if data else []
+    try:
+        from outpace.train.jobs_medusa import MedusaJob
+    except ImportError as error:
+        raise _needs_torch(error) from None
+    job = MedusaJob(
+        target, output, heads=heads, layers=layers, outputs=outputs, tokens=tokens, steps=steps, batch=batch,
+        lr=lr, precision=precision, checkpoint_s=checkpoint, seed=seed, threads=threads, own_text=own_text,
+    )  # fmt: skip
+    with progress_bar() as progress:
+        config = job.run(pairs, progress)
+    print(f"{output}: {config.num_heads} Medusa heads for {config.model}")
+
+
 @app.command("eagle")
 def eagle(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where it goes.")],

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from outpace.heads.folder import HeadConfig, read_tensors, write_folder
 
 METHOD = "blockwise"
 First = Literal["identity", "learned"]
+Id = TypeVar("Id", np.int32, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +103,21 @@ def _read_config(found: HeadConfig) -> HeadsConfig:
 
 
 def read_token_ids(folder: Path, weights: FolderWeights) -> NDArray[np.int32] | None:
-    """The tensor token_ids, ascending; None where there is none."""
-    tensor = weights.tensors.get("token_ids")
+    """The tensor token_ids i32[M], ascending; None where there is none."""
+    return read_ids(folder, weights, "token_ids", np.int32)
+
+
+def read_ids(folder: Path, weights: FolderWeights, name: str, kind: type[Id]) -> NDArray[Id] | None:
+    """A tensor [M] of ascending token ids; None where there is none."""
+    tensor = weights.tensors.get(name)
     if tensor is None:
         return None
-    size = math.prod(tensor.shape)
-    if tensor.type_name != "I32" or len(tensor.shape) != 1 or tensor.nbytes != 4 * size or not size:
-        raise FormatError(f"{folder}: token_ids is {tensor.type_name}{list(tensor.shape)}, expected I32[M]")
-    ids = np.ascontiguousarray(weights.rows(tensor)).reshape(-1).view(np.int32)
+    size, type_name = math.prod(tensor.shape), f"I{8 * np.dtype(kind).itemsize}"
+    is_list = len(tensor.shape) == 1 and size and tensor.nbytes == np.dtype(kind).itemsize * size
+    if tensor.type_name != type_name or not is_list:
+        found = f"{tensor.type_name}{list(tensor.shape)}"
+        raise FormatError(f"{folder}: {name} is {found}, expected {type_name}[M]")
+    ids = np.ascontiguousarray(weights.rows(tensor)).reshape(-1).view(kind)
     if ids[0] < 0 or (ids[1:] <= ids[:-1]).any():
-        raise FormatError(f"{folder}: token_ids are not ascending token ids")
+        raise FormatError(f"{folder}: {name} are not ascending token ids")
     return ids.copy()

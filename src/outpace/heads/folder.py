@@ -67,14 +67,19 @@ def read_tensors(weights: FolderWeights, shapes: Mapping[str, tuple[int, ...]], 
     """f32 tensors by name; FormatError for those that are missing, misshapen or not finite."""
     tensors = {}
     for name, shape in shapes.items():
-        tensor = weights.tensors.get(name)
-        if tensor is None or tensor.shape != shape or tensor.type_name not in _FLOATS:
-            found = "missing" if tensor is None else f"{tensor.type_name}{list(tensor.shape)}"
-            raise FormatError(f"{folder}: the tensor {name} is {found}, expected floats {list(shape)}")
-        tensors[name] = _floats(weights, tensor)
+        tensors[name] = _floats(weights, checked_tensor(weights, name, shape, folder))
         if not np.isfinite(tensors[name]).all():
             raise FormatError(f"{folder}: the tensor {name} has values that are not finite")
     return tensors
+
+
+def checked_tensor(weights: FolderWeights, name: str, shape: tuple[int, ...], folder: Path) -> RawTensor:
+    """A tensor whose values are not read yet; FormatError where it is missing or misshapen."""
+    tensor = weights.tensors.get(name)
+    if tensor is None or tensor.shape != shape or tensor.type_name not in _FLOATS:
+        found = "missing" if tensor is None else f"{tensor.type_name}{list(tensor.shape)}"
+        raise FormatError(f"{folder}: the tensor {name} is {found}, expected floats {list(shape)}")
+    return tensor
 
 
 def write_folder(

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from outpace.core.contracts import Tapped, Target
 from outpace.core.errors import OutpaceError
-from outpace.heads.file import Heads, read_heads
+from outpace.heads.file import METHOD, Heads, read_heads
 from outpace.heads.folder import Tensors
+from outpace.heads.medusa import MedusaWeights
 
 FINAL = "final"
 
@@ -54,11 +55,7 @@ class ProposalHeads:
 
     def whole(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """[F, M] -> [F, V]: -inf for tokens that are never drafted."""
-        if self.token_ids is None:
-            return logits
-        every = np.full((len(logits), self.vocab_size), -np.inf, np.float32)
-        every[:, self.token_ids] = logits
-        return every
+        return of_all_tokens(logits, self.token_ids, self.vocab_size)
 
 
 class FirstHead:
@@ -106,13 +103,26 @@ class HeadLayer:
         return ahead
 
 
-def fitting_target(target: Target, heads: Heads, path: str | Path) -> Tapped:
+def of_all_tokens(
+    logits: NDArray[np.float32], token_ids: NDArray[np.integer] | None, vocab_size: int
+) -> NDArray[np.float32]:
+    """[F, M] of these tokens (None: of all) -> [F, V]: -inf for the others."""
+    if token_ids is None:
+        return logits
+    every = np.full((len(logits), vocab_size), -np.inf, np.float32)
+    every[:, token_ids] = logits
+    return every
+
+
+def fitting_target(
+    target: Target, heads: Heads | MedusaWeights, path: str | Path, method: str = METHOD
+) -> Tapped:
     """The target, if these heads are its own, with its states tapped; else an OutpaceError."""
-    config, model = heads.config, tapped(target, "blockwise")
+    config, model = heads.config, tapped(target, method)
     if config.target != model.fingerprint() or config.hidden_size != model.hidden_size:
         raise OutpaceError(
             f"the heads in {path} were trained on another model ({config.model or 'of no name'}); accepted "
-            "are heads of this one, as `outpace train blockwise` makes them"
+            f"are heads of this one, as `outpace train {method}` makes them"
         )
     if heads.token_ids is not None and heads.token_ids[-1] >= target.vocab_size:
         raise OutpaceError(

@@ -1,0 +1,115 @@
+"""`outpace train medusa` on a tiny model, from texts to drafts; what is wrong is named in a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+from outpace.files.open import packed_path  # noqa: E402
+from outpace.heads.medusa import read_medusa  # noqa: E402
+from tests.cli.conftest import Outcome  # noqa: E402
+from tests.cli.test_train import PAIRS, lines  # noqa: E402
+from tests.fake_models import write_gguf  # noqa: E402
+
+Run = Callable[..., Outcome]
+SHAPE = ["--heads", "3", "--batch", "128", "--steps", "9"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made: Path = tmp_path_factory.mktemp("medusa")
+    write_gguf(made / "tiny.gguf", "llama")
+    write_gguf(made / "other.gguf", "llama", seed=1)
+    lines(made / "data.jsonl", PAIRS)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def own_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OUTPACE_CACHE", str(folder / "cache"))
+
+
+def train(run: Run, folder: Path, output: Path, *args: str, data: bool = True) -> Outcome:
+    """The last of an option that is given twice counts."""
+    given = ["--data", str(folder / "data.jsonl")] if data else []
+    target = ["--target", str(folder / "tiny.gguf"), "--threads", "1"]
+    return run("train", "medusa", "-o", str(output), *given, *target, *SHAPE, *args)
+
+
+def compared(run: Run, folder: Path, draft: str, *args: str) -> Outcome:
+    return run(
+        "generate", PAIRS[0]["prompt"], "-m", str(folder / "tiny.gguf"), "--draft", draft, "--max-tokens",
+        "20", "--compare", *args,
+    )  # fmt: skip
+
+
+def test_heads_are_trained_on_data_and_draft(run: Run, folder: Path, tmp_path: Path) -> None:
+    outcome = train(run, folder, tmp_path)
+    assert outcome.status == 0, outcome.err
+    assert outcome.out.startswith(f"{tmp_path}: 3 Medusa heads for ")
+    heads = read_medusa(tmp_path)
+    assert heads.config.num_heads == 3 and heads.config.original_lm_head and heads.token_ids is not None
+    ours = f"medusa:path={tmp_path}"
+    for sampled in ([], ["--temperature", "0.9", "--seed", "4"]):
+        for draft in (f"{ours},min_p=0", f"mix:drafts=ngram+[{ours}]"):
+            outcome = compared(run, folder, draft, *sampled)
+            assert outcome.status == 0 and "identical: yes" in outcome.out
+    before = (tmp_path / "model.safetensors").stat().st_mtime_ns
+    assert train(run, folder, tmp_path).status == 0
+    assert (tmp_path / "model.safetensors").stat().st_mtime_ns == before
+    outcome = train(run, folder, tmp_path, "--layers", "2")
+    assert outcome.status == 2 and "holds a run with num_hidden_layers=1" in outcome.err
+    outcome = run("generate", "x", "-m", str(folder / "other.gguf"), "--draft", ours)
+    assert outcome.status == 2 and "were trained on another model" in outcome.err
+    outcome = compared(run, folder, "medusa")
+    assert outcome.status == 2 and "accepted is medusa:path=FOLDER" in outcome.err
+
+
+def test_own_text_and_heads_that_lie_with_the_model(run: Run, folder: Path, tmp_path: Path) -> None:
+    beside = packed_path(folder / "tiny.gguf").with_suffix(".medusa")
+    args = ["--own-text", "200", "--tokens", "24", "--outputs", "own", "--precision", "bfloat16"]
+    outcome = train(run, folder, beside, *args, data=False)
+    assert outcome.status == 0, outcome.err
+    records = [json.loads(line) for line in (beside / "own.jsonl").read_text().splitlines()]
+    written = [token for record in records for token in record["token_ids"]]
+    heads = read_medusa(beside)
+    states = np.fromfile(beside / "features" / "states.f16", np.float16)
+    assert len(states) == len(written) * heads.config.hidden_size and not heads.config.original_lm_head
+    assert heads.token_ids is not None and set(heads.token_ids.tolist()) <= set(written)
+    outcome = compared(run, folder, "medusa:min_p=0")
+    assert outcome.status == 0 and "identical: yes" in outcome.out
+
+
+def test_all_tokens(run: Run, folder: Path, tmp_path: Path) -> None:
+    outcome = train(run, folder, tmp_path, "--tokens", "0", "--steps", "1")
+    assert outcome.status == 0 and read_medusa(tmp_path).token_ids is None
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--heads", "0"], "--heads, --layers and --steps must be 1 or more, --tokens 0 or more"),
+        (["--layers", "0"], "--heads, --layers and --steps must be 1 or more"),
+        (["--tokens", "-1"], "--tokens 0 or more"),
+        (["--lr", "0"], "--lr more than 0"),
+        (["--checkpoint", "-1"], "--checkpoint 0 or more"),
+        (["--seed", "-1"], "--seed must be 0 to"),
+        (["--own-text", "9"], "accepted are --data FILE or --own-text N, one of them"),
+        (["--batch", "100"], "medusa has batch=100, accepted are multiples of 64"),
+        (["--heads", "65"], "medusa has num_heads=65, accepted are whole numbers from 1 to 64"),
+        (["--outputs", "none"], "'shared', 'own'"),
+        (["--precision", "float16"], "'float32', 'bfloat16'"),
+        (["--target", "nowhere.gguf"], "nowhere.gguf"),
+    ],
+)
+def test_bad_options_get_one_line(
+    run: Run, folder: Path, tmp_path: Path, args: list[str], message: str
+) -> None:
+    outcome = train(run, folder, tmp_path / "new", *args)
+    assert outcome.status == 2 and outcome.out == ""
+    assert message in outcome.err and outcome.err.count("\n") == 1
