@@ -169,6 +169,10 @@ def eagle_loss(
         steps = layers.unrolled(batch.embeddings, batch.states, unrolled)
     weights = [DECAY**step for step in range(unrolled)]
     total, count, known = batch.embeddings.new_zeros(()), 0, batch.labels >= 0
+    row = torch.zeros_like(batch.labels)
+    row[known] = torch.arange(int(known.sum()))
+    with torch.no_grad():
+        laws = linear(batch.final[known], output).float().softmax(-1)
     for step, (weight, outputs) in enumerate(zip(weights, steps, strict=True)):
         # A path that began before the text, or with a token that is not drafted, is none.
         if step:
@@ -180,12 +184,11 @@ def eagle_loss(
             break
         with products_in(precision, torch.device("cpu")):
             logits = layers.lm_head(outputs[some])
-        with torch.no_grad():
-            laws = linear(batch.final[some], output).float().softmax(-1)
-        each = torch.full((len(laws), 1), weight / sum(weights) / len(laws))
-        labels = batch.labels[some][:, None]
-        total = total + HalfAndHalf.apply(logits[:, None], laws[:, None], labels, each)  # type: ignore[no-untyped-call]
-        count += len(laws)
+        size = len(some[0])
+        each = torch.full((size, 1), weight / sum(weights) / size)
+        law, labels = laws[row[some]][:, None], batch.labels[some][:, None]
+        total = total + HalfAndHalf.apply(logits[:, None], law, labels, each)  # type: ignore[no-untyped-call]
+        count += size
     return Loss(total, count)
 
 
