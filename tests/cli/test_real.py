@@ -11,8 +11,11 @@ import pytest
 
 from outpace.cli.options import DEFAULT_MODEL
 from outpace.drafters.heads.blockwise import Blockwise
+from outpace.drafters.lookup.backoff import FILE_NAME, Backoff
+from outpace.drafters.lookup.ngram import NGram
 from outpace.drafters.mix import Mix
 from outpace.files import catalog
+from outpace.files.backoff import read_backoff
 from outpace.heads.packaged import find_packaged_heads
 from outpace.models.text import load
 
@@ -40,7 +43,7 @@ def outpace(*args: str, stdin: str = "") -> str:
 @pytest.mark.parametrize(
     "sampling", ["", "--temperature 0.8 --top-p 0.95 --seed 1"], ids=["greedy", "sampled"]
 )
-@pytest.mark.parametrize("draft", ["ngram", "ngram:max_n=2,length=15", "blockwise", "mix"])
+@pytest.mark.parametrize("draft", ["ngram", "ngram:max_n=2,length=15", "blockwise", "backoff", "mix"])
 def test_drafts_change_nothing_but_the_number_of_calls(sampling: str, draft: str) -> None:
     options = ["--draft", draft, "--max-tokens", "48", *sampling.split()]
     record = json.loads(outpace("generate", PROMPT, "--json", "--compare", *options))
@@ -50,12 +53,17 @@ def test_drafts_change_nothing_but_the_number_of_calls(sampling: str, draft: str
     assert outpace("generate", "-", *options, stdin=PROMPT).rstrip("\n") == record["text"].rstrip("\n")
 
 
-def test_the_packages_heads_are_the_default_models() -> None:
+def test_heads_and_table_in_the_package_are_the_default_models() -> None:
+    """They need no names, and the table makes `mix` the draft of calls that name none."""
     model = load(DEFAULT_MODEL, threads=1)
     found = find_packaged_heads(model.target, "blockwise")
     assert found is not None and found.name == DEFAULT_MODEL
-    mix = model.new_drafter("mix:drafts=auto")
-    assert isinstance(mix, Mix) and isinstance(mix.sources[-1], Blockwise)
+    assert isinstance(model.new_drafter("blockwise"), Blockwise)
+    mix, table = model.new_drafter("mix:drafts=auto"), model.new_drafter("backoff")
+    assert isinstance(mix, Mix) and isinstance(table, Backoff) and model.own_draft == "mix"
+    assert [type(source) for source in mix.sources] == [NGram, Backoff]
+    known = found.parent.parent / "backoff" / DEFAULT_MODEL / FILE_NAME
+    assert table.table.num_contexts == read_backoff(known).num_contexts
 
 
 def test_stop_text_and_limits() -> None:
@@ -81,7 +89,5 @@ def test_profile_and_bench(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     table = outpace("bench", "--limit", "1", "--max-tokens", "12", "--json", str(out))
     records = [json.loads(line) for line in out.read_text().splitlines()]
-    assert {r["draft"] for r in records} == {"none", "ngram"} and all(
-        r["identical_to_plain"] for r in records
-    )
-    assert f"| overall  | ngram  | {len(records) // 2:7d} |" in table
+    assert {r["draft"] for r in records} == {"none", "mix"} and all(r["identical_to_plain"] for r in records)
+    assert f"| overall  | mix    | {len(records) // 2:7d} |" in table

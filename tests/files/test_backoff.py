@@ -53,7 +53,7 @@ def occurs(corpus: Sequence[Sequence[int]], context: Sequence[int]) -> int:
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> BackoffTable:
     path = tmp_path_factory.mktemp("backoff") / "table.npz"
-    write_backoff(path, texts(), vocabulary="some", order=ORDER, min_count=2)
+    write_backoff(path, texts(), vocabulary="some", order=ORDER, min_count=2, pruned=None)
     return read_backoff(path)
 
 
@@ -83,6 +83,28 @@ def test_it_holds_the_best_tokens_of_the_longest_known_context(table: BackoffTab
             assert p == pytest.approx(expected[token], rel=2 ** (0.51 / STEPS_PER_BIT) - 1)
             assert expected[token] == pytest.approx(wanted)
     assert all(lengths[n] > 5 for n in range(1, ORDER + 1)), lengths
+
+
+@pytest.mark.parametrize("pruned", [0.0, 0.5, 2.0])
+def test_contexts_that_say_nothing_new_are_left_out(tmp_path: Path, pruned: float) -> None:
+    """The likeliest token of every text stays, and nearly its probability; what would change them is kept."""
+    options: dict[str, Any] = {"vocabulary": "v", "order": ORDER, "min_count": 2}
+    corpus = texts(num_texts=200)
+    whole = write_backoff(tmp_path / "whole.npz", corpus, **options, pruned=None)
+    part = write_backoff(tmp_path / "part.npz", corpus, **options, pruned=pruned)
+    left = {*read_npz(tmp_path / "whole.npz")["keys"].tolist()}
+    kept = {*read_npz(tmp_path / "part.npz")["keys"].tolist()}
+    assert kept <= left and part.num_contexts == len(kept) and (kept < left or not pruned)
+    rng, differing = random.Random(2), 0
+    for _ in range(2000):
+        text = rng.choice(corpus)
+        at = rng.randrange(1, len(text) + 1)
+        (token, p), (same, near) = whole.next(text[:at])[0], part.next(text[:at])[0]
+        if token != same:  # of two that are equally likely
+            assert p == pytest.approx(dict(whole.next(text[:at]))[same], rel=1e-6)
+        assert abs(np.log2(p / near)) <= pruned + 1.01 / STEPS_PER_BIT
+        differing += p != near
+    assert differing > 0 or pruned == 0
 
 
 def test_contexts_do_not_reach_over_the_ends_of_texts(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The heads that come with the package: whole, small, for models that it knows, with how they were made."""
+"""What comes with the package for models that it knows: whole, small, with how it was made."""
 
 from __future__ import annotations
 
@@ -8,16 +8,23 @@ from typing import Any
 
 import pytest
 
+from outpace.drafters.lookup.backoff import FILE_NAME, own_table
+from outpace.files.backoff import read_backoff
 from outpace.files.catalog import CATALOG
+from outpace.files.json_files import json_file
 from outpace.heads.file import read_heads
+from outpace.heads.folder import CONFIG
 from outpace.heads.packaged import PACKAGED
+from outpace.models.prepared import usual_draft
+from tests.native_models import gguf_target
 
 READ: dict[str, Any] = {"blockwise": read_heads}
+TABLES = "backoff"
 FOLDERS = [(method, config.parent) for method in READ for config in PACKAGED.glob(f"{method}/*/config.json")]
 
 
 def test_there_are_some_of_each_method() -> None:
-    assert {path.name for path in PACKAGED.iterdir()} == READ.keys()
+    assert {path.name for path in PACKAGED.iterdir()} == {*READ, TABLES}
     assert [(method, folder.name) for method, folder in FOLDERS] == [
         (method, "smollm2-135m-instruct") for method in READ
     ]
@@ -33,3 +40,23 @@ def test_they_say_whose_they_are_and_how_they_were_made(method: str, folder: Pat
         assert heads.config.first == "identity"  # they change no output
     assert heads.token_ids is not None and len(heads.token_ids) == made["settings"]["num_tokens"]
     assert sum(file.stat().st_size for file in folder.iterdir()) < 20_000_000
+
+
+@pytest.mark.parametrize("folder", [*PACKAGED.glob(f"{TABLES}/*")], ids=lambda folder: folder.name)
+def test_tables_say_whose_they_are_and_how_they_were_made(folder: Path) -> None:
+    table, config = read_backoff(folder / FILE_NAME), json_file(folder / CONFIG)
+    heads = read_heads(PACKAGED / "blockwise" / folder.name).config
+    assert folder.name == config["model"] and folder.name in CATALOG
+    assert (config["hidden_size"], config["target"]) == (heads.hidden_size, heads.target)
+    made = json_file(folder / "run.json")
+    assert "own text" in made["data"] and made["commands"][-1].startswith("outpace datastore count ")
+    assert table.order == 5 and table.num_contexts > 300_000
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 20_000_000
+
+
+def test_other_models_have_none(tmp_path: Path) -> None:
+    target = gguf_target(tmp_path, context_length=64)
+    assert own_table(target, None) is None and usual_draft(target) == "ngram"
+    assert own_table(target, lambda name: tmp_path / name) is None
+    (tmp_path / FILE_NAME).touch()
+    assert own_table(target, lambda name: tmp_path / name) == tmp_path / FILE_NAME

@@ -242,7 +242,8 @@ def mix(
 ) -> Mix:
     """From the names of drafters, `a+[b:x=1,y=2]+c`.
 
-    "auto" is ngram and the first that there is of these: backoff, if a table is stored with the model;
+    "auto" is ngram and the first that there is of these: backoff, if there is a table with the model or, for
+    it, in the package;
     markov_heads, made by `outpace prepare`; blockwise heads in the package; suffix.
     """
     from outpace.drafters import DRAFTERS
@@ -334,7 +335,7 @@ class Weights:
 
 def _auto(context: Mapping[str, Any]) -> str:
     beside, target = context.get("beside"), context.get("target")
-    if beside is not None and beside(backoff.FILE_NAME).exists():
+    if backoff.own_table(target, beside) is not None:
         return "ngram+backoff"  # heads know little that a table does not, and cost more
     if own_heads(beside, markov_heads.METHOD) is not None:
         return "ngram+markov_heads"

@@ -7,7 +7,9 @@ Witten & Bell 1991, "The zero-frequency problem": a context of n tokens that was
     tokens.
 
 The counts are mixed once, when the table is made, so that a look-up only has to find the longest known
-context. A file holds the `NUM_NEXT` best tokens of every context that was seen `min_count` times, found
+context. A context is left out where a look-up finds nearly the same without it: the same likeliest token, of
+a probability within `PRUNED` binary digits (after Stolcke 1998, "Entropy-based pruning of backoff language
+models"). A file holds the `NUM_NEXT` best tokens of every context that was seen `min_count` times, found
 through a hash index: keys u64, index i32 (open addressing), tokens i32[C, NUM_NEXT], log2 p in steps of 1/16
 as u8[C, NUM_NEXT].
 """
@@ -29,6 +31,7 @@ VERSION = 1
 NUM_NEXT = 6
 MAX_ORDER = 8
 STEPS_PER_BIT = 16
+PRUNED = 0.5  # binary digits of probability: half of all contexts differ by less from those without them
 _PROBABILITY = [2.0 ** (-step / STEPS_PER_BIT) for step in range(256)]
 _MULTIPLIER = 0x9E3779B97F4A7C15
 _U64 = (1 << 64) - 1
@@ -115,12 +118,15 @@ def write_backoff(
     vocabulary: str,
     order: int = 5,
     min_count: int = 2,
+    pruned: float | None = PRUNED,
 ) -> BackoffTable:
     """Count texts into a file, which appears whole or not at all; `vocabulary` is that of `vocabulary_id`.
 
+    pruned  see the module; None keeps every context.
+
     An OutpaceError if it cannot be written.
     """
-    keys, tokens, steps = _count(texts, order, min_count)
+    keys, tokens, steps = _count(texts, order, min_count, pruned)
     arrays = {"keys": keys, "index": _hash_index(keys), "tokens": tokens, "steps": steps}
     try:
         with writing(Path(path)) as file:
@@ -130,7 +136,9 @@ def write_backoff(
     return BackoffTable(order, vocabulary, **arrays)
 
 
-def _count(texts: Iterable[Sequence[int]], order: int, min_count: int) -> tuple[NDArray, NDArray, NDArray]:
+def _count(
+    texts: Iterable[Sequence[int]], order: int, min_count: int, pruned: float | None
+) -> tuple[NDArray, NDArray, NDArray]:
     """keys u64[C], tokens i32[C, NUM_NEXT] (-1: none), steps u8[C, NUM_NEXT]."""
     gap = np.full(order, _GAP, np.uint32)
     text = np.concatenate([part for one in texts for part in (gap, np.asarray(one, np.uint32))] or [gap])
@@ -145,6 +153,7 @@ def _count(texts: Iterable[Sequence[int]], order: int, min_count: int) -> tuple[
     lists = _best(np.zeros(len(unigram), np.int64), np.arange(len(unigram)), unigram, 1)
     p_event = unigram[following]
     kept: list[tuple[NDArray, NDArray, NDArray]] = []
+    found = np.full(1, -1), np.ones(1)  # by context of the length before: what a look-up would find likeliest
     for n in range(1, order + 1):
         key = _mixed(key, text[events - n])
         pairs = np.lexsort((following, key))
@@ -169,6 +178,11 @@ def _count(texts: Iterable[Sequence[int]], order: int, min_count: int) -> tuple[
             len(total),
         )
         enough = total >= (1 if n == 1 else min_count)
+        best, best_p = lists[0][:, 0], lists[1][:, 0]
+        token, p = (part[below] for part in found)
+        if pruned is not None:
+            enough &= (best != token) | (np.abs(np.log2(best_p / p)) > pruned)
+        found = np.where(enough, best, token), np.where(enough, best_p, p)
         kept.append((key[pairs[new_context]][enough], lists[0][enough], lists[1][enough]))
         p_event = np.empty(len(events))
         p_event[pairs] = p_pair[pair]

@@ -26,7 +26,7 @@ from outpace.engine.generate import events, result_of
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.models.options import Drafting, Prompting, Stopping, Text, Texts
-from outpace.models.prepared import prepared_draft
+from outpace.models.prepared import prepared_draft, usual_draft
 from outpace.models.prompt import Chat, prompt_ids
 from outpace.models.stream import Stream
 from outpace.pricing.costs import CallCosts, LiveCosts, are_costs
@@ -248,15 +248,15 @@ class Face(ABC):
         return self._own_draft
 
     def _prepared_draft(self) -> str:
-        """Prompt lookup, where the model is not prepared or what was made for it is gone."""
-        draft = prepared_draft(self._beside)
+        """That of a model that nobody has prepared, where what was made for it is gone too."""
+        draft, usual = prepared_draft(self._beside), usual_draft(self.target)
         try:
             if draft is not None:
                 self.drafter(draft)
         except OutpaceError as error:
-            note(f"{self.name} drafts with ngram, `outpace prepare` finds a faster draft: {error}")
-            return "ngram"
-        return draft or "ngram"
+            note(f"{self.name} drafts with {usual}, `outpace prepare` finds a faster draft: {error}")
+            return usual
+        return draft or usual
 
     def _steps(
         self, requests: Sequence[Request], texts: Sequence[TextStream | None] | None, drafting: Drafting

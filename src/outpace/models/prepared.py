@@ -6,11 +6,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from outpace.core.contracts import Target
 from outpace.core.errors import OutpaceError
 from outpace.core.notes import note
 from outpace.drafters import DRAFTERS
 from outpace.files.json_files import json_file
 from outpace.files.whole import write_whole
+from outpace.heads.packaged import find_packaged_heads
 
 FILE_NAME = "draft.json"
 
@@ -33,6 +35,11 @@ def prepared_draft(beside: Callable[[str], Path] | None) -> str | None:
         note(f"{path} is left out, `outpace prepare` makes it anew: {error}")
         return None
     return draft
+
+
+def usual_draft(target: Target) -> str:
+    """The draft of a model that nobody has prepared: prompt lookup, with a table if the package has one."""
+    return "mix" if find_packaged_heads(target, "backoff") else "ngram"
 
 
 def write_prepared(path: Path, draft: str, times_plain: dict[str, float]) -> None:

@@ -26,15 +26,17 @@ from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.files.backoff import BackoffTable, read_backoff
 from outpace.files.datastore import vocabulary_id
+from outpace.heads.packaged import find_packaged_heads
 from outpace.trees.likeliest import likeliest
 
-FILE_NAME = "backoff.npz"
+METHOD, FILE_NAME = "backoff", "backoff.npz"
 
 
 class Backoff:
     """Trees of the `size` likeliest paths, none less likely than `min_p`.
 
-    path  a table made by `outpace datastore count`; None for the one stored with the model's packed weights.
+    path  a table made by `outpace datastore count`; None for the one stored with the model's packed weights
+          or, if there is none, the one that comes with the package for it.
     """
 
     traits = Traits(branches=True)
@@ -86,15 +88,25 @@ class Backoff:
         return 0, self.table.next(text)
 
 
+def own_table(target: Target | None, beside: Callable[[str], Path] | None) -> Path | None:
+    """The file of a model's own table, or of the one in the package, if there is one."""
+    file = beside(FILE_NAME) if beside is not None else None
+    if file is not None and file.exists():
+        return file
+    folder = find_packaged_heads(target, METHOD) if target is not None else None
+    return folder / FILE_NAME if folder is not None else None
+
+
 def table_for(
     target: Target, tokenizer: Any, beside: Callable[[str], Path] | None, path: str | None
 ) -> BackoffTable:
     """The table in a file, None for the model's own. An OutpaceError if it is missing or another model's."""
-    file = Path(path) if path else beside and beside(FILE_NAME)
-    if file is None:
+    file = Path(path) if path else own_table(target, beside)
+    if file is None and beside is None:
         raise OutpaceError("a back-off table needs its FILE named, for a model that is no file itself")
-    if not file.exists():
-        raise OutpaceError(f"there is no back-off table {file}; `outpace datastore count` makes one")
+    if file is None or not file.exists():
+        missing = file or (beside and beside(FILE_NAME))
+        raise OutpaceError(f"there is no back-off table {missing}; `outpace datastore count` makes one")
     table = read_backoff(file)
     # A model whose tokenizer cannot be read has nothing but the number of its tokens.
     size = target.vocab_size
