@@ -11,7 +11,9 @@ import pytest
 
 import outpace
 from outpace.cli import prepare
-from outpace.models.prepared import FILE_NAME, prepared_draft, write_prepared
+from outpace.drafters.auto import FILE_NAME, prepared_draft, write_prepared
+from outpace.drafters.lookup.ngram import NGram
+from outpace.drafters.lookup.suffix import Suffix
 from tests.cli.conftest import Outcome
 from tests.fake_models import write_gguf
 
@@ -131,7 +133,12 @@ def test_the_fastest_is_chosen_where_it_is_clearly_faster(run: Run, model: str) 
 
 @pytest.mark.parametrize(
     ("damage", "said"),
-    [("{", "draft.json"), ('{"draft": 3}', "its draft is 3, expected a text"), ('{"draft": "x"}', "'x'")],
+    [
+        ("{", "draft.json"),
+        ('{"draft": 3}', "its draft is 3, expected a text"),
+        ('{"draft": "x"}', "'x'"),
+        ('{"draft": "auto"}', "its draft is auto, accepted are others"),
+    ],
 )
 def test_a_damaged_note_is_left_out(
     run: Run, model: str, damage: str, said: str, caplog: pytest.LogCaptureFixture
@@ -168,3 +175,16 @@ def test_bad_options_get_one_line(run: Run, model: str, args: list[str], message
     outcome = prepared(run, model, *args)
     assert outcome.status == 2 and outcome.out == ""
     assert message in outcome.err and outcome.err.count("\n") == 1
+
+
+def test_auto_is_the_draft_that_was_found(run: Run, model: str) -> None:
+    """By its name as without one; a file that names auto itself is left out."""
+    loaded = outpace.load(model, threads=1)
+    assert isinstance(loaded.drafter("auto"), NGram)
+    write_prepared(loaded.beside(FILE_NAME), "suffix:max_depth=5", {})
+    again = outpace.load(model, threads=1)
+    assert isinstance(again.drafter("auto"), Suffix) and again.own_draft == "suffix:max_depth=5"
+    outcome = run("generate", "x", "-m", model, "--draft", "auto", "--max-tokens", "4", "--compare")
+    assert outcome.status == 0 and "identical: yes" in outcome.out
+    outcome = run("generate", "x", "-m", model, "--draft", "auto tree=chain", "--max-tokens", "4")
+    assert outcome.status == 2 and "takes no tree" in outcome.err

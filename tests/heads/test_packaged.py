@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from outpace.drafters.auto import usual_draft
 from outpace.drafters.lookup.backoff import FILE_NAME, own_table
 from outpace.files.backoff import read_backoff
 from outpace.files.catalog import CATALOG
@@ -15,7 +16,6 @@ from outpace.files.json_files import json_file
 from outpace.heads.file import read_heads
 from outpace.heads.folder import CONFIG
 from outpace.heads.packaged import PACKAGED
-from outpace.models.prepared import usual_draft
 from tests.native_models import gguf_target
 
 READ: dict[str, Any] = {"blockwise": read_heads}

@@ -80,7 +80,7 @@ Draft = Annotated[
         "--draft",
         metavar="DRAFT",
         help="How to draft: NAME:option=value,... such as ngram:max_n=3,length=6; none for plain decoding; "
-        "ngram, or speed for a looped model, if left out.",
+        "auto, what is fastest for the model as far as is known, if left out.",
     ),
 ]
 Drafts = Annotated[

@@ -158,7 +158,7 @@ def _measure(model: Model, name: str, drafts: Sequence[str], threads: int | None
 
 
 def _choose(model: Model, rows: Sequence[Row]) -> None:
-    from outpace.models.prepared import FILE_NAME, write_prepared
+    from outpace.drafters.auto import FILE_NAME, write_prepared
 
     if any(row.identical_share < 1 for row in rows):
         raise OutpaceError("a draft has changed the text, which no draft may: nothing was chosen")

@@ -30,6 +30,7 @@ DRAFTERS = Registry(
     "drafter",
     {
         "none": "outpace.drafters.none:NoDraft",
+        "auto": "outpace.drafters.auto:auto",
         "ngram": "outpace.drafters.lookup.ngram:NGram",
         "recycling": "outpace.drafters.lookup.recycling:Recycling",
         "bigram": "outpace.drafters.lookup.bigram:Bigram",

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 from outpace.core.call import Prompt
-from outpace.core.contracts import Closable, Drafter, Looped, Rule, Target, TreePolicy
+from outpace.core.contracts import Closable, Drafter, Rule, Target, TreePolicy
 from outpace.core.errors import OutpaceError
 from outpace.core.machine import processor_key
 from outpace.core.notes import note
@@ -21,12 +21,12 @@ from outpace.core.options import accept, accept_object, checked, taken
 from outpace.core.turns import turns_of
 from outpace.decode.pairing import check_pairing
 from outpace.drafters import make_drafter
+from outpace.drafters.auto import own_draft, usual_draft
 from outpace.engine.engine import Event
 from outpace.engine.generate import events, result_of
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.models.options import Drafting, Prompting, Stopping, Text, Texts
-from outpace.models.prepared import prepared_draft, usual_draft
 from outpace.models.prompt import Chat, prompt_ids
 from outpace.models.stream import Stream
 from outpace.pricing.costs import CallCosts, LiveCosts, are_costs
@@ -243,20 +243,14 @@ class Face(ABC):
     def own_draft(self) -> str:
         """The draft of calls that name none: a looped model guesses by itself, a prepared one says which."""
         if self._own_draft is None:
-            loops = self.target.num_loops if isinstance(self.target, Looped) else 1
-            self._own_draft = "speed" if loops > 1 else self._prepared_draft()
+            self._own_draft = own_draft(self.target, self._beside)
+            try:
+                self.drafter(self._own_draft)
+            except OutpaceError as error:  # what was made for it is gone
+                usual = usual_draft(self.target)
+                note(f"{self.name} drafts with {usual}, `outpace prepare` finds a faster draft: {error}")
+                self._own_draft = usual
         return self._own_draft
-
-    def _prepared_draft(self) -> str:
-        """That of a model that nobody has prepared, where what was made for it is gone too."""
-        draft, usual = prepared_draft(self._beside), usual_draft(self.target)
-        try:
-            if draft is not None:
-                self.drafter(draft)
-        except OutpaceError as error:
-            note(f"{self.name} drafts with {usual}, `outpace prepare` finds a faster draft: {error}")
-            return usual
-        return draft or usual
 
     def _steps(
         self, requests: Sequence[Request], texts: Sequence[TextStream | None] | None, drafting: Drafting
