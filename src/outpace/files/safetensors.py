@@ -27,22 +27,24 @@ class FolderWeights:
 
     Raises FormatError, naming the file and the fault, for a folder without readable weights. Tensors of
     types that are not read are listed too: some models carry integer buffers that nobody needs.
+
+    single  the file's name where it is one alone.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, single: str = _SINGLE) -> None:
         folder = Path(folder)
         self.tensors: dict[str, RawTensor] = {}
         self._holders: dict[str, MappedFile] = {}
         index = folder / _INDEX
-        if (folder / _SINGLE).is_file():
-            self.files = [folder / _SINGLE]
+        if (folder / single).is_file():
+            self.files = [folder / single]
         elif index.is_file():
             self.files = _shards(index)
         else:
             patterns = ("*.bin", "*.safetensors", "*.pth")
             others = sorted(file.name for pattern in patterns for file in folder.glob(pattern))
             found = f"; found {', '.join(others[:3])}" if others else ""
-            raise FormatError(f"{folder} has no weights: expected {_SINGLE} or {_INDEX}{found}")
+            raise FormatError(f"{folder} has no weights: expected {single} or {_INDEX}{found}")
         self._read: set[MappedFile] = set()  # since the last release
         for path in self.files:
             file = MappedFile(path, kind="safetensors", minimum_bytes=10)

@@ -97,7 +97,7 @@ def features_of(
 def read_c2t(folder: str | Path) -> Classifier:
     """The classifier in a folder; FormatError where it is missing, truncated or something else."""
     found = HeadConfig(folder, METHOD, "outpace train c2t")
-    config = _read_config(found)
+    config = read_config(found)
     return Classifier(config, read_tensors(FolderWeights(found.folder), config.shapes(), found.folder))
 
 
@@ -106,7 +106,8 @@ def write_c2t(folder: str | Path, classifier: Classifier) -> None:
     write_folder(folder, METHOD, asdict(classifier.config), classifier.tensors)
 
 
-def _read_config(found: HeadConfig) -> C2TConfig:
+def read_config(found: HeadConfig) -> C2TConfig:
+    """The fields of a config.json, every one checked."""
     names = found.field("features")
     if not isinstance(names, list) or not names or names != [name for name in FEATURES if name in names]:
         raise found.fault("features", f"accepted are some of {', '.join(FEATURES)}, in this order")

@@ -52,6 +52,7 @@ class EagleConfig:
     rope_scaling  as in transformers; None for none.
     target        fingerprint of the model that it was trained on.
     model         what that was called, for error messages.
+    vocab_size    V of that, for `outpace heads export`; 0 where it is not known.
 
     norm_before_fc        a norm over all states together before W. fc_norm: one for each tap's.
     norm_before_residual  what is added to the layer's output is norm(g) and not g.
@@ -80,6 +81,7 @@ class EagleConfig:
     qkv_bias: bool = False
     qk_norm: bool = False
     model: str = ""
+    vocab_size: int = 0
 
     @property
     def is_third(self) -> bool:
@@ -189,6 +191,7 @@ def read_config(found: HeadConfig) -> EagleConfig:
         rope_theta=_number(found, "rope_theta", *BASES),
         rope_scaling=found.field("rope_scaling"),
         model=found.model,
+        vocab_size=0 if found.field("vocab_size") is None else found.size("vocab_size", 0),
         **sizes,
         **flags,
     )

@@ -101,7 +101,7 @@ class EarlyHead:
 def read_early(folder: str | Path) -> EarlyWeights:
     """The head in a folder; FormatError where it is missing, truncated or something else."""
     found = HeadConfig(folder, METHOD, "train_early")
-    config = _read_config(found)
+    config = read_config(found)
     return EarlyWeights(config, read_tensors(FolderWeights(found.folder), config.shapes(), found.folder))
 
 
@@ -110,7 +110,8 @@ def write_early(folder: str | Path, head: EarlyWeights) -> None:
     write_folder(folder, METHOD, asdict(head.config), head.tensors)
 
 
-def _read_config(found: HeadConfig) -> EarlyConfig:
+def read_config(found: HeadConfig) -> EarlyConfig:
+    """The fields of a config.json, every one checked."""
     num_loops = found.size("num_loops", 2, MAX_LOOPS)
     targets = found.field("targets")
     if not isinstance(targets, list) or not targets or not all(isinstance(t, str) and t for t in targets):

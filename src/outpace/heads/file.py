@@ -80,7 +80,7 @@ class Heads:
 def read_heads(folder: str | Path) -> Heads:
     """The heads in a folder; FormatError where they are missing, truncated or something else."""
     found = HeadConfig(folder, METHOD, "outpace train blockwise")
-    config = _read_config(found)
+    config = read_config(found)
     weights = FolderWeights(found.folder)
     tensors = read_tensors(weights, config.shapes(), found.folder)
     return Heads(config, tensors, read_token_ids(found.folder, weights))
@@ -92,7 +92,8 @@ def write_heads(folder: str | Path, heads: Heads) -> None:
     write_folder(folder, METHOD, asdict(heads.config), heads.tensors, **more)
 
 
-def _read_config(found: HeadConfig) -> HeadsConfig:
+def read_config(found: HeadConfig) -> HeadsConfig:
+    """The fields of a config.json, every one checked."""
     num_heads, hidden_size, width = found.size("num_heads", 2), found.size("hidden_size"), found.size("width")
     first, target = found.field("first"), found.field("target")
     if first != "identity" and first != "learned":

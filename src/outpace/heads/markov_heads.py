@@ -106,7 +106,7 @@ def silu(wide: NDArray[np.float32]) -> NDArray[np.float32]:
 def read_markov(folder: str | Path) -> MarkovWeights:
     """The heads in a folder; FormatError where it is missing, truncated or something else."""
     found = HeadConfig(folder, METHOD, "outpace train markov_heads")
-    config = _read_config(found)
+    config = read_config(found)
     weights = FolderWeights(found.folder)
     ids = read_token_ids(found.folder, weights)
     if ids is None or len(ids) != config.num_tokens:
@@ -120,7 +120,8 @@ def write_markov(folder: str | Path, heads: MarkovWeights) -> None:
     write_folder(folder, METHOD, asdict(heads.config), heads.tensors, token_ids=heads.token_ids)
 
 
-def _read_config(found: HeadConfig) -> MarkovConfig:
+def read_config(found: HeadConfig) -> MarkovConfig:
+    """The fields of a config.json, every one checked."""
     taps, target = found.field("taps"), found.field("target")
     if not isinstance(taps, list) or not taps or not all(isinstance(t, str) and t for t in taps):
         raise found.fault("taps", "expected one or more names of taps: layers by number, or final")

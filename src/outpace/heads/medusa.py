@@ -16,7 +16,7 @@ and beside them the fields of all heads here. For D, M drafted tokens, h from 0 
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ def read_medusa(folder: str | Path) -> MedusaWeights:
     The values of a shared output matrix are not read: the target has them.
     """
     found = HeadConfig(folder, METHOD, "outpace train medusa")
-    config = _read_config(found)
+    config = read_config(found)
     weights = FolderWeights(found.folder)
     ids = _read_token_map(found.folder, weights, config)
     if config.original_lm_head:
@@ -122,7 +122,8 @@ def write_medusa(
     write_folder(folder, METHOD, {"model_type": METHOD, **asdict(c)}, tensors, **more)
 
 
-def _read_config(found: HeadConfig) -> MedusaConfig:
+def read_config(found: HeadConfig) -> MedusaConfig:
+    """The fields of a config.json, every one checked."""
     if found.field("model_type") != METHOD:
         raise found.fault("model_type", f"accepted is {METHOD!r}")
     for name in ("original_lm_head", "medusa_fc_bias"):
@@ -132,7 +133,7 @@ def _read_config(found: HeadConfig) -> MedusaConfig:
     if not isinstance(target, str) or not target:
         raise found.fault("target", "expected the fingerprint of a model")
     scale = 1.0 if scale is None else scale
-    if type(scale) not in (int, float) or not 0 < scale < math.inf:
+    if type(scale) not in (int, float) or not 0 < scale <= sys.float_info.max:
         raise found.fault("logit_scale", "accepted are numbers > 0")
     vocab_size = found.size("vocab_size")
     return MedusaConfig(

@@ -68,7 +68,8 @@ class EagleJob:
         config = EagleConfig(
             generation="eagle3", hidden_size=target.hidden_size, taps=tuple(taps), num_tokens=len(ids),
             target=target.fingerprint(), model=self.name or model.name, fc_norm=True,
-            norm_before_residual=True, norm_output=True, **like(target.config, self.width),
+            norm_before_residual=True, norm_output=True, vocab_size=target.vocab_size,
+            **like(target.config, self.width),
         )  # fmt: skip
         states = self.output / FEATURES
         facts = {"target": config.target, "data": f"whole texts, {data_hash(pairs)}", "taps": ", ".join(taps)}
