@@ -12,6 +12,7 @@ from outpace.cli import (
     datastore,
     diffusion,
     generate,
+    heads,
     methods,
     models,
     own_text,
@@ -29,6 +30,7 @@ datastore.app.command("count")(own_text.count)
 app.add_typer(datastore.app, name="datastore")
 app.command("prepare")(prepare.prepare)
 app.add_typer(train.app, name="train")
+app.add_typer(heads.app, name="heads")
 app.add_typer(diffusion.app, name="diffusion")
 app.command("methods")(methods.methods)
 app.command("profile")(profile.profile)
