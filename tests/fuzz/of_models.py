@@ -229,6 +229,49 @@ def _early(folder: Path) -> None:
     tiny_loops().generate(outpace.Prompt([1, 2, 3]), draft=f"speed:head={folder}", max_tokens=4)
 
 
+@cache
+def of_eight_layers() -> Any:
+    """What layers of others are for."""
+    from tests.native_models import gguf_target
+
+    return gguf_target(Path(mkdtemp()), "llama", "F32", context_length=64, num_hidden_layers=8)
+
+
+def _foreign_seeds() -> list[Files]:
+    from tests import foreign_heads
+
+    files: list[Files] = []
+    for write in (
+        foreign_heads.write_eagle1,
+        foreign_heads.write_eagle3,
+        foreign_heads.write_speculators,
+        foreign_heads.write_medusa,
+        foreign_heads.write_vllm_medusa,
+    ):
+        with TemporaryDirectory() as folder:
+            write(Path(folder))
+            files.append({path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())})
+    return files
+
+
+def _foreign(folder: Path) -> None:
+    """Taken in, given out again, and loaded beside the model."""
+    from outpace.heads.eagle_layer import EagleLayer
+    from outpace.heads.foreign.doctor import examine
+    from outpace.heads.foreign.giving import give_out
+    from outpace.heads.foreign.taking import take_in
+    from outpace.heads.medusa_heads import MedusaHeads
+
+    target = of_eight_layers()
+    examine(folder, target)
+    with TemporaryDirectory() as made:
+        ours = Path(made) / "ours"
+        layout = take_in(folder, target, "tiny", ours)
+        give_out(ours, Path(made) / "theirs")
+        kind: Any = EagleLayer if layout.what.startswith("EAGLE") else MedusaHeads
+        kind(target, ours)
+
+
 MODEL_READERS: dict[str, Reader] = {
     "gguf": Reader(_ggufs, read_model),
     "folder": Reader(lambda: [seeds.folder(), seeds.folder(sharded=True)], read_model),
@@ -238,4 +281,5 @@ MODEL_READERS: dict[str, Reader] = {
     "backoff": Reader(_backoff_seeds, _backoff),
     "heads": Reader(_heads_seeds, _heads),
     "early": Reader(_early_seeds, _early),
+    "foreign": Reader(_foreign_seeds, _foreign, needs=("torch", "safetensors")),
 }

@@ -220,7 +220,7 @@ def test_what_no_drafter_runs(tiny: Tiny, tmp_path: Path, config: dict[str, Any]
     report = examine(tmp_path)
     assert report.facts == [("what", what)]
     assert report.faults == [("not run", "no drafter of Outpace runs it")]
-    with pytest.raises(FormatError, match="which no drafter of Outpace runs; folders of Medusa"):
+    with pytest.raises(FormatError, match="which no drafter of Outpace runs; accepted are folders of Medusa"):
         take_in(tmp_path, tiny.target, "tiny", tmp_path / "b")
 
 

@@ -116,6 +116,8 @@ def unfit(layout: Layout, target: Target) -> list[Fault]:
 
 def taps_for(layout: Layout, target: Target) -> tuple[str, ...]:
     """Those that are read of this model; OutpaceError where it has too few layers, or shows none."""
+    if layout.taps == ("final",):
+        return layout.taps
     num_layers = getattr(target, "num_layers", None)
     if type(num_layers) is not int:
         raise OutpaceError(f"{type(target).__name__} does not say how many layers it has")

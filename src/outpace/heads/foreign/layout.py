@@ -158,5 +158,5 @@ def said(tensor: RawTensor) -> str:
 def brief_faults(faults: Iterable[Fault], most: int = 3) -> str:
     """The first faults in a line."""
     texts = [f"{kind}: {text}" for kind, text in faults]
-    more = f"; and {len(texts) - most} more" if len(texts) > most else ""
+    more = f"; and {len(texts) - most} more, which `outpace heads doctor` names" if len(texts) > most else ""
     return "; ".join(texts[:most]) + more

@@ -56,7 +56,9 @@ class Found:
     @property
     def refusal(self) -> FormatError:
         """What to say of heads that no drafter here runs."""
-        return FormatError(f"{self.folder} holds {self.other}, which no drafter of Outpace runs; {ACCEPTED}")
+        return FormatError(
+            f"{self.folder} holds {self.other}, which no drafter of Outpace runs; accepted are {ACCEPTED}"
+        )
 
 
 def recognise(folder: str | Path, *, allow_pickle: bool = False) -> Found:

@@ -19,7 +19,7 @@ from outpace.heads import eagle, medusa
 from outpace.heads.folder import CONFIG, VERSION, WEIGHTS
 from outpace.heads.foreign.doctor import all_faults, taps_for, unfit
 from outpace.heads.foreign.layout import Layout, Wanted, brief_faults
-from outpace.heads.foreign.recognise import ACCEPTED, recognise
+from outpace.heads.foreign.recognise import recognise
 from outpace.progress import Progress
 
 
@@ -47,7 +47,7 @@ def take_in(
     assert found.parse is not None, "heads of another project"
     layout = found.parse(found.weights)
     if faults := all_faults(layout, found.weights) or unfit(layout, target):
-        raise FormatError(f"{found.folder}: {brief_faults(faults)}; accepted are {ACCEPTED}")
+        raise FormatError(f"{found.folder}: {brief_faults(faults)}")
     needed, shows = (Embedded, "input embedding") if _is_eagle(layout) else (Tapped, "hidden states")
     if not isinstance(target, needed):
         raise OutpaceError(f"the model {model} shows no {shows}, accepted are native and transformers models")
