@@ -12,7 +12,7 @@ from outpace.core.errors import OutpaceError
 from tests.fuzz.__main__ import Lines
 from tests.fuzz.cases import files_of, run_case, sound
 from tests.fuzz.gguf_file import GGUF
-from tests.fuzz.of_models import tiny
+from tests.fuzz.of_models import of_eight_layers, tiny
 from tests.fuzz.reader import Reader
 from tests.fuzz.readers import READERS
 
@@ -25,6 +25,7 @@ def the_model_goes() -> Iterator[None]:
     """Before the native module does."""
     yield
     tiny.cache_clear()
+    of_eight_layers.cache_clear()
 
 
 @pytest.mark.parametrize("name", READERS)
