@@ -265,7 +265,7 @@ class Trap:
 @pytest.mark.parametrize(
     "made",
     [Trap(), [1], {}, {"fc.weight": 3}, {"fc.weight": Trap()}, {"x": torch.zeros(2, 2).to_sparse()}],
-    ids=repr,
+    ids=["trap", "list", "empty", "number", "trap within", "sparse"],
 )
 def test_a_pickle_runs_nothing(tiny: Tiny, tmp_path: Path, made: Any) -> None:
     write_eagle1(tmp_path / "a")
