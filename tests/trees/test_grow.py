@@ -19,7 +19,7 @@ from outpace.core.steps import Ask
 from outpace.core.tree import Draw, TokenTree
 from outpace.trees.chain import Chain
 from outpace.trees.dynamic import Dynamic
-from outpace.trees.grow import draw_candidates, grow_trees
+from outpace.trees.grow import draw_candidates, grow_trees, point_law
 from outpace.trees.static import Static
 from tests.laws import FALSE_ALARM_RATE, g_test
 from tests.strategies import logits, samplings
@@ -196,3 +196,19 @@ def test_tokens_are_picked_only_where_nobody_reads_more() -> None:
     assert picked(Static(widths="2,1")) and picked(Chain())
     assert not picked(Chain(min_p=0.5)) and not picked(Dynamic())
     assert not picked(Chain(), law=True) and not picked(Chain(), edit=lambda path: None)
+
+
+@pytest.mark.parametrize("drafted", [1, 30, 400, 999, 1000])
+@pytest.mark.parametrize("width", [1, 3])
+def test_the_law_of_a_trimmed_vocabulary_is_that_of_all(drafted: int, width: int) -> None:
+    """Whether or not most tokens are known to be none: the softmax, and its best tokens."""
+    rng = np.random.default_rng(drafted)
+    logits = np.full(1000, -np.inf, np.float32)
+    ids = np.sort(rng.choice(1000, drafted, replace=False))
+    logits[ids] = rng.normal(size=drafted, scale=3)
+    best, law = point_law(logits, Sampling(), 5, width)
+    odds = np.exp(logits.astype(np.float64) - logits.max())
+    np.testing.assert_allclose(law, odds / odds.sum(), rtol=1e-5)
+    assert law.dtype == np.float32 and law.shape == (1000,)
+    likeliest = np.argsort(-logits, kind="stable")[: min(width, drafted)]
+    assert best[: len(likeliest)].tolist() == likeliest.tolist()

@@ -50,6 +50,8 @@ PickFunction = Callable[
 draw would take from the logits, best first, which may be far cheaper to get."""
 
 
+STRIDE = 64  # of logits that are looked at to tell a trimmed vocabulary
+
 EVERY_DRAW: frozenset[Draw] = frozenset({"iid", "without_replacement", "hub"})
 
 
@@ -166,9 +168,17 @@ def point_law(
     `token_ids` says which tokens the logits are of, where they are not of all; results count in logits.
     """
     if sampling.temperature == 0:
-        law = np.exp(logits - logits.max())
-        law /= law.sum()
-        return _best(np.arange(len(law)), logits, width), law
+        # Of a trimmed vocabulary most are minus infinity, which a few of them tell.
+        sparse = 2 * np.count_nonzero(np.isneginf(logits[::STRIDE])) * STRIDE > len(logits)
+        kept = np.flatnonzero(logits > -np.inf) if sparse else np.arange(len(logits))
+        some = logits[kept] if sparse else logits
+        odds = np.exp(some - some.max())
+        odds /= odds.sum()
+        law = odds
+        if sparse:
+            law = np.zeros(len(logits), odds.dtype)
+            law[kept] = odds
+        return _best(kept, some, width), law
     kept = survivors(logits, sampling)
     with np.errstate(over="ignore"):  # no temperature is too low
         scaled = (logits[kept].astype(np.float64) - logits.max()) / sampling.temperature
