@@ -114,6 +114,8 @@ def main() -> None:
             for one, answer in zip(prompts, answers, strict=True)
             if answer.token_ids
         ]
+        if not any(len(answer) > 1 for _, _, answer in texts):
+            raise OutpaceError("no answer has two tokens, accepted are --max-tokens of 2 or more")
         rows = []
         for price in given.price or PRICES:
             context = {

@@ -137,7 +137,8 @@ def test_the_fastest_is_chosen_where_it_is_clearly_faster(run: Run, model: str) 
         ("{", "draft.json"),
         ('{"draft": 3}', "its draft is 3, expected a text"),
         ('{"draft": "x"}', "'x'"),
-        ('{"draft": "auto"}', "its draft is auto, accepted are others"),
+        ('{"draft": "auto"}', "its draft is auto, accepted are drafts without auto"),
+        ('{"draft": "phrases:draft=auto"}', "its draft is phrases:draft=auto, accepted are drafts without"),
     ],
 )
 def test_a_damaged_note_is_left_out(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+from outpace.files.rope import rope_table  # noqa: E402
 from outpace.heads.eagle import read_eagle  # noqa: E402
 from tests.cli.conftest import Outcome  # noqa: E402
 from tests.cli.test_train import PAIRS, lines  # noqa: E402
@@ -84,6 +86,25 @@ def test_own_text_is_whole_texts(run: Run, folder: Path, tmp_path: Path) -> None
     answers = {token for record in records for token in record["token_ids"]}
     ids = read_eagle(tmp_path).token_ids
     assert ids is not None and len(ids) <= 24 and set(ids.tolist()) <= answers
+
+
+@pytest.mark.parametrize("args", [["--unrolled", "99"], ["--width", "0"], ["--taps", "1,1"]])
+def test_no_text_is_written_for_bad_options(run: Run, folder: Path, tmp_path: Path, args: list[str]) -> None:
+    outcome = train(run, folder, tmp_path / "new", "--own-text", "100", *args, data=False)
+    assert outcome.status == 2 and "accepted are" in outcome.err and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("scaling", [None, {"rope_type": "linear", "factor": 4.0}])
+def test_the_rotary_base_is_the_models(scaling: dict[str, object] | None) -> None:
+    """Whatever scales its tables."""
+    from outpace.train.jobs_eagle import like
+
+    table, _ = rope_table(64, 1e4, scaling=scaling, context_length=512)
+    model = SimpleNamespace(
+        rope_inv_freq=[table], head_dim=64, num_heads=4, num_kv_heads=2, intermediate_size=8, rms_eps=1e-6,
+        context_length=512,
+    )  # fmt: skip
+    assert like(model, None)["rope_theta"] == 1e4
 
 
 @pytest.mark.parametrize(

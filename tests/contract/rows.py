@@ -204,7 +204,6 @@ DRAFTER_SPECS = [
     "markov_heads:path=MARKOV,min_p=0",
     "markov_heads:path=MARKOV tree=static:widths=[2,2]",
     "mix:drafts=ngram+[markov_heads:path=MARKOV]",
-    "medusa:path=MEDUSA,min_p=0",
     "medusa:path=MEDUSA,heads=2 tree=static:widths=[2,2]",
     "eagle:path=EAGLE",
     "eagle:path=EAGLE tree=static:widths=[2,2]",

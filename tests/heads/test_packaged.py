@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from outpace.drafters.auto import usual_draft
+import outpace
+from outpace.drafters.auto import own_draft, usual_draft, write_prepared
 from outpace.drafters.lookup.backoff import FILE_NAME, own_table
-from outpace.files.backoff import read_backoff
+from outpace.drafters.lookup.ngram import NGram
+from outpace.files.backoff import read_backoff, write_backoff
 from outpace.files.catalog import CATALOG
 from outpace.files.json_files import json_file
 from outpace.heads.file import read_heads
@@ -60,3 +62,24 @@ def test_other_models_have_none(tmp_path: Path) -> None:
     assert own_table(target, lambda name: tmp_path / name) is None
     (tmp_path / FILE_NAME).touch()
     assert own_table(target, lambda name: tmp_path / name) == tmp_path / FILE_NAME
+
+
+def test_a_table_that_does_not_fit_leaves_prompt_lookup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of a target without a tokenizer: nothing fails, a line says so. What prepare found comes first."""
+    target = gguf_target(tmp_path, context_length=64)
+    packaged = tmp_path / "packaged" / TABLES / "tiny"
+    packaged.mkdir(parents=True)
+    write_backoff(packaged / FILE_NAME, [[1, 2, 3]], vocabulary="of others")
+    fields = {"hidden_size": target.hidden_size, "target": target.fingerprint()}
+    (packaged / CONFIG).write_text(json.dumps(fields))
+    monkeypatch.setattr("outpace.heads.packaged.PACKAGED", tmp_path / "packaged")
+    assert usual_draft(target) == "mix"
+    model = outpace.load(target)
+    assert model.own_draft == "ngram" and isinstance(model.drafter("auto"), NGram)
+    assert "the model drafts with ngram, `outpace prepare` finds a faster draft: the back-off" in caplog.text
+    assert len(model.generate(outpace.Prompt([1, 2, 3]), max_tokens=4).token_ids) == 4
+    write_prepared(tmp_path / "draft.json", "ngram", {})
+    assert own_draft(target, lambda name: tmp_path / name, lambda spec: None) == "ngram"
+    assert own_draft(target, None, lambda spec: None) == "mix"

@@ -80,7 +80,7 @@ Draft = Annotated[
         "--draft",
         metavar="DRAFT",
         help="How to draft: NAME:option=value,... such as ngram:max_n=3,length=6; none for plain decoding; "
-        "auto, what is fastest for the model as far as is known, if left out.",
+        "auto, what is fastest for the model as far as is known, if left out (ngram with --tree or --rule).",
     ),
 ]
 Drafts = Annotated[
@@ -88,8 +88,7 @@ Drafts = Annotated[
     typer.Option(
         "--draft",
         metavar="METHOD",
-        help="What to measure: DRAFT, or 'DRAFT tree=TREE rule=RULE'; may be repeated; ngram, or speed "
-        "for a looped model, if left out. "
+        help="What to measure: DRAFT, or 'DRAFT tree=TREE rule=RULE'; may be repeated; auto, if left out. "
         "none always runs.",
     ),
 ]

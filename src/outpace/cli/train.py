@@ -259,6 +259,7 @@ def eagle(
     """Train an EAGLE-3 layer for a model. The same command goes on with a run that was stopped."""
     from outpace.train.data import read_pairs
 
+    output = options.expanded(output)  # its own text is written by others, who do so
     if steps < 1 or not lr > 0 or not checkpoint >= 0:
         raise OutpaceError("--steps must be 1 or more, --lr more than 0, --checkpoint 0 or more")
     check_seed(seed, threads)
@@ -273,6 +274,7 @@ def eagle(
         target, output, taps=names, width=width, tokens=tokens, unrolled=unrolled, steps=steps, batch=batch,
         lr=lr, precision=precision, checkpoint_s=checkpoint, seed=seed, threads=threads,
     )  # fmt: skip
+    job.check()
     with progress_bar() as progress:
         config = job.run(pairs or _own_pairs(target, output, own_text, seed, threads, progress), progress)
     print(f"{output}: an EAGLE-3 layer that drafts {config.num_tokens} tokens of {config.model}")
@@ -353,7 +355,7 @@ def _own_pairs(
     from outpace.train.data import read_pairs
     from outpace.train.self_text import OWN_TEXT, batch_for
 
-    path = options.expanded(folder) / OWN_TEXT
+    path = folder / OWN_TEXT
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -180,7 +180,7 @@ class Embedded(Tapped, Protocol):
     """A target whose input embedding can be read, for drafters that read tokens as the target does."""
 
     def input_rows(self, token_ids: NDArray[np.integer]) -> NDArray[np.float32]:
-        """f32[M, D]: what the first layer reads of these tokens."""
+        """f32[M, D]: what the input embedding makes of these tokens."""
 
     def layer(self, spec: LayerSpec) -> GivenLayer:
         """A decoder layer of the caller's, which need not have the model's width."""

@@ -11,6 +11,7 @@ any other                  ngram: prompt lookup
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,22 +23,39 @@ from outpace.files.json_files import json_file
 from outpace.files.whole import write_whole
 from outpace.heads.packaged import find_packaged_heads
 
-FILE_NAME = "draft.json"
+FILE_NAME, LOOKUP = "draft.json", "ngram"
 
 
 def auto(target: Target, context: Mapping[str, Any], beside: Callable[[str], Path] | None = None) -> Drafter:
     """The drafter that `own_draft` names."""
     from outpace.drafters import DRAFTERS
 
-    drafter: Drafter = DRAFTERS.create(own_draft(target, beside), **context)
-    return drafter
+    def make(spec: str) -> Drafter:
+        drafter: Drafter = DRAFTERS.create(spec, **context)
+        return drafter
+
+    return make(own_draft(target, beside, make))
 
 
-def own_draft(target: Target, beside: Callable[[str], Path] | None) -> str:
-    """The spec of the draft; see the module. `beside`: name -> path of a file that belongs to the model."""
+def own_draft(target: Target, beside: Callable[[str], Path] | None, make: Callable[[str], object]) -> str:
+    """The spec of the draft (see the module): the first that can be made.
+
+    beside  name -> path of a file that belongs to the model.
+    make    makes a drafter, or raises an OutpaceError: what was made for the model may be gone.
+    """
     if isinstance(target, Looped) and target.num_loops > 1:
         return "speed"
-    return prepared_draft(beside) or usual_draft(target)
+    usual = usual_draft(target)
+    draft = prepared_draft(beside) or usual
+    while draft != LOOKUP:
+        try:
+            make(draft)
+        except OutpaceError as error:
+            draft = LOOKUP if draft == usual else usual
+            note(f"the model drafts with {draft}, `outpace prepare` finds a faster draft: {error}")
+        else:
+            break
+    return draft
 
 
 def prepared_draft(beside: Callable[[str], Path] | None) -> str | None:
@@ -55,8 +73,9 @@ def prepared_draft(beside: Callable[[str], Path] | None) -> str | None:
         draft = json_file(path).get("draft")
         if not isinstance(draft, str):
             raise OutpaceError(f"its draft is {draft!r}, expected a text")
-        if DRAFTERS.parse(draft)[0] == "auto":
-            raise OutpaceError("its draft is auto, accepted are others")
+        DRAFTERS.parse(draft)
+        if "auto" in re.split(r"[^a-z0-9_]+", draft):  # on its own or within another, it would ask for itself
+            raise OutpaceError(f"its draft is {draft}, accepted are drafts without auto")
     except OutpaceError as error:
         note(f"{path} is left out, `outpace prepare` makes it anew: {error}")
         return None
@@ -65,7 +84,7 @@ def prepared_draft(beside: Callable[[str], Path] | None) -> str | None:
 
 def usual_draft(target: Target) -> str:
     """The draft of a model that nobody has prepared: prompt lookup, with a table if the package has one."""
-    return "mix" if find_packaged_heads(target, "backoff") else "ngram"
+    return "mix" if find_packaged_heads(target, "backoff") else LOOKUP
 
 
 def write_prepared(path: Path, draft: str, times_plain: dict[str, float]) -> None:

@@ -242,9 +242,8 @@ def mix(
 ) -> Mix:
     """From the names of drafters, `a+[b:x=1,y=2]+c`.
 
-    "auto" is ngram and the first that there is of these: backoff, if there is a table with the model or, for
-    it, in the package;
-    markov_heads, made by `outpace prepare`; blockwise heads in the package; suffix.
+    "auto" is ngram and the first that there is of these: backoff, with a table beside the model or in the
+    package; markov_heads, made by `outpace prepare`; blockwise heads in the package; suffix.
     """
     from outpace.drafters import DRAFTERS
 

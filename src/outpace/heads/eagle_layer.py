@@ -69,7 +69,7 @@ class EagleLayer:
 
     def inputs(self, tokens: Sequence[int], features: Floats) -> tuple[Floats, Floats]:
         """n tokens, features f32[n, D] -> (what the attention reads f32[n, W], the residual f32[n, D])."""
-        embedded = np.stack([self._embedding(token) for token in tokens])
+        embedded = self._embedded(tokens)
         if not self.config.is_third:
             entered = self._combined(np.concatenate([embedded, features], axis=1))
             return entered, entered
@@ -97,14 +97,15 @@ class EagleLayer:
         normed: Floats = x / np.sqrt(squares + np.float32(self.config.rms_eps)) * self._tensors[name]
         return normed
 
-    def _embedding(self, token: int) -> Floats:
-        """f32[D]."""
-        row = self._embeddings.get(token)
-        if row is None:
-            if len(self._embeddings) == MOST_TOKENS:
+    def _embedded(self, tokens: Sequence[int]) -> Floats:
+        """f32[n, D]."""
+        if missing := [*{token for token in tokens if token not in self._embeddings}]:
+            if len(self._embeddings) + len(missing) > MOST_TOKENS:
                 self._embeddings.clear()
-            row = self._embeddings[token] = self._input_rows(np.array([token]))[0]
-        return row
+                missing = [*set(tokens)]
+            rows = self._input_rows(np.array(missing))
+            self._embeddings.update(zip(missing, rows, strict=True))
+        return np.stack([self._embeddings[token] for token in tokens])
 
 
 def embedded(target: Target) -> Embedded:

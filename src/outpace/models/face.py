@@ -16,12 +16,11 @@ from outpace.core.call import Prompt
 from outpace.core.contracts import Closable, Drafter, Rule, Target, TreePolicy
 from outpace.core.errors import OutpaceError
 from outpace.core.machine import processor_key
-from outpace.core.notes import note
 from outpace.core.options import accept, accept_object, checked, taken
 from outpace.core.turns import turns_of
 from outpace.decode.pairing import check_pairing
 from outpace.drafters import make_drafter
-from outpace.drafters.auto import own_draft, usual_draft
+from outpace.drafters.auto import own_draft
 from outpace.engine.engine import Event
 from outpace.engine.generate import events, result_of
 from outpace.engine.request import Generation, Request
@@ -243,13 +242,7 @@ class Face(ABC):
     def own_draft(self) -> str:
         """The draft of calls that name none: a looped model guesses by itself, a prepared one says which."""
         if self._own_draft is None:
-            self._own_draft = own_draft(self.target, self._beside)
-            try:
-                self.drafter(self._own_draft)
-            except OutpaceError as error:  # what was made for it is gone
-                usual = usual_draft(self.target)
-                note(f"{self.name} drafts with {usual}, `outpace prepare` finds a faster draft: {error}")
-                self._own_draft = usual
+            self._own_draft = own_draft(self.target, self._beside, self.drafter)
         return self._own_draft
 
     def _steps(

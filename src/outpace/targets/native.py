@@ -308,7 +308,7 @@ class NativeTarget:
         return output_rows(self.weights, token_ids)
 
     def input_rows(self, token_ids: NDArray[np.integer]) -> NDArray[np.float32]:
-        """f32[M, D]: what the first layer reads of these tokens."""
+        """f32[M, D]: the input embeddings of these tokens, scaled as the first layer reads them."""
         return input_rows(self.weights, token_ids) * np.float32(self.config.embedding_scale)
 
     def layer(self, spec: LayerSpec) -> NativeLayer:

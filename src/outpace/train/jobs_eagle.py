@@ -57,11 +57,11 @@ class EagleJob:
         keep_freed_memory()
         if self.threads:
             torch.set_num_threads(self.threads)
+        self.check()
         plan = Plan(self.steps, self.lr, seed=self.seed, checkpoint_s=self.checkpoint_s)
         model = load(self.target, threads=self.threads)
         target: Any = model.target
-        taps = self.taps or usual_taps(target.num_layers)
-        self._check(taps)
+        taps = self.taps or early_middle_late(target.num_layers)
         target.tap(*taps)
         read = token_pairs(pairs, model, min(MAX_TOKENS, target.context_length))
         ids = frequent_tokens([answer for _, answer in read], self.tokens)
@@ -93,28 +93,30 @@ class EagleJob:
             progress=progress,
         )
 
-    def _check(self, taps: Sequence[str]) -> None:
-        """OutpaceError for options that nothing can be trained with."""
+    def check(self) -> None:
+        """OutpaceError for options that nothing can be trained with, which hours of texts need not show."""
         limits = {"unrolled": MAX_UNROLLED, "width": MAX_SIZE, "tokens": MAX_SIZE, "batch": MAX_SIZE}
         for option, most in limits.items():
             value = getattr(self, option)
             if value is not None and not 1 <= value <= most:
                 raise OutpaceError(f"eagle has {option}={value}, accepted are whole numbers from 1 to {most}")
-        if not taps or len(set(taps)) != len(taps):
-            raise OutpaceError(f"eagle has taps {', '.join(taps)}; accepted are one or more different ones")
+        if self.taps is not None and (not self.taps or len(set(self.taps)) != len(self.taps)):
+            raise OutpaceError(
+                f"eagle has taps {', '.join(self.taps)}; accepted are one or more different ones"
+            )
 
 
-def usual_taps(num_layers: int) -> tuple[str, ...]:
-    """EAGLE-3's: what layers 2, n / 2 and n - 3 read, which the layers before them have left."""
+def early_middle_late(num_layers: int) -> tuple[str, ...]:
+    """EAGLE-3's taps, as far as a small model has them: what layers 2, n / 2 and n - 3 read."""
     found = sorted({min(max(layer - 1, 0), num_layers - 1) for layer in (2, num_layers // 2, num_layers - 3)})
     return tuple(map(str, found))
 
 
 def like(model: Any, width: int | None) -> dict[str, Any]:
     """The shape of a layer of this model (a `ModelConfig`), without the scaling of its rotary tables."""
-    # Of x^(-2i/d) the second entry tells x.
+    # Entry i is x^(-2i/d), or all of them divided by one factor: two tell x.
     inv_freq = model.rope_inv_freq[0].astype(np.float64)
-    theta = float(inv_freq[1] ** (-model.head_dim / 2)) if len(inv_freq) > 1 else 10000.0
+    theta = float((inv_freq[1] / inv_freq[0]) ** (-model.head_dim / 2))
     heads = {"num_heads": model.num_heads, "num_kv_heads": model.num_kv_heads, "head_dim": model.head_dim}
     assert model.head_dim % HEAD_STEP == 0, "as every native model has it"
     return {

@@ -125,6 +125,22 @@ def test_drafts_are_those_of_the_equations(target: Any, tmp_path: Path, generati
     assert count >= 8 and {tuple(prompt) for prompt, _, _ in watch.drafts} == {*map(tuple, PROMPTS)}
 
 
+def test_rows_that_do_not_fit_into_one_call_draft_in_several(target: Any, tmp_path: Path) -> None:
+    """The prompts of two rows are more than a call of the layer holds; so are their trees later on."""
+    heads = write_random_eagle(tmp_path, target, num_tokens=40)
+    watch = Watch(make(target, tmp_path))
+    rows: Any = watch.drafter._layer.rows
+    for most, drafting in ((6, PROMPTS[1:]), (7, PROMPTS), (8, PROMPTS)):
+        rows.max_nodes = most
+        watch.drafts.clear()
+        texts = texts_of(run(target, watch, tokens=12))
+        found = [one for one in watch.drafts if one[2].num_nodes > 1]
+        assert {tuple(prompt) for prompt, _, _ in found} == {*map(tuple, drafting)}
+        for prompt, position, tree in found:
+            text = texts[tuple(prompt)][: position + 1]
+            assert tree.token_list[1:] == drafted(target, heads, text, tree.num_nodes - 1)
+
+
 def test_what_it_has_missed_is_read_in_chunks(
     target: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,7 +192,9 @@ def test_trees_stay_within_budget_and_depth(target: Any, tmp_path: Path) -> None
     assert max(widths) > 1
 
 
-def test_rows_are_given_back_and_no_room_is_no_draft(target: Any, tmp_path: Path) -> None:
+def test_rows_are_given_back_and_no_room_is_no_draft(
+    target: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_random_eagle(tmp_path, target)
     drafter = make(target, tmp_path)
     opened, freed = [], []
@@ -191,8 +209,11 @@ def test_rows_are_given_back_and_no_room_is_no_draft(target: Any, tmp_path: Path
         raise CacheFull("full")
 
     layer.score = full
-    results, plain = (run(target, one, tokens=6) for one in (drafter, NoDraft()))
-    assert [one.token_ids for one in results] == [one.token_ids for one in plain]
+    for chunk in (256, 3):  # the first call that is full is a draft's, or one that only reads
+        monkeypatch.setattr("outpace.drafters.heads.eagle.CHUNK", chunk)
+        results, plain = (run(target, one, tokens=6) for one in (drafter, NoDraft()))
+        assert [one.token_ids for one in results] == [one.token_ids for one in plain]
+        assert sum(one.stats.num_drafted for one in results) == 0 and sorted(opened) == sorted(freed)
 
 
 def test_heads_that_are_missing_are_named(target: Any) -> None:

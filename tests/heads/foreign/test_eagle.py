@@ -303,3 +303,27 @@ def test_what_others_cannot_say_does_not_go_out(tiny: Tiny, tmp_path: Path) -> N
     refused("fc_bias is true, accepted is false", fc_bias=True)
     refused("does not say how many tokens its model has; accepted is --model", vocab_size=0)
     refused("drafts the token 7, accepted are 0 to 6", vocab_size=7)
+
+
+def test_a_model_of_another_size_is_not_its_model(tiny: Tiny, tmp_path: Path) -> None:
+    """A folder that says how many tokens its model has goes out for no other."""
+    write_eagle3(tmp_path / "a")
+    taken(tiny, tmp_path / "a", tmp_path / "b")
+    assert read_eagle(tmp_path / "b").config.vocab_size == VOCAB
+    with pytest.raises(FormatError, match=f"is for a model of {VOCAB} tokens and this one has {VOCAB + 8}"):
+        give_out(tmp_path / "b", tmp_path / "c", vocab_size=VOCAB + 8)
+    assert not (tmp_path / "c").exists()
+    give_out(tmp_path / "b", tmp_path / "c", vocab_size=VOCAB)
+
+
+def test_flags_may_stand_beside_the_numbers_of_layers(tiny: Tiny, tmp_path: Path) -> None:
+    """As in layers that NVIDIA has published: `norm_before_fc` within `eagle_config`."""
+
+    def change(config: dict[str, Any], tensors: dict[str, Any]) -> None:
+        config["eagle_config"] = {"norm_before_fc": True}
+        tensors["input_norm.weight"] = torch.full((tensors["fc.weight"].shape[1],), 0.5)
+
+    write_eagle3(tmp_path / "a", change=change)
+    taken(tiny, tmp_path / "a", tmp_path / "b")
+    layer = read_eagle(tmp_path / "b")
+    assert layer.config.norm_before_fc and (layer.tensors["input_norm.weight"] == 0.5).all()

@@ -10,7 +10,7 @@ eagle`.
               in with the layer's own output behind its parent
 
 The layer has a row of keys and values for each text. It holds the committed tokens but the first, as far as
-it has seen their states: of a prompt that was read in several calls, those of the last one.
+it has seen their states: of a prompt that was read in several calls, those of the last one alone.
 
 Deviation. EAGLE's own trees have 60 nodes; here a small one is the default: on a CPU a node has its price.
 """
@@ -18,14 +18,14 @@ Deviation. EAGLE's own trees have 60 nodes; here a small one is the default: on 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from outpace.core.call import Prompt
 from outpace.core.contracts import Embedded, TreePolicy
-from outpace.core.errors import CacheFull, OutpaceError
+from outpace.core.errors import CacheFull
 from outpace.core.layers import Floats
 from outpace.core.options import checked
 from outpace.core.steps import Ask, RowScores, Step
@@ -103,7 +103,8 @@ class Eagle:
                 tokens = [*state.prompt[len(state.prompt) - len(before) :], *tokens]
                 found, state.prompt = np.concatenate([before, found]), ()
             state.tokens += tokens
-            state.features.append(self._layer.features(found))
+            pieces = range(0, len(found), CHUNK)  # of a long prompt the states are several times as wide
+            state.features += [self._layer.features(found[at : at + CHUNK]) for at in pieces]
         return list(states)
 
     def stop(self, state: EagleState) -> None:
@@ -142,6 +143,16 @@ class Eagle:
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A row's share of a call: `lead` nodes before the root, then those of its tree."""
+
+    read: Floats
+    residuals: Floats
+    parents: list[int]
+    lead: int
+
+
 class Drafts:
     """The layer as a step function (see `trees.grow`), for the rows of one `propose`."""
 
@@ -155,39 +166,47 @@ class Drafts:
     def step(
         self, rows: Sequence[int], trees: Sequence[TokenTree], nodes: Sequence[Sequence[int]]
     ) -> list[Logits | None]:
-        """One call on the nodes and their ancestors, and on what is pending before the root."""
+        """Nodes, their ancestors, and what is pending before roots: in one call, or more where it is full."""
         kept = [tree.shape.closure([0, *now]) for tree, now in zip(trees, nodes, strict=True)]
         self._prepare(rows, trees, kept)
-        starts, parents, leads = [0], list[int](), list[int]()
-        read, residuals = list[Floats](), list[Floats]()
-        for row, tree, some in zip(rows, trees, kept, strict=True):
-            lead = self._lead(row)
-            leads.append(0 if lead is None else len(lead[0]))
-            if lead is not None:
-                read.append(lead[0])
-                residuals.append(lead[1])
-            read += [self._inputs[row][node][0][None] for node in some]
-            residuals += [self._inputs[row][node][1][None] for node in some]
-            places = {node: leads[-1] + at for at, node in enumerate(some)}
-            parents += range(-1, leads[-1])
-            parents += [places[tree.shape.parent_list[node]] for node in some[1:]]
-            starts.append(len(parents))
-        try:
-            numbers = [self._number(row) for row in rows]
-            outputs = self._layer.rows.score(
-                numbers, starts, parents, np.concatenate(read), np.concatenate(residuals)
-            )
-        except OutpaceError:  # no memory left for these rows, or more nodes than a call has
+        parts = [self._part(*one) for one in zip(rows, trees, kept, strict=True)]
+        outputs: list[Floats | None] = [None] * len(rows)
+        for places in _groups([len(part.parents) for part in parts], self._layer.rows.max_nodes):
+            some = [parts[place] for place in places]
+            starts = np.cumsum([0, *(len(part.parents) for part in some)]).tolist()
+            try:
+                found = self._layer.rows.score(
+                    [self._number(rows[place]) for place in places],
+                    starts,
+                    [parent for part in some for parent in part.parents],
+                    np.concatenate([part.read for part in some]),
+                    np.concatenate([part.residuals for part in some]),
+                )
+            except CacheFull:  # no memory left for these rows
+                continue
+            for place, part, start in zip(places, some, starts, strict=False):
+                at = [start + part.lead + kept[place].index(node) for node in nodes[place]]
+                outputs[place] = found[at]
+                self._outputs[rows[place]].update(zip(nodes[place], found[at], strict=True))
+                self._commit(rows[place], part.lead)
+        able = [one for one in outputs if one is not None]
+        if not able:
             return [None] * len(rows)
-        wanted = []
-        for place, (row, some, now) in enumerate(zip(rows, kept, nodes, strict=True)):
-            first = starts[place] + leads[place]
-            at = [first + some.index(node) for node in now]
-            self._outputs[row].update(zip(now, outputs[at], strict=True))
-            wanted += at
-            self._commit(row, leads[place])
-        logits = self._layer.logits(outputs[wanted])
-        return list(np.split(logits, np.cumsum([len(now) for now in nodes])[:-1]))
+        ends = np.cumsum([len(one) for one in able])[:-1]
+        logits = iter(np.split(self._layer.logits(np.concatenate(able)), ends))
+        return [None if one is None else next(logits) for one in outputs]
+
+    def _part(self, row: int, tree: TokenTree, some: Sequence[int]) -> Part:
+        """What is pending before the root, and these nodes of a tree."""
+        inputs = [self._inputs[row][node] for node in some]
+        read, residuals = (np.stack(both) for both in zip(*inputs, strict=True))
+        lead = self._lead(row)
+        if lead is not None:
+            read, residuals = np.concatenate([lead[0], read]), np.concatenate([lead[1], residuals])
+        before = len(read) - len(some)
+        places = {node: before + at for at, node in enumerate(some)}
+        below = [places[tree.shape.parent_list[node]] for node in some[1:]]
+        return Part(read, residuals, [*range(-1, before), *below], before)
 
     def _prepare(
         self, rows: Sequence[int], trees: Sequence[TokenTree], kept: Sequence[Sequence[int]]
@@ -229,3 +248,18 @@ class Drafts:
         number = self._states[row].row
         assert number is not None, "a row that has been read"
         return number
+
+
+def _groups(sizes: Sequence[int], most: int) -> list[list[int]]:
+    """Numbers of rows that share a call of at most so many nodes; a row that is larger is in none."""
+    groups: list[list[int]] = [[]]
+    room = most
+    for number, size in enumerate(sizes):
+        if size > most:
+            continue
+        if size > room:
+            groups.append([])
+            room = most
+        groups[-1].append(number)
+        room -= size
+    return [group for group in groups if group]

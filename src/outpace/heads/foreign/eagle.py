@@ -104,7 +104,8 @@ def _third(
         "generation": "eagle3",
         "taps": _taps(fields),
         "num_tokens": fields.size("draft_vocab_size", vocab_size, vocab_size),
-        **{name: fields.flag(name) for name in flags},
+        # Some write them where others have the layers' numbers.
+        **{name: fields.flag(name) or fields.within("eagle_config").flag(name) for name in flags},
     }
     return _layout(what, fields, _made(fields, config), vocab_size, names, weights)
 

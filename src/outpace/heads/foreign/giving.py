@@ -80,6 +80,11 @@ def give_out(
         fields = {name: value for name, value in asdict(config).items() if name not in OURS}
         write_heads(output, {"model_type": MEDUSA} | fields, tensors, progress)
         return "Medusa heads, vLLM's layout"
+    if vocab_size and config.vocab_size not in (0, vocab_size):
+        raise FormatError(
+            f"{found.folder} is for a model of {config.vocab_size} tokens and this one has {vocab_size}; "
+            "accepted is its own model"
+        )
     vocab_size = vocab_size or config.vocab_size
     if not vocab_size:
         raise OutpaceError(
