@@ -133,7 +133,6 @@ RULE_NAMES = RULES.names()
 # Drafters of the table by name, and those that nobody should write: they change no output either.
 HOSTILE = hostile(VOCAB_SIZE)
 NOTHING_WITHOUT_OPTIONS = {
-    "auto",  # one of the others
     "small_model",
     "cascade",
     "retrieval",
