@@ -96,7 +96,7 @@ RUNTIME_OF = $(shell $(CXX) -print-file-name=$(1))
 sanitize-address: CHECKS := address,undefined
 # A process that ends is a test that failed, so that they may run side by side.
 sanitize-address: CHECKED := --numprocesses $(JOBS) --dist worksteal tests/native tests/engine tests/contract \
-	$(wildcard tests/targets/test_native*.py)
+	tests/heads/test_eagle_layer.py $(wildcard tests/targets/test_native*.py)
 sanitize-address: RUN = LD_PRELOAD="$(foreach of,libasan.so libubsan.so libstdc++.so,$(call RUNTIME_OF,$(of)))" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
 
@@ -104,7 +104,8 @@ sanitize-address: RUN = LD_PRELOAD="$(foreach of,libasan.so libubsan.so libstdc+
 # model too. Python and torch are not built for these checks, a fixed layout of memory is needed, and the child of a
 # fork may not start threads under them: forks are checked above.
 sanitize-thread: CHECKS := thread
-sanitize-thread: CHECKED := --capture=sys tests/native tests/engine/test_threads.py $(addprefix tests/targets/test_native_,\
+sanitize-thread: CHECKED := --capture=sys tests/native tests/engine/test_threads.py \
+	tests/heads/test_eagle_layer.py $(addprefix tests/targets/test_native_,\
 	threads.py parts.py products.py sampling.py top.py loop_rows.py)
 sanitize-thread: RUN = LD_PRELOAD="$(call RUNTIME_OF,libtsan.so)" \
 	TSAN_OPTIONS=ignore_noninstrumented_modules=1 setarch -R
