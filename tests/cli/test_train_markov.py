@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +10,16 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from outpace.heads.markov_heads import read_markov, scaled  # noqa: E402
+from tests.cli import trainings  # noqa: E402
 from tests.cli.conftest import Outcome  # noqa: E402
-from tests.cli.test_train import PAIRS, lines  # noqa: E402
-from tests.fake_models import write_gguf  # noqa: E402
+from tests.cli.trainings import Run, compared, written  # noqa: E402
 
-Run = Callable[..., Outcome]
 SHAPE = ["--length", "3", "--width", "16", "--rank", "4", "--segments", "2", "--steps", "9"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made: Path = tmp_path_factory.mktemp("markov")
-    write_gguf(made / "tiny.gguf", "llama")
-    write_gguf(made / "other.gguf", "llama", seed=1)
-    lines(made / "data.jsonl", PAIRS)
-    return made
+    return written(tmp_path_factory.mktemp("markov"))
 
 
 @pytest.fixture(autouse=True)
@@ -34,17 +28,7 @@ def own_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def train(run: Run, folder: Path, output: Path, *args: str, data: bool = True) -> Outcome:
-    """The last of an option that is given twice counts."""
-    given = ["--data", str(folder / "data.jsonl")] if data else []
-    target = ["--target", str(folder / "tiny.gguf"), "--threads", "1"]
-    return run("train", "markov_heads", "-o", str(output), *given, *target, *SHAPE, *args)
-
-
-def compared(run: Run, folder: Path, draft: str, *args: str) -> Outcome:
-    return run(
-        "generate", PAIRS[0]["prompt"], "-m", str(folder / "tiny.gguf"), "--draft", draft, "--max-tokens",
-        "20", "--compare", *args,
-    )  # fmt: skip
+    return trainings.train(run, folder, "markov_heads", output, SHAPE, *args, data=data)
 
 
 def test_heads_are_trained_on_data_and_draft(run: Run, folder: Path, tmp_path: Path) -> None:
