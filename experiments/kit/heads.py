@@ -1,7 +1,7 @@
-"""Train the proposal heads of a table: on a frozen base once, and with a finetuned one for every k.
+"""Train the proposal heads of a table, on a frozen base or with a finetuned one.
 
-Finetuning for a k begins with the model and the heads of the k before it, so that what was learned for that
-is not learned again, and reads on where that ended. Runs that were killed go on from their last checkpoint;
+A training may begin with the model and the heads of one before it, so that what was learned there is not
+learned again, and then reads on where that ended. Runs that were killed go on from their last checkpoint;
 those that are done are left alone.
 """
 
@@ -20,8 +20,6 @@ from outpace.train.blockwise import MODEL_FOLDER, Regime, train_blockwise
 from outpace.train.loop import Plan
 
 HEADS = "heads"
-HEADS_FIRST = 0.2
-"""Part of the steps of finetuning after which the model learns too: new heads have nothing to teach it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +93,6 @@ def train_heads(
             num_heads=training.num_heads,
             regime=training.regime,
             heads_per_step=training.num_heads,  # small vocabularies: a head costs little beside the model
-            heads_first=HEADS_FIRST if finetunes else 0.0,
             precision=precision_of(folder / training.base) if finetunes else "float32",
             start=read_heads(training.before.heads(folder)) if training.before else None,
             plan=Plan(steps, lr, seed=seed),

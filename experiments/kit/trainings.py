@@ -19,10 +19,11 @@ from outpace.targets.hf_taps import model_fingerprint
 from outpace.train.checkpoint import RUN, Checkpoint
 from outpace.train.loop import Loss, Plan, train
 from outpace.train.origin import unlike
-from outpace.train.precision import Precision, faster_precision
+from outpace.train.precision import PRECISIONS, Precision
 
 PACE, FINISHED = "pace.json", "finished"
 PACE_STEPS = 24  # the first ones allocate
+CLEARLY = 1.2  # as much faster bfloat16 has to be
 
 LossOf = Callable[[int, torch.Generator], Loss]
 Module = TypeVar("Module", bound=torch.nn.Module)
@@ -63,15 +64,19 @@ def train_base(
 
     new     the model at its beginning, on its device. loss: of a model whose products have a precision.
     finish  saves a model that has made so many steps, and judges it: facts for its run.json.
-    steps   in place of minutes; else how many fit is measured once, on a model that is thrown away.
+    steps   in place of minutes. How many fit, and which precision is faster, is measured once, on models
+            that are thrown away.
     """
 
     def measure() -> dict[str, Any]:
-        model = new()
-        precision, number = faster_precision(next(model.parameters()).device), steps
-        if number is None:
-            number = max(1, round(60 * minutes / _step_seconds(model, loss(model, precision))))
-        return {"precision": precision, "steps": number}
+        seconds: dict[Precision, float] = {}
+        for precision in PRECISIONS:
+            model = new()
+            seconds[precision] = _step_seconds(model, loss(model, precision))
+        # Attention of short texts may be slower in bfloat16, whatever large products are.
+        faster: Precision = "bfloat16" if CLEARLY * seconds["bfloat16"] < seconds["float32"] else "float32"
+        number = max(1, round(60 * minutes / seconds[faster])) if steps is None else steps
+        return {"precision": faster, "steps": number}
 
     pace = _measured_once(where, measure)
     plan = Plan(int(pace["steps"]), lr, weight_decay=weight_decay, seed=seed)

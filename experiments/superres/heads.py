@@ -16,9 +16,12 @@ from experiments.superres.pictures import Pictures
 from experiments.superres.scales import Scale
 from outpace.targets.pixel_model import NUM_LEVELS, PixelModel
 from outpace.train.bases_pixel import PixelBase
-from outpace.train.blockwise import Regime
+from outpace.train.blockwise import Regime, Trunk
+from outpace.train.head_losses import equal
 
 LR: dict[Regime, float] = {"frozen": 2e-3, "finetuned": 1e-3}
+HEADS_FIRST = 0.2
+"""Part of the steps of finetuning after which the model learns too: new heads have nothing to teach it."""
 INTENSITIES = np.arange(NUM_LEVELS)
 """What heads draft: never START, so that the distance of two drafts is one of intensities."""
 
@@ -65,5 +68,7 @@ def _train(training: Training, data: Pictures, folder: Path, scale: Scale, devic
         steps=steps,
         seed=seed,
         token_ids=INTENSITIES,
+        weights=equal(training.num_heads),  # as in the paper
+        trunk=Trunk(heads_first=HEADS_FIRST),
         data=data.data_hash,
     )

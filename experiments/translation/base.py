@@ -1,4 +1,4 @@
-"""Train the translation model that heads are put on, and with another seed the teacher that distils.
+"""Train the translation model that heads are put on.
 
 The transformer of Vaswani et al. 2017, arXiv:1706.03762, with tied embeddings and label smoothing; the
 learning rate warms up and falls as a cosine within the minutes.
@@ -13,45 +13,22 @@ from typing import Any
 import sacrebleu
 
 from experiments.kit import trainings
-from experiments.kit.trainings import is_finished, short_fingerprint
+from experiments.kit.trainings import is_finished
 from experiments.translation import corpus
 from experiments.translation.model import Examples, load_model, new_model, translate
 from experiments.translation.pieces import MODEL, Pieces, train_pieces
 from experiments.translation.scales import Scale
 from outpace.train.looped import Early, looped_loss
 
-BASE, TEACHER, DISTILLED = "base", "teacher", "base-distilled"
+BASE = "base"
 LABEL_SMOOTHING = 0.1
 
 
-def train_bases(
+def train_base(
     corpus_folder: Path, folder: Path, scale: Scale, *, seed: int = 0, device: str = "cpu"
 ) -> None:
-    """The base and, where there is one, the teacher, into the folder of a scale."""
-    train_base(corpus_folder, folder, scale, BASE, minutes=scale.base_minutes, seed=seed, device=device)
-    if scale.teacher_minutes:
-        train_base(
-            corpus_folder, folder, scale, TEACHER, minutes=scale.teacher_minutes, seed=seed + 1, device=device
-        )
-
-
-def train_base(
-    corpus_folder: Path,
-    folder: Path,
-    scale: Scale,
-    name: str,
-    *,
-    minutes: float,
-    distilled: Path | None = None,
-    seed: int = 0,
-    device: str = "cpu",
-) -> None:
-    """Train a model into folder/name and note BLEU on the dev set in its run.json; done already: nothing.
-
-    distilled  segments to train on in place of train.tsv. The base is gone on with then, at half the rate: a
-               second one from nothing would take the time of the first to be as good.
-    """
-    where, path = folder / name, distilled or corpus_folder / "train.tsv"
+    """Train it into folder/base and note BLEU on the dev set in its run.json; done already: nothing."""
+    where, path = folder / BASE, corpus_folder / "train.tsv"
     data = corpus.fingerprint(path) if path.exists() else "none"
     if is_finished(where, by="dev_bleu", data=data, seed=seed):
         return
@@ -60,7 +37,7 @@ def train_base(
     batches = examples.batches(scale.tokens, seed)
 
     def new() -> Any:
-        return (load_model(folder / BASE) if distilled else new_model(pieces, scale.size, seed)).to(device)
+        return new_model(pieces, scale.size, seed).to(device)
 
     def finish(model: Any, steps: int) -> dict[str, Any]:
         model.save_pretrained(where)
@@ -84,11 +61,10 @@ def train_base(
             "device": device,
             "size": asdict(scale.size),
             "num_pieces": pieces.num_ids,
-            "start": short_fingerprint(new()) if distilled else None,
         },
-        lr=scale.lr if distilled is None else scale.lr / 2,
-        minutes=minutes,
-        steps=scale.base_steps if distilled is None else scale.steps,
+        lr=scale.lr,
+        minutes=0,
+        steps=scale.base_steps,
         seed=seed,
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import outpace
-from experiments.translation.distil import LENGTHS
+from experiments.translation.ctranslate2 import LENGTHS
 from experiments.translation.model import padded
 from experiments.translation.pieces import EOS_ID, Pieces
 from outpace.engine.request import Generation

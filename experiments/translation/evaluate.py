@@ -28,8 +28,8 @@ import torch
 from experiments.kit.results import RESULTS, Record, Results, run_record
 from experiments.kit.subjects import EXACT, Setting, Subject, by_model, one_by_one
 from experiments.translation import bleu, corpus
-from experiments.translation.base import BASE, TEACHER
 from experiments.translation.corpus import Segment
+from experiments.translation.ctranslate2 import converted, translator
 from experiments.translation.decoding import (
     Ids,
     accelerated,
@@ -38,14 +38,12 @@ from experiments.translation.decoding import (
     by_transformers,
     in_batches,
 )
-from experiments.translation.distil import converted, translator
 from experiments.translation.model import load_model, short_enough
 from experiments.translation.pieces import MODEL, Pieces
 from experiments.translation.rescoring import rescored_settings
 from experiments.translation.scales import Scale
 from experiments.translation.settings import CTRANSLATE2, NONE, TRANSFORMERS, chains, options_of
 from outpace.engine.request import Generation
-from outpace.train.checkpoint import RUN
 
 OTHERS = (TRANSFORMERS, CTRANSLATE2)
 Way = Callable[[Ids], Ids]
@@ -57,8 +55,6 @@ class Translator(Subject):
 
     def __init__(self, folder: Path, settings: list[Setting], pieces: Pieces, device: str) -> None:
         super().__init__(folder, settings)
-        if self.name == BASE and (folder / TEACHER / RUN).exists():
-            self.trained[TEACHER] = folder / TEACHER
         self.pieces = pieces
         self.model = load_model(self.where, device)
         self.fast: list[tuple[Record, Any]] = [(NONE, accelerated(self.model, draft="none"))]

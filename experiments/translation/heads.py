@@ -1,76 +1,88 @@
-"""The trainings of the table, on gold targets and on distilled ones, for which there is a base of its own."""
+"""The trainings of the table: on gold targets, on the base's own output, and on what it says once finetuned.
+
+One training for the largest k serves every smaller one. Finetuning begins with the heads of the frozen base;
+on own output every second batch is gold, for the model alone.
+"""
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from experiments.kit import heads
-from experiments.kit.heads import Training, trainings_of
+from experiments.kit.heads import Training
 from experiments.kit.trainings import short_fingerprint
 from experiments.translation import corpus
-from experiments.translation.base import BASE, DISTILLED
-from experiments.translation.distil import distilled_segments
+from experiments.translation.base import BASE
 from experiments.translation.model import Batches, Examples, load_model
+from experiments.translation.own import own_output
 from experiments.translation.pieces import MODEL, Pieces
 from experiments.translation.scales import Scale
 from outpace.train.bases import Seq2SeqBase
-from outpace.train.blockwise import Regime
+from outpace.train.blockwise import Regime, Trunk
 
 LR_PART: dict[Regime, float] = {"frozen": 2.0, "finetuned": 0.7}
 """Of the base's learning rate."""
+TRUNK_RATE = 0.5
+"""Of the heads' rate, for the model that is finetuned with them."""
 TOKENS_PART = 1 / 2
 """Of the base's batch: in the same time, many small steps taught heads more than few large ones."""
-BASES = {"gold": BASE, "distilled": DISTILLED}
+GOLD, OWN, RENEWED = "gold", "own", "renewed"
+"""Targets: those of the corpus, what the base says itself, what it says after finetuning on that."""
+DATA = (GOLD, OWN, RENEWED)
 
 
 def trainings(scale: Scale) -> list[Training]:
-    """All of a scale."""
+    """All of a scale, each after the one that it begins with."""
     most = max(scale.num_heads)
-    return [
-        training
-        for data, base in BASES.items()
-        for training in trainings_of(data, base, frozen=most, finetuned=scale.num_heads)
-    ]
+    frozen = {data: Training("frozen", data, most, BASE) for data in (GOLD, OWN)}
+    tuned = {data: Training("finetuned", data, most, BASE, before) for data, before in frozen.items()}
+    return [*frozen.values(), *tuned.values(), Training("finetuned", RENEWED, most, BASE, tuned[OWN])]
 
 
-def segments_of(data: str, corpus_folder: Path, folder: Path, scale: Scale) -> Path:
-    """The file of segments that are trained on."""
-    return corpus_folder / "train.tsv" if data == "gold" else distilled_segments(folder, scale)
+def examples_of(training: Training, corpus_folder: Path, folder: Path, *, threads: int = 1) -> Examples:
+    """What a training learns from; own output is written where it is missing."""
+    pieces = Pieces(folder / MODEL)
+    if training.data == GOLD:
+        return Examples.of(corpus.read(corpus_folder / "train.tsv"), pieces)
+    speaker = training.begin(folder) if training.data == RENEWED else folder / BASE
+    return Examples.said(own_output(corpus_folder, folder, speaker, threads=threads), pieces)
 
 
 def train_heads(
-    corpus_folder: Path, folder: Path, scale: Scale, *, device: str = "cpu", seed: int = 0
+    corpus_folder: Path, folder: Path, scale: Scale, *, device: str = "cpu", seed: int = 0, threads: int = 1
 ) -> None:
-    """Every training of a scale into folder/heads, both bases being in the folder."""
+    """Every training of a scale into folder/heads, the base being in the folder."""
+    known: dict[str, tuple[Batches, str]] = {}
 
-    @cache
-    def batches(path: Path) -> Batches:
-        return Examples.of(corpus.read(path), Pieces(folder / MODEL)).batches(
-            round(TOKENS_PART * scale.tokens), seed
-        )
+    def batches_of(training: Training) -> tuple[Batches, str]:
+        if training.data not in known:
+            examples = examples_of(training, corpus_folder, folder, threads=threads)
+            tokens = round(TOKENS_PART * scale.tokens)
+            known[training.data] = examples.batches(tokens, seed), examples.fingerprint()
+        return known[training.data]
 
     def open_base(path: Path) -> Seq2SeqBase:
         model: Any = load_model(path, device)
         return Seq2SeqBase(model, name=f"marian {short_fingerprint(model)}")
 
+    gold: Callable[[int], dict[str, Tensor]]
     for training in trainings(scale):
-        path = segments_of(training.data, corpus_folder, folder, scale)
-
-        def batch(step: int, path: Path = path) -> dict[str, Tensor]:
-            return batches(path)(step)
-
+        batches, data = batches_of(training)
+        gold = batches_of(trainings(scale)[0])[0]
+        finetunes = training.regime == "finetuned"
         heads.train_heads(
             training,
             folder,
             open_base,
-            batch,
+            batches,
             lr=LR_PART[training.regime] * scale.lr,
-            minutes=scale.frozen_minutes if training.regime == "frozen" else scale.finetuned_minutes,
-            steps=scale.steps,
+            minutes=0,
+            steps=scale.finetuned_steps if finetunes else scale.frozen_steps,
             seed=seed,
-            data=corpus.fingerprint(path),
+            data=data,
+            trunk=Trunk(rate=TRUNK_RATE, gold=gold if finetunes and training.data != GOLD else None),
         )

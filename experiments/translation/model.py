@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ from experiments.translation.corpus import Segment
 from experiments.translation.pieces import EOS_ID, Pieces
 from outpace.core.errors import OutpaceError
 from outpace.targets.hf_looped_marian import LoopedMarianConfig, LoopedMarianMTModel
-from outpace.train.data import by_length
+from outpace.train.data import Pair, by_length
 
 MAX_PIECES = 128  # of a text to train with; longer ones are left out
 NEVER = -100.0  # logit of <pad>, which is in the vocabulary for its place in Marian alone
@@ -109,14 +111,34 @@ class Examples:
     @staticmethod
     def of(segments: Sequence[Segment], pieces: Pieces) -> Examples:
         """Of the segments that are not too long, sorted by the length of their source."""
-        sources = pieces.encode([one.source for one in segments])
-        targets = pieces.encode([one.target for one in segments])
+        return Examples._sorted(
+            pieces.encode([one.source for one in segments]),
+            pieces.encode([one.target for one in segments]),
+            pieces.pad_id,
+        )
+
+    @staticmethod
+    def said(pairs: Sequence[Pair], pieces: Pieces) -> Examples:
+        """Of what a model has said itself, in its own pieces."""
+        return Examples._sorted(
+            pieces.encode([str(pair.given) for pair in pairs]),
+            [pair.token_ids or [] for pair in pairs],
+            pieces.pad_id,
+        )
+
+    @staticmethod
+    def _sorted(sources: list[list[int]], targets: list[list[int]], pad_id: int) -> Examples:
         kept = [pair for pair in zip(sources, targets, strict=True) if max(map(len, pair)) <= MAX_PIECES]
         # Batches hold targets of one length; in this order their sources are of like length too.
         kept.sort(key=lambda pair: len(pair[0]))
         if not kept:
             raise OutpaceError(f"no segment has {MAX_PIECES} pieces or fewer")
-        return Examples([source for source, _ in kept], [target for _, target in kept], pieces.pad_id)
+        return Examples([source for source, _ in kept], [target for _, target in kept], pad_id)
+
+    def fingerprint(self) -> str:
+        """Of all ids, for run records."""
+        digest = hashlib.sha256(json.dumps([self.sources, self.targets]).encode())
+        return digest.hexdigest()
 
     def batches(self, tokens: int, seed: int) -> Batches:
         """Batches of about so many target tokens."""

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.kit.heads import HEADS_FIRST
 from experiments.kit.markdown import runs_table
 from experiments.kit.plots import Series, plot_over_heads
 from experiments.kit.reports import filled, report_command, write_report
 from experiments.kit.results import Results
 from experiments.translation import paper, tables
-from experiments.translation.heads import TOKENS_PART
+from experiments.translation.heads import RENEWED, TOKENS_PART, TRUNK_RATE
 from experiments.translation.prepare import WORK
 from experiments.translation.scales import SCALES
 from experiments.translation.summary import Row, Summary
@@ -44,7 +43,7 @@ def _text(results: Results, to: Path) -> str:
     }
     plot_over_heads(to / BLOCKS, _series(rows, "block"), papers, of="tokens per call")
     speeds = [point for point in paper.SPEED.items() if point[0] <= most]
-    theirs = {tables.label("finetuned", "distilled"): speeds}
+    theirs = {tables.label("finetuned", RENEWED): speeds}
     plot_over_heads(to / SPEED, _series(rows, "speed"), theirs, of="times greedy's speed")
     corpus = results.of("corpus")[0]
     return filled(
@@ -59,12 +58,11 @@ def _text(results: Results, to: Path) -> str:
             "alphas": tables.alphas(results),
             "plain": tables.plain(summary),
             "exact": tables.exact(summary),
-            "teacher": tables.teacher(results),
             "trainings": tables.trainings(results),
             "num_test": len(summary.greedy("base").record["tokens"]),
             "packages": tables.packages(corpus["packages"]),
             "pieces": f"{corpus['pieces']:,}",
-            "heads_first": f"{HEADS_FIRST:.0%}".replace("%", " %"),
+            "trunk_rate": f"{TRUNK_RATE:g} times",
             "tokens_part": f"{TOKENS_PART:g} times",
             **corpus["segments"],
         },

@@ -10,7 +10,7 @@ from experiments.kit.results import Results
 from experiments.kit.subjects import Setting
 from experiments.translation import corpus
 from experiments.translation.decoding import Ids, accelerated, in_batches
-from experiments.translation.heads import BASES, segments_of
+from experiments.translation.heads import examples_of, trainings
 from experiments.translation.model import load_model
 from experiments.translation.pieces import MODEL, Pieces
 from experiments.translation.scales import Scale
@@ -39,11 +39,10 @@ def rescored_settings(
 def write_tables(corpus_folder: Path, folder: Path, scale: Scale) -> None:
     """A back-off table of each kind of targets; what is there already stays."""
     pieces = Pieces(folder / MODEL)
-    for data in BASES:
-        path = ngrams_file(folder, data)
+    for training in trainings(scale):
+        path = ngrams_file(folder, training.data)
         if not path.exists():
-            segments = corpus.read(segments_of(data, corpus_folder, folder, scale))
-            targets = pieces.encode([one.target for one in segments])
+            targets = examples_of(training, corpus_folder, folder).targets
             begun = ([pieces.pad_id, *target] for target in targets)  # as the decoder begins
             write_backoff(path, begun, vocabulary=f"{pieces.num_ids} ids")
 

@@ -2,8 +2,8 @@
 
     python -m experiments.translation.run --scale hours --threads 2
 
-Prepare, base and teacher, distil, base on distilled targets, heads, evaluate, report: a step that is done is
-left alone, one that was interrupted goes on. The corpus lies in --work, all else in its folder of the scale.
+Prepare, base, own output and heads, evaluate, report: a step that is done is left alone, one that was
+interrupted goes on. The corpus lies in --work, all else in its folder of the scale.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import torch
 import transformers
 
 from experiments.kit.command import Command, Job
-from experiments.translation.base import DISTILLED, train_base, train_bases
-from experiments.translation.distil import distil_corpus, distilled_segments
+from experiments.translation.base import train_base
 from experiments.translation.evaluate import evaluate
 from experiments.translation.heads import train_heads
 from experiments.translation.prepare import WORK, prepare
@@ -38,13 +37,8 @@ def _steps(job: Job[Scale]) -> None:
         if not (job.work / "sources.json").exists():
             prepare(job.work, seed=job.seed)
         corpus = job.work
-    train_bases(corpus, folder, scale, **where)
-    distil_corpus(corpus, folder, scale, threads=torch.get_num_threads())
-    distilled = distilled_segments(folder, scale)
-    train_base(
-        corpus, folder, scale, DISTILLED, minutes=scale.distilled_minutes, distilled=distilled, **where
-    )
-    train_heads(corpus, folder, scale, **where)
+    train_base(corpus, folder, scale, **where)
+    train_heads(corpus, folder, scale, threads=torch.get_num_threads(), **where)
     evaluate(corpus, folder, scale, command=job.command, device=job.device)
     report(folder, folder)
 

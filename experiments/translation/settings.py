@@ -6,8 +6,8 @@ from pathlib import Path
 
 from experiments.kit.heads import Training
 from experiments.kit.results import Record
-from experiments.kit.subjects import EXACT, Setting, settings_of
-from experiments.translation.heads import trainings
+from experiments.kit.subjects import EXACT, Setting
+from experiments.translation.heads import RENEWED, trainings
 from experiments.translation.scales import Scale
 
 TOP2, TOP3 = "topk:k=2", "topk:k=3"
@@ -34,20 +34,20 @@ def options_of(setting: Setting, folder: Path) -> dict[str, str]:
 
 
 def ngrams_file(folder: Path, data: str) -> Path:
-    """The back-off table of the targets that were trained on."""
+    """The back-off table of the targets that were learned from."""
     return folder / f"ngrams-{data}.npz"
 
 
 def chains(scale: Scale) -> list[Setting]:
-    """The paper's: relaxed rules are for models finetuned on distilled data."""
-    found = []
-    for training in trainings(scale):
-        relaxed = training.regime == "finetuned" and training.data == "distilled"
-        rules = (EXACT, *(RELAXED if relaxed else ()))
-        found += settings_of(training, scale.num_heads, [(CHAIN, rule) for rule in rules])
-    return found
+    """The paper's, for every k; relaxed rules are for the model that was finetuned last."""
+    return [
+        Setting(training, k, CHAIN, rule)
+        for training in trainings(scale)
+        for k in scale.num_heads
+        for rule in (EXACT, *(RELAXED if training.data == RENEWED else ()))
+    ]
 
 
 def rescored(scale: Scale) -> list[Training]:
-    """The heads whose drafts n-grams mend: the most that there are, of every kind."""
-    return [training for training in trainings(scale) if training.num_heads == max(scale.num_heads)]
+    """The heads whose drafts n-grams mend."""
+    return trainings(scale)

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.kit.results import Record, Results
 from experiments.translation import bleu
-from experiments.translation.heads import BASES
+from experiments.translation.base import BASE
 from experiments.translation.settings import NONE
 
 SETTING = ("model", "regime", "data", "k", "draft", "rule")
@@ -22,7 +22,7 @@ class Row:
     """One setting.
 
     block   tokens per call, of all segments together.
-    bleu    and its difference to the greedy output of the base of the same targets: middle, low, high.
+    bleu    and its difference to the greedy output of the base: middle, low, high.
     speed   the time of greedy by the same model in the same engine, over its own; of all timed segments
             together, and of each.
     """
@@ -80,8 +80,7 @@ class Summary:
 
     def _row(self, record: Record) -> Row:
         model = record["model"]
-        data: str = next((data for data in BASES if f"-{data}-" in model or BASES[data] == model), "gold")
-        counts, base = np.array(record["counts"]), self._counts[BASES[data]]
+        counts, base = np.array(record["counts"]), self._counts[BASE]
         times = self._times[_key(record)]
         greedy = self._times[_key({"model": model, **NONE})]
         speeds = [greedy[number] / times[number] for number in times]

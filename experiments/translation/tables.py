@@ -7,7 +7,8 @@ from typing import Any
 from experiments.kit.markdown import bullets, exactness, spread, table
 from experiments.kit.results import Results
 from experiments.translation import paper
-from experiments.translation.heads import BASES
+from experiments.translation.base import BASE
+from experiments.translation.heads import DATA, RENEWED
 from experiments.translation.settings import LATTICE, MIN_BLOCK, TOP2, TOP3, TREE
 from experiments.translation.summary import Row, Summary
 
@@ -30,15 +31,13 @@ def findings(summary: Summary) -> str:
         f"{chains[regime, data, most].block:.2f} ({label(regime, data)}{_paper(points.get(most))})"
         for (regime, data), points in paper.BY_REGIME.items()
     ]
-    costs = [
-        f"from {chains['frozen', data, most].bleu:.2f} to {chains['finetuned', data, most].bleu:.2f} ({data})"
-        for data in BASES
-    ]
+    base = summary.greedy(BASE).bleu
+    costs = [f"to {chains['finetuned', data, most].bleu:.2f} ({data})" for data in DATA]
     return bullets(
         [
             exact(summary),
             f"Chains of k = {most} keep {', '.join(kept)} tokens per call with the exact rule.",
-            f"Finetuning for k = {most} changes BLEU {' and '.join(costs)}.",
+            f"Finetuning changes BLEU from {base:.2f} {', '.join(costs)}.",
             f"The most tokens per call of an exact setting are {longest.block:.2f}: {_named(longest)}.",
             f"The fastest exact setting has {fastest.speed:.2f} times greedy's speed ({_named(fastest)}), "
             f"the fastest lossy one {lossy.speed:.2f} times ({_named(lossy)}).",
@@ -55,7 +54,7 @@ def regimes(summary: Summary) -> str:
         for regime, data in paper.BY_REGIME:
             row = rows.get((regime, data, k))
             if k == 1 and regime == "frozen":
-                row = summary.greedy(next(BASES[one] for one in BASES if one == data))
+                row = summary.greedy(BASE)
             cells.append(_cell(row, paper.BY_REGIME[regime, data].get(k)))
         lines.append(cells)
     return table(["k", *(label(*column) for column in paper.BY_REGIME)], lines)
@@ -68,7 +67,7 @@ def relaxed(summary: Summary) -> str:
         (row.rule, row.k): row
         for rule in columns
         for row in summary.chains(rule)
-        if (row.regime, row.data) == ("finetuned", "distilled")
+        if (row.regime, row.data) == ("finetuned", RENEWED)
     }
     lines = [
         [str(k), *(_cell(rows.get((rule, k)), paper.BY_RULE.get(rule, {}).get(k)) for rule in columns)]
@@ -164,13 +163,6 @@ def exact(summary: Summary) -> str:
     return exactness(
         sum(len(row.record["tokens"]) for row in rows), margins, what="translations", token="piece"
     )
-
-
-def teacher(results: Results) -> str:
-    """Who wrote the distilled targets."""
-    if any("teacher" in model["trainings"] for model in results.of("model")):
-        return "a teacher of the base's size and another seed, as in the paper"
-    return "the base itself, for want of time; the paper has a teacher of another seed"
 
 
 def trainings(results: Results) -> str:

@@ -15,9 +15,9 @@ transformers = pytest.importorskip("transformers")
 import outpace  # noqa: E402
 from outpace.heads.file import read_heads  # noqa: E402
 from outpace.targets.hf_taps import model_fingerprint  # noqa: E402
-from outpace.train.blockwise import BlockwiseLoss  # noqa: E402
 from outpace.train.data import Pair  # noqa: E402
 from outpace.train.examples import token_pairs  # noqa: E402
+from outpace.train.head_losses import BlockwiseLoss  # noqa: E402
 from outpace.train.jobs import _target_ids  # noqa: E402
 from tests.cli.conftest import Outcome  # noqa: E402
 from tests.fake_models import make_tokenizer, write_gguf, write_hf  # noqa: E402
@@ -188,6 +188,9 @@ def test_heads_of_another_model_are_refused(run: Run, folder: Path, heads: Path)
         (["--tokens", "-1"], "--tokens 0 or more"),
         (["--heads-per-step", "5"], "--heads-per-step must be 1 to --heads"),
         (["--heads-per-step", "0"], "--heads-per-step must be 1 to --heads"),
+        (["--model-rate", "0"], "--model-rate must be more than 0"),
+        (["--model-rate", "nan"], "--model-rate must be more than 0"),
+        (["--weights", "heavy"], "'falling', 'equal'"),
         (["--lr", "0"], "--lr more than 0"),
         (["--lr", "nan"], "--lr more than 0"),
         (["--checkpoint", "-1"], "--checkpoint 0 or more"),
@@ -308,6 +311,7 @@ def test_distilled_outputs_are_the_models_own(run: Run, folder: Path, tmp_path: 
     for record in records[::5]:
         alone = model.generate(record["source"], draft="none", max_tokens=256)
         assert record["target"] == model.tokenizer.decode(alone.token_ids)
+        assert record["token_ids"] == alone.token_ids
 
 
 def test_outputs_that_were_cut_off_get_no_end(folder: Path, marian: str) -> None:
@@ -327,9 +331,11 @@ def test_outputs_that_were_cut_off_get_no_end(folder: Path, marian: str) -> None
         def __call__(self, *, text_target: list[str], **cut: Any) -> dict[str, list[list[int]]]:
             return {"input_ids": [[*ids, end] for ids in tokenizer(text_target)["input_ids"]]}
 
-    rows = _target_ids([ended, cut_off], Ending(), {})
+    rows = _target_ids([ended, cut_off], Ending(), {"max_length": 99})
     assert rows[0] == [*rows[1], end] and end not in rows[1]
-    assert _target_ids([cut_off], tokenizer, {}) == rows[1:], "one that writes no ends loses nothing"
+    assert _target_ids([cut_off], tokenizer, {"max_length": 99}) == rows[1:], (
+        "one that writes no ends loses nothing"
+    )
 
 
 @pytest.mark.parametrize("regime", ["frozen", "finetuned"])
@@ -347,11 +353,14 @@ def test_a_translation_model(run: Run, folder: Path, tmp_path: Path, marian: str
         assert target == model_fingerprint(after) != model_fingerprint(before)
 
 
+@pytest.mark.parametrize("beams", [1, 4])
 def test_a_translation_model_distilled(
-    run: Run, folder: Path, tmp_path: Path, marian: str, monkeypatch: pytest.MonkeyPatch
+    run: Run, folder: Path, tmp_path: Path, marian: str, beams: int
 ) -> None:
+    """The best of a teacher's beams; the model's own output is greedy."""
     data = lines(tmp_path / "two.jsonl", SOURCES[:2])
-    args = ["--data", str(data), "--target", marian, "--teacher", marian, "--data-regime", "distilled"]
+    args = ["--data", str(data), "--target", marian, "--data-regime", "distilled"]
+    args += ["--teacher", marian] if beams > 1 else []
     outcome = train(run, folder, tmp_path / "new", *args, "--steps", "2", data="")
     assert outcome.status == 0, outcome.err
     records = [json.loads(line) for line in (tmp_path / "new" / "distilled.jsonl").read_text().splitlines()]
@@ -359,11 +368,38 @@ def test_a_translation_model_distilled(
     tokenizer = transformers.AutoTokenizer.from_pretrained(marian)
     for record, pair in zip(records, SOURCES[:2], strict=True):
         ids = tokenizer(pair["source"], return_tensors="pt")["input_ids"]
-        wanted = model.generate(input_ids=ids, num_beams=4, do_sample=False, max_new_tokens=256)[0]
+        wanted = model.generate(input_ids=ids, num_beams=beams, do_sample=False, max_new_tokens=256)[0]
         assert record == {
             "source": pair["source"], "target": tokenizer.decode(wanted, skip_special_tokens=True),
-            "ended": False,
+            "token_ids": wanted[1:].tolist(), "ended": False,
         }  # fmt: skip
+
+
+def test_a_model_that_learns_its_own_output_reads_the_data_in_turns(
+    run: Run, folder: Path, tmp_path: Path, marian: str
+) -> None:
+    data = lines(tmp_path / "two.jsonl", SOURCES[:2])
+    args = ["--data", str(data), "--target", marian, "--regime", "finetuned", "--steps", "3"]
+    written = []
+    for number, more in enumerate(([], ["--data-regime", "distilled", "--weights", "equal"])):
+        output = tmp_path / str(number)
+        outcome = train(run, folder, output, *args, *more, "--model-rate", "0.3", data="")
+        assert outcome.status == 0, outcome.err
+        written.append(json.loads((output / "run.json").read_text())["settings"])
+    gold, own = written
+    assert (gold["gold"], own["gold"]) == (False, True) and gold["trunk"] == own["trunk"] == 0.3
+    assert gold["weights"][0] == 0.5 and own["weights"] == [0.25] * 4
+    assert gold["data"] != own["data"] and own["heads_first"] == 0.2
+
+
+def test_what_a_model_has_said_is_taken_as_its_tokens(folder: Path, marian: str) -> None:
+    """Though its text would be encoded otherwise."""
+    model = outpace.load(folder / "tiny.gguf")
+    said = [*model.tokenizer.encode("t", add_special_tokens=False), 9, 9]
+    pair = Pair("what", "tea", True, said)
+    assert token_pairs([pair], model, 99)[0][1] == said
+    tokenizer = transformers.AutoTokenizer.from_pretrained(marian)
+    assert _target_ids([pair], tokenizer, {"max_length": 99}) == [said]
 
 
 def test_a_decoder_is_finetuned_by_transformers(run: Run, folder: Path, tmp_path: Path) -> None:

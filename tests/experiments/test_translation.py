@@ -114,9 +114,9 @@ def test_ctranslate2_and_transformers_agree(tmp_path: Path) -> None:
     import torch
 
     from experiments.translation.base import train_base
-    from experiments.translation.distil import beam_search, converted
+    from experiments.translation.ctranslate2 import converted, greedy
     from experiments.translation.model import load_model, translate
-    from experiments.translation.pieces import MODEL, Pieces
+    from experiments.translation.pieces import EOS_ID, MODEL, Pieces
     from experiments.translation.scales import SCALES
 
     words = {"red": "rotes", "blue": "blaues", "old": "altes", "new": "neues", "big": "großes"}
@@ -127,16 +127,18 @@ def test_ctranslate2_and_transformers_agree(tmp_path: Path) -> None:
     ]  # fmt: skip
     corpus.write(tmp_path / "train.tsv", segments[10:])
     corpus.write(tmp_path / "dev.tsv", segments[:10])
-    train_base(tmp_path, tmp_path, SCALES["smoke"], "base", minutes=0)
+    train_base(tmp_path, tmp_path, SCALES["smoke"])
     model, pieces = load_model(tmp_path / "base"), Pieces(tmp_path / MODEL)
     start = model.get_input_embeddings().weight[pieces.pad_id]
     assert torch.equal(start, torch.zeros_like(start))
     texts = [one.source for one in segments]
-    write = beam_search(converted(tmp_path / "base"), pieces, beams=1)
     outputs = translate(model, pieces, texts)
-    written = write(texts)
-    ended = [number for number, (_, has_ended) in enumerate(written) if has_ended]
-    assert [written[number][0] for number in ended] == [outputs[number] for number in ended]
+    written = greedy(converted(tmp_path / "base"), pieces)(texts)
+    ended = [number for number, one in enumerate(written) if one.ended]
+    assert [written[number].text for number in ended] == [outputs[number] for number in ended]
+    said = [written[number].token_ids for number in ended]
+    assert pieces.decode(said) == [outputs[number] for number in ended]
+    assert all(ids[-1] == EOS_ID and EOS_ID not in ids[:-1] for ids in said)
     assert len({outputs[number] for number in ended}) > 50
 
 

@@ -18,9 +18,10 @@ import sacrebleu
 
 from experiments.kit.results import Results
 from experiments.kit.subjects import EXACT
-from experiments.translation import bleu, corpus, distil, paper, run
+from experiments.translation import bleu, corpus, ctranslate2, paper, run
+from experiments.translation.base import BASE
 from experiments.translation.corpus import Segment
-from experiments.translation.heads import BASES, trainings
+from experiments.translation.heads import RENEWED, trainings
 from experiments.translation.scales import SCALES
 from experiments.translation.settings import LATTICE, MIN_BLOCK, RELAXED, TREE, chains
 from experiments.translation.summary import Summary
@@ -72,7 +73,7 @@ def of(work: Path, kind: str, **values: Any) -> list[dict[str, Any]]:
 
 def test_a_short_run_comes_to_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step once, with little training; what comes out of more is what the slow tests look at."""
-    short = replace(SMOKE, base_steps=60, steps=4, sentences=4, timed=1, tuned=2, distil_segments=16)
+    short = replace(SMOKE, base_steps=60, frozen_steps=4, finetuned_steps=4, sentences=4, timed=1, tuned=2)
     monkeypatch.setitem(SCALES, "smoke", short)
     write_corpus(tmp_path)
     run_smoke(tmp_path)
@@ -86,8 +87,8 @@ def test_a_short_run_comes_to_a_report(tmp_path: Path, monkeypatch: pytest.Monke
 def test_every_cell_of_the_tables_is_measured(made: Path) -> None:
     cells = {(one.training.regime, one.training.data, one.k, one.rule) for one in chains(SMOKE)}
     assert cells == {
-        *((regime, data, k, EXACT) for regime in ("frozen", "finetuned") for data in BASES for k in (2, 4)),
-        *(("finetuned", "distilled", k, rule) for k in (2, 4) for rule in RELAXED),
+        *((regime, data, k, EXACT) for regime, data in paper.BY_REGIME for k in (2, 4)),
+        *(("finetuned", RENEWED, k, rule) for k in (2, 4) for rule in RELAXED),
     }
     ours = [one.record for one in chains(SMOKE)]
     assert {(record["regime"], record["data"]) for record in ours} == set(paper.BY_REGIME)
@@ -104,7 +105,7 @@ def test_every_cell_of_the_tables_is_measured(made: Path) -> None:
         times = of(made, "time", **setting)
         assert [record["segment"] for record in times] == [0, 1]
         assert all(record["wall_s"] > 0 for record in times)
-    models = {*BASES.values(), *(one.name for one in trainings(SMOKE) if one.regime == "finetuned")}
+    models = {BASE, *(one.name for one in trainings(SMOKE) if one.regime == "finetuned")}
     assert {record["model"] for record in of(made, "model")} == models
     for model in models:
         for draft in ("none", "transformers", "ctranslate2"):
@@ -126,15 +127,14 @@ def test_exact_is_greedy_and_blocks_are_larger(made: Path) -> None:
     rows = {(row.regime, row.data, row.k, row.draft, row.rule): row for row in summary.drafted()}
     for k in (2, 4):
         # The prompt's call gives one token, those after it three, or two where one alone is drafted.
-        record = rows["finetuned", "distilled", k, "chain", MIN_BLOCK].record
+        record = rows["finetuned", RENEWED, k, "chain", MIN_BLOCK].record
         for tokens, calls in zip(record["tokens"], record["calls"], strict=True):
             assert (calls - 2) * min(k, 3) + 2 <= tokens
     # The models still translate and the heads have learned something: without it there is one token a call.
-    for data, base in BASES.items():
-        assert summary.greedy(base).bleu > 20
-        for regime in ("frozen", "finetuned"):
-            row = rows[regime, data, 4, "chain", EXACT]
-            assert row.block > 2 and row.bleu > 20
+    assert summary.greedy(BASE).bleu > 20
+    for regime, data in paper.BY_REGIME:
+        row = rows[regime, data, 4, "chain", EXACT]
+        assert row.block > 2 and row.bleu > 20
 
 
 @pytest.mark.slow
@@ -143,15 +143,15 @@ def test_the_report_shows_ours_beside_the_papers(made: Path) -> None:
     line = next(line for line in report.splitlines() if line.startswith("| 4 |"))
     for points in paper.BY_REGIME.values():
         assert f"({points[4][0]:.2f} / {points[4][1]:.2f})" in line
-    (mine,) = of(made, "outputs", regime="finetuned", data="distilled", k=4, draft="chain", rule=EXACT)
+    (mine,) = of(made, "outputs", regime="finetuned", data=RENEWED, k=4, draft="chain", rule=EXACT)
     kept = f"{sum(mine['tokens']) / sum(mine['calls']):.2f}"
     assert f" / {kept} (26.36 / 3.27)" in line
     top = " ".join(report.partition("The first task")[0].split())
-    assert f"{kept} (finetuned, distilled; the paper 3.27) tokens per call" in top
+    assert f"{kept} (finetuned, renewed; the paper 3.27) tokens per call" in top
     exact = [one for one in of(made, "outputs", rule=EXACT) if one["draft"] != "none"]
     most = max(sum(one["tokens"]) / sum(one["calls"]) for one in exact)
     assert f"of an exact setting are {most:.2f}: " in top
-    assert "| toy | 1 | GPL-2 / MIT | 216 |" in report and "a teacher of the base's size" in report
+    assert "| toy | 1 | GPL-2 / MIT | 216 |" in report
 
 
 @pytest.mark.slow
@@ -166,10 +166,10 @@ def test_a_second_run_does_nothing(made: Path, capsys: pytest.CaptureFixture[str
 def test_another_seed_is_not_taken_for_this_one(made: Path) -> None:
     with pytest.raises(SystemExit, match=r"error: .*base holds a run with seed=0; accepted are the same"):
         run.main([*smoke_arguments(made), "--seed", "1"])
-    record = made / "smoke" / "heads" / "finetuned-gold-2" / "run.json"
+    record = made / "smoke" / "heads" / "finetuned-gold-4" / "run.json"
     before = record.read_text()
     record.write_text(before.replace('"model": "marian ', '"model": "marian 0'))
-    with pytest.raises(SystemExit, match=r"error: .*finetuned-gold-2 holds a run with model='marian 0"):
+    with pytest.raises(SystemExit, match=r"error: .*finetuned-gold-4 holds a run with model='marian 0"):
         run_smoke(made)
     record.write_text(before)
 
@@ -179,10 +179,11 @@ def test_a_run_that_was_killed_goes_on(made: Path) -> None:
     smoke = made / "smoke"
     before = state(made)
     weights = {name: data for name, (_, data) in before.items() if name.endswith("model.safetensors")}
-    assert len(weights) == 3 + 6 + 4  # base, teacher, distilled base; heads; finetuned models
-    trained = smoke / "heads" / "finetuned-distilled-4"
+    assert len(weights) == 1 + 5 + 3  # base; heads; finetuned models
+    trained = smoke / "heads" / "finetuned-renewed-4"
     lines = kill(smoke, trained, trained / "model.safetensors")
-    (smoke / "teacher" / "distilled.tsv").unlink()  # before the end of the distillation too
+    own = smoke / "base" / "own.jsonl"
+    own.write_bytes(own.read_bytes()[:-30])  # in the middle of a line
     run_smoke(made)
     after = state(made)
     assert {name: after[name][1] for name in weights} == weights
@@ -207,9 +208,9 @@ def test_without_ctranslate2_there_is_one_line(monkeypatch: pytest.MonkeyPatch, 
     def missing(name: str) -> Any:
         raise ImportError(name)
 
-    monkeypatch.setattr(distil, "import_module", missing)
+    monkeypatch.setattr(ctranslate2, "import_module", missing)
     with pytest.raises(OutpaceError, match=r"need CTranslate2: pip install"):
-        distil.converted(tmp_path)
+        ctranslate2.converted(tmp_path)
 
 
 def test_bleu_is_that_of_sacrebleu() -> None:

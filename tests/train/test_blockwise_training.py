@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from itertools import pairwise, permutations
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from outpace.targets.hf_causal import HfCausalTarget  # noqa: E402
 from outpace.targets.hf_seq2seq import HfSeq2SeqTarget  # noqa: E402
 from outpace.targets.hf_taps import model_fingerprint  # noqa: E402
 from outpace.train.bases import CausalBase, Seq2SeqBase, look_ahead  # noqa: E402
-from outpace.train.blockwise import MODEL_FOLDER, BlockwiseLoss, HeadLayer, train_blockwise  # noqa: E402
+from outpace.train.blockwise import MODEL_FOLDER, Trunk, train_blockwise  # noqa: E402
+from outpace.train.head_losses import BlockwiseLoss, HeadLayer, equal, falling  # noqa: E402
 from outpace.train.loop import Plan  # noqa: E402
 from outpace.trees.chain import Chain  # noqa: E402
 from tests.fakes import whole  # noqa: E402
@@ -112,19 +113,22 @@ def random_layer(num_learned: int, *, width: int = 5) -> Any:
 
 @pytest.mark.parametrize("token_ids", [None, np.arange(0, 300, 3)])
 @pytest.mark.parametrize("first", ["identity", "learned"])
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_the_loss_is_the_mean_over_heads(first: str, count: int, token_ids: Any) -> None:
+@pytest.mark.parametrize(("count", "weights"), [(1, equal(4)), (2, falling(4)), (4, (0.5, 0.1, 0.0, 0.4))])
+def test_the_loss_is_the_mean_over_heads(
+    first: str, count: int, weights: tuple[float, ...], token_ids: Any
+) -> None:
     """By hand: softmax over the model's own logits of each head's states, token by token."""
     model = marian()
     with torch.no_grad():
         model.final_logits_bias.copy_(torch.linspace(-2, 2, 300)[None])
     base, num_heads = Seq2SeqBase(model), 4
     layer = random_layer(num_heads - (first == "identity"))
-    trained = [0, 1, 2, 3]
-    loss = BlockwiseLoss(base, layer, trained, num_heads, count, token_ids, finetuned=True)
+    loss = BlockwiseLoss(base, layer, weights, count, token_ids, finetuned=True)
     batch = translation_batch(model)
     found = loss(batch, torch.Generator().manual_seed(7))
-    picked = torch.randperm(4, generator=torch.Generator().manual_seed(7))[:count].tolist()
+    trained = [head for head in range(4) if weights[head]]
+    order = torch.randperm(len(trained), generator=torch.Generator().manual_seed(7))[:count].tolist()
+    picked = [trained[number] for number in order]
     with torch.no_grad():
         states, ahead = base.states(batch, num_heads)
         weight = model.get_output_embeddings().weight.double().numpy()
@@ -144,7 +148,9 @@ def test_the_loss_is_the_mean_over_heads(first: str, count: int, token_ids: Any)
             means.append(np.mean(own))
             tokens += len(own)
     assert found.num_tokens == tokens > 0
-    assert float(found.value.detach()) == pytest.approx(np.mean(means), rel=1e-4)
+    mean = sum(weights[head] * own for head, own in zip(picked, means, strict=True))
+    mean *= len(trained) / len(picked)  # of those that were drawn, for all of them
+    assert float(found.value.detach()) == pytest.approx(mean, rel=1e-4)
 
 
 class Misshapen(Seq2SeqBase):
@@ -169,7 +175,7 @@ class Misshapen(Seq2SeqBase):
 )
 def test_a_base_of_ones_own_is_held_to_its_shapes(spoil: Any, message: str) -> None:
     model = marian()
-    loss = BlockwiseLoss(Misshapen(model, spoil), random_layer(2), [0, 1], 2, 2, None, finetuned=False)
+    loss = BlockwiseLoss(Misshapen(model, spoil), random_layer(2), equal(2), 2, None, finetuned=False)
     with pytest.raises(AssertionError, match=message):
         loss(translation_batch(model), torch.Generator().manual_seed(7))
 
@@ -189,10 +195,11 @@ def head_state(layer: Any, x: np.ndarray, learned: int) -> np.ndarray:
 def test_every_head_is_drawn_as_often() -> None:
     """The paper's estimate of the mean is unbiased: each head in its turn, by the step's random numbers."""
     model = marian()
-    loss = BlockwiseLoss(Seq2SeqBase(model), random_layer(3), [1, 2, 3], 4, 1, None, finetuned=False)
+    layer = random_layer(3)
+    loss = BlockwiseLoss(Seq2SeqBase(model), layer, (0, *equal(3)), 1, None, finetuned=False)
     heads: list[int] = []
-    kept = loss.head_states
-    loss.head_states = lambda states, head: heads.append(head) or kept(states, head)  # type: ignore[method-assign]
+    narrow = layer.narrow
+    layer.narrow = lambda states, wide, head: heads.append(head + 1) or narrow(states, wide, head)
     batch = translation_batch(model)
     for step in range(300):
         loss(batch, torch.Generator().manual_seed(step))
@@ -202,7 +209,7 @@ def test_every_head_is_drawn_as_often() -> None:
 def test_texts_shorter_than_a_head_looks_ahead_teach_it_nothing() -> None:
     model = marian()
     layer = random_layer(3)
-    loss = BlockwiseLoss(Seq2SeqBase(model), layer, [3], 4, 1, None, finetuned=False)
+    loss = BlockwiseLoss(Seq2SeqBase(model), layer, (0, 0, 0, 1), 1, None, finetuned=False)
     batch = {**sources(model, [5, 3]), "labels": labels_of([3, 2])}
     found = loss(batch, torch.Generator())
     assert (float(found.value.detach()), found.num_tokens) == (0.0, 0)
@@ -225,7 +232,7 @@ def weights_of(model: Any) -> dict[str, Any]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
+def same_weights(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -234,7 +241,7 @@ def test_frozen_heads_leave_the_model_as_it_is(tmp_path: Path, first: Any) -> No
     model = marian()
     before = weights_of(model)
     config = run(model, tmp_path, 4, first=first, width=7)
-    assert equal(weights_of(model), before)
+    assert same_weights(weights_of(model), before)
     assert all(p.grad is None for p in model.parameters()), "they would cost as much as the logits"
     assert any(p.requires_grad for p in model.parameters()), "as the caller's was"
     assert config == HeadsConfig(3, 32, 7, model_fingerprint(model), "tiny marian", first)
@@ -254,7 +261,7 @@ def test_finetuned_heads_come_with_their_model(tmp_path: Path) -> None:
     before = weights_of(model)
     config = run(model, tmp_path, 4, regime="finetuned")
     after = weights_of(model)
-    assert not equal(before, after)
+    assert not same_weights(before, after)
     again = transformers.MarianMTModel.from_pretrained(tmp_path / MODEL_FOLDER).eval()
     for name, value in again.state_dict().items():
         assert torch.equal(value, after[name]), name
@@ -274,12 +281,77 @@ def test_heads_may_be_trained_alone_at_first(tmp_path: Path) -> None:
         return translation_batch(model)
 
     options: dict[str, Any] = {"num_heads": 3, "regime": "finetuned", "plan": Plan(8, 1e-2)}
-    train_blockwise(Seq2SeqBase(model), batches, tmp_path, heads_first=0.5, **options)
+    train_blockwise(Seq2SeqBase(model), batches, tmp_path, trunk=Trunk(heads_first=0.5), **options)
     assert moved == [False] * 5 + [True] * 3  # the fifth step is the first to move it
     losses = [loss for _, loss in json.loads((tmp_path / "run.json").read_text())["losses"]]
     assert min(losses[1:4]) < losses[0]
-    with pytest.raises(OutpaceError, match=r"heads_first=1\.0, accepted are 0 to less than 1"):
-        train_blockwise(Seq2SeqBase(model), batches, tmp_path / "other", heads_first=1.0, **options)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"heads_first": 1.0}, {"heads_first": -0.1}, {"rate": 0.0}, {"rate": np.nan}]
+)
+def test_a_model_that_could_not_be_finetuned_so_gets_one_line(wrong: dict[str, Any]) -> None:
+    with pytest.raises(OutpaceError, match=r"accepted are 0 to less than 1, and numbers > 0"):
+        Trunk(**wrong)
+
+
+def test_the_model_warms_up_from_where_it_begins_to_learn() -> None:
+    plan, trunk = Plan(100, 1.0, warmup=0.1), Trunk(heads_first=0.4, rate=0.5)
+    rates = [trunk.rate_of(plan, step) for step in range(100)]
+    assert rates[:40] == [0.0] * 40 and 0 < rates[40] < 0.2 * plan.rate(40)
+    assert rates[39:50] == sorted(rates[39:50])
+    assert rates[50:] == [0.5 * plan.rate(step) for step in range(50, 100)]
+
+
+def test_every_second_step_may_be_one_of_the_models_own_task(tmp_path: Path) -> None:
+    """Head 1 alone learns from them: with a rate of almost nothing for the model, the heads stand still."""
+    model = marian()
+    read: list[str] = []
+
+    def batches(kind: str) -> Callable[[int], Any]:
+        return lambda step: read.append(f"{kind} {step}") or translation_batch(model, seed=step)
+
+    options: dict[str, Any] = {"num_heads": 3, "regime": "finetuned", "plan": Plan(6, 1e-2)}
+    trunk = Trunk(heads_first=0.3, gold=batches("gold"))
+    train_blockwise(Seq2SeqBase(model), batches("own"), tmp_path, trunk=trunk, **options)
+    assert read == ["own 0", "own 1", "own 2", "gold 3", "own 4", "gold 5"]
+    assert json.loads((tmp_path / "run.json").read_text())["settings"]["gold"] is True
+    loss = BlockwiseLoss(Seq2SeqBase(model), random_layer(2), (1.0, 0.0, 0.0), 3, None, finetuned=True)
+    batch = translation_batch(model)
+    value = loss(batch, torch.Generator().manual_seed(0)).value
+    known = batch["labels"] >= 0
+    from outpace.train.bases import shifted
+
+    said = model(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"],
+        decoder_input_ids=shifted(batch["labels"], model.config),
+    ).logits[known]  # fmt: skip
+    own = torch.nn.functional.cross_entropy(said, batch["labels"][known])
+    assert float(value.detach()) == pytest.approx(float(own.detach()), rel=1e-4)
+
+
+def test_a_finetuned_model_has_its_dropout(tmp_path: Path) -> None:
+    """In the steps in which it learns, and none after them; frozen ones have none."""
+    model = tiny_seq2seq("marian", encoder_layers=1, decoder_layers=1, dropout=0.4)
+    modes: list[bool] = []
+
+    def make(model: Any, *, seed: int) -> Any:
+        return translation_batch(model, seed=seed)
+
+    model.get_decoder().register_forward_pre_hook(lambda *_: modes.append(model.training))
+    run(model.eval(), tmp_path / "tuned", 4, make=make, regime="finetuned", trunk=Trunk(heads_first=0.5))
+    assert modes == [False, False, True, True] and not model.training
+    modes.clear()
+    run(model, tmp_path / "frozen", 2, make=make)
+    assert modes == [False, False]
+
+
+@pytest.mark.parametrize("num_heads", [2, 4, 8])
+def test_weights_fall_from_a_half(num_heads: int) -> None:
+    weights = falling(num_heads)
+    assert weights[0] == 0.5 and sum(weights) == pytest.approx(1) and len(weights) == num_heads
+    assert all(b / a == pytest.approx(0.6) for a, b in pairwise(weights[1:]))
+    assert sum(equal(num_heads)) == pytest.approx(1) and len({*equal(num_heads)}) == 1
 
 
 def test_training_goes_on_from_fewer_heads(tmp_path: Path) -> None:
@@ -346,6 +418,7 @@ def test_a_finished_folder_is_not_trained_again(tmp_path: Path) -> None:
         ({"plan": Plan(3, weight_decay=0.1)}, {"plan": Plan(3)}, "weight_decay=0.1"),
         ({"token_ids": np.array([3, 5])}, {"token_ids": np.array([3, 6])}, "token_ids='sha256:"),
         ({"start": 0}, {"start": 1}, "start='sha256:"),
+        ({"weights": equal(3)}, {}, r"weights=\[0.333333"),
     ],
 )
 def test_what_decides_the_result_is_compared(
@@ -378,6 +451,10 @@ class Killed(Exception):
 @pytest.mark.parametrize("regime", ["frozen", "finetuned"])
 def test_a_killed_training_gives_the_same_heads(tmp_path: Path, regime: Any) -> None:
     plan = Plan(6, lr=3e-3, seed=1, checkpoint_s=0)
+
+    def marian() -> Any:
+        return tiny_seq2seq("marian", encoder_layers=1, decoder_layers=1, dropout=0.3)
+
     run(marian(), tmp_path / "whole", 0, plan=plan, regime=regime)
     asked: list[int] = []
 
@@ -401,9 +478,11 @@ def test_all_heads_may_share_a_batch(tmp_path: Path) -> None:
     """Then no head is drawn: the order alone is random, and the mean does not depend on it."""
     model = marian()
     losses = []
-    for order in permutations([1, 2, 3]):
-        loss = BlockwiseLoss(Seq2SeqBase(model), random_layer(3), list(order), 4, 3, None, finetuned=False)
-        losses.append(float(loss(translation_batch(model), torch.Generator()).value.detach()))
+    loss = BlockwiseLoss(Seq2SeqBase(model), random_layer(3), (0, *falling(3)), 4, None, finetuned=False)
+    for seed in range(6):
+        losses.append(
+            float(loss(translation_batch(model), torch.Generator().manual_seed(seed)).value.detach())
+        )
     assert losses == pytest.approx([losses[0]] * 6, rel=1e-6)
     run(model, tmp_path, 3, heads_per_step=3)
     assert json.loads((tmp_path / "run.json").read_text())["settings"]["heads_per_step"] == 3
@@ -417,7 +496,7 @@ def test_products_in_bfloat16_train_alike(tmp_path: Path, regime: Any) -> None:
     weights, curves = [], []
     for precision in ("float32", "bfloat16"):
         model = marian()
-        run(model, tmp_path / precision, 4, regime=regime, precision=precision)
+        run(model, tmp_path / precision, 4, regime=regime, precision=precision, heads_per_step=2)
         assert all(
             value.dtype == torch.float32 for value in model.state_dict().values() if value.is_floating_point()
         )
@@ -446,6 +525,9 @@ def test_a_trimmed_vocabulary_is_written_with_the_heads(tmp_path: Path) -> None:
         ({"heads_per_step": 4}, "heads_per_step=4, accepted are"),
         ({"precision": "float8"}, "precision is 'float8', accepted are float32, bfloat16"),
         ({"first": "Identity"}, "first is 'Identity', accepted are identity, learned"),
+        ({"weights": (0.5, 0.5)}, r"weights=\[0.5, 0.5\], accepted are 3 numbers"),
+        ({"weights": (1, 0, 0)}, r"weights=\[1, 0, 0\], accepted are"),
+        ({"weights": (1, -1, 2)}, "accepted are 3 numbers >= 0"),
         ({"width": 0}, "width=0, accepted are whole numbers >= 1"),
         ({"token_ids": np.array([], np.int64)}, "token_ids are not one or more ascending ids of 0 to"),
         ({"token_ids": np.array([3, 2])}, "token_ids are not one or more ascending"),

@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.train.data import Pair  # noqa: E402
-from outpace.train.distil import BATCH, beam_search, distil  # noqa: E402
+from outpace.train.distil import BATCH, Output, beam_search, distil  # noqa: E402
 from tests.hf_seq2seq_families import sources, tiny_seq2seq  # noqa: E402
 
 PAIRS = [Pair(f"text {number}\u2028", "gold") for number in range(2 * BATCH + 7)]
@@ -25,15 +25,22 @@ class Teacher:
         self.batches: list[list[str]] = []
         self.dies_at = dies_at
 
-    def __call__(self, texts: Sequence[str]) -> list[tuple[str, bool]]:
+    def __call__(self, texts: Sequence[str]) -> list[Output]:
         if len(self.batches) == self.dies_at:
             raise KeyboardInterrupt
         self.batches.append(list(texts))
-        return [(" \n" if "5" in text else text.upper(), "7" not in text) for text in texts]
+        return [
+            Output(" \n" if "5" in text else text.upper(), [*text.encode()], "7" not in text)
+            for text in texts
+        ]
 
 
-def expected(pairs: Sequence[Pair] = PAIRS) -> list[Pair]:
-    return [Pair(p.given, str(p.given).upper(), "7" not in p.given) for p in pairs if "5" not in p.given]
+def expected(pairs: Sequence[Pair] = PAIRS, *, own: bool = False) -> list[Pair]:
+    return [
+        Pair(text, text.upper(), "7" not in text, [*text.encode()] if own else None)
+        for text in (str(pair.given) for pair in pairs)
+        if "5" not in text
+    ]
 
 
 def test_every_text_gets_the_teachers_output(tmp_path: Path) -> None:
@@ -45,9 +52,12 @@ def test_every_text_gets_the_teachers_output(tmp_path: Path) -> None:
     assert [call[:2] for call in seen] == [(n, len(PAIRS)) for n in (BATCH, 2 * BATCH, len(PAIRS))]
     again = Teacher()
     assert distil(PAIRS, path, again) == found and again.batches == [], "it is all there"
+    assert distil(PAIRS, path, again, own=True) == expected(own=True), "with the tokens it said"
 
 
-@pytest.mark.parametrize("half", [b"", b'{"source": "text', b'{"source": "text 64", "target": "x"}'])
+@pytest.mark.parametrize(
+    "half", [b"", b'{"source": "text', b'{"source": "text 64", "target": "x", "token_ids": []}']
+)
 def test_an_interrupted_run_goes_on(tmp_path: Path, half: bytes) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     distil(PAIRS, whole, Teacher())
@@ -68,10 +78,11 @@ def test_more_of_the_same_data_is_added(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "lines",
     [
-        [{"source": "another text", "target": "x"}],
-        [{"source": pair.given, "target": "x"} for pair in PAIRS[:4]],
-        [{"source": PAIRS[0].given}],
-        [{"source": PAIRS[0].given, "target": 3}],
+        [{"source": "another text", "target": "x", "token_ids": [1]}],
+        [{"source": pair.given, "target": "x", "token_ids": [1]} for pair in PAIRS[:4]],
+        [{"source": PAIRS[0].given, "token_ids": [1]}],
+        [{"source": PAIRS[0].given, "target": "x"}],
+        [{"source": PAIRS[0].given, "target": 3, "token_ids": [1]}],
         [["source", "target"]],
         ["no JSON"],
         ["[" * 100_000],
@@ -130,4 +141,7 @@ def test_beam_search_is_that_of_the_model(ends: bool) -> None:
     written = beam_search(model, Numbers(), beams=3, max_new_tokens=6)(("a", "b"))
     expected = model.generate(**inputs, num_beams=3, do_sample=False, max_new_tokens=6)
     assert all((end in row[1:]) == ends for row in expected.tolist())
-    assert written == [(" ".join(map(str, row)), ends) for row in expected.tolist()]
+    said = [row[1:] for row in expected.tolist()]
+    said = [row[: row.index(end) + 1] if end in row else row for row in said]
+    texts = [" ".join(map(str, row)) for row in expected.tolist()]
+    assert written == [Output(*one, ends) for one in zip(texts, said, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -76,6 +77,16 @@ def blockwise(
     heads_per_step: Annotated[
         int, typer.Option("--heads-per-step", metavar="N", help="Heads that each batch trains.")
     ] = 1,
+    weights: Annotated[
+        Literal["falling", "equal"],
+        typer.Option("--weights", metavar="W", help="Of the losses: falling, or equal, as in the paper."),
+    ] = "falling",
+    model_rate: Annotated[
+        float,
+        typer.Option(
+            "--model-rate", metavar="X", help="Learning rate of a finetuned model, as a part of the heads'."
+        ),
+    ] = 0.5,
     precision: PrecisionOption = "float32",
     checkpoint: CheckpointSeconds = 120.0,
     seed: options.Seed = 0,
@@ -84,7 +95,8 @@ def blockwise(
     """Train the proposal heads of blockwise decoding. The same command goes on with a run that was stopped.
 
     Encoder-decoder folders and finetuning go through transformers; frozen heads of other models are
-    trained on the states of the engine that will run them.
+    trained on the states of the engine that will run them. Distilled outputs are kept as the target's
+    tokens where it writes them; a model that is finetuned on them reads the data as it is in turns.
     """
     from outpace.train.data import read_pairs
 
@@ -94,6 +106,8 @@ def blockwise(
         )
     if not 1 <= heads_per_step <= heads or not lr > 0 or not checkpoint >= 0:
         raise OutpaceError("--heads-per-step must be 1 to --heads, --lr more than 0, --checkpoint 0 or more")
+    if not 0 < model_rate < math.inf:
+        raise OutpaceError("--model-rate must be more than 0")
     check_seed(seed, threads)
     _check_source(data, own_text)
     if own_text and (data_regime != "gold" or regime != "frozen"):
@@ -107,13 +121,14 @@ def blockwise(
         raise _needs_torch(error) from None
     job = jobs.BlockwiseJob(
         target, output, regime=regime, heads=heads, width=width, first=first, tokens=tokens, steps=steps,
-        batch=batch, lr=lr, heads_per_step=heads_per_step, precision=precision,
-        checkpoint_s=checkpoint, seed=seed, threads=threads, own_text=own_text,
+        batch=batch, lr=lr, heads_per_step=heads_per_step, weights=weights, model_rate=model_rate,
+        precision=precision, checkpoint_s=checkpoint, seed=seed, threads=threads, own_text=own_text,
     )  # fmt: skip
     with progress_bar() as progress:
+        gold = pairs if data_regime == "distilled" and regime == "finetuned" else []
         if data_regime == "distilled":
             pairs = job.distil(pairs, teacher, progress)
-        config = job.run(pairs, progress)
+        config = job.run(pairs, progress, gold=gold)
     print(f"{output}: {config.num_heads} heads for {config.model}")
 
 

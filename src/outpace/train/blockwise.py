@@ -4,26 +4,30 @@ Stern, Shazeer & Uszkoreit 2018, arXiv:1811.03115, section 6: the k losses toget
 each step trains one head, drawn at random, an unbiased estimate of their mean. "frozen" trains the heads
 alone, "finetuned" the model with them (head 1, its own, is one of the k then).
 
-Deviation. Head 1 is the identity unless `first` says "learned"; a frozen model has nothing to train in it.
+Deviations. Head 1 is the identity unless `first` says "learned"; a frozen model has nothing to train in it.
+The heads' losses have weights, which fall by default (`head_losses.py`). A finetuned model may have a part of
+the heads' rate, and batches of its own task between theirs (`Trunk`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from outpace.core.errors import OutpaceError
 from outpace.heads.file import First, Heads, HeadsConfig, read_heads, write_heads
 from outpace.progress import Progress
 from outpace.train.bases import Base, without_gradients
 from outpace.train.checkpoint import Checkpoint
+from outpace.train.head_losses import BlockwiseLoss, HeadLayer, falling
 from outpace.train.loop import Loss, Plan, train
 from outpace.train.precision import PRECISIONS, Precision, products_in
 
@@ -32,32 +36,40 @@ MODEL_FOLDER = "model"
 """Where a finetuned model lies beside its heads."""
 
 
-class HeadLayer(torch.nn.Module):
-    """The feed-forward layer of L learned heads over states of width D (see `heads/proposals.py`)."""
+@dataclass(frozen=True, slots=True)
+class Trunk:
+    """How a model learns that is finetuned with its heads.
 
-    def __init__(self, hidden_size: int, num_learned: int, width: int) -> None:
-        super().__init__()
-        self.hidden = torch.nn.Linear(hidden_size, num_learned * width)
-        self.output = torch.nn.Linear(num_learned * width, num_learned * hidden_size)
-        torch.nn.init.zeros_(self.output.weight)  # every head begins as head 1
-        torch.nn.init.zeros_(self.output.bias)
-        self.hidden_size = hidden_size
+    heads_first  part of the steps that train the heads alone: a model that follows heads which do not read
+                 its states yet forgets what it can do. Its rate warms up after them.
+    rate         of learning, as a part of the heads' rate.
+    gold         batches of the model's task, where the others are what it has said itself: every second step
+                 then teaches head 1 alone, from these. None: there are none.
+    """
 
-    @torch.no_grad()
-    def go_on_from(self, start: Heads) -> None:
-        """Begin with fewer heads that are trained already; those beyond them begin as head 1 all the same."""
-        for name, parameter in self.named_parameters():
-            values = torch.from_numpy(start.tensors[name]).to(parameter.device)
-            if values.dim() == 2:
-                parameter[: values.shape[0], : values.shape[1]] = values
-            else:
-                parameter[: values.shape[0]] = values
+    heads_first: float = 0.0
+    rate: float = 1.0
+    gold: Callable[[int], Any] | None = None
 
-    def forward(self, states: Tensor, head: int) -> Tensor:
-        """[n, D] -> [n, D]: the states of one learned head, numbered from 0."""
-        part = slice(head * self.hidden_size, (head + 1) * self.hidden_size)
-        wide = torch.relu(self.hidden(states))
-        return states + torch.nn.functional.linear(wide, self.output.weight[part], self.output.bias[part])
+    def __post_init__(self) -> None:
+        if not 0 <= self.heads_first < 1 or not 0 < self.rate < math.inf:
+            raise OutpaceError(
+                f"a model is finetuned with heads_first={self.heads_first} and rate={self.rate}, accepted "
+                "are 0 to less than 1, and numbers > 0"
+            )
+
+    def learns(self, plan: Plan, step: int) -> bool:
+        """Whether the model's weights change in a step."""
+        return step >= round(self.heads_first * plan.steps)
+
+    def is_gold(self, plan: Plan, step: int) -> bool:
+        """Whether a step is one of the model's task."""
+        return self.gold is not None and self.learns(plan, step) and step % 2 == 1
+
+    def rate_of(self, plan: Plan, step: int) -> float:
+        """The model's learning rate: it warms up from where it begins to learn."""
+        begun = step - round(self.heads_first * plan.steps)
+        return self.rate * plan.rate(step) * min(1.0, max(0, begun + 1) / plan.warm_steps)
 
 
 def train_blockwise(
@@ -71,7 +83,8 @@ def train_blockwise(
     first: First = "identity",
     plan: Plan,
     heads_per_step: int = 1,
-    heads_first: float = 0.0,
+    weights: Sequence[float] | None = None,
+    trunk: Trunk = Trunk(),
     precision: Precision = "float32",
     token_ids: NDArray[np.integer] | None = None,
     start: Heads | None = None,
@@ -85,8 +98,8 @@ def train_blockwise(
     batches         a step's batch, of whatever kind the base reads; a function of the step alone.
     num_heads       k, head 1 included. width: units of the hidden layer per head, None for the model's width.
     heads_per_step  how many heads share each batch: 1 is the paper's, more take more memory and time a step.
-    heads_first     part of the steps of "finetuned" that train the heads alone: a model that follows heads
-                    which do not read its states yet forgets what it can do.
+    weights         of the k heads' losses; None for those that fall.
+    trunk           how the model learns; for "finetuned" alone.
     precision       of matrix products; bfloat16 is faster on some processors, but heads on a frozen model
                     then read states that are a little off those of a model in float32.
     token_ids       ascending: heads draft these tokens only; None for the whole vocabulary.
@@ -101,8 +114,7 @@ def train_blockwise(
             f"blockwise has num_heads={num_heads} and heads_per_step={heads_per_step}, accepted are 2 or "
             "more and 1 to num_heads"
         )
-    if not 0 <= heads_first < 1:
-        raise OutpaceError(f"blockwise has heads_first={heads_first}, accepted are 0 to less than 1")
+    weights = _checked_weights(falling(num_heads) if weights is None else weights, num_heads)
     if precision not in PRECISIONS:
         raise OutpaceError(f"precision is {precision!r}, accepted are {', '.join(PRECISIONS)}")
     if first not in get_args(First):
@@ -120,8 +132,9 @@ def train_blockwise(
         "heads_per_step": heads_per_step, "warmup": plan.warmup, "weight_decay": plan.weight_decay,
         "num_tokens": None if ids is None else len(ids), "token_ids": None if ids is None else _hash(ids),
     }  # fmt: skip
-    if heads_first:
-        settings["heads_first"] = heads_first
+    settings["weights"] = [round(weight, 6) for weight in weights]
+    if finetuned:
+        settings |= {"heads_first": trunk.heads_first, "trunk": trunk.rate, "gold": trunk.gold is not None}
     if precision != "float32":
         settings["precision"] = precision
     if start is not None:
@@ -138,20 +151,33 @@ def train_blockwise(
     if start is not None:
         layer.go_on_from(start)
     # Head 1 has nothing to learn where it is the identity and the model is frozen.
-    trained = list(range(num_heads - learned, num_heads))
-    heads_alone = BlockwiseLoss(base, layer, trained, num_heads, heads_per_step, ids, False)
-    together = BlockwiseLoss(base, layer, list(range(num_heads)), num_heads, heads_per_step, ids, True)
-    alone = round(heads_first * plan.steps) if finetuned else plan.steps
+    of_heads = weights if learned == num_heads else (0.0, *weights[1:])
+
+    def loss_of(some: Sequence[float], *, learns: bool) -> BlockwiseLoss:
+        return BlockwiseLoss(base, layer, some, heads_per_step, ids, learns)
+
+    heads_alone, together = loss_of(of_heads, learns=False), loss_of(weights, learns=True)
+    # The model's own task has its whole vocabulary.
+    own_task = BlockwiseLoss(base, layer, (1.0, *(0.0 for _ in weights[1:])), 1, None, finetuned=True)
 
     def loss(step: int, random: torch.Generator) -> Loss:
-        if step >= alone:
-            with products_in(precision, base.device):
-                return together(batches(step), random)
-        with without_gradients(base.module), products_in(precision, base.device):
-            return heads_alone(batches(step), random)
+        if not finetuned or not trunk.learns(plan, step):
+            with without_gradients(base.module), products_in(precision, base.device):
+                return heads_alone(batches(step), random)
+        assert base.module is not None, "what is finetuned has a module"
+        base.module.train()
+        torch.manual_seed(int(torch.randint(2**62, (1,), generator=random)))  # of dropout
+        with products_in(precision, base.device):
+            if trunk.gold is not None and trunk.is_gold(plan, step):
+                return own_task(trunk.gold(step), random)
+            return together(batches(step), random)
 
-    modules = [layer, base.module] if finetuned and base.module is not None else [layer]
-    train(modules, loss, plan, checkpoint, progress=progress)
+    if finetuned and base.module is not None:
+        rates = [plan.rate, lambda step: trunk.rate_of(plan, step)]
+        train([layer, base.module], loss, plan, checkpoint, rates=rates, progress=progress)
+        base.module.eval()
+    else:
+        train([layer], loss, plan, checkpoint, progress=progress)
     if finetuned:
         base.save(Path(folder) / MODEL_FOLDER)
     config = HeadsConfig(num_heads, base.hidden_size, width, base.fingerprint(), base.name, first)
@@ -176,6 +202,15 @@ def _check_start(start: HeadsConfig, base: Base, num_heads: int, width: int, fir
         )
 
 
+def _checked_weights(weights: Sequence[float], num_heads: int) -> tuple[float, ...]:
+    if len(weights) != num_heads or min(weights) < 0 or not 0 < sum(weights[1:]) < math.inf:
+        raise OutpaceError(
+            f"blockwise has weights={list(weights)}, accepted are {num_heads} numbers >= 0, not all of those "
+            "after the first 0"
+        )
+    return tuple(weight / sum(weights) for weight in weights)
+
+
 def _checked_ids(token_ids: NDArray[np.integer], vocab_size: int) -> NDArray[np.int32]:
     ids = np.asarray(token_ids)
     if not len(ids) or ids[0] < 0 or ids[-1] >= vocab_size or (ids[1:] <= ids[:-1]).any():
@@ -188,58 +223,3 @@ def _hash(*arrays: NDArray[Any]) -> str:
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     return f"sha256:{digest.hexdigest()}"
-
-
-class BlockwiseLoss:
-    """The mean cross-entropy of `heads_per_step` of the `trained` heads (0 is head 1), drawn at random."""
-
-    def __init__(
-        self,
-        base: Base,
-        layer: HeadLayer,
-        trained: list[int],
-        num_heads: int,
-        heads_per_step: int,
-        token_ids: NDArray[np.integer] | None,
-        finetuned: bool,
-    ) -> None:
-        self._base = base
-        self._layer = layer
-        self._trained = trained
-        self._num_heads = num_heads
-        self._count = min(heads_per_step, len(trained))
-        self._finetuned = finetuned
-        self._unembed = base.unembedding(token_ids)
-        self._number: Tensor | None = None
-        if token_ids is not None:
-            ids = torch.from_numpy(np.asarray(token_ids, np.int64))
-            self._number = torch.full((base.vocab_size,), -100)
-            self._number[ids] = torch.arange(len(ids))
-            self._number = self._number.to(base.device)
-        # Head 1 is the first learned one, or none of them.
-        self._identity = layer.output.out_features // layer.hidden_size < num_heads
-
-    def __call__(self, batch: Any, random: torch.Generator) -> Loss:
-        with torch.set_grad_enabled(self._finetuned):
-            states, ahead = self._base.states(batch, self._num_heads)
-        assert states.shape == (len(states), self._layer.hidden_size), "states are [n, D]"
-        assert ahead.shape == (len(states), self._num_heads), "as many tokens ahead of each state as heads"
-        if self._number is not None:
-            ahead = torch.where(ahead < 0, ahead, self._number[ahead.clamp(min=0)])
-        picked = torch.randperm(len(self._trained), generator=random)[: self._count].tolist()
-        losses, tokens = [], 0
-        for head in (self._trained[number] for number in picked):
-            known = ahead[:, head] >= 0
-            if not bool(known.any()):
-                continue
-            logits = self._unembed(self.head_states(states[known], head))
-            losses.append(torch.nn.functional.cross_entropy(logits.float(), ahead[known, head]))
-            tokens += int(known.sum())
-        if not losses:  # no text of the batch is as long as the head looks ahead
-            return Loss(sum((p.sum() * 0.0 for p in self._layer.parameters()), torch.zeros(())), 0)
-        return Loss(torch.stack(losses).mean(), tokens)
-
-    def head_states(self, states: Tensor, head: int) -> Tensor:
-        """[n, D]: what the output matrix reads for a head (0 is head 1)."""
-        learned = head - self._identity
-        return states if learned < 0 else self._layer(states, learned)

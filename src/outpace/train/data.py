@@ -32,11 +32,17 @@ _EXPECTED = (
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An input and its output, both texts or both token ids. ended: whether an end token follows a text."""
+    """An input and its output, both texts or both token ids.
+
+    ended      whether an end token follows a text.
+    token_ids  a text's tokens as the model has said them, the end included; None where it has not. Encoding
+               the text again may give others.
+    """
 
     given: str | list[int]
     wanted: str | list[int]
     ended: bool = True
+    token_ids: list[int] | None = None
 
 
 def read_pairs(paths: Sequence[Path]) -> list[Pair]:
@@ -63,7 +69,8 @@ def data_hash(pairs: Iterable[Pair]) -> str:
     """Names the data: of all pairs in their order."""
     digest = hashlib.sha256()
     for pair in pairs:
-        digest.update(json.dumps([pair.given, pair.wanted, *([] if pair.ended else [False])]).encode())
+        said = [] if pair.token_ids is None else [pair.token_ids]
+        digest.update(json.dumps([pair.given, pair.wanted, *([] if pair.ended else [False]), *said]).encode())
     return f"sha256:{digest.hexdigest()}"
 
 

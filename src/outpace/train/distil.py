@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,18 @@ from outpace.files.json_files import json_value
 from outpace.progress import Progress
 from outpace.train.data import MAX_TOKENS, Pair, whole_lines
 
-Write = Callable[[Sequence[str]], list[tuple[str, bool]]]
-"""Texts -> an output for each, and whether it ended before it was cut off."""
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a teacher wrote: a text, its tokens with their end, and whether it ended before it was cut off."""
+
+    text: str
+    token_ids: list[int]
+    ended: bool
+
+
+Write = Callable[[Sequence[str]], list[Output]]
+"""Texts -> an output for each."""
 
 BATCH = 64
 PAGE = 32  # more than a row of the native cache takes beyond its tokens
@@ -31,13 +42,14 @@ def distil(
     path: Path,
     write: Write,
     *,
+    own: bool = False,
     batch: int = BATCH,
     progress: Progress | None = None,
 ) -> list[Pair]:
-    """Each pair's text with what `write` makes of it; kept in a file of {"source", "target"} lines.
+    """Each pair's text with what `write` makes of it, a line each in a file. Empty outputs are left out.
 
-    `write` turns a batch of texts into outputs, and says which of them ended by themselves. Pairs whose
-    output is empty are left out.
+    own  whether the teacher is the model that is taught: then the pairs have its tokens, which it will say
+         again. Encoded once more, some outputs become other tokens.
     """
     texts = [pair.given for pair in pairs if isinstance(pair.given, str)]
     if len(texts) < len(pairs):
@@ -54,8 +66,9 @@ def distil(
             for first in range(len(lines), len(texts), batch):
                 some = texts[first : first + batch]
                 records = [
-                    {"source": source, "target": target} | ({} if ended else {"ended": False})
-                    for source, (target, ended) in zip(some, write(some), strict=True)
+                    {"source": source, "target": one.text, "token_ids": one.token_ids}
+                    | ({} if one.ended else {"ended": False})
+                    for source, one in zip(some, write(some), strict=True)
                 ]
                 file.write("".join(json.dumps(one) + "\n" for one in records).encode())
                 file.flush()
@@ -63,17 +76,23 @@ def distil(
                     progress(first + len(some), len(texts), "writing the outputs of the teacher")
     except OSError as error:
         raise OutpaceError(f"cannot write {path}: {error.strerror or error}") from error
-    kept = [line for line in path.read_text().splitlines() if json.loads(line)["target"].strip()]
+    kept = [pair for pair in map(_pair, path.read_text().splitlines()) if str(pair.wanted).strip()]
     if not kept:
         raise OutpaceError(f"the teacher has nothing to say to any of the {len(texts)} texts of the data")
-    return [Pair(line["source"], line["target"], line.get("ended", True)) for line in map(json.loads, kept)]
+    return kept if own else [replace(pair, token_ids=None) for pair in kept]
+
+
+def _pair(line: str) -> Pair:
+    record = json.loads(line)
+    return Pair(record["source"], record["target"], record.get("ended", True), record["token_ids"])
 
 
 def _source(line: bytes) -> object:
     """The text that a line is the output of; None for what is no such line."""
     try:
         record = json_value(line)
-        return record["source"] if isinstance(record["target"], str) else None
+        whole = isinstance(record["target"], str) and isinstance(record["token_ids"], list)
+        return record["source"] if whole else None
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -90,19 +109,27 @@ def beam_search(model: Any, tokenizer: Any, *, beams: int = 4, max_new_tokens: i
     longest = longest_text(model, tokenizer)
     new = min(max_new_tokens, longest - 1)
     eos = model.generation_config.eos_token_id
-    ends = torch.tensor([] if eos is None else eos, dtype=torch.long)
+    ends = frozenset([] if eos is None else [eos] if isinstance(eos, int) else eos)
 
-    def write(texts: Sequence[str]) -> list[tuple[str, bool]]:
+    def write(texts: Sequence[str]) -> list[Output]:
         inputs = tokenizer(
             list(texts), return_tensors="pt", padding=True, truncation=True, max_length=longest
         ).to(model.device)
         with torch.no_grad():
             ids = model.generate(**inputs, num_beams=beams, do_sample=False, max_new_tokens=new)
         outputs: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=True)
-        ended = torch.isin(ids[:, 1:], ends.to(ids.device)).any(dim=1).tolist()
-        return list(zip(outputs, ended, strict=True))
+        return [
+            Output(text, said, said[-1:] != [] and said[-1] in ends)
+            for text, said in zip(outputs, (_said(row, ends) for row in ids[:, 1:].tolist()), strict=True)
+        ]
 
     return write
+
+
+def _said(row: list[int], ends: frozenset[int]) -> list[int]:
+    """A row of `generate` up to its end, without what fills it."""
+    end = next((place for place, token in enumerate(row) if token in ends), len(row))
+    return row[: end + 1]
 
 
 def greedy(model: Any, *, max_new_tokens: int = 256) -> Write:
@@ -114,7 +141,7 @@ def greedy(model: Any, *, max_new_tokens: int = 256) -> Write:
 
     room = DEFAULT_CACHE_ROWS * model.target.context_length
 
-    def write(texts: Sequence[str]) -> list[tuple[str, bool]]:
+    def write(texts: Sequence[str]) -> list[Output]:
         groups: list[list[Request]] = []
         left = 0
         for text in texts:
@@ -126,6 +153,9 @@ def greedy(model: Any, *, max_new_tokens: int = 256) -> Write:
             groups[-1].append(request)
             left -= wanted
         answers = [answer for group in groups for answer in decode_all(model, group)]
-        return [(model.tokenizer.decode(one.token_ids), one.finish_reason == "stop") for one in answers]
+        return [
+            Output(model.tokenizer.decode(one.token_ids), one.token_ids, one.finish_reason == "stop")
+            for one in answers
+        ]
 
     return write

@@ -23,8 +23,8 @@ from outpace.heads.early import EarlyConfig, EarlyWeights, read_early, write_ear
 from outpace.progress import Progress
 from outpace.targets.hf_taps import model_fingerprint
 from outpace.train.bases import without_gradients
-from outpace.train.blockwise import HeadLayer
 from outpace.train.checkpoint import Checkpoint
+from outpace.train.head_losses import HeadLayer
 from outpace.train.loop import Loss, Plan, train
 from outpace.train.looped import Batches, loop_states, loops_of, output_of
 from outpace.train.precision import PRECISIONS, Precision, products_in

@@ -63,8 +63,10 @@ def token_pairs(pairs: Sequence[Pair], model: Model, limit: int) -> list[tuple[l
             given, wanted = pair.given, pair.wanted
         else:
             given = model.prompt_ids(str(pair.given))
-            wanted = model.tokenizer.encode(str(pair.wanted), add_special_tokens=False)
-            wanted += end if pair.ended else []
+            wanted = pair.token_ids or [
+                *model.tokenizer.encode(str(pair.wanted), add_special_tokens=False),
+                *(end if pair.ended else []),
+            ]
         if max(*given, *wanted) >= vocab_size:
             raise OutpaceError(
                 f"the data has the token id {max(*given, *wanted)}, accepted are 0 to {vocab_size - 1}"

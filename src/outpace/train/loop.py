@@ -44,9 +44,14 @@ class Plan:
         if not 0 <= self.seed < NUM_SEEDS:
             raise OutpaceError(f"a training has seed={self.seed}, accepted are 0 to {NUM_SEEDS - 1}")
 
+    @property
+    def warm_steps(self) -> int:
+        """How many steps the learning rate rises for."""
+        return max(1, round(self.warmup * self.steps))
+
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
-        warm = max(1, round(self.warmup * self.steps))
+        warm = self.warm_steps
         if step < warm:
             return self.lr * (step + 1) / warm
         return self.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
@@ -66,24 +71,29 @@ def train(
     plan: Plan,
     checkpoint: Checkpoint,
     *,
+    rates: Sequence[Callable[[int], float]] | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Train the modules' parameters to the end of the plan, from where the checkpoint stands.
 
     `loss(step, random)` is of one batch. A loss that is no number ends the training with an OutpaceError.
+
+    rates  a learning rate of a step for each module; None: the plan's for all.
     """
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    rates = [plan.rate] * len(modules) if rates is None else rates
+    groups = [{"params": [p for p in module.parameters() if p.requires_grad]} for module in modules]
+    parameters = [parameter for group in groups for parameter in group["params"]]
     # Fused: one pass over the memory, a quarter of the optimizer's time.
     optimizer = torch.optim.AdamW(
-        parameters, lr=plan.lr, weight_decay=plan.weight_decay, betas=(0.9, 0.98), fused=True
+        groups, lr=plan.lr, weight_decay=plan.weight_decay, betas=(0.9, 0.98), fused=True
     )
     first = _restore(modules, optimizer, checkpoint, plan)
     curve: list[list[float]] = checkpoint.run["losses"]
     before, began, saved = checkpoint.run["seconds"], clock.now(), clock.now()
     every, total, count, tokens = max(1, plan.steps // LOSSES), 0.0, 0, 0
     for step in range(first, plan.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = plan.rate(step)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate(step)
         one = loss(step, torch.Generator().manual_seed(plan.seed * 1_000_003 + step))
         value = float(one.value.detach())
         if not math.isfinite(value):

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 
 from experiments.kit import heads
-from experiments.kit.heads import HEADS_FIRST, Training, train_heads, trainings_of
+from experiments.kit.heads import Training, train_heads, trainings_of
 
 FOLDER = Path("somewhere")
 
@@ -73,7 +73,7 @@ def test_each_goes_on_from_the_k_before(tmp_path: Path, monkeypatch: pytest.Monk
     for name, (_, _, options) in seen.items():
         frozen = name.startswith("frozen")
         assert options["precision"] == ("float32" if frozen else "bfloat16")
-        assert options["heads_first"] == (0.0 if frozen else HEADS_FIRST) and options["data"] == "d"
+        assert options["data"] == "d"
     seen.clear()
     all_of_them()
     assert seen == {}
