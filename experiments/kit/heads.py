@@ -17,6 +17,7 @@ from outpace.heads.file import read_heads
 from outpace.progress import Progress
 from outpace.train.bases import Base
 from outpace.train.blockwise import MODEL_FOLDER, Regime, train_blockwise
+from outpace.train.checkpoint import RUN
 from outpace.train.loop import Plan
 
 HEADS = "heads"
@@ -28,6 +29,8 @@ class Training:
 
     data    what is learned from. base: the folder of the model that was trained before all heads.
     before  the training whose model and heads it goes on with; None: it begins with the base, and no heads.
+            Heads on the frozen model of a training that finetuned it have that before them.
+    method  how they draft.
     """
 
     regime: Regime
@@ -35,11 +38,20 @@ class Training:
     num_heads: int
     base: str
     before: Training | None = None
+    method: str = "blockwise"
 
     @property
     def name(self) -> str:
         """As folders and records have it."""
-        return f"{self.regime}-{self.data}-{self.num_heads}"
+        kind = self.regime if self.method == "blockwise" else self.method
+        return f"{kind}-{self.data}-{self.num_heads}"
+
+    @property
+    def model_name(self) -> str:
+        """What the model is called that the heads belong to."""
+        if self.regime == "finetuned":
+            return self.name
+        return self.before.model_name if self.before else self.base
 
     def heads(self, folder: Path) -> Path:
         """Where its heads lie in the folder of a scale."""
@@ -51,7 +63,7 @@ class Training:
 
     def model(self, folder: Path) -> Path:
         """Where the model lies that the heads belong to."""
-        return folder / self.base if self.regime == "frozen" else self.heads(folder) / MODEL_FOLDER
+        return self.begin(folder) if self.regime == "frozen" else self.heads(folder) / MODEL_FOLDER
 
 
 def trainings_of(data: str, base: str, *, frozen: int, finetuned: Iterable[int]) -> list[Training]:
@@ -79,9 +91,9 @@ def train_heads(
 
     open_base  the model of a folder. batches: a batch of each step. options: of `train_blockwise`, besides.
     """
-    begin, where = training.begin(folder), training.heads(folder)
-    if is_finished(where, seed=seed, model=open_base(begin).name):
+    if is_trained(training, folder, open_base, seed=seed):
         return
+    begin, where = training.begin(folder), training.heads(folder)
     first, finetunes = _steps_before(training, folder), training.regime == "finetuned"
     batches(first)  # whatever has to be read for it is no part of the pace
 
@@ -101,6 +113,12 @@ def train_heads(
         )
 
     train_within(minutes, where, run, steps=steps)
+
+
+def is_trained(training: Training, folder: Path, open_base: Callable[[Path], Base], *, seed: int) -> bool:
+    """Whether a training is done; an OutpaceError if it is, with another seed or model."""
+    where, begin = training.heads(folder), training.begin(folder)
+    return (where / RUN).exists() and is_finished(where, seed=seed, model=open_base(begin).name)
 
 
 def _steps_before(training: Training, folder: Path) -> int:

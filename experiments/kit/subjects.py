@@ -61,9 +61,9 @@ class Subject:
         first = settings[0].training
         self.settings = settings
         self.where = first.model(folder)
-        self.name = first.base if first.regime == "frozen" else first.name
+        self.name = first.model_name
         self.trained = {one.training.name: one.training.heads(folder) for one in settings}
-        if first.regime == "frozen":
+        if self.name == first.base:
             self.trained[self.name] = self.where
 
     def describe(self, results: Results, facts: Callable[[], Record]) -> None:

@@ -39,10 +39,10 @@ from experiments.translation.decoding import (
     in_batches,
 )
 from experiments.translation.model import load_model, short_enough
-from experiments.translation.pieces import MODEL, Pieces
+from experiments.translation.pieces import MODEL, VOCABULARY, Pieces
 from experiments.translation.rescoring import rescored_settings
 from experiments.translation.scales import Scale
-from experiments.translation.settings import CTRANSLATE2, NONE, TRANSFORMERS, chains, options_of
+from experiments.translation.settings import CTRANSLATE2, NONE, TRANSFORMERS, chains, markov, options_of
 from outpace.engine.request import Generation
 
 OTHERS = (TRANSFORMERS, CTRANSLATE2)
@@ -62,7 +62,7 @@ class Translator(Subject):
 
     def ways(self) -> list[tuple[Record, Way]]:
         """Everything that is timed."""
-        if not (self.where / "vocab.json").exists():
+        if not (self.where / VOCABULARY).exists():
             self.pieces.save(self.where)  # for the conversion
         other = translator(converted(self.where), threads=torch.get_num_threads())
         ways: list[tuple[Record, Way]] = [(record, partial(alone, fast)) for record, fast in self.fast]
@@ -94,7 +94,11 @@ def evaluate(
     if not results.of("corpus"):
         results.add(_corpus_record(corpus_folder, pieces))
     test = short_enough(corpus.read(corpus_folder / "test.tsv"), pieces)[: scale.sentences]
-    settings = [*chains(scale), *rescored_settings(results, corpus_folder, folder, scale, device)]
+    settings = [
+        *chains(scale),
+        *rescored_settings(results, corpus_folder, folder, scale, device),
+        *markov(scale),
+    ]
     subjects = [Translator(folder, some, pieces, device) for some in by_model(settings, folder)]
     sources = pieces.encode([one.source for one in test])
     for subject in subjects:

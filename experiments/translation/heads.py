@@ -71,6 +71,8 @@ def train_heads(
 
     gold: Callable[[int], dict[str, Tensor]]
     for training in trainings(scale):
+        if heads.is_trained(training, folder, open_base, seed=seed):
+            continue
         batches, data = batches_of(training)
         gold = batches_of(trainings(scale)[0])[0]
         finetunes = training.regime == "finetuned"

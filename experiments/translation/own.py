@@ -13,7 +13,7 @@ from experiments.kit.trainings import short_fingerprint
 from experiments.translation import corpus
 from experiments.translation.ctranslate2 import converted, greedy
 from experiments.translation.model import MAX_PIECES, load_model
-from experiments.translation.pieces import MODEL, Pieces
+from experiments.translation.pieces import MODEL, VOCABULARY, Pieces
 from outpace.progress import progress_bar
 from outpace.train.data import Pair
 from outpace.train.distil import distil
@@ -23,14 +23,16 @@ FILE = "own.jsonl"
 BATCH = 1024  # texts, which every thread has a part of at a time
 
 
-def own_output(corpus_folder: Path, folder: Path, where: Path, *, threads: int = 1) -> list[Pair]:
-    """Every training source with what the model in a folder says, which is kept there.
+def own_output(
+    corpus_folder: Path, folder: Path, where: Path, *, count: int | None = None, threads: int = 1
+) -> list[Pair]:
+    """Training sources with what the model in a folder says, which is kept there.
 
-    folder  of the scale. An interrupted run goes on; what is there already is read. Outputs that were cut off
-    are left out.
+    folder  of the scale. count: the first so many sources; None: all. An interrupted run goes on; what is
+    there already is read. Outputs that were cut off are left out.
     """
     pieces = Pieces(folder / MODEL)
-    texts = [one.source for one in corpus.read(corpus_folder / "train.tsv")]
+    texts = [one.source for one in corpus.read(corpus_folder / "train.tsv")][:count]
     lengths = dict(zip(texts, map(len, pieces.encode(texts)), strict=True))
     # Texts of like length share a batch, and what is too long to train with is not decoded.
     texts = sorted((text for text in texts if lengths[text] <= MAX_PIECES), key=lengths.__getitem__)
@@ -40,7 +42,8 @@ def own_output(corpus_folder: Path, folder: Path, where: Path, *, threads: int =
         {"model": short_fingerprint(load_model(where))},
         begun=path.exists(),
     )
-    pieces.save(where)  # for the conversion
+    if not (where / VOCABULARY).exists():
+        pieces.save(where)  # for the conversion
     with progress_bar() as progress:
         pairs = distil(
             [Pair(text, "") for text in texts],

@@ -14,6 +14,7 @@ import sentencepiece
 from outpace.core.errors import OutpaceError
 
 MODEL = "pieces.model"
+VOCABULARY = "vocab.json"
 EOS_ID = 0
 
 
@@ -55,7 +56,7 @@ class Pieces:
         for name in ("source.spm", "target.spm"):
             (folder / name).write_bytes(self.path.read_bytes())
         vocabulary = {self._model.id_to_piece(i): i for i in range(self.pad_id)} | {"<pad>": self.pad_id}
-        (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
+        (folder / VOCABULARY).write_text(json.dumps(vocabulary, ensure_ascii=False))
         settings = {"source_lang": "en", "target_lang": "de", "tokenizer_class": "MarianTokenizer"}
         (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 

@@ -55,6 +55,7 @@ def _text(results: Results, to: Path) -> str:
             "settings": tables.settings(summary),
             "relaxed": tables.relaxed(summary),
             "rescored": tables.rescored(summary),
+            "markov": tables.markov(summary),
             "alphas": tables.alphas(results),
             "plain": tables.plain(summary),
             "exact": tables.exact(summary),

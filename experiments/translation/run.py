@@ -2,7 +2,7 @@
 
     python -m experiments.translation.run --scale hours --threads 2
 
-Prepare, base, own output and heads, evaluate, report: a step that is done is left alone, one that was
+Prepare, base, own output, heads, evaluate, report: a step that is done is left alone, one that was
 interrupted goes on. The corpus lies in --work, all else in its folder of the scale.
 """
 
@@ -18,6 +18,7 @@ from experiments.kit.command import Command, Job
 from experiments.translation.base import train_base
 from experiments.translation.evaluate import evaluate
 from experiments.translation.heads import train_heads
+from experiments.translation.markov import train_markov_heads
 from experiments.translation.prepare import WORK, prepare
 from experiments.translation.report import report
 from experiments.translation.scales import SCALES, Scale
@@ -38,7 +39,9 @@ def _steps(job: Job[Scale]) -> None:
             prepare(job.work, seed=job.seed)
         corpus = job.work
     train_base(corpus, folder, scale, **where)
-    train_heads(corpus, folder, scale, threads=torch.get_num_threads(), **where)
+    threads = torch.get_num_threads()
+    train_heads(corpus, folder, scale, threads=threads, **where)
+    train_markov_heads(corpus, folder, scale, seed=job.seed, threads=threads)
     evaluate(corpus, folder, scale, command=job.command, device=job.device)
     report(folder, folder)
 

@@ -10,6 +10,7 @@ as measured for `hours`; the model of `full` has 8.4 million weights, that of `h
     frozen heads             2 x 15      2 x 6
     finetuned heads          3 x 60     3 x 15   (on gold, on own output, on that of the model so finetuned)
     own output, renewed          40         10
+    Markov heads             2 x 15      2 x 6
     evaluation, about            50          8
 """
 
@@ -27,6 +28,7 @@ class Scale:
     tokens           target tokens of a step of the base. lr: its learning rate; heads have parts of both.
     base_steps       of the base. frozen_steps: of heads on it, trained once, for the largest k.
     finetuned_steps  of each of the trainings of a model with its heads, for the largest k too.
+    markov_steps     of Markov heads, on own output of about so many segments.
     sentences        how many test segments are translated with every setting, in batches.
     timed            how many of them are translated one by one as well, for wall-clock time.
     tuned            how many dev segments the weight of the n-grams is chosen on, of `alphas`.
@@ -40,6 +42,8 @@ class Scale:
     base_steps: int
     frozen_steps: int
     finetuned_steps: int
+    markov_steps: int
+    markov_segments: int
     sentences: int
     timed: int
     tuned: int
@@ -51,7 +55,7 @@ _SHALLOW = Size(width=256, encoder_layers=3, decoder_layers=2, heads=4, hidden=1
 _TINY = Size(width=32, encoder_layers=1, decoder_layers=1, heads=2, hidden=64, dropout=0.0)
 
 SCALES = {
-    "full": Scale(Size(), 8000, 2048, 1e-3, 5000, 4000, 16_000, 1500, 150, 200),
-    "hours": Scale(_SHALLOW, 2000, 1024, 1e-3, 8000, 1500, 4000, 500, 40, 100),
-    "smoke": Scale(_TINY, 60, 256, 1e-2, 160, 80, 80, 24, 2, 8, (2, 4), (0.1, 0.5)),
+    "full": Scale(Size(), 8000, 2048, 1e-3, 5000, 4000, 16_000, 8000, 100_000, 1500, 150, 200),
+    "hours": Scale(_SHALLOW, 2000, 1024, 1e-3, 8000, 1500, 4000, 3000, 40_000, 500, 40, 100),
+    "smoke": Scale(_TINY, 60, 256, 1e-2, 160, 80, 80, 80, 60, 24, 2, 8, (2, 4), (0.1, 0.5)),
 }

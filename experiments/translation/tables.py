@@ -9,7 +9,15 @@ from experiments.kit.results import Results
 from experiments.translation import paper
 from experiments.translation.base import BASE
 from experiments.translation.heads import DATA, RENEWED
-from experiments.translation.settings import LATTICE, MIN_BLOCK, TOP2, TOP3, TREE
+from experiments.translation.settings import (
+    LATTICE,
+    MARKOV_CHAIN,
+    MARKOV_TREE,
+    MIN_BLOCK,
+    TOP2,
+    TOP3,
+    TREE,
+)
 from experiments.translation.summary import Row, Summary
 
 RULES = {"match": "exact", TOP2: "top-2", TOP3: "top-3", MIN_BLOCK: "minimum block"}
@@ -141,6 +149,29 @@ def rescored(summary: Summary) -> str:
         "heads", "k", "chain", "tree", "tree with n-grams", "alpha", "by n-grams", "speed: chain", "tree",
         "tree with n-grams",
     ]  # fmt: skip
+    return table(head, lines)
+
+
+def markov(summary: Summary) -> str:
+    """Blockwise heads and Markov heads of the same model, for the largest k."""
+    rows = {(row.model, row.draft): row for row in summary.drafted() if row.rule == "match"}
+    blockwise = {MARKOV_CHAIN: "chain", MARKOV_TREE: TREE}
+    lines = []
+    for (model, draft), row in rows.items():
+        if draft in blockwise:
+            others = [
+                one
+                for one in summary.drafted()
+                if (one.model, one.draft, one.k, one.rule) == (model, blockwise[draft], row.k, "match")
+            ]
+            other = max(others, key=_block)
+            lines.append(
+                [
+                    model, blockwise[draft], str(row.k), f"{other.block:.2f}", f"{row.block:.2f}",
+                    f"{other.speed:.2f}", f"{row.speed:.2f}",
+                ]
+            )  # fmt: skip
+    head = ["model", "draft", "k", "blockwise", "Markov", "speed: blockwise", "Markov"]
     return table(head, lines)
 
 

@@ -392,6 +392,29 @@ def test_a_model_that_learns_its_own_output_reads_the_data_in_turns(
     assert gold["data"] != own["data"] and own["heads_first"] == 0.2
 
 
+def test_markov_heads_of_a_translation_model(run: Run, folder: Path, tmp_path: Path, marian: str) -> None:
+    """They learn its own output, and draft in `accelerate` what changes nothing."""
+    data = lines(tmp_path / "some.jsonl", SOURCES[:2])
+    args = ["train", "markov_heads", "-o", str(tmp_path / "new"), "--target", marian, "--steps", "3"]
+    args += ["--length", "3", "--width", "8", "--rank", "4", "--segments", "2", "--threads", "1"]
+    outcome = run(*args, "--data", str(data))
+    assert outcome.status == 0 and outcome.out.startswith(f"{tmp_path / 'new'}: a block of 3 positions")
+    own = [json.loads(line) for line in (tmp_path / "new" / "distilled.jsonl").read_text().splitlines()]
+    assert [record["source"] for record in own] == [pair["source"] for pair in SOURCES[:2]]
+    states = tmp_path / "new" / "features" / "tokens.i32"
+    assert len(np.fromfile(states, np.int32)) == sum(len(record["token_ids"]) for record in own)
+    model = transformers.MarianMTModel.from_pretrained(marian).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(marian)
+    ids = tokenizer([pair["source"] for pair in SOURCES[:1]], return_tensors="pt")["input_ids"]
+    fast = outpace.accelerate(model, draft=f"markov_heads:path={tmp_path / 'new'}", tree="chain:length=3")
+    (drafted,) = fast.generations(ids, torch.ones_like(ids), max_new_tokens=20)
+    assert drafted.token_ids == model.generate(ids, max_new_tokens=20, do_sample=False)[0, 1:].tolist()
+    assert drafted.stats.num_drafted > 0
+    assert run(*args, "--data", str(data)).status == 0, "it is all there"
+    outcome = run(*args, "--own-text", "9", "-o", str(tmp_path / "other"))
+    assert outcome.status == 2 and "accepted are source and target" in outcome.err
+
+
 def test_what_a_model_has_said_is_taken_as_its_tokens(folder: Path, marian: str) -> None:
     """Though its text would be encoded otherwise."""
     model = outpace.load(folder / "tiny.gguf")

@@ -23,7 +23,7 @@ from experiments.translation.base import BASE
 from experiments.translation.corpus import Segment
 from experiments.translation.heads import RENEWED, trainings
 from experiments.translation.scales import SCALES
-from experiments.translation.settings import LATTICE, MIN_BLOCK, RELAXED, TREE, chains
+from experiments.translation.settings import LATTICE, MIN_BLOCK, RELAXED, TREE, chains, markov
 from experiments.translation.summary import Summary
 from outpace.core.errors import OutpaceError
 from tests.experiment_runs import check_report, kill, state
@@ -73,11 +73,12 @@ def of(work: Path, kind: str, **values: Any) -> list[dict[str, Any]]:
 
 def test_a_short_run_comes_to_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step once, with little training; what comes out of more is what the slow tests look at."""
-    short = replace(SMOKE, base_steps=60, frozen_steps=4, finetuned_steps=4, sentences=4, timed=1, tuned=2)
+    short = replace(SMOKE, base_steps=60, frozen_steps=4, finetuned_steps=4, markov_steps=4)
+    short = replace(short, sentences=4, timed=1, tuned=2)
     monkeypatch.setitem(SCALES, "smoke", short)
     write_corpus(tmp_path)
     run_smoke(tmp_path)
-    for setting in chains(short):
+    for setting in (*chains(short), *markov(short)):
         (outputs,) = of(tmp_path, "outputs", **setting.record)
         assert len(outputs["tokens"]) == 4 and len(of(tmp_path, "time", **setting.record)) == 1
     check_report(tmp_path / "smoke", "blocks.png", "speed.png")
@@ -90,8 +91,8 @@ def test_every_cell_of_the_tables_is_measured(made: Path) -> None:
         *((regime, data, k, EXACT) for regime, data in paper.BY_REGIME for k in (2, 4)),
         *(("finetuned", RENEWED, k, rule) for k in (2, 4) for rule in RELAXED),
     }
-    ours = [one.record for one in chains(SMOKE)]
-    assert {(record["regime"], record["data"]) for record in ours} == set(paper.BY_REGIME)
+    ours = [one.record for one in (*chains(SMOKE), *markov(SMOKE))]
+    assert {(one.training.regime, one.training.data) for one in chains(SMOKE)} == set(paper.BY_REGIME)
     for regime, data in paper.BY_REGIME:
         ours += [{"regime": regime, "data": data, "k": 4, "draft": draft} for draft in (TREE, LATTICE)]
         assert len(of(made, "alpha", regime=regime, data=data)) == len(SMOKE.alphas)
@@ -179,7 +180,7 @@ def test_a_run_that_was_killed_goes_on(made: Path) -> None:
     smoke = made / "smoke"
     before = state(made)
     weights = {name: data for name, (_, data) in before.items() if name.endswith("model.safetensors")}
-    assert len(weights) == 1 + 5 + 3  # base; heads; finetuned models
+    assert len(weights) == 1 + 5 + 3 + 2  # base; heads; finetuned models; Markov heads
     trained = smoke / "heads" / "finetuned-renewed-4"
     lines = kill(smoke, trained, trained / "model.safetensors")
     own = smoke / "base" / "own.jsonl"

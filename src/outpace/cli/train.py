@@ -162,7 +162,11 @@ def markov_heads(
     seed: options.Seed = 0,
     threads: options.Threads = None,
 ) -> None:
-    """Train Markov heads for a model. The same command goes on with a run that was stopped."""
+    """Train Markov heads for a model. The same command goes on with a run that was stopped.
+
+    An encoder-decoder folder goes through transformers: it says the inputs of --data anew, greedily, and
+    that is what the heads learn.
+    """
     from outpace.train.data import read_pairs
 
     if min(length, width, rank, tokens, steps, segments) < 1 or not lr > 0 or not checkpoint >= 0:

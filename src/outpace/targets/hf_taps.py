@@ -41,15 +41,15 @@ class Taps:
         self.names: list[str] = []
         self._model = model
         self.stack = stack
-        self._num_layers = num_layers
+        self.num_layers = num_layers
 
     def add(self, names: Sequence[int | str]) -> None:
         """Offer these too; an OutpaceError for one that the model does not have."""
-        accepted = [*map(str, range(self._num_layers)), FINAL]
+        accepted = [*map(str, range(self.num_layers)), FINAL]
         for name in map(str, names):
             if name not in accepted:
                 raise OutpaceError(
-                    f"unknown tap {name!r}, accepted are 0 to {self._num_layers - 1} and {FINAL}"
+                    f"unknown tap {name!r}, accepted are 0 to {self.num_layers - 1} and {FINAL}"
                 )
             if name not in self.names:
                 self.names.append(name)
@@ -85,7 +85,7 @@ class Taps:
 
     def _layers(self) -> Any:
         for module in self.stack.modules():
-            if isinstance(module, torch.nn.ModuleList) and len(module) == self._num_layers:
+            if isinstance(module, torch.nn.ModuleList) and len(module) == self.num_layers:
                 return module
         raise OutpaceError(
             f"the layers of the model type {self._model.config.model_type!r} were not found, "
@@ -109,6 +109,11 @@ class TappedModel:
         """D: the width of what the output matrix reads."""
         width: int = self.model.get_output_embeddings().weight.shape[1]
         return width
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers the decoder has: taps are named by their numbers."""
+        return self._taps.num_layers
 
     def fingerprint(self) -> str:
         """Names the weights."""

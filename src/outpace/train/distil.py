@@ -33,6 +33,8 @@ class Output:
 Write = Callable[[Sequence[str]], list[Output]]
 """Texts -> an output for each."""
 
+DISTILLED, TEACHER = "distilled.jsonl", "distilled.origin.json"
+"""Where trainings keep the outputs, and note who wrote them."""
 BATCH = 64
 PAGE = 32  # more than a row of the native cache takes beyond its tokens
 

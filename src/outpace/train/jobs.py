@@ -6,7 +6,6 @@ model are trained on the states that the native engine computes (`features.py`).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +23,12 @@ from outpace.train.allocator import keep_freed_memory
 from outpace.train.bases import CausalBase, Seq2SeqBase
 from outpace.train.blockwise import Regime, Trunk, train_blockwise
 from outpace.train.data import MAX_TOKENS, Pair, by_length, data_hash, frequent_tokens
-from outpace.train.distil import beam_search, distil, greedy, longest_text
+from outpace.train.distil import DISTILLED, TEACHER, beam_search, distil, greedy, longest_text
 from outpace.train.examples import native_features, token_pairs
 from outpace.train.features import FeatureBase
 from outpace.train.head_losses import WEIGHTINGS
 from outpace.train.loop import Plan
+from outpace.train.opened import is_seq2seq, open_transformers
 from outpace.train.origin import claim
 from outpace.train.precision import Precision
 
@@ -37,8 +37,6 @@ Examples = Callable[[Sequence[Pair]], tuple[Batches, list[list[int]]]]
 """Pairs -> batches of them, and the tokens of their outputs."""
 HEADS_FIRST = 0.2
 """Part of the steps of finetuning that train the heads alone."""
-DISTILLED = "distilled.jsonl"
-TEACHER = "distilled.origin.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +65,8 @@ class BlockwiseJob:
     def distil(self, pairs: Sequence[Pair], teacher: str | None, progress: Progress | None) -> list[Pair]:
         """The pairs with outputs of the teacher, kept in the output folder."""
         source = teacher or self.target
-        if _is_seq2seq(source):
-            model, tokenizer = _transformers(source, seq2seq=True)
+        if is_seq2seq(source):
+            model, tokenizer = open_transformers(source, seq2seq=True)
             # What the target itself will say is greedy; a teacher's best is what the paper takes.
             write = beam_search(model, tokenizer, beams=1 if teacher is None else 4)
             fingerprint = model_fingerprint(model)
@@ -89,7 +87,7 @@ class BlockwiseJob:
         keep_freed_memory()
         if self.threads:
             torch.set_num_threads(self.threads)
-        if _is_seq2seq(self.target):
+        if is_seq2seq(self.target):
             return self._seq2seq(pairs, gold, progress)
         if self.regime == "finetuned":
             return self._causal(pairs, gold, progress)
@@ -133,7 +131,7 @@ class BlockwiseJob:
         return self._train(base, base.batches(self.batch, self.seed), data, outputs, progress)
 
     def _causal(self, pairs: Sequence[Pair], gold: Sequence[Pair], progress: Progress | None) -> HeadsConfig:
-        model, _ = _transformers(self.target, seq2seq=False)
+        model, _ = open_transformers(self.target, seq2seq=False)
         ours = load(self.target, threads=self.threads)
 
         def examples(pairs: Sequence[Pair]) -> tuple[Batches, list[list[int]]]:
@@ -152,7 +150,7 @@ class BlockwiseJob:
         return self._on(CausalBase(model, name=self.target), examples, pairs, gold, progress)
 
     def _seq2seq(self, pairs: Sequence[Pair], gold: Sequence[Pair], progress: Progress | None) -> HeadsConfig:
-        model, tokenizer = _transformers(self.target, seq2seq=True)
+        model, tokenizer = open_transformers(self.target, seq2seq=True)
         if self.own_text or not all(isinstance(pair.given, str) for pair in pairs):
             raise OutpaceError("an encoder-decoder model is trained on texts, accepted are source and target")
         cut: Any = {"truncation": True, "max_length": longest_text(model, tokenizer)}
@@ -182,29 +180,6 @@ class BlockwiseJob:
         batches, outputs = examples(pairs)
         in_turns = examples(gold)[0] if gold else None
         return self._train(base, batches, data_hash([*pairs, *gold]), outputs, progress, in_turns)
-
-
-def _is_seq2seq(source: str) -> bool:
-    """Whether a name is the folder of an encoder-decoder model."""
-    from outpace.files.json_files import json_file
-
-    config = Path(os.path.expanduser(source)) / "config.json"
-    return config.is_file() and bool(json_file(config).get("is_encoder_decoder"))
-
-
-def _transformers(source: str, *, seq2seq: bool) -> tuple[Any, Any]:
-    import transformers
-    from safetensors import SafetensorError
-
-    if not Path(os.path.expanduser(source)).is_dir():
-        raise OutpaceError(f"{source} is no folder of a transformers model, which finetuning needs")
-    kind = transformers.AutoModelForSeq2SeqLM if seq2seq else transformers.AutoModelForCausalLM
-    try:
-        model = kind.from_pretrained(source, dtype=torch.float32).eval()
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source) if seq2seq else None
-    except (OSError, ValueError, SafetensorError) as error:
-        raise OutpaceError(f"{source} cannot be loaded by transformers: {error}") from error
-    return model, tokenizer
 
 
 def _target_ids(pairs: Sequence[Pair], tokenizer: Any, cut: dict[str, Any]) -> list[list[int]]:
