@@ -43,13 +43,16 @@ def trainings(scale: Scale) -> list[Training]:
     return [*frozen.values(), *tuned.values(), Training("finetuned", RENEWED, most, BASE, tuned[OWN])]
 
 
-def examples_of(training: Training, corpus_folder: Path, folder: Path, *, threads: int = 1) -> Examples:
+def examples_of(
+    training: Training, corpus_folder: Path, folder: Path, scale: Scale, *, threads: int = 1
+) -> Examples:
     """What a training learns from; own output is written where it is missing."""
     pieces = Pieces(folder / MODEL)
     if training.data == GOLD:
         return Examples.of(corpus.read(corpus_folder / "train.tsv"), pieces)
     speaker = training.begin(folder) if training.data == RENEWED else folder / BASE
-    return Examples.said(own_output(corpus_folder, folder, speaker, threads=threads), pieces)
+    pairs = own_output(corpus_folder, folder, speaker, count=scale.own_segments, threads=threads)
+    return Examples.said(pairs, pieces)
 
 
 def train_heads(
@@ -60,7 +63,7 @@ def train_heads(
 
     def batches_of(training: Training) -> tuple[Batches, str]:
         if training.data not in known:
-            examples = examples_of(training, corpus_folder, folder, threads=threads)
+            examples = examples_of(training, corpus_folder, folder, scale, threads=threads)
             tokens = round(TOKENS_PART * scale.tokens)
             known[training.data] = examples.batches(tokens, seed), examples.fingerprint()
         return known[training.data]

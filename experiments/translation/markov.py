@@ -59,8 +59,8 @@ def _train(
     seed: int, threads: int,
 ) -> None:  # fmt: skip
     count = scale.markov_segments
-    # All output of the base is there already; of the other model as much is written as is read.
-    written = None if training.before is None else count
+    # The base's output is there already; of the other model as much is written as is read.
+    written = scale.own_segments if training.before is None else count
     pairs = own_output(corpus_folder, folder, training.model(folder), count=written, threads=threads)
     pairs = pairs[:: max(1, len(pairs) // count)]
     sources = Pieces(folder / MODEL).encode([str(pair.given) for pair in pairs])

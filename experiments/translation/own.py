@@ -23,13 +23,11 @@ FILE = "own.jsonl"
 BATCH = 1024  # texts, which every thread has a part of at a time
 
 
-def own_output(
-    corpus_folder: Path, folder: Path, where: Path, *, count: int | None = None, threads: int = 1
-) -> list[Pair]:
+def own_output(corpus_folder: Path, folder: Path, where: Path, *, count: int, threads: int = 1) -> list[Pair]:
     """Training sources with what the model in a folder says, which is kept there.
 
-    folder  of the scale. count: the first so many sources; None: all. An interrupted run goes on; what is
-    there already is read. Outputs that were cut off are left out.
+    folder  of the scale. count: the first so many sources. An interrupted run goes on; what is there already
+    is read. Outputs that were cut off are left out.
     """
     pieces = Pieces(folder / MODEL)
     texts = [one.source for one in corpus.read(corpus_folder / "train.tsv")][:count]

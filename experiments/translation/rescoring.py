@@ -42,7 +42,7 @@ def write_tables(corpus_folder: Path, folder: Path, scale: Scale) -> None:
     for training in trainings(scale):
         path = ngrams_file(folder, training.data)
         if not path.exists():
-            targets = examples_of(training, corpus_folder, folder).targets
+            targets = examples_of(training, corpus_folder, folder, scale).targets
             begun = ([pieces.pad_id, *target] for target in targets)  # as the decoder begins
             write_backoff(path, begun, vocabulary=f"{pieces.num_ids} ids")
 

@@ -6,10 +6,10 @@ as measured for `hours`; the model of `full` has 8.4 million weights, that of `h
                                full      hours
     prepare, pieces              20          8   (most of it the download)
     base                        115         32
-    own output of the base       40         10   (all segments, greedily)
+    own output of the base       40          4   (greedily)
     frozen heads             2 x 15      2 x 6
-    finetuned heads          3 x 60     3 x 15   (on gold, on own output, on that of the model so finetuned)
-    own output, renewed          40         10
+    finetuned heads          3 x 60     3 x 12   (on gold, on own output, on that of the model so finetuned)
+    own output, renewed          40          4
     Markov heads             2 x 15      2 x 6
     evaluation, about            50          8
 """
@@ -26,7 +26,8 @@ class Scale:
     """What a run consists of.
 
     tokens           target tokens of a step of the base. lr: its learning rate; heads have parts of both.
-    base_steps       of the base. frozen_steps: of heads on it, trained once, for the largest k.
+    base_steps       of the base. own_segments: how many of the training sources a model says itself.
+    frozen_steps: of heads on it, trained once, for the largest k.
     finetuned_steps  of each of the trainings of a model with its heads, for the largest k too.
     markov_steps     of Markov heads, on own output of about so many segments.
     sentences        how many test segments are translated with every setting, in batches.
@@ -40,6 +41,7 @@ class Scale:
     tokens: int
     lr: float
     base_steps: int
+    own_segments: int
     frozen_steps: int
     finetuned_steps: int
     markov_steps: int
@@ -55,7 +57,7 @@ _SHALLOW = Size(width=256, encoder_layers=3, decoder_layers=2, heads=4, hidden=1
 _TINY = Size(width=32, encoder_layers=1, decoder_layers=1, heads=2, hidden=64, dropout=0.0)
 
 SCALES = {
-    "full": Scale(Size(), 8000, 2048, 1e-3, 5000, 4000, 16_000, 8000, 100_000, 1500, 150, 200),
-    "hours": Scale(_SHALLOW, 2000, 1024, 1e-3, 8000, 1500, 4000, 3000, 40_000, 500, 40, 100),
-    "smoke": Scale(_TINY, 60, 256, 1e-2, 160, 80, 80, 80, 60, 24, 2, 8, (2, 4), (0.1, 0.5)),
+    "full": Scale(Size(), 8000, 2048, 1e-3, 5000, 400_000, 4000, 16_000, 8000, 100_000, 1500, 150, 200),
+    "hours": Scale(_SHALLOW, 2000, 1024, 1e-3, 8000, 100_000, 1500, 2500, 3000, 40_000, 500, 40, 100),
+    "smoke": Scale(_TINY, 60, 256, 1e-2, 160, 150, 80, 80, 80, 60, 24, 2, 8, (2, 4), (0.1, 0.5)),
 }
