@@ -17,10 +17,11 @@ from outpace.engine.request import Request  # noqa: E402
 from outpace.heads.eagle import EagleConfig, EagleWeights, read_eagle  # noqa: E402
 from outpace.rules.match import Match  # noqa: E402
 from outpace.train import eagle as training  # noqa: E402
-from outpace.train.eagle import EagleData, Texts, eagle_loss, train_eagle  # noqa: E402
+from outpace.train.eagle import EagleData, eagle_loss, train_eagle  # noqa: E402
 from outpace.train.eagle_layers import EagleLayers  # noqa: E402
 from outpace.train.features import FeatureFile, add_texts  # noqa: E402
 from outpace.train.loop import Plan  # noqa: E402
+from outpace.train.texts import Texts  # noqa: E402
 from outpace.trees.chain import Chain  # noqa: E402
 from tests.eagle_heads import EagleTwin, eagle_config, random_eagle  # noqa: E402
 from tests.native_models import gguf_target  # noqa: E402

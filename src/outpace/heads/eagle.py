@@ -35,7 +35,6 @@ from outpace.heads.folder import HeadConfig, Tensors, read_tensors, write_folder
 METHOD = "eagle"
 LAYER = "layers.0."
 Generation = Literal["eagle", "eagle3"]
-HEAD_STEP = 16  # of a head's width, which the kernels take
 FLAGS = (
     "norm_before_fc", "fc_norm", "norm_before_residual", "norm_output", "fc_bias", "qkv_bias", "qk_norm",
 )  # fmt: skip
@@ -162,24 +161,18 @@ def write_eagle(folder: str | Path, heads: EagleWeights) -> None:
 
 def read_config(found: HeadConfig) -> EagleConfig:
     """The fields of a config.json, every one checked."""
-    generation, taps, target = found.field("generation"), found.field("taps"), found.field("target")
+    generation, taps = found.field("generation"), found.field("taps")
     if generation not in get_args(Generation):
         raise found.fault("generation", f"accepted are {', '.join(get_args(Generation))}")
     if not isinstance(taps, list) or not taps or not all(isinstance(t, str) and t for t in taps):
         raise found.fault("taps", "expected one or more names of taps: layers by number, or final")
-    if not isinstance(target, str) or not target:
-        raise found.fault("target", "expected the fingerprint of a model")
+    target = found.fingerprint()
     if generation == "eagle" and taps != ["final"]:
         raise found.fault("taps", "accepted in eagle is final alone")
     sizes: dict[str, Any] = {
-        name: found.size(name)
-        for name in ("hidden_size", "num_heads", "num_kv_heads", "head_dim",
-                     "intermediate_size", "rope_length")
-    }  # fmt: skip
-    if sizes["num_heads"] % sizes["num_kv_heads"]:
-        raise found.fault("num_kv_heads", f"accepted are divisors of num_heads, {sizes['num_heads']}")
-    if sizes["head_dim"] % HEAD_STEP or sizes["head_dim"] > 512:
-        raise found.fault("head_dim", f"accepted are multiples of {HEAD_STEP} up to 512")
+        name: found.size(name) for name in ("hidden_size", "intermediate_size", "rope_length")
+    }
+    sizes |= found.heads_of_attention()
     num_tokens = found.size("num_tokens") if generation == "eagle3" else 0
     flags: dict[str, Any] = {name: _flag(found, name) for name in FLAGS}
     config = EagleConfig(
@@ -187,8 +180,8 @@ def read_config(found: HeadConfig) -> EagleConfig:
         taps=tuple(taps),
         num_tokens=num_tokens,
         target=target,
-        rms_eps=_number(found, "rms_eps", 1e-20, 1.0),
-        rope_theta=_number(found, "rope_theta", *BASES),
+        rms_eps=found.number("rms_eps", 1e-20, 1.0),
+        rope_theta=found.number("rope_theta", *BASES),
         rope_scaling=found.field("rope_scaling"),
         model=found.model,
         vocab_size=0 if found.field("vocab_size") is None else found.size("vocab_size", 0),
@@ -208,13 +201,6 @@ def rope(config: EagleConfig) -> tuple[NDArray[np.float32], float]:
     """(inverse frequencies f32[head_dim / 2], factor for cosine and sine)."""
     scaling = None if config.rope_scaling is None else dict(config.rope_scaling)
     return rope_table(config.head_dim, config.rope_theta, scaling=scaling, context_length=config.rope_length)
-
-
-def _number(found: HeadConfig, name: str, least: float, most: float) -> float:
-    value = found.field(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least < value <= most:
-        raise found.fault(name, f"accepted are numbers above {least:g}, up to {most:g}")
-    return float(value)
 
 
 def _flag(found: HeadConfig, name: str) -> bool:

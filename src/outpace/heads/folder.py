@@ -20,6 +20,7 @@ from outpace.files.whole import write_whole
 
 VERSION = 1
 MAX_SIZE = 1 << 20
+HEAD_STEP = 16  # of the width of a head of attention, which the kernels take
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _FLOATS: Mapping[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 Tensors = Mapping[str, NDArray[np.float32]]
@@ -52,6 +53,29 @@ class HeadConfig:
             accepted = f">= {least}" if most == MAX_SIZE else f"from {least} to {most}"
             raise self.fault(name, f"accepted are whole numbers {accepted}")
         return size
+
+    def number(self, name: str, least: float, most: float) -> float:
+        """A number above `least`, up to `most`."""
+        value = self.field(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least < value <= most:
+            raise self.fault(name, f"accepted are numbers above {least:g}, up to {most:g}")
+        return float(value)
+
+    def fingerprint(self) -> str:
+        """Of the model that they are for."""
+        target = self.field("target")
+        if not isinstance(target, str) or not target:
+            raise self.fault("target", "expected the fingerprint of a model")
+        return target
+
+    def heads_of_attention(self) -> dict[str, int]:
+        """num_heads, num_kv_heads and head_dim, as the kernels take them."""
+        sizes = {name: self.size(name) for name in ("num_heads", "num_kv_heads", "head_dim")}
+        if sizes["num_heads"] % sizes["num_kv_heads"]:
+            raise self.fault("num_kv_heads", f"accepted are divisors of num_heads, {sizes['num_heads']}")
+        if sizes["head_dim"] % HEAD_STEP or sizes["head_dim"] > 512:
+            raise self.fault("head_dim", f"accepted are multiples of {HEAD_STEP} up to 512")
+        return sizes
 
     def fault(self, name: str, accepted: str) -> FormatError:
         """What to say of a field that is something else."""

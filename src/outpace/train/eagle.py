@@ -30,24 +30,12 @@ from outpace.progress import Progress
 from outpace.train.checkpoint import Checkpoint
 from outpace.train.data import by_length
 from outpace.train.eagle_layers import EagleLayers
-from outpace.train.features import STATES, Features
 from outpace.train.loop import Loss, Plan, train
 from outpace.train.precision import Precision, products_in
 from outpace.train.segments import HalfAndHalf
+from outpace.train.texts import Texts
 
 DECAY = 0.8  # of a step's weight: what comes first is read most often
-
-
-@dataclass(frozen=True, slots=True)
-class Texts:
-    """What a layer learns from.
-
-    features  of tokens from the second one of each text on: `kept_states` at the taps and at "final".
-    firsts    i64[T], how many of a text's tokens there belong to its prompt.
-    """
-
-    features: Features
-    firsts: NDArray[np.int64]
 
 
 def train_eagle(
@@ -135,27 +123,17 @@ class EagleData:
                 f"{target.vocab_size - 1}"
             )
         self._embeddings = embedded(target).input_rows(used)
-        self._starts = np.r_[0, texts.features.ends[:-1]]
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         """These texts."""
-        features, firsts = self._texts.features, self._texts.firsts
-        starts = self._starts[numbers]
-        lengths = features.ends[numbers] - starts
-        at = np.arange(lengths.max())
-        inside = at < lengths[:, None]
-        places = np.where(inside, starts[:, None] + at, starts[:, None])
-        read = features.states[places.reshape(-1)].astype(np.float32).reshape(*places.shape, -1)
-        if not np.isfinite(read).all():
-            raise OutpaceError(f"{STATES} holds numbers that are none; remove its folder to begin anew")
-        labels = np.full(places.shape, -1, np.int64)
-        learnt = inside[:, 1:] & (at[1:] >= firsts[numbers][:, None])
-        labels[:, :-1] = np.where(learnt, self._place[features.tokens[places[:, 1:]]], -1)
-        final = np.zeros((*places.shape, read.shape[2] - self._width), np.float32)
-        final[:, :-1] = read[:, 1:, self._width :]
+        tokens, text = self._texts.features.tokens, self._texts.padded(numbers)
+        labels = np.full(text.places.shape, -1, np.int64)
+        labels[:, :-1] = np.where(text.answers[:, 1:], self._place[tokens[text.places[:, 1:]]], -1)
+        final = np.zeros((*text.places.shape, text.states.shape[2] - self._width), np.float32)
+        final[:, :-1] = text.states[:, 1:, self._width :]
         return Batch(
-            torch.from_numpy(self._embeddings[self._number[places]]),
-            torch.from_numpy(read[..., : self._width]),
+            torch.from_numpy(self._embeddings[self._number[text.places]]),
+            torch.from_numpy(text.states[..., : self._width]),
             torch.from_numpy(final),
             torch.from_numpy(labels),
         )

@@ -11,19 +11,20 @@ import numpy as np
 import torch
 
 from outpace.core.errors import OutpaceError
-from outpace.heads.eagle import HEAD_STEP, EagleConfig
-from outpace.heads.folder import MAX_SIZE
+from outpace.heads.eagle import EagleConfig
+from outpace.heads.folder import HEAD_STEP, MAX_SIZE
 from outpace.models.text import load
 from outpace.progress import Progress
 from outpace.train.allocator import keep_freed_memory
 from outpace.train.data import MAX_TOKENS, Pair, data_hash, frequent_tokens
-from outpace.train.eagle import Texts, train_eagle
+from outpace.train.eagle import train_eagle
 from outpace.train.examples import FEATURES, token_pairs
 from outpace.train.features import ENDS, FeatureFile, add_texts
 from outpace.train.loop import Plan
 from outpace.train.origin import ORIGIN, claim
 from outpace.train.precision import Precision
 from outpace.train.recording import FINAL
+from outpace.train.texts import Texts
 
 MAX_UNROLLED = 16
 
@@ -63,7 +64,7 @@ class EagleJob:
         target: Any = model.target
         taps = self.taps or early_middle_late(target.num_layers)
         target.tap(*taps)
-        read = token_pairs(pairs, model, min(MAX_TOKENS, target.context_length))
+        read, texts = whole_texts(model, self.output, pairs, taps, progress)
         ids = frequent_tokens([answer for _, answer in read], self.tokens)
         config = EagleConfig(
             generation="eagle3", hidden_size=target.hidden_size, taps=tuple(taps), num_tokens=len(ids),
@@ -71,17 +72,9 @@ class EagleJob:
             norm_before_residual=True, norm_output=True, vocab_size=target.vocab_size,
             **like(target.config, self.width),
         )  # fmt: skip
-        states = self.output / FEATURES
-        facts = {"target": config.target, "data": f"whole texts, {data_hash(pairs)}", "taps": ", ".join(taps)}
-        claim(states / ORIGIN, facts, begun=(states / ENDS).exists())
-        file = FeatureFile(states, (len(taps) + 1) * target.hidden_size)
-        # The first token of a text was chosen from nothing.
-        whole = [([*prompt, *answer], 1) for prompt, answer in read]
-        add_texts(file, target, whole, taps=(*taps, FINAL), progress=progress)
-        firsts = np.array([len(prompt) - 1 for prompt, _ in read], np.int64)
         return train_eagle(
             target,
-            Texts(file.read(), firsts),
+            texts,
             self.output,
             config,
             ids,
@@ -104,6 +97,28 @@ class EagleJob:
             raise OutpaceError(
                 f"eagle has taps {', '.join(self.taps)}; accepted are one or more different ones"
             )
+
+
+def whole_texts(
+    model: Any,
+    output: Path,
+    pairs: Sequence[Pair],
+    taps: Sequence[str],
+    progress: Progress | None,
+) -> tuple[list[tuple[list[int], list[int]]], Texts]:
+    """The pairs as tokens, and their states at taps that the model offers, kept in the output folder."""
+    target = model.target
+    read = token_pairs(pairs, model, min(MAX_TOKENS, target.context_length))
+    states = output / FEATURES
+    facts = {
+        "target": target.fingerprint(), "data": f"whole texts, {data_hash(pairs)}", "taps": ", ".join(taps)
+    }  # fmt: skip
+    claim(states / ORIGIN, facts, begun=(states / ENDS).exists())
+    file = FeatureFile(states, (len(taps) + 1) * target.hidden_size)
+    # The first token of a text was chosen from nothing.
+    whole = [([*prompt, *answer], 1) for prompt, answer in read]
+    add_texts(file, target, whole, taps=(*taps, FINAL), progress=progress)
+    return read, Texts(file.read(), np.array([len(prompt) - 1 for prompt, _ in read], np.int64))
 
 
 def early_middle_late(num_layers: int) -> tuple[str, ...]:

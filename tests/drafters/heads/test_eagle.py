@@ -145,7 +145,7 @@ def test_what_it_has_missed_is_read_in_chunks(
     target: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It drafts only now and then; what was committed meanwhile does not fit into one call."""
-    monkeypatch.setattr("outpace.drafters.heads.eagle.CHUNK", 3)
+    monkeypatch.setattr("outpace.drafters.heads.given.CHUNK", 3)
     heads = write_random_eagle(tmp_path, target)
     watch = Watch(make(target, tmp_path))
     real, calls = watch.drafter.propose, []
@@ -210,7 +210,7 @@ def test_rows_are_given_back_and_no_room_is_no_draft(
 
     layer.score = full
     for chunk in (256, 3):  # the first call that is full is a draft's, or one that only reads
-        monkeypatch.setattr("outpace.drafters.heads.eagle.CHUNK", chunk)
+        monkeypatch.setattr("outpace.drafters.heads.given.CHUNK", chunk)
         results, plain = (run(target, one, tokens=6) for one in (drafter, NoDraft()))
         assert [one.token_ids for one in results] == [one.token_ids for one in plain]
         assert sum(one.stats.num_drafted for one in results) == 0 and sorted(opened) == sorted(freed)

@@ -35,6 +35,36 @@ def traits_on_rows(policy: TreePolicy, *, own: bool) -> Traits:
     return replace(traits_of(policy, own=own), whole_calls=True)
 
 
+def idle_unread(asks: Sequence[Ask]) -> list[Ask]:
+    """The asks, without a budget where a row has not read its prompt and has nothing to draft from."""
+    return [replace(ask, budget=0) if ask.unread else ask for ask in asks]
+
+
+def run_part(
+    target: Layered,
+    asks: Sequence[Ask],
+    rows: Sequence[int],
+    trees: Sequence[TokenTree],
+    nodes: Sequence[Sequence[int]],
+    *,
+    layers: int | None = None,
+    skip: Collection[int] = (),
+) -> tuple[Scores, list[list[int]], list[int]]:
+    """Run a part of the target for all nodes of some asks' trees that were expanded so far, these included.
+
+    Returns the scores, per row the places among its scored nodes of those expanded now, and how many it has.
+    """
+    expanded = [
+        tree.shape.closure({0, *tree.shape.parent_list[1:], *now})
+        for tree, now in zip(trees, nodes, strict=True)
+    ]
+    parts = [tree.prune(some) for tree, some in zip(trees, expanded, strict=True)]
+    calls = [Call.on(asks[row].row, part) for row, part in zip(rows, parts, strict=True)]
+    scores = target.run(calls, layers=layers, skip=skip)
+    wanted = [[some.index(n) for n in now] for some, now in zip(expanded, nodes, strict=True)]
+    return scores, wanted, [part.num_nodes for part in parts]
+
+
 def grow_on_rows(
     target: Layered,
     asks: Sequence[Ask],
@@ -48,23 +78,15 @@ def grow_on_rows(
 
     stop  per ask, a threshold: the first level that holds no token of this probability is the tree's last.
     """
-    # A row that has not read its prompt has nothing to draft from.
-    asks = [replace(ask, budget=0) if ask.unread else ask for ask in asks]
+    asks = idle_unread(asks)
     unsure = [False] * len(asks)
     greedy = all(ask.sampling.temperature == 0 for ask in asks)
 
     def run(
         rows: Sequence[int], trees: Sequence[TokenTree], nodes: Sequence[Sequence[int]]
     ) -> tuple[Scores, list[list[int]]]:
-        """The scores of all nodes expanded so far, and the numbers among them of those expanded now."""
-        expanded = [
-            tree.shape.closure({0, *tree.shape.parent_list[1:], *now})
-            for tree, now in zip(trees, nodes, strict=True)
-        ]
-        parts = [tree.prune(some) for tree, some in zip(trees, expanded, strict=True)]
-        calls = [Call.on(asks[row].row, part) for row, part in zip(rows, parts, strict=True)]
-        scores = target.run(calls, layers=layers, skip=skip)
-        return scores, [[some.index(n) for n in now] for some, now in zip(expanded, nodes, strict=True)]
+        scores, wanted, _ = run_part(target, asks, rows, trees, nodes, layers=layers, skip=skip)
+        return scores, wanted
 
     def step(
         rows: Sequence[int], trees: Sequence[TokenTree], nodes: Sequence[Sequence[int]]

@@ -24,8 +24,8 @@ import numpy as np
 from outpace.core.errors import FormatError
 from outpace.files.raw import RawTensors
 from outpace.files.rope import BASES
-from outpace.heads.eagle import HEAD_STEP, LAYER, EagleConfig, rope
-from outpace.heads.folder import MAX_SIZE
+from outpace.heads.eagle import LAYER, EagleConfig, rope
+from outpace.heads.folder import HEAD_STEP, MAX_SIZE
 from outpace.heads.foreign.fields import Fields
 from outpace.heads.foreign.layout import (
     Fault,
