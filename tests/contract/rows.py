@@ -24,6 +24,7 @@ from outpace.targets.hf_looped import HfLoopedTarget
 from outpace.targets.table import TableTarget
 from outpace.trees import TREES
 from tests.eagle_heads import write_random_eagle
+from tests.exit_adapters import write_random_adapter
 from tests.fakes import Letters, hostile
 from tests.hf_families import tiny_looped, tiny_model
 from tests.hf_seq2seq_families import OneSource, OneSourceInLoops, tiny_looped_seq2seq, tiny_seq2seq
@@ -182,6 +183,9 @@ DRAFTER_SPECS = [
     "early_exit:loops=2 tree=static:widths=[2,2]",
     "early_exit:layers=2 tree=dynamic:size=9",
     "early_exit:layers=1 tree=static:widths=[2,2]",
+    "early_exit:path=ADAPTER tree=chain:length=3",
+    "early_exit:path=ADAPTER tree=static:widths=[2,2]",
+    "mix:drafts=ngram+[early_exit:path=ADAPTER]",
     "layer_skip:skip=a1,stop=0",
     "layer_skip:skip=[0,m1],adapt=0.5,acceptance=0.5 tree=static:widths=[3,2]",
     "swift:window=4,trials=9,ratio=0.5,enough=1",
@@ -224,6 +228,8 @@ def targets_of(spec: str) -> list[Callable[[Path], Target]]:
     """Those that a drafter with these options can draft for."""
     if "EARLY" in spec or "loops=" in spec:
         return LOOPED
+    if "ADAPTER" in spec:
+        return [native_quantised, native_sliding]
     if any(heads in spec for heads in ("HEADS", "MARKOV", "MEDUSA", "EAGLE")):
         return [*TAPPED, *LOOPED]
     found = NEEDS.get(spec.partition(":")[0], TARGETS)
@@ -231,8 +237,8 @@ def targets_of(spec: str) -> list[Callable[[Path], Target]]:
 
 
 def make_drafter(name: str, target: Target, *, per_node: float = 0.1) -> Drafter:
-    """A fresh drafter; "SPEC tree=SPEC" gives it a tree; CORPUS, HEADS, MARKOV, MEDUSA, EAGLE
-    and EARLY are files for the target.
+    """A fresh drafter; "SPEC tree=SPEC" gives it a tree; CORPUS, HEADS, MARKOV, MEDUSA, EAGLE,
+    EARLY and ADAPTER are files for the target.
 
     per_node  what a node costs: a share of a call.
     """
@@ -245,6 +251,7 @@ def make_drafter(name: str, target: Target, *, per_node: float = 0.1) -> Drafter
     spec = spec.replace("MEDUSA", medusa_heads(target)) if "MEDUSA" in spec else spec
     spec = spec.replace("EAGLE", eagle(target)) if "EAGLE" in spec else spec
     spec = spec.replace("EARLY", early_head(target)) if "EARLY" in spec else spec
+    spec = spec.replace("ADAPTER", exit_adapter(target)) if "ADAPTER" in spec else spec
     policy = TREES.create(tree, costs=lambda: straight(0.1)) if tree else None
     return drafters.make_drafter(spec, policy, context_for(target, per_node))
 
@@ -301,6 +308,15 @@ def early_head(target: Any) -> str:
     path = Path(FOLDER.name) / f"{name}.early"
     if not path.exists():
         write_random_early(path, target)
+    return str(path)
+
+
+def exit_adapter(target: Any) -> str:
+    """A random adapter behind the first layer of this target, which drafts the suite's few tokens."""
+    name = target.fingerprint().rpartition(":")[2]
+    path = Path(FOLDER.name) / f"{name}.adapter"
+    if not path.exists():
+        write_random_adapter(path, target, token_ids=range(VOCAB_SIZE))
     return str(path)
 
 

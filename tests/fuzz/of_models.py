@@ -237,6 +237,23 @@ def of_eight_layers() -> Any:
     return gguf_target(Path(mkdtemp()), "llama", "F32", context_length=64, num_hidden_layers=8)
 
 
+def _adapter_seeds() -> list[Files]:
+    from tests.exit_adapters import write_random_adapter
+
+    files: list[Files] = []
+    for ids in (None, (1, 5, 80)):
+        with TemporaryDirectory() as folder:
+            write_random_adapter(folder, of_eight_layers(), token_ids=ids)
+            files.append({path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())})
+    return files
+
+
+def _adapter(folder: Path) -> None:
+    from outpace.heads.exit_adapter_layer import ExitAdapter
+
+    ExitAdapter(of_eight_layers(), folder)
+
+
 def _foreign_seeds() -> list[Files]:
     from tests import foreign_heads
 
@@ -282,5 +299,6 @@ MODEL_READERS: dict[str, Reader] = {
     "backoff": Reader(_backoff_seeds, _backoff),
     "heads": Reader(_heads_seeds, _heads),
     "early": Reader(_early_seeds, _early),
+    "adapter": Reader(_adapter_seeds, _adapter, needs=("torch", "safetensors")),
     "foreign": Reader(_foreign_seeds, _foreign, needs=("torch", "safetensors")),
 }

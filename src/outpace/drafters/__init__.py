@@ -44,7 +44,7 @@ DRAFTERS = Registry(
         "mix": "outpace.drafters.mix:mix",
         "suffix": "outpace.drafters.lookup.suffix:Suffix",
         "layer_skip": "outpace.drafters.model.layer_skip:LayerSkip",
-        "early_exit": "outpace.drafters.model.early_exit:EarlyExit",
+        "early_exit": "outpace.drafters.model.early_exit:early_exit",
         "swift": "outpace.drafters.model.swift:Swift",
         "small_model": "outpace.drafters.model.small_model:small_model",
         "blockwise": "outpace.drafters.heads.blockwise:Blockwise",

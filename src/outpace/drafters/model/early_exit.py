@@ -14,19 +14,27 @@ layer l of loop r is layer r G + l of R G: `loops` d1 has the early output of `s
 Deviations. The paper trains the model for it (layer dropout, a loss at every exit). Here any model will do,
 but one without that training drafts badly after few layers. The paper drafts a fixed number of tokens;
 here a TreePolicy says, by default a chain that ends where the exit is unsure.
+
+A trained adapter between the first layers and the output matrix is another method (`exit_adapter.py`), which
+the option `path` asks for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from outpace.core.call import Prompt
-from outpace.core.contracts import Layered, Looped, TreePolicy
+from outpace.core.contracts import Layered, Looped, Target, TreePolicy
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked
 from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
+from outpace.drafters.model.exit_adapter import AdaptedExit
 from outpace.drafters.model.own_layers import grow_on_rows, layered, traits_on_rows
+from outpace.heads.exit_adapter import METHOD
+from outpace.heads.exit_adapter_layer import ExitAdapter, exited
+from outpace.heads.packaged import heads_for
 from outpace.trees.chain import Chain
 
 
@@ -70,3 +78,29 @@ def _depth(target: Layered, layers: int, loops: int) -> int:
     if num_loops > 1 and not layers:  # the output matrix reads what stands behind a whole loop
         return (loops or max(1, 3 * num_loops // 4)) * (most // num_loops)
     return layers or max(1, 3 * most // 4)
+
+
+@checked
+def early_exit(
+    target: Target,
+    beside: Callable[[str], Path] | None = None,
+    *,
+    layers: int = 0,
+    loops: int = 0,
+    path: str = "none",
+    tree: TreePolicy | None = None,
+) -> EarlyExit | AdaptedExit:
+    """The bare exit, or one with the adapter of a folder.
+
+    path  folder of an adapter; "auto" for the one that lies beside the model's packed weights.
+    """
+    if path == "none":
+        return EarlyExit(layers=layers, loops=loops, tree=tree, target=layered(target, "early_exit"))
+    if layers or loops:
+        raise OutpaceError(
+            f"early_exit has layers={layers}, loops={loops} and a path, accepted is one of them: an adapter "
+            "stands behind the layers that it was trained for"
+        )
+    model = exited(target)
+    folder = heads_for(model, METHOD, beside) if path == "auto" else path
+    return AdaptedExit(ExitAdapter(model, folder), tree=tree, target=model)
