@@ -21,7 +21,7 @@ import typer
 
 from outpace.cli import options, render
 from outpace.cli.own_text import count_texts, write_own
-from outpace.cli.train import check_seed
+from outpace.cli.training import check_seed
 from outpace.core.contracts import Looped
 from outpace.core.errors import OutpaceError
 from outpace.progress import progress_bar

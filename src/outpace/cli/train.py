@@ -4,36 +4,28 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from outpace.cli import options, render
+from outpace.cli import options
+from outpace.cli.training import (
+    CheckpointSeconds,
+    Data,
+    LearningRate,
+    OwnText,
+    PrecisionOption,
+    Steps,
+    Target,
+    check_seed,
+    check_source,
+    needs_torch,
+    own_pairs,
+)
 from outpace.core.errors import OutpaceError
-from outpace.progress import Progress, progress_bar
-
-if TYPE_CHECKING:
-    from outpace.train.data import Pair
+from outpace.progress import progress_bar
 
 app = options.group("Train drafters for a model.")
-
-Data = Annotated[
-    list[Path] | None,
-    typer.Option("--data", metavar="FILE", help="JSON lines of inputs and outputs; may be repeated."),
-]
-OwnText = Annotated[
-    int, typer.Option("--own-text", metavar="N", help="Instead: N tokens that the model writes itself.")
-]
-Target = Annotated[str, typer.Option("--target", metavar="MODEL", help="The model: as --model of generate.")]
-Steps = Annotated[int, typer.Option("--steps", metavar="N", help="Batches to train on.")]
-LearningRate = Annotated[float, typer.Option("--lr", metavar="X", help="The highest learning rate.")]
-PrecisionOption = Annotated[
-    Literal["float32", "bfloat16"],
-    typer.Option("--precision", metavar="P", help="Of matrix products: float32, or bfloat16."),
-]
-CheckpointSeconds = Annotated[
-    float, typer.Option("--checkpoint", metavar="S", help="Seconds between checkpoints.")
-]
 
 
 @app.command("blockwise")
@@ -109,7 +101,7 @@ def blockwise(
     if not 0 < model_rate < math.inf:
         raise OutpaceError("--model-rate must be more than 0")
     check_seed(seed, threads)
-    _check_source(data, own_text)
+    check_source(data, own_text)
     if own_text and (data_regime != "gold" or regime != "frozen"):
         raise OutpaceError("--own-text is what the model writes already; it goes with frozen and gold alone")
     if teacher is not None and data_regime != "distilled":
@@ -118,7 +110,7 @@ def blockwise(
     try:
         from outpace.train import jobs
     except ImportError as error:
-        raise _needs_torch(error) from None
+        raise needs_torch(error) from None
     job = jobs.BlockwiseJob(
         target, output, regime=regime, heads=heads, width=width, first=first, tokens=tokens, steps=steps,
         batch=batch, lr=lr, heads_per_step=heads_per_step, weights=weights, model_rate=model_rate,
@@ -175,13 +167,13 @@ def markov_heads(
             "0, --checkpoint 0 or more"
         )
     check_seed(seed, threads)
-    _check_source(data, own_text)
+    check_source(data, own_text)
     names = None if taps is None else tuple(name.strip() for name in taps.split(","))
     pairs = read_pairs(data) if data else []
     try:
         from outpace.train.jobs_markov import MarkovJob
     except ImportError as error:
-        raise _needs_torch(error) from None
+        raise needs_torch(error) from None
     job = MarkovJob(
         target, output, taps=names, length=length, width=width, rank=rank, tokens=tokens, steps=steps,
         segments=segments, lr=lr, precision=precision, checkpoint_s=checkpoint, seed=seed, threads=threads,
@@ -230,12 +222,12 @@ def medusa(
             "--checkpoint 0 or more"
         )
     check_seed(seed, threads)
-    _check_source(data, own_text)
+    check_source(data, own_text)
     pairs = read_pairs(data) if data else []
     try:
         from outpace.train.jobs_medusa import MedusaJob
     except ImportError as error:
-        raise _needs_torch(error) from None
+        raise needs_torch(error) from None
     job = MedusaJob(
         target, output, heads=heads, layers=layers, outputs=outputs, tokens=tokens, steps=steps, batch=batch,
         lr=lr, precision=precision, checkpoint_s=checkpoint, seed=seed, threads=threads, own_text=own_text,
@@ -282,21 +274,66 @@ def eagle(
     if steps < 1 or not lr > 0 or not checkpoint >= 0:
         raise OutpaceError("--steps must be 1 or more, --lr more than 0, --checkpoint 0 or more")
     check_seed(seed, threads)
-    _check_source(data, own_text)
+    check_source(data, own_text)
     names = None if taps is None else tuple(name.strip() for name in taps.split(","))
     pairs = read_pairs(data) if data else []
     try:
         from outpace.train.jobs_eagle import EagleJob
     except ImportError as error:
-        raise _needs_torch(error) from None
+        raise needs_torch(error) from None
     job = EagleJob(
         target, output, taps=names, width=width, tokens=tokens, unrolled=unrolled, steps=steps, batch=batch,
         lr=lr, precision=precision, checkpoint_s=checkpoint, seed=seed, threads=threads,
     )  # fmt: skip
     job.check()
     with progress_bar() as progress:
-        config = job.run(pairs or _own_pairs(target, output, own_text, seed, threads, progress), progress)
+        config = job.run(pairs or own_pairs(target, output, own_text, seed, threads, progress), progress)
     print(f"{output}: an EAGLE-3 layer that drafts {config.num_tokens} tokens of {config.model}")
+
+
+@app.command("early_exit")
+def early_exit(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where it goes.")],
+    data: Data = None,
+    own_text: OwnText = 0,
+    target: Target = options.DEFAULT_MODEL,
+    layers: Annotated[
+        int, typer.Option("--layers", metavar="N", help="Layers before it; 0 for a sixteenth of the model's.")
+    ] = 0,
+    tokens: Annotated[
+        int, typer.Option("--tokens", metavar="N", help="Draft the N most frequent tokens only; 0 for all.")
+    ] = 4096,
+    steps: Steps = 2000,
+    batch: Annotated[
+        int, typer.Option("--batch", metavar="N", help="Tokens of a batch, of whole texts.")
+    ] = 2048,
+    lr: LearningRate = 1e-3,
+    precision: PrecisionOption = "float32",
+    checkpoint: CheckpointSeconds = 120.0,
+    seed: options.Seed = 0,
+    threads: options.Threads = None,
+) -> None:
+    """Train an adapter behind a model's first layers. The same command goes on with a stopped run."""
+    from outpace.train.data import read_pairs
+
+    output = options.expanded(output)  # its own text is written by others, who do so
+    if steps < 1 or not lr > 0 or not checkpoint >= 0:
+        raise OutpaceError("--steps must be 1 or more, --lr more than 0, --checkpoint 0 or more")
+    check_seed(seed, threads)
+    check_source(data, own_text)
+    pairs = read_pairs(data) if data else []
+    try:
+        from outpace.train.jobs_early_exit import EarlyExitJob
+    except ImportError as error:
+        raise needs_torch(error) from None
+    job = EarlyExitJob(
+        target, output, layers=layers, tokens=tokens, steps=steps, batch=batch, lr=lr, precision=precision,
+        checkpoint_s=checkpoint, seed=seed, threads=threads,
+    )  # fmt: skip
+    job.check()
+    with progress_bar() as progress:
+        config = job.run(pairs or own_pairs(target, output, own_text, seed, threads, progress), progress)
+    print(f"{output}: an adapter behind {config.layers} layers of {config.model}")
 
 
 @app.command("c2t")
@@ -347,7 +384,7 @@ def c2t(
     try:
         from outpace.train.jobs_c2t import C2TJob
     except ImportError as error:
-        raise _needs_torch(error) from None
+        raise needs_torch(error) from None
     lr = lr or (3e-3 if start is None else 3e-4)
     job = C2TJob(
         target, draft, output, k=k, depth=depth, max_tokens=max_tokens, width=width, epochs=epochs, lr=lr,
@@ -357,39 +394,3 @@ def c2t(
         facts = job.run(pairs, progress)
     judged = ", ".join(f"{name} {value:g}" for name, value in facts.items())
     print(f"{output}: a classifier for {draft} of {target}; of nodes held out: {judged or 'there were none'}")
-
-
-def check_seed(seed: int, threads: int | None) -> None:
-    """What all trainings accept, which is less than sampling does."""
-    if not 0 <= seed < 1 << 32 or not 1 <= (1 if threads is None else threads) <= 1024:
-        raise OutpaceError(f"--seed must be 0 to {(1 << 32) - 1}, --threads 1 to 1024")
-
-
-def _own_pairs(
-    target: str, folder: Path, tokens: int, seed: int, threads: int | None, progress: Progress | None
-) -> list[Pair]:
-    """What the model writes itself, kept in the folder."""
-    from outpace.cli.own_text import write_own
-    from outpace.core.sampling import Sampling
-    from outpace.train.data import read_pairs
-    from outpace.train.self_text import OWN_TEXT, batch_for
-
-    path = folder / OWN_TEXT
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutpaceError(f"cannot write {path.parent}: {error.strerror or error}") from error
-    model = render.load_model(target, threads=threads)
-    answers, batch = Sampling(seed=seed), batch_for(model.target)
-    write_own(model, path, tokens, batch=batch, answers=answers, seed=seed, progress=progress)
-    model.close()
-    return read_pairs([path])
-
-
-def _check_source(data: list[Path] | None, own_text: int) -> None:
-    if bool(data) == bool(own_text) or own_text < 0:
-        raise OutpaceError("accepted are --data FILE or --own-text N, one of them")
-
-
-def _needs_torch(error: ImportError) -> OutpaceError:
-    return OutpaceError(f"training needs the extra torch (pip install 'outpace[torch]'): {error}")
