@@ -204,7 +204,8 @@ class Drafter(Protocol):
     def propose(self, states: Sequence[Any], asks: Sequence[Ask]) -> list[TokenTree]:
         """A tree on ask.root for each row. A root-only tree is a valid answer.
 
-        Not called for a step in which no row may draft: then `observe` alone hears of it.
+        Not called for a step in which no row may draft: then `observe` alone hears of it. Drafts that do not
+        pay are given up for as long as a text lasts, so work that only drafts need belongs here.
         """
 
     def observe(self, states: Sequence[Any], steps: Sequence[Step]) -> list[Any]:

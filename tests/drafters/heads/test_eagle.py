@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-from outpace.core.call import Call  # noqa: E402
+from outpace.core.call import Call, Prompt  # noqa: E402
 from outpace.core.errors import CacheFull, OutpaceError  # noqa: E402
 from outpace.core.sampling import Sampling, choose  # noqa: E402
 from outpace.core.steps import Ask  # noqa: E402
@@ -20,6 +21,7 @@ from outpace.drafters.none import NoDraft  # noqa: E402
 from outpace.engine.generate import events, result_of  # noqa: E402
 from outpace.engine.request import Generation, Request  # noqa: E402
 from outpace.heads.eagle import EagleWeights, write_eagle  # noqa: E402
+from outpace.pricing.pace import Pace, Plan  # noqa: E402
 from outpace.rules.match import Match  # noqa: E402
 from outpace.targets.hf_causal import HfCausalTarget  # noqa: E402
 from outpace.trees import TREES  # noqa: E402
@@ -55,13 +57,15 @@ class Watch:
     def __init__(self, drafter: Eagle) -> None:
         self.drafter, self.traits = drafter, drafter.traits
         self.drafts: list[tuple[list[int], int, TokenTree]] = []  # a row's prompt, position of the root, tree
-        self.start, self.observe, self.stop = drafter.start, drafter.observe, drafter.stop
+        self.observe, self.stop = drafter.observe, drafter.stop
         self._prompts: dict[int, list[int]] = {}
 
+    def start(self, prompt: Prompt) -> Any:
+        state = self.drafter.start(prompt)
+        self._prompts[id(state)] = list(prompt)
+        return state
+
     def propose(self, states: Sequence[Any], asks: Sequence[Ask]) -> list[TokenTree]:
-        for state in states:
-            if state.prompt:
-                self._prompts[id(state)] = list(state.prompt)
         trees = self.drafter.propose(states, asks)
         for state, ask, tree in zip(states, asks, trees, strict=True):
             self.drafts.append((self._prompts[id(state)], ask.position, tree))
@@ -161,6 +165,57 @@ def test_what_it_has_missed_is_read_in_chunks(
     for prompt, position, tree in found:
         text = texts[tuple(prompt)][: position + 1]
         assert tree.token_list[1:] == drafted(target, heads, text, tree.num_nodes - 1)
+
+
+class GivenUp(Pace):
+    """Lets nobody draft until so many steps have been made."""
+
+    def __init__(self, drafter: Eagle, steps: int) -> None:
+        super().__init__(replace(drafter.traits, paced="always"))
+        self.left = steps
+
+    def plan(self, asks: Sequence[Ask], *, lag: int) -> Plan | None:
+        plan = super().plan(asks, lag=lag)
+        assert plan is not None
+        self.left -= 1
+        return replace(plan, asks=[replace(ask, depth=min(ask.depth, 3 * (self.left < 0))) for ask in asks])
+
+
+@pytest.mark.parametrize(("chunk", "fused"), [(256, []), (8, [8, 8, 8, 8])])
+def test_while_nobody_drafts_the_layer_rests_and_what_it_has_missed_is_read_in_one_go(
+    target: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, fused: list[int]
+) -> None:
+    """Its drafts are then those of the equations, and of a layer that was asked all along."""
+    monkeypatch.setattr("outpace.drafters.heads.eagle.CHUNK", chunk)
+    heads = write_random_eagle(tmp_path, target, num_tokens=40)
+    watch, pace = Watch(make(target, tmp_path)), None
+    layer: Any = watch.drafter._layer
+    sizes: dict[str, list[int]] = {"features": [], "inputs": [], "score": []}
+    features, inputs, score = layer.features, layer.inputs, layer.rows.score
+
+    def noted(name: str, real: Any, *given: Any) -> Any:
+        if pace is not None and pace.left >= 0:
+            sizes[name].append(len(given[0]))
+        return real(*given)
+
+    monkeypatch.setattr(layer, "features", lambda states: noted("features", features, states))
+    monkeypatch.setattr(layer, "inputs", lambda *given: noted("inputs", inputs, *given))
+    monkeypatch.setattr(layer.rows, "score", lambda *given: noted("score", score, *given))
+    trees = []
+    for steps in (0, 30):
+        pace = GivenUp(watch.drafter, steps)
+        watch.drafts.clear()
+        request = Request(PROMPTS[0], GREEDY, 50)
+        [result] = result_of(events(target, watch, Match(), [request], pace=pace))
+        trees.append({position: tree.token_list[1:] for _, position, tree in watch.drafts})
+    assert sizes == {"features": fused, "inputs": [], "score": []}
+    often, late = trees
+    assert min(late) == len(PROMPTS[0]) - 1 + 30 and len(late) > 8
+    common = late.keys() & often.keys()
+    assert min(late) + 3 > min(common) and all(late[at] == often[at] for at in common)
+    text = [*PROMPTS[0], *result.token_ids]
+    for at, tokens in late.items():
+        assert tokens == drafted(target, heads, text[: at + 1], len(tokens))
 
 
 def test_sampled_drafts_carry_the_targets_noise(target: Any, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ arXiv:2503.01840). What is computed: `heads/eagle.py`, `heads/eagle_layer.py`. T
 eagle`.
 
     observe   the call that verified the last draft has the states that every committed token was chosen
-              from: pairs of token and states, which the layer reads before it drafts again
+              from: pairs of token and states, which wait until the layer drafts again, and are read then
     propose   a TreePolicy grows a tree, one call of the layer per level for all rows; a drafted token goes
               in with the layer's own output behind its parent
 
@@ -38,17 +38,20 @@ from outpace.trees.grow import grow_trees, traits_of
 
 
 class EagleState:
-    """A row: its committed tokens that the layer has not read, with their features, the root's last.
+    """A row: its committed tokens that the layer has not read, the root's last.
 
-    prompt  the tokens of a text whose first call has not been observed. row, lost: see `given.Text`.
+    prompt    the tokens of a text whose first call has not been observed. row, lost: see `given.Text`.
+    features  of the first of these tokens, arrays [n, D]; states: of the others, arrays [n, T * D].
     """
 
-    __slots__ = ("_layer", "features", "lost", "prompt", "row", "tokens")
+    __slots__ = ("_layer", "features", "lost", "prompt", "row", "states", "tokens", "waiting")
 
     def __init__(self, layer: EagleLayer, prompt: Sequence[int]) -> None:
         self.prompt: Sequence[int] = prompt
         self.tokens: list[int] = []
-        self.features: list[Floats] = []  # arrays [n, D], of as many tokens in all
+        self.features: list[Floats] = []
+        self.states: list[Floats] = []
+        self.waiting = 0  # how many tokens have states and no features
         self.row: int | None = None
         self.lost = False
         self._layer = layer
@@ -57,6 +60,21 @@ class EagleState:
     def unread(self) -> int:
         """How many tokens before the root."""
         return len(self.tokens) - 1
+
+    def add(self, tokens: Sequence[int], states: Floats) -> None:
+        """Committed tokens, and the states f32[n, T * D] that they were chosen from."""
+        self.tokens += tokens
+        self.states.append(states)
+        self.waiting += len(states)
+        if self.waiting >= CHUNK:  # states are several times as wide as features
+            self.fuse()
+
+    def fuse(self) -> None:
+        """Make features of the states that wait, by chunks."""
+        if self.waiting:
+            found, pieces = np.concatenate(self.states), range(0, self.waiting, CHUNK)
+            self.features += [self._layer.features(found[at : at + CHUNK]) for at in pieces]
+            self.states, self.waiting = [], 0
 
     def inputs(self, count: int) -> Inputs:
         """Those of the first of them."""
@@ -102,7 +120,7 @@ class Eagle:
         able = [
             n
             for n, (state, ask) in enumerate(zip(states, asks, strict=True))
-            if min(ask.budget, ask.depth) > 0 and state.tokens and read_ahead(self._layer.rows, state)
+            if min(ask.budget, ask.depth) > 0 and self._catches_up(state)
         ]
         drafts = Drafts(self._layer, [states[n] for n in able])
         grown = grow_trees([asks[n] for n in able], self._tree, drafts.step)
@@ -120,14 +138,19 @@ class Eagle:
                 before = self._before(step.scores)
                 tokens = [*state.prompt[len(state.prompt) - len(before) :], *tokens]
                 found, state.prompt = np.concatenate([before, found]), ()
-            state.tokens += tokens
-            pieces = range(0, len(found), CHUNK)  # of a long prompt the states are several times as wide
-            state.features += [self._layer.features(found[at : at + CHUNK]) for at in pieces]
+            state.add(tokens, found)
         return list(states)
 
     def stop(self, state: EagleState) -> None:
         """Give the row back."""
         give_back(self._layer.rows, state)
+
+    def _catches_up(self, state: EagleState) -> bool:
+        """Make ready what has waited; whether the layer can draft for the row."""
+        if state.lost or not state.tokens:
+            return False
+        state.fuse()
+        return read_ahead(self._layer.rows, state)
 
     def _states(self, scores: RowScores, nodes: Sequence[int]) -> Floats:
         """f32[n, T * D] of nodes of a step."""
