@@ -15,12 +15,13 @@ from outpace.core.contracts import Drafter
 from outpace.core.edits import Edit
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling
+from outpace.core.steps import Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.drafters.lookup.ngram import NGram
 from outpace.drafters.model.small_model import SmallModel
 from outpace.drafters.none import NoDraft
-from outpace.engine.engine import Engine, Job
+from outpace.engine.engine import FIRST_NODES, Engine, Job
 from outpace.engine.generate import generate
 from outpace.engine.request import Request
 from outpace.pricing.pace import Pace
@@ -65,6 +66,12 @@ def run(engine: Engine, jobs: dict[Job, list[int]]) -> None:
     while engine.busy:
         for event in engine.step():
             jobs[event.job] += event.tokens
+
+
+class Wide(Narrow):
+    """As wide as the native engine."""
+
+    traits = Traits(max_nodes=512, chunk=256)
 
 
 class Fails(Exception):
@@ -141,8 +148,63 @@ def test_prompts_are_read_beside_rows_that_run() -> None:
     jobs[engine.add(late)] = []
     run(engine, jobs)
     # Pieces of five, each in a call in which the first row makes a step; the last piece makes one too.
-    assert model.shapes[1:5] == [[(1, 1), (5, 1)], [(1, 1), (5, 1)], [(1, 1), (5, 1)], [(1, 1), (3, 1)]]
+    assert model.shapes[1:5] == [[(1, 1), (5, 1)], [(1, 1), (5, 1)], [(1, 1), (3, 1)], [(1, 1), (5, 1)]]
     assert list(jobs.values()) == [alone(Request([1, 2], Sampling(), 20)), alone(late)]
+
+
+class First(NoDraft):
+    """Keeps the logits behind a prompt, and counts the tokens that it has seen of it."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, np.ndarray]] = []
+
+    def observe(self, states: Sequence[None], steps: Sequence[Step]) -> list[None]:
+        if len(self.seen) < len(steps):
+            self.seen += [(len(one.scores.read("final")) + 1, one.scores.logits([0])) for one in steps]
+        return list(states)
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 511, 512, 513])
+def test_the_last_part_of_a_prompt_is_a_whole_one(tmp_path: Path, size: int) -> None:
+    """Drafters see its states. No bit depends on where prompts are cut: here in pieces of 100."""
+    model: Any = gguf_target(tmp_path, max_position_embeddings=1024, context_length=1024, threads=1)
+    assert model.traits.chunk == 256
+    prompt = np.random.default_rng(size).integers(0, model.vocab_size, size).tolist()
+    drafter, calls, score = First(), [], model.score
+    model.score = lambda some: calls.append([len(call.pending) for call in some]) or score(some)
+    whole(generate(model, drafter, Match(), Request(prompt, Sampling(), 1)))
+    parts = {257: [1, 256], 511: [255, 256], 512: [256, 256], 513: [256, 1, 256]}.get(size, [size])
+    [(seen, logits)] = drafter.seen
+    assert calls == [[part] for part in parts] and seen == parts[-1]
+    row = model.open()
+    for at in range(0, size, 100):
+        piece = prompt[at : at + 100]
+        scores = score([Call(row, piece, TokenTree.root(piece[-1]))])
+        expected = scores.logits(0, [0])
+        model.keep([row], [()])
+    np.testing.assert_array_equal(logits, expected)
+
+
+@pytest.mark.parametrize("size", [256, 257, 600])
+@pytest.mark.parametrize("running", [1, 14, 15, 27])
+def test_beside_rows_that_run_parts_keep_to_the_room_that_is_left(running: int, size: int) -> None:
+    """512 nodes, 17 of them for each of these rows, and 16 for drafts behind the last part."""
+    model = target(Wide)
+    engine = Engine(model, NoDraft(), Match())
+    jobs = {engine.add(Request([n % VOCAB_SIZE, 2], Sampling(), 40)): list[int]() for n in range(running)}
+    for event in engine.step():
+        jobs[event.job] += event.tokens
+    late = Request([n % VOCAB_SIZE for n in range(size)], Sampling(), 3)
+    jobs[engine.add(late)] = []
+    model.shapes = []
+    run(engine, jobs)
+    room = 512 - 17 * running
+    most, last = min(256, room), min(256, room - FIRST_NODES)
+    before = size - last
+    parts = [*[most] * (before // most), *([before % most] if before % most else []), last]
+    assert [shape[running][0] for shape in model.shapes[: len(parts)]] == parts
+    assert max(sum(p - 1 + n for p, n in shape) for shape in model.shapes) <= 512
+    assert list(jobs.values())[-1] == alone(late)
 
 
 def test_more_requests_than_a_call_has_places() -> None:

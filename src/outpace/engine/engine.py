@@ -166,7 +166,9 @@ class Engine:
                 ready.append(job)
                 room, most = room - size - FIRST_NODES, most - size
                 continue
-            part = min(size - 1, traits.chunk, most, room)
+            # Of the last part drafters see the states: it is a whole one.
+            last = min(traits.chunk, traits.max_nodes - len(ready) * (1 + FIRST_NODES) - FIRST_NODES)
+            part = min(size - max(1, last), traits.chunk, most, room)
             if part < 1 and not ready:  # a call too small for drafts
                 return [job], []
             return ready, [(job, part)] if part > 0 else []
