@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,33 @@ def test_everything_lies_beside_the_model_and_is_found(run: Run, model: str) -> 
     assert again.status == 0 and again.out.splitlines()[0] == said[0]
     assert f"heads: there since before; to train them anew, remove {files[1]}" in again.out
     assert before == [file.stat().st_mtime_ns for file in files]
+
+
+def test_a_second_run_beside_the_first_is_refused(
+    run: Run, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the midst of the first one, which ends well; a third run behind it is none beside it."""
+    args = ["prepare", "-m", model, "--tokens", "300", "--steps", "0", "--threads", "1"]
+    command = [sys.executable, "-c", f"from outpace.cli.main import main; raise SystemExit(main({args}))"]
+    seen = []
+
+    def beside(loaded: Any, text: Path) -> None:
+        before = text.read_bytes()
+        seen.append(subprocess.run(command, capture_output=True, text=True))
+        assert before and text.read_bytes() == before
+
+    monkeypatch.setattr(prepare, "_count", beside)
+    monkeypatch.setattr(prepare, "_measure", lambda *args: [])
+    monkeypatch.setattr(prepare, "_choose", lambda *args: None)
+    for _ in range(2):
+        outcome = prepared(run, model, "--steps", "0")
+        assert outcome.status == 0, outcome.err
+    for second in seen:
+        assert second.returncode == 2 and not second.stdout
+        assert (
+            second.stderr.startswith("error: another process is at work on ") and "own.jsonl" in second.stderr
+        )
+        assert second.stderr.count("\n") == 1
 
 
 def test_a_training_that_was_stopped_goes_on(

@@ -6,6 +6,7 @@
     measure  plain decoding and the drafts that there are now, in turns on a small set of prompts
 
 Everything lies beside the packed model. A run that was interrupted goes on; what is there is not made again.
+A second run beside the first is refused.
 The fastest draft becomes the one of calls that name none.
 """
 
@@ -24,6 +25,7 @@ from outpace.cli.own_text import count_texts, write_own
 from outpace.cli.training import check_seed
 from outpace.core.contracts import Looped
 from outpace.core.errors import OutpaceError
+from outpace.files.alone import alone_at
 from outpace.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ def prepare(
 
     The bar shows how long a part still takes. A run that was stopped goes on with the same command.
     """
+    from outpace.train.self_text import OWN_TEXT
+
     if tokens < 1 or steps < 0:
         raise OutpaceError("--tokens must be 1 or more, --steps 0 or more")
     check_seed(seed, threads)
@@ -59,24 +63,25 @@ def prepare(
     loaded = render.load_model(model, threads=threads)
     if isinstance(loaded.target, Looped) and loaded.target.num_loops > 1:
         raise OutpaceError(f"{model} is a looped model, which drafts for itself (speed), accepted are others")
-    text = _write(loaded, tokens, seed)
-    _count(loaded, text)
-    if steps:
-        _train(loaded, model, text, steps, seed, threads)
-    rows = _measure(loaded, model, _drafts(loaded), threads)
-    _choose(loaded, rows)
+    text = loaded.beside(OWN_TEXT)
+    with alone_at(text):
+        _write(loaded, text, tokens, seed)
+        _count(loaded, text)
+        if steps:
+            _train(loaded, model, text, steps, seed, threads)
+        rows = _measure(loaded, model, _drafts(loaded), threads)
+        _choose(loaded, rows)
 
 
-def _write(model: Model, tokens: int, seed: int) -> Path:
+def _write(model: Model, path: Path, tokens: int, seed: int) -> None:
     from outpace.core.sampling import Sampling
-    from outpace.train.self_text import OWN_TEXT, batch_for
+    from outpace.train.self_text import batch_for
 
-    path, answers = model.beside(OWN_TEXT), Sampling(seed=seed)
+    answers = Sampling(seed=seed)
     with progress_bar() as progress:
         batch = batch_for(model.target)
         done = write_own(model, path, tokens, batch=batch, answers=answers, seed=seed, progress=progress)
     print(f"text: {done} tokens of its own, {path}")
-    return path
 
 
 def _count(model: Model, text: Path) -> None:
