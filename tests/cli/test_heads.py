@@ -151,8 +151,8 @@ def test_bad_input_gets_one_line(run: Run, folder: Path, tmp_path: Path, target:
     output = ["-o", str(tmp_path / "out")]
     cases = [
         (["doctor", "nowhere"], "there is no folder nowhere, accepted are folders of Medusa"),
-        (["doctor", str(tmp_path / "file")], "there is no folder"),
-        (["doctor", str(tmp_path / "empty")], "config.json"),
+        (["doctor", str(tmp_path / "file")], "file is no folder, accepted are folders of Medusa"),
+        (["doctor", str(tmp_path / "empty")], "empty has no config.json, accepted are folders of Medusa"),
         (["doctor", str(bert)], "holds no trained heads that are known here; accepted are"),
         (["doctor", str(tmp_path / "good"), "-m", "nowhere.gguf"], "nowhere.gguf"),
         (["import", str(tmp_path / "dflash"), "-m", model, *output], "holds DFlash layers, which no drafter"),

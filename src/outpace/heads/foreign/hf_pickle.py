@@ -6,6 +6,7 @@ torch's own reader with `weights_only` runs none but a few harmless functions. I
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ class PickledWeights:
                 f"{path} is read by the extra torch (pip install 'outpace[torch]'): {error}"
             ) from None
         try:
-            with open_regular(path) as file:
+            with open_regular(path) as file, warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of torch, about pickles that it may not understand
                 loaded: Any = torch.load(file, map_location="cpu", weights_only=True)
         except FormatError:
             raise

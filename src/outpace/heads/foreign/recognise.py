@@ -65,7 +65,10 @@ def recognise(folder: str | Path, *, allow_pickle: bool = False) -> Found:
     """What a folder is; FormatError where it is none, has no config.json, or is of no known kind."""
     folder = Path(os.path.expanduser(folder))
     if not os.path.isdir(folder):
-        raise FormatError(f"there is no folder {folder}, accepted are {ACCEPTED}")
+        what = f"{folder} is no folder" if os.path.lexists(folder) else f"there is no folder {folder}"
+        raise FormatError(f"{what}, accepted are {ACCEPTED}")
+    if not os.path.lexists(folder / CONFIG):
+        raise FormatError(f"{folder} has no {CONFIG}, accepted are {ACCEPTED}")
     fields = Fields(folder / CONFIG, json_file(folder / CONFIG))
     if fields.get("method") is not None:
         return Found(folder, fields, method=fields.text("method"))
