@@ -34,6 +34,7 @@ from experiments.translation.decoding import (
     Ids,
     accelerated,
     alone,
+    as_named,
     by_ctranslate2,
     by_transformers,
     in_batches,
@@ -58,7 +59,7 @@ class Translator(Subject):
         self.pieces = pieces
         self.model = load_model(self.where, device)
         self.fast: list[tuple[Record, Any]] = [(NONE, accelerated(self.model, draft="none"))]
-        self.fast += [(one.record, accelerated(self.model, **options_of(one, folder))) for one in settings]
+        self.fast += [(one.record, as_named(self.model, **options_of(one, folder))) for one in settings]
 
     def ways(self) -> list[tuple[Record, Way]]:
         """Everything that is timed."""

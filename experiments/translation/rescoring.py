@@ -9,7 +9,7 @@ from experiments.kit.heads import Training
 from experiments.kit.results import Results
 from experiments.kit.subjects import Setting
 from experiments.translation import corpus
-from experiments.translation.decoding import Ids, accelerated, in_batches
+from experiments.translation.decoding import Ids, as_named, in_batches
 from experiments.translation.heads import examples_of, trainings
 from experiments.translation.model import load_model
 from experiments.translation.pieces import MODEL, Pieces
@@ -64,7 +64,7 @@ def _weigh(
     model = load_model(training.model(folder), device)
     for alpha in missing:
         setting = Setting(training, training.num_heads, LATTICE, alpha=alpha)
-        written = in_batches(accelerated(model, **options_of(setting, folder)), sources, pad_id)
+        written = in_batches(as_named(model, **options_of(setting, folder)), sources, pad_id)
         tokens = sum(len(one.token_ids) for one in written)
         calls = sum(one.stats.target_calls + 1 for one in written)
         results.add({"kind": "alpha", **kind, "alpha": alpha, "tokens": tokens, "calls": calls})

@@ -142,6 +142,26 @@ def test_ctranslate2_and_transformers_agree(tmp_path: Path) -> None:
     assert len({outputs[number] for number in ended}) > 50
 
 
+def test_drafts_are_taken_as_they_are_named(tmp_path: Path) -> None:
+    """Of rows that share a call too: a clock that says that drafts do not pay changes no count."""
+    import torch
+
+    from experiments.translation.decoding import as_named, in_batches
+    from outpace.train.bases import Seq2SeqBase
+    from outpace.train.blockwise import train_blockwise
+    from outpace.train.loop import Plan
+    from tests.hf_seq2seq_families import sources, tiny_seq2seq
+
+    model = tiny_seq2seq("marian", encoder_layers=1, decoder_layers=1)
+    batch = {**sources(model, [4, 4]), "labels": torch.tensor([[7, 8, 9], [9, 8, 7]])}
+    train_blockwise(Seq2SeqBase(model), lambda _: batch, tmp_path, num_heads=3, plan=Plan(1))
+    fast = as_named(model, draft=f"blockwise:path={tmp_path},size=4,min_p=0.0")
+    assert fast.drafter().traits.paced == "never"
+    texts = in_batches(fast, [[5, 6, 7, 0]] * 8, model.config.pad_token_id)
+    for one in texts:
+        assert one.stats.num_drafted >= 2 * (one.stats.target_calls - 1)
+
+
 def test_held_out_texts_that_no_model_was_trained_for_are_left_out() -> None:
     class Letters:
         def encode(self, texts: list[str]) -> list[list[int]]:
