@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from outpace.core.contracts import Embedded, Target
+from outpace.core.contracts import Target
 from outpace.core.errors import OutpaceError
 from outpace.core.layers import Floats, LayerSpec
 from outpace.core.products import Product
 from outpace.heads.eagle import LAYER, METHOD, EagleWeights, read_eagle, rope
-
-MOST_TOKENS = 8192  # whose embeddings are at hand
+from outpace.heads.embeddings import Embeddings, embedded
 
 
 class EagleLayer:
@@ -23,7 +22,7 @@ class EagleLayer:
     """
 
     def __init__(self, target: Target, path: str | Path) -> None:
-        heads, model = read_eagle(path), embedded(target)
+        heads, model = read_eagle(path), embedded(target, METHOD)
         config = self.config = heads.config
         if config.target != model.fingerprint() or config.hidden_size != model.hidden_size:
             raise OutpaceError(
@@ -47,8 +46,7 @@ class EagleLayer:
             if config.is_third
             else model.projection().rounded()
         )
-        self._input_rows = model.input_rows
-        self._embeddings: dict[int, Floats] = {}
+        self._embedded = Embeddings(model.input_rows)
 
     def features(self, states: Floats) -> Floats:
         """f32[n, T * D], states at the taps that tokens were chosen from -> what the layer reads of them."""
@@ -96,26 +94,6 @@ class EagleLayer:
         squares = np.mean(x * x, axis=1, keepdims=True)
         normed: Floats = x / np.sqrt(squares + np.float32(self.config.rms_eps)) * self._tensors[name]
         return normed
-
-    def _embedded(self, tokens: Sequence[int]) -> Floats:
-        """f32[n, D]."""
-        if missing := [*{token for token in tokens if token not in self._embeddings}]:
-            if len(self._embeddings) + len(missing) > MOST_TOKENS:
-                self._embeddings.clear()
-                missing = [*set(tokens)]
-            rows = self._input_rows(np.array(missing))
-            self._embeddings.update(zip(missing, rows, strict=True))
-        return np.stack([self._embeddings[token] for token in tokens])
-
-
-def embedded(target: Target) -> Embedded:
-    """The target, if it shows its states and its input embedding; else an OutpaceError."""
-    if not isinstance(target, Embedded):
-        raise OutpaceError(
-            f"{METHOD} reads hidden states and input embeddings, the target {type(target).__name__} shows "
-            "none; accepted are native and transformers targets"
-        )
-    return target
 
 
 def _spec(heads: EagleWeights, context_length: int) -> LayerSpec:

@@ -122,3 +122,18 @@ def read_ids(folder: Path, weights: FolderWeights, name: str, kind: type[Id]) ->
     if ids[0] < 0 or (ids[1:] <= ids[:-1]).any():
         raise FormatError(f"{folder}: {name} are not ascending token ids")
     return ids.copy()
+
+
+def read_drafted(
+    folder: Path, weights: FolderWeights, name: str, kind: type[Id], count: int, vocab_size: int
+) -> NDArray[Id] | None:
+    """A tensor of `count` token ids of a vocabulary; None where they are the whole of it."""
+    ids = read_ids(folder, weights, name, kind)
+    if ids is None and count == vocab_size:
+        return None
+    if ids is None or len(ids) != count:
+        found = "missing" if ids is None else f"of {len(ids)} tokens"
+        raise FormatError(f"{folder}: the tensor {name} is {found}, expected {count}")
+    if ids[-1] >= vocab_size:
+        raise FormatError(f"{folder}: {name} has the token {ids[-1]}, accepted are 0 to {vocab_size - 1}")
+    return None if count == vocab_size else ids

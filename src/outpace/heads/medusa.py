@@ -24,9 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.errors import FormatError
 from outpace.files.safetensors import FolderWeights
-from outpace.heads.file import read_ids
+from outpace.heads.file import read_drafted
 from outpace.heads.folder import HeadConfig, Tensors, checked_tensor, read_tensors, write_folder
 
 METHOD = "medusa"
@@ -97,7 +96,9 @@ def read_medusa(folder: str | Path) -> MedusaWeights:
     found = HeadConfig(folder, METHOD, "outpace train medusa")
     config = read_config(found)
     weights = FolderWeights(found.folder)
-    ids = _read_token_map(found.folder, weights, config)
+    ids = read_drafted(
+        found.folder, weights, "token_map", np.int64, config.truncated_vocab_size, config.vocab_size
+    )
     if config.original_lm_head:
         checked_tensor(weights, SHARED, (config.truncated_vocab_size, config.hidden_size), found.folder)
     return MedusaWeights(config, read_tensors(weights, config.shapes(), found.folder), ids)
@@ -148,18 +149,3 @@ def read_config(found: HeadConfig) -> MedusaConfig:
         found.field("medusa_fc_bias"),
         float(scale),
     )
-
-
-def _read_token_map(folder: Path, weights: FolderWeights, config: MedusaConfig) -> NDArray[np.int64] | None:
-    """The drafted tokens; None where they are the whole vocabulary."""
-    count, ids = config.truncated_vocab_size, read_ids(folder, weights, "token_map", np.int64)
-    if ids is None and count == config.vocab_size:
-        return None
-    if ids is None or len(ids) != count:
-        found = "missing" if ids is None else f"of {len(ids)} tokens"
-        raise FormatError(f"{folder}: the tensor token_map is {found}, expected {count}")
-    if ids[-1] >= config.vocab_size:
-        raise FormatError(
-            f"{folder}: token_map has the token {ids[-1]}, accepted are 0 to {config.vocab_size - 1}"
-        )
-    return None if count == config.vocab_size else ids

@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core.contracts import Tapped, Target
-from outpace.core.errors import OutpaceError
 from outpace.core.products import Product
 from outpace.heads.markov_heads import silu
 from outpace.heads.medusa import METHOD, MedusaWeights, read_medusa
-from outpace.heads.proposals import fitting_target, of_all_tokens
+from outpace.heads.proposals import first_heads, fitting_target, of_all_tokens
 
 
 class MedusaHeads:
@@ -24,17 +23,7 @@ class MedusaHeads:
     def __init__(self, target: Target, path: str | Path, *, num_heads: int | None = None) -> None:
         heads = read_medusa(path)
         model, config = fitting_target(target, heads, path, METHOD), heads.config
-        if config.vocab_size != target.vocab_size:
-            raise OutpaceError(
-                f"the heads in {path} are for a vocabulary of {config.vocab_size} tokens, accepted are "
-                f"{target.vocab_size}"
-            )
-        if num_heads is not None and not 1 <= num_heads <= config.num_heads:
-            raise OutpaceError(
-                f"the heads in {path} are {config.num_heads}; accepted are 1 to {config.num_heads}, not "
-                f"{num_heads}"
-            )
-        self.num_drafted: int = num_heads or config.num_heads
+        self.num_drafted = first_heads(target, heads, path, num_heads)
         self.token_ids = heads.token_ids
         self.vocab_size: int = target.vocab_size
         self._layers = ResidualLayers(model, heads, self.num_drafted)

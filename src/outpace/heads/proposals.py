@@ -133,6 +133,22 @@ def fitting_target(
     return model
 
 
+def first_heads(target: Target, heads: MedusaWeights, path: str | Path, num_heads: int | None) -> int:
+    """How many of the heads draft, `num_heads` or all; OutpaceError if there are fewer, or other tokens."""
+    config = heads.config
+    if config.vocab_size != target.vocab_size:
+        raise OutpaceError(
+            f"the heads in {path} are for a vocabulary of {config.vocab_size} tokens, accepted are "
+            f"{target.vocab_size}"
+        )
+    if num_heads is not None and not 1 <= num_heads <= config.num_heads:
+        raise OutpaceError(
+            f"the heads in {path} are {config.num_heads}; accepted are 1 to {config.num_heads}, not "
+            f"{num_heads}"
+        )
+    return num_heads or config.num_heads
+
+
 def tapped(target: Target, reader: str) -> Tapped:
     """The target, if it shows the states that heads read; else an OutpaceError that names who reads them."""
     if not isinstance(target, Tapped):

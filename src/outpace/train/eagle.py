@@ -24,8 +24,8 @@ from torch.nn.functional import linear
 
 from outpace.core.contracts import Embedding
 from outpace.core.errors import OutpaceError
-from outpace.heads.eagle import EagleConfig, EagleWeights, read_eagle, write_eagle
-from outpace.heads.eagle_layer import embedded
+from outpace.heads.eagle import METHOD, EagleConfig, EagleWeights, read_eagle, write_eagle
+from outpace.heads.embeddings import embedded
 from outpace.progress import Progress
 from outpace.train.checkpoint import Checkpoint
 from outpace.train.data import by_length
@@ -67,7 +67,7 @@ def train_eagle(
         raise OutpaceError(f"the states are {texts.features.states.shape[1]} wide, accepted are {wide}")
     ids = np.asarray(token_ids, np.int32)
     settings = {
-        "method": "eagle", **asdict(config), "data": data, "unrolled": unrolled, "batch": batch,
+        "method": METHOD, **asdict(config), "data": data, "unrolled": unrolled, "batch": batch,
         "precision": precision, "token_ids": f"sha256:{hashlib.sha256(ids.tobytes()).hexdigest()}",
         **{option: value for option, value in asdict(plan).items() if option != "checkpoint_s"},
     }  # fmt: skip
@@ -122,7 +122,7 @@ class EagleData:
                 f"the texts have the token ids {used[0]} to {used[-1]}, accepted are 0 to "
                 f"{target.vocab_size - 1}"
             )
-        self._embeddings = embedded(target).input_rows(used)
+        self._embeddings = embedded(target, METHOD).input_rows(used)
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         """These texts."""

@@ -20,7 +20,8 @@ from outpace.core.steps import Ask, RowScores, ScoredCall, Step, Verdict  # noqa
 from outpace.core.tree import TokenTree  # noqa: E402
 from outpace.drafters import mix  # noqa: E402
 from outpace.drafters.heads.blockwise import Blockwise  # noqa: E402
-from outpace.drafters.heads.independent import RANKS, HeadsState  # noqa: E402
+from outpace.drafters.heads.independent import RANKS  # noqa: E402
+from outpace.drafters.heads.last_state import HeadsState  # noqa: E402
 from outpace.drafters.heads.markov_heads import MarkovHeads  # noqa: E402
 from outpace.drafters.lookup.backoff import FILE_NAME  # noqa: E402
 from outpace.drafters.lookup.ngram import NGram  # noqa: E402

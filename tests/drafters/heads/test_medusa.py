@@ -15,7 +15,8 @@ from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.core.sampling import Sampling, choose  # noqa: E402
 from outpace.core.steps import Ask  # noqa: E402
 from outpace.core.tree import TokenTree  # noqa: E402
-from outpace.drafters.heads.independent import FLOOR, RANKS, HeadsState  # noqa: E402
+from outpace.drafters.heads.independent import FLOOR, RANKS  # noqa: E402
+from outpace.drafters.heads.last_state import HeadsState  # noqa: E402
 from outpace.drafters.heads.medusa import Medusa  # noqa: E402
 from outpace.drafters.mix import mix as make_mix  # noqa: E402
 from outpace.drafters.none import NoDraft  # noqa: E402

@@ -27,7 +27,8 @@ from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.drafters.heads.blockwise import Blockwise
-from outpace.drafters.heads.independent import HeadsState, Pairs
+from outpace.drafters.heads.independent import Pairs
+from outpace.drafters.heads.last_state import HeadsState
 from outpace.drafters.lookup.backoff import table_for
 from outpace.trees.likeliest import After, likeliest
 

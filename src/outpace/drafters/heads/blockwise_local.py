@@ -29,7 +29,7 @@ from outpace.core.options import checked
 from outpace.core.steps import Ask, Step
 from outpace.core.tree import TokenTree
 from outpace.drafters.heads.blockwise import Blockwise
-from outpace.drafters.heads.independent import HeadsState
+from outpace.drafters.heads.last_state import HeadsState
 from outpace.drafters.model.small_model import SmallModel, SmallModelState, small_model
 from outpace.trees.grow import grow_trees
 

@@ -31,7 +31,8 @@ from outpace.core.steps import Ask, RowScores, Step
 from outpace.core.tree import TokenTree
 from outpace.drafters.heads.given import CHUNK, Inputs, Levels, give_back, read_ahead
 from outpace.heads.eagle import METHOD
-from outpace.heads.eagle_layer import EagleLayer, embedded
+from outpace.heads.eagle_layer import EagleLayer
+from outpace.heads.embeddings import embedded
 from outpace.heads.packaged import heads_for
 from outpace.trees.dynamic import Dynamic
 from outpace.trees.grow import grow_trees, traits_of
@@ -104,7 +105,7 @@ class Eagle:
         path: str = "auto",
         tree: TreePolicy | None = None,
     ) -> None:
-        folder = heads_for(embedded(target), METHOD, beside) if path == "auto" else path
+        folder = heads_for(embedded(target, METHOD), METHOD, beside) if path == "auto" else path
         self._layer = EagleLayer(target, folder)
         self._context_length = target.context_length
         self._tree: TreePolicy = Dynamic(size=6, k=2, depth=4) if tree is None else tree

@@ -27,7 +27,7 @@ from outpace.core.errors import OutpaceError
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Paced
 from outpace.core.tree import TokenTree
-from outpace.heads.proposals import FINAL
+from outpace.drafters.heads.last_state import HeadsState, begun_rows, keep_last, stacked
 from outpace.trees.chain import Chain
 from outpace.trees.grow import StepFunction, grow_trees, point_law, traits_of
 from outpace.trees.likeliest import After, likeliest
@@ -35,15 +35,6 @@ from outpace.trees.likeliest import After, likeliest
 RANKS = 8  # of each head's tokens come into a tree of the likeliest
 FLOOR = 0.01  # and none of a smaller probability
 Pairs = list[tuple[int, float]]
-
-
-class HeadsState:
-    """A row: the state f32[D] behind the token before the root."""
-
-    __slots__ = ("hidden",)
-
-    def __init__(self) -> None:
-        self.hidden: NDArray[np.float32] | None = None
 
 
 class HeadsByDepth(Protocol):
@@ -88,14 +79,14 @@ class IndependentHeads:
     def propose(self, states: Sequence[HeadsState], asks: Sequence[Ask]) -> list[TokenTree]:
         """A tree for each row. logq: the heads' log-probabilities."""
         trees = [TokenTree.root(ask.root) for ask in asks]
-        if begun := _begun(states):
+        if begun := begun_rows(states):
             grown = self._propose([states[row] for row in begun], [asks[row] for row in begun])
             for row, tree in zip(begun, grown, strict=True):
                 trees[row] = tree
         return trees
 
     def _propose(self, states: Sequence[HeadsState], asks: Sequence[Ask]) -> list[TokenTree]:
-        logits = self._heads.logits(_hidden(states))
+        logits = self._heads.logits(stacked(states))
         reads_laws, has_edits = any(ask.law for ask in asks), any(ask.edit is not None for ask in asks)
         if self._is_fixed and not reads_laws and not has_edits:
             return [self._chain(logits[row], ask) for row, ask in enumerate(asks)]
@@ -114,17 +105,14 @@ class IndependentHeads:
 
     def observe(self, states: Sequence[HeadsState], steps: Sequence[Step]) -> list[HeadsState]:
         """Keep the state behind the last kept node: the token after it is the next root."""
-        for state, step in zip(states, steps, strict=True):
-            last = step.verdict.path[-1] if step.verdict.path else 0
-            state.hidden = step.scores.hidden(FINAL)[last]
-        return list(states)
+        return keep_last(states, steps)
 
     def stop(self, state: HeadsState) -> None:
         """There is nothing to give back."""
 
     def step(self, states: Sequence[HeadsState]) -> StepFunction:
         """The heads of these rows as a step function (see `trees.grow`): a node's depth names its head."""
-        return self._step(self._heads.logits(_hidden(states)))
+        return self._step(self._heads.logits(stacked(states)))
 
     def expected(self, states: Sequence[HeadsState], asks: Sequence[Ask]) -> list[list[Pairs]]:
         """For each row and depth, the likeliest tokens with their probabilities, the same below any node.
@@ -132,8 +120,8 @@ class IndependentHeads:
         [] for a row whose prompt has not been read.
         """
         pairs: list[list[Pairs]] = [[] for _ in asks]
-        if begun := _begun(states):
-            logits = self._heads.logits(_hidden([states[row] for row in begun]))
+        if begun := begun_rows(states):
+            logits = self._heads.logits(stacked([states[row] for row in begun]))
             for row, ahead in zip(begun, logits, strict=True):
                 pairs[row] = self._pairs(ahead, asks[row])
         return pairs
@@ -210,18 +198,6 @@ def _likely(logits: NDArray[np.float32], ids: NDArray[np.integer] | None) -> lis
         tokens = best if ids is None else ids[best]
         pairs.append(list(zip(tokens.tolist(), law[best].tolist(), strict=True)))
     return pairs
-
-
-def _begun(states: Sequence[HeadsState]) -> list[int]:
-    """The rows whose prompt's own call has been observed."""
-    return [row for row, state in enumerate(states) if state.hidden is not None]
-
-
-def _hidden(states: Sequence[HeadsState]) -> NDArray[np.float32]:
-    """f32[n, D]."""
-    hidden = [state.hidden for state in states if state.hidden is not None]
-    assert len(hidden) == len(states), "the prompt's own call is observed before anything is proposed"
-    return hidden[0][None] if len(hidden) == 1 else np.stack(hidden)
 
 
 def _depths(trees: Sequence[TokenTree], nodes: Sequence[Sequence[int]]) -> list[list[int]]:
