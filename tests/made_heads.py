@@ -14,6 +14,7 @@ from outpace.core.tree import TokenTree
 from outpace.heads.early import EarlyConfig, EarlyWeights, write_early
 from outpace.heads.file import First, Heads, HeadsConfig, write_heads
 from outpace.heads.folder import CONFIG
+from outpace.heads.hydra import HydraConfig, HydraWeights, write_hydra
 from outpace.heads.markov_heads import MarkovConfig, MarkovWeights, write_markov
 from outpace.heads.medusa import MedusaConfig, MedusaWeights, write_medusa
 from tests.rows import on, opened
@@ -239,3 +240,53 @@ def medusa_states(heads: MedusaWeights, states: np.ndarray) -> np.ndarray:
             x = x + wide / (1 + np.exp(-wide))
         found[row, head] = x
     return found
+
+
+def hydra_config(target: Any, **options: Any) -> HydraConfig:
+    """That of Hydra heads of this target: three heads of two layers, with output matrices of their own."""
+    fields: dict[str, Any] = {"num_heads": 3, "num_layers": 2, "num_tokens": 8, "shared_output": False}
+    return HydraConfig(
+        hidden_size=target.hidden_size,
+        vocab_size=target.vocab_size,
+        target=target.fingerprint(),
+        model="a tiny model",
+        **fields | options,
+    )
+
+
+def write_random_hydra(
+    folder: str | Path, target: Any, *, token_ids: Iterable[int] | None = None, seed: int = 0, **options: Any
+) -> HydraWeights:
+    """Random Hydra heads of this target in a folder, over these tokens or all."""
+    ids = None if token_ids is None else np.array([*token_ids], np.int32)
+    count = target.vocab_size if ids is None else len(ids)
+    config = hydra_config(target, num_tokens=count, **options)
+    tensors = random_tensors(config.shapes(), seed)
+    for name in tensors:
+        if name.endswith("layers.0.weight"):
+            tensors[name] *= 2  # such that tokens before a position matter
+    heads = HydraWeights(config, tensors, ids)
+    write_hydra(folder, heads)
+    return heads
+
+
+def hydra_logits(
+    heads: HydraWeights, state: np.ndarray, embeddings: np.ndarray, output: np.ndarray, path: Sequence[int]
+) -> np.ndarray:
+    """f64[M] behind a path, its root first, by numpy; f[D], and f[V, D] as the target has them.
+
+    Written after the equations in `heads/hydra.py`; output is read where the heads share it.
+    """
+    c, t = heads.config, {name: tensor.astype(np.float64) for name, tensor in heads.tensors.items()}
+    read = np.stack([state, *embeddings[[*path]]]).astype(np.float64)
+    read /= np.sqrt((read**2).mean(axis=1, keepdims=True) + 1e-6)
+    head, z, inputs = len(path) - 1, state.astype(np.float64), read.reshape(-1)
+    for layer in range(c.num_layers):
+        name = f"blocks.{head}.layers.{layer}"
+        wide = t[f"{name}.weight"] @ inputs + t[f"{name}.bias"]
+        z = inputs = z + wide / (1 + np.exp(-wide))
+    if not c.shared_output:
+        return t[f"lm_heads.{head}.weight"] @ z
+    rows = output if heads.token_ids is None else output[heads.token_ids]
+    logits: np.ndarray = rows.astype(np.float64) @ z
+    return logits

@@ -63,7 +63,7 @@ def test_a_copy_and_the_tables_beside_it(tmp_path: Path, monkeypatch: pytest.Mon
     assert packed.name.startswith(copy.id)
 
 
-@pytest.mark.parametrize("method", ["markov_heads", "medusa"])
+@pytest.mark.parametrize("method", ["hydra", "markov_heads", "medusa"])
 def test_trained_heads_belong_to_a_copy(tmp_path: Path, method: str) -> None:
     """They are a folder; other folders are nobody's."""
     write_gguf(tmp_path / "a.gguf", "llama")

@@ -19,6 +19,7 @@ from outpace.core.contracts import Tapped, Target
 from outpace.core.errors import OutpaceError
 from outpace.heads.file import METHOD, Heads, read_heads
 from outpace.heads.folder import Tensors
+from outpace.heads.hydra import HydraWeights
 from outpace.heads.medusa import MedusaWeights
 
 FINAL = "final"
@@ -115,7 +116,7 @@ def of_all_tokens(
 
 
 def fitting_target(
-    target: Target, heads: Heads | MedusaWeights, path: str | Path, method: str = METHOD
+    target: Target, heads: Heads | MedusaWeights | HydraWeights, path: str | Path, method: str = METHOD
 ) -> Tapped:
     """The target, if these heads are its own, with its states tapped; else an OutpaceError."""
     config, model = heads.config, tapped(target, method)
@@ -133,7 +134,9 @@ def fitting_target(
     return model
 
 
-def first_heads(target: Target, heads: MedusaWeights, path: str | Path, num_heads: int | None) -> int:
+def first_heads(
+    target: Target, heads: MedusaWeights | HydraWeights, path: str | Path, num_heads: int | None
+) -> int:
     """How many of the heads draft, `num_heads` or all; OutpaceError if there are fewer, or other tokens."""
     config = heads.config
     if config.vocab_size != target.vocab_size:

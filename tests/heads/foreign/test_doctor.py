@@ -32,6 +32,7 @@ from tests.made_heads import (  # noqa: E402
     with_config,
     write_random,
     write_random_early,
+    write_random_hydra,
     write_random_markov,
     write_random_medusa,
 )
@@ -229,6 +230,7 @@ def write_own(folder: Path, method: str, target: Any) -> None:
         "blockwise": lambda: write_random(folder, target, token_ids=[2, 5]),
         "markov_heads": lambda: write_random_markov(folder, target),
         "medusa": lambda: write_random_medusa(folder, target, token_ids=[2, 5]),
+        "hydra": lambda: write_random_hydra(folder, target, token_ids=[2, 5]),
         "eagle": lambda: write_random_eagle(folder, target),
         "early": lambda: write_random_early(folder, target),
         "c2t": lambda: write_classifier(folder),

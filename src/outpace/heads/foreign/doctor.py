@@ -13,7 +13,7 @@ from outpace.core.contracts import Tapped, Target
 from outpace.core.errors import FormatError, OutpaceError
 from outpace.files.raw import RawTensor, RawTensors
 from outpace.files.safetensors import FolderWeights
-from outpace.heads import c2t, eagle, early, file, markov_heads, medusa
+from outpace.heads import c2t, eagle, early, file, hydra, markov_heads, medusa
 from outpace.heads.folder import HeadConfig
 from outpace.heads.foreign.eagle import USUAL_LAYERS, usual_taps
 from outpace.heads.foreign.layout import Fault, Layout, said, tensor_faults, value_faults
@@ -44,6 +44,7 @@ OWN = {
     "early": OwnHeads("an early head of a looped model", early.read_config, early.read_early),
     "c2t": OwnHeads("a classifier of trees (c2t)", c2t.read_config, c2t.read_c2t),
     "medusa": OwnHeads("Medusa heads", medusa.read_config, medusa.read_medusa, ("token_map", medusa.SHARED)),
+    "hydra": OwnHeads("Hydra heads", hydra.read_config, hydra.read_hydra, ("token_ids",)),
     "eagle": OwnHeads("an EAGLE layer", eagle.read_config, eagle.read_eagle, ("token_ids",)),
 }
 
