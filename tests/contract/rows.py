@@ -29,7 +29,13 @@ from tests.fakes import Letters, hostile
 from tests.hf_families import tiny_looped, tiny_model
 from tests.hf_seq2seq_families import OneSource, OneSourceInLoops, tiny_looped_seq2seq, tiny_seq2seq
 from tests.looped_table import LoopedTable
-from tests.made_heads import write_random, write_random_early, write_random_markov, write_random_medusa
+from tests.made_heads import (
+    write_random,
+    write_random_early,
+    write_random_hydra,
+    write_random_markov,
+    write_random_medusa,
+)
 from tests.native_loops import looped_model
 from tests.native_models import gguf_target
 from tests.pixel_models import OnePicture, tiny_pixel_model
@@ -121,7 +127,7 @@ LOOPED: list[Callable[[Path], Target]] = [native_looped, hf_looped]
 TAPPED = [factory for factory in TARGETS if factory not in (table, predictable_table)]
 """Those whose hidden states can be had."""
 
-HEADED = ("blockwise", "blockwise_lattice", "blockwise_local", "eagle", "markov_heads", "medusa")
+HEADED = ("blockwise", "blockwise_lattice", "blockwise_local", "eagle", "hydra", "markov_heads", "medusa")
 NEEDS: dict[str, list[Callable[[Path], Target]]] = {
     **{name: [native_quantised, native_sliding, *LOOPED] for name in ("early_exit", "layer_skip", "swift")},
     "speed": [looped_table, native_looped, hf_looped, hf_looped_seq2seq],
@@ -141,6 +147,7 @@ NOTHING_WITHOUT_OPTIONS = {
     "blockwise_lattice",
     "blockwise_local",
     "eagle",
+    "hydra",
     "markov_heads",
     "medusa",
 }
@@ -208,6 +215,9 @@ DRAFTER_SPECS = [
     "markov_heads:path=MARKOV tree=static:widths=[2,2]",
     "mix:drafts=ngram+[markov_heads:path=MARKOV]",
     "medusa:path=MEDUSA,heads=2 tree=static:widths=[2,2]",
+    "hydra:path=HYDRA",
+    "hydra:path=HYDRA,heads=2 tree=static:widths=[2,2]",
+    "mix:drafts=ngram+[hydra:path=HYDRA]",
     "eagle:path=EAGLE",
     "eagle:path=EAGLE tree=static:widths=[2,2]",
 ]
@@ -230,14 +240,14 @@ def targets_of(spec: str) -> list[Callable[[Path], Target]]:
         return LOOPED
     if "ADAPTER" in spec:
         return [native_quantised, native_sliding]
-    if any(heads in spec for heads in ("HEADS", "MARKOV", "MEDUSA", "EAGLE")):
+    if any(heads in spec for heads in ("HEADS", "MARKOV", "MEDUSA", "HYDRA", "EAGLE")):
         return [*TAPPED, *LOOPED]
     found = NEEDS.get(spec.partition(":")[0], TARGETS)
     return [*found, *LOOPED] if spec.startswith("ngram") else found
 
 
 def make_drafter(name: str, target: Target, *, per_node: float = 0.1) -> Drafter:
-    """A fresh drafter; "SPEC tree=SPEC" gives it a tree; CORPUS, HEADS, MARKOV, MEDUSA, EAGLE,
+    """A fresh drafter; "SPEC tree=SPEC" gives it a tree; CORPUS, HEADS, MARKOV, MEDUSA, HYDRA, EAGLE,
     EARLY and ADAPTER are files for the target.
 
     per_node  what a node costs: a share of a call.
@@ -249,6 +259,7 @@ def make_drafter(name: str, target: Target, *, per_node: float = 0.1) -> Drafter
     spec = spec.replace("HEADS", heads(target)) if "HEADS" in spec else spec
     spec = spec.replace("MARKOV", markov_heads(target)) if "MARKOV" in spec else spec
     spec = spec.replace("MEDUSA", medusa_heads(target)) if "MEDUSA" in spec else spec
+    spec = spec.replace("HYDRA", hydra_heads(target)) if "HYDRA" in spec else spec
     spec = spec.replace("EAGLE", eagle(target)) if "EAGLE" in spec else spec
     spec = spec.replace("EARLY", early_head(target)) if "EARLY" in spec else spec
     spec = spec.replace("ADAPTER", exit_adapter(target)) if "ADAPTER" in spec else spec
@@ -290,6 +301,15 @@ def medusa_heads(target: Any) -> str:
     path = Path(FOLDER.name) / f"{name}.medusa"
     if not path.exists():
         write_random_medusa(path, target, token_ids=range(VOCAB_SIZE))
+    return str(path)
+
+
+def hydra_heads(target: Any) -> str:
+    """Random Hydra heads of this target, which draft the suite's few tokens."""
+    name = target.fingerprint().rpartition(":")[2]
+    path = Path(FOLDER.name) / f"{name}.hydra"
+    if not path.exists():
+        write_random_hydra(path, target, token_ids=range(VOCAB_SIZE))
     return str(path)
 
 

@@ -10,6 +10,7 @@ import typer
 
 from outpace.cli import options
 from outpace.cli.training import (
+    GOES_ON,
     CheckpointSeconds,
     Data,
     LearningRate,
@@ -74,10 +75,7 @@ def blockwise(
         typer.Option("--weights", metavar="W", help="Of the losses: falling, or equal, as in the paper."),
     ] = "falling",
     model_rate: Annotated[
-        float,
-        typer.Option(
-            "--model-rate", metavar="X", help="Learning rate of a finetuned model, as a part of the heads'."
-        ),
+        float, typer.Option("--model-rate", metavar="X", help="Of a finetuned model: a part of --lr.")
     ] = 0.5,
     precision: PrecisionOption = "float32",
     checkpoint: CheckpointSeconds = 120.0,
@@ -184,8 +182,10 @@ def markov_heads(
     print(f"{output}: a block of {config.length} positions for {config.model}")
 
 
-@app.command("medusa")
-def medusa(
+@app.command("hydra", help=f"Train Hydra heads for a model. {GOES_ON}")
+@app.command("medusa", help=f"Train Medusa heads for a model. {GOES_ON}")
+def residual(
+    command: typer.Context,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the heads go.")],
     data: Data = None,
     own_text: OwnText = 0,
@@ -213,7 +213,7 @@ def medusa(
     seed: options.Seed = 0,
     threads: options.Threads = None,
 ) -> None:
-    """Train Medusa heads for a model. The same command goes on with a run that was stopped."""
+    """Both have the same options."""
     from outpace.train.data import read_pairs
 
     if min(heads, layers, steps) < 1 or tokens < 0 or not lr > 0 or not checkpoint >= 0:
@@ -225,16 +225,18 @@ def medusa(
     check_source(data, own_text)
     pairs = read_pairs(data) if data else []
     try:
-        from outpace.train.jobs_medusa import MedusaJob
+        from outpace.train.jobs_residual import ResidualJob
     except ImportError as error:
         raise needs_torch(error) from None
-    job = MedusaJob(
-        target, output, heads=heads, layers=layers, outputs=outputs, tokens=tokens, steps=steps, batch=batch,
-        lr=lr, precision=precision, checkpoint_s=checkpoint, seed=seed, threads=threads, own_text=own_text,
+    method = str(command.info_name)
+    job = ResidualJob(
+        method, target, output, heads=heads, layers=layers, outputs=outputs, tokens=tokens, steps=steps,
+        batch=batch, lr=lr, precision=precision, checkpoint_s=checkpoint, seed=seed, threads=threads,
+        own_text=own_text,
     )  # fmt: skip
     with progress_bar() as progress:
         config = job.run(pairs, progress)
-    print(f"{output}: {config.num_heads} Medusa heads for {config.model}")
+    print(f"{output}: {config.num_heads} {method.capitalize()} heads for {config.model}")
 
 
 @app.command("eagle")

@@ -14,6 +14,8 @@ from outpace.progress import Progress
 if TYPE_CHECKING:
     from outpace.train.data import Pair
 
+GOES_ON = "The same command goes on with a run that was stopped."
+
 Data = Annotated[
     list[Path] | None,
     typer.Option("--data", metavar="FILE", help="JSON lines of inputs and outputs; may be repeated."),

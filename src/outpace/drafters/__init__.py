@@ -52,6 +52,7 @@ DRAFTERS = Registry(
         "blockwise_local": "outpace.drafters.heads.blockwise_local:blockwise_local",
         "markov_heads": "outpace.drafters.heads.markov_heads:MarkovHeads",
         "medusa": "outpace.drafters.heads.medusa:Medusa",
+        "hydra": "outpace.drafters.heads.hydra:Hydra",
         "eagle": "outpace.drafters.heads.eagle:Eagle",
         "speed": "outpace.drafters.model.speed:speed",
         "cascade": "outpace.drafters.model.cascade:cascade",
