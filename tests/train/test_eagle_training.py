@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from outpace.train.eagle import EagleData, eagle_loss, train_eagle  # noqa: E402
 from outpace.train.eagle_layers import EagleLayers  # noqa: E402
 from outpace.train.features import FeatureFile, add_texts  # noqa: E402
 from outpace.train.loop import Plan  # noqa: E402
+from outpace.train.pieces import PieceByPiece  # noqa: E402
 from outpace.train.texts import Texts  # noqa: E402
 from outpace.trees.chain import Chain  # noqa: E402
 from tests.eagle_heads import EagleTwin, eagle_config, random_eagle  # noqa: E402
@@ -138,6 +140,51 @@ def test_the_loss_is_that_of_the_answers_drafted_tokens(
             count += len(parts)
     assert loss.num_tokens == count > 30
     np.testing.assert_allclose(float(loss.value), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [256, 7])
+def test_the_loss_and_its_gradients_are_those_of_whole_logits(
+    monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """In pieces, against autograd's steps in float64."""
+    monkeypatch.setattr("outpace.train.pieces.ROWS", rows)
+    random = torch.Generator().manual_seed(0)
+    matrix, output = (torch.randn(11, 6, generator=random) for _ in range(2))
+    final = torch.randn(30, 6, generator=random)
+    steps = [torch.randn(30, 6, generator=random, requires_grad=True) for _ in range(3)]
+    labels = torch.randint(0, 11, (30,), generator=random)
+    weights = torch.rand(3, 30, generator=random)
+    weights[:, ::4] = 0  # no answer's
+    weights[1:, 5:20], weights[2] = 0, 0  # what fewer drafts reach, and none
+    matrix.requires_grad_()
+    found = 2 * PieceByPiece.apply(matrix, output, final, labels, weights, "float32", *steps)
+    found.backward()
+    leaves = [one.detach().double().requires_grad_() for one in (matrix, *steps)]
+    laws = (final.double() @ output.double().T).softmax(-1)
+    expected = torch.zeros((), dtype=torch.float64)
+    for step, each in zip(leaves[1:], weights.double(), strict=True):
+        said = (step @ leaves[0].T).log_softmax(-1)
+        expected = expected - (each * ((laws * said).sum(-1) + said[torch.arange(30), labels]) / 2).sum()
+    (2 * expected).backward()
+    np.testing.assert_allclose(found.detach(), 2 * expected.detach(), rtol=1e-5)
+    for one, leaf in zip((matrix, *steps), leaves, strict=True):
+        np.testing.assert_allclose(one.grad, leaf.grad, atol=1e-5)
+
+
+def test_it_begins_no_worse_than_one_that_knows_nothing(
+    target: Any, answers: list[list[int]], tmp_path: Path
+) -> None:
+    """At every step of a draft, though of the states at "final" some numbers are far larger than others."""
+    ids, texts = drafted_ids(answers), texts_of(target, tmp_path, answers)
+    wide = texts.features.states.copy()
+    wide[:, 2 * target.hidden_size + 3] = 20 + wide[:, 3]  # of one sign, as in trained models
+    texts = Texts(replace(texts.features, states=wide), texts.firsts)
+    torch.manual_seed(0)
+    data, layers = EagleData(target, texts, ids, len(TAPS)), EagleLayers(config_of(target, ids))
+    training.begin_near_the_model(layers, data)
+    with torch.no_grad():
+        loss = eagle_loss(layers, data.batch(range(len(PROMPTS))), data.output, 4)
+    assert float(loss.value) < np.log(len(ids))
 
 
 def test_it_learns_texts_by_heart_and_drafts_them(

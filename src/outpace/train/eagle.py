@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import linear
 
 from outpace.core.contracts import Embedding
 from outpace.core.errors import OutpaceError
@@ -31,8 +30,8 @@ from outpace.train.checkpoint import Checkpoint
 from outpace.train.data import by_length
 from outpace.train.eagle_layers import EagleLayers
 from outpace.train.loop import Loss, Plan, train
+from outpace.train.pieces import PieceByPiece
 from outpace.train.precision import Precision, products_in
-from outpace.train.segments import HalfAndHalf
 from outpace.train.texts import Texts
 
 DECAY = 0.8  # of a step's weight: what comes first is read most often
@@ -145,37 +144,41 @@ def eagle_loss(
     """See the module. The model's laws and the loss are in float32, whatever the layer's products are in."""
     with products_in(precision, torch.device("cpu")):
         steps = layers.unrolled(batch.embeddings, batch.states, unrolled)
-    weights = [DECAY**step for step in range(unrolled)]
-    total, count, known = batch.embeddings.new_zeros(()), 0, batch.labels >= 0
-    row = torch.zeros_like(batch.labels)
-    row[known] = torch.arange(int(known.sum()))
-    with torch.no_grad():
-        laws = linear(batch.final[known], output).float().softmax(-1)
-    for step, (weight, outputs) in enumerate(zip(weights, steps, strict=True)):
+    shares = [DECAY**step for step in range(unrolled)]
+    known, weights, count = batch.labels >= 0, list[Tensor](), 0
+    for step, share in enumerate(shares):
         # A path that began before the text, or with a token that is not drafted, is none.
         if step:
             before = torch.zeros_like(known)
             before[:, 1:] = known[:, :-1]
             known = known & before
-        some = known.nonzero(as_tuple=True)
-        if not len(some[0]):
-            break
-        with products_in(precision, torch.device("cpu")):
-            logits = layers.lm_head(outputs[some])
-        size = len(some[0])
-        each = torch.full((size, 1), weight / sum(weights) / size)
-        law, labels = laws[row[some]][:, None], batch.labels[some][:, None]
-        total = total + HalfAndHalf.apply(logits[:, None], law, labels, each)  # type: ignore[no-untyped-call]
+        size = int(known.sum())
+        weights.append(known.flatten() * (share / sum(shares) / max(1, size)))
         count += size
+    total = PieceByPiece.apply(  # type: ignore[no-untyped-call]
+        layers.lm_head.weight,
+        output,
+        batch.final.flatten(0, 1),
+        batch.labels.flatten(),
+        torch.stack(weights),
+        precision,
+        *(outputs.flatten(0, 1) for outputs in steps),
+    )
     return Loss(total, count)
 
 
 def begin_near_the_model(layers: EagleLayers, examples: EagleData) -> None:
-    """Before the first step the layer says what the deepest tap would, by the model's own output matrix."""
+    """Before the first step the layer passes the deepest tap on, to the model's own output matrix.
+
+    Its columns are scaled to how far each number there tells the final state, by least squares: with states
+    of another scale the layer would be very sure, and wrong.
+    """
     width = layers.config.hidden_size
-    final = examples.batch(range(min(8, examples.num_texts))).final
+    batch = examples.batch(range(min(8, examples.num_texts)))
+    known = batch.final.abs().sum(-1) > 0
     with torch.no_grad():
         layers.fc.weight.mul_(0.1)
         layers.fc.weight[:, -width:] += torch.eye(width)
-        layers.norm.weight.copy_(final[final.abs().sum(-1) > 0].square().mean(0).sqrt())
-        layers.lm_head.weight.copy_(examples.output)
+        read, final = layers.unrolled(batch.embeddings, batch.states, 1)[0][known], batch.final[known]
+        scale = (read * final).mean(0) / read.square().mean(0)
+        layers.lm_head.weight.copy_(examples.output * scale)
