@@ -200,15 +200,17 @@ def test_tokens_are_picked_only_where_nobody_reads_more() -> None:
 
 @pytest.mark.parametrize("drafted", [1, 30, 400, 999, 1000])
 @pytest.mark.parametrize("width", [1, 3])
-def test_the_law_of_a_trimmed_vocabulary_is_that_of_all(drafted: int, width: int) -> None:
-    """Whether or not most tokens are known to be none: the softmax, and its best tokens."""
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_the_law_of_a_trimmed_vocabulary_is_that_of_all(drafted: int, width: int, temperature: float) -> None:
+    """Whether or not most tokens are known to be none: the softmax with the noise, and its best tokens."""
     rng = np.random.default_rng(drafted)
     logits = np.full(1000, -np.inf, np.float32)
     ids = np.sort(rng.choice(1000, drafted, replace=False))
     logits[ids] = rng.normal(size=drafted, scale=3)
-    best, law = point_law(logits, Sampling(), 5, width)
-    odds = np.exp(logits.astype(np.float64) - logits.max())
+    best, law = point_law(logits, Sampling(temperature=temperature, seed=3), 5, width)
+    noisy = logits + temperature * gumbel(3, 5, np.arange(1000))
+    odds = np.exp(noisy - noisy.max())
     np.testing.assert_allclose(law, odds / odds.sum(), rtol=1e-5)
     assert law.dtype == np.float32 and law.shape == (1000,)
-    likeliest = np.argsort(-logits, kind="stable")[: min(width, drafted)]
+    likeliest = np.argsort(-noisy, kind="stable")[: min(width, drafted)]
     assert best[: len(likeliest)].tolist() == likeliest.tolist()

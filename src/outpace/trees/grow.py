@@ -167,18 +167,17 @@ def point_law(
 
     `token_ids` says which tokens the logits are of, where they are not of all; results count in logits.
     """
-    if sampling.temperature == 0:
-        # Of a trimmed vocabulary most are minus infinity, which a few of them tell.
-        sparse = 2 * np.count_nonzero(np.isneginf(logits[::STRIDE])) * STRIDE > len(logits)
-        kept = np.flatnonzero(logits > -np.inf) if sparse else np.arange(len(logits))
-        some = logits[kept] if sparse else logits
-        odds = np.exp(some - some.max())
-        odds /= odds.sum()
-        law = odds
-        if sparse:
+    # Of a trimmed vocabulary most are minus infinity, which a few of them tell.
+    if token_ids is None and 2 * STRIDE * np.count_nonzero(np.isneginf(logits[::STRIDE])) > len(logits):
+        some = np.flatnonzero(logits > -np.inf)
+        if len(some):
+            drawn, odds = point_law(logits[some], sampling, position, width, some)
             law = np.zeros(len(logits), odds.dtype)
-            law[kept] = odds
-        return _best(kept, some, width), law
+            law[some] = odds
+            return some[drawn], law
+    if sampling.temperature == 0:
+        odds = np.exp(logits - logits.max())
+        return _best(np.arange(len(logits)), logits, width), odds / odds.sum()
     kept = survivors(logits, sampling)
     with np.errstate(over="ignore"):  # no temperature is too low
         scaled = (logits[kept].astype(np.float64) - logits.max()) / sampling.temperature
