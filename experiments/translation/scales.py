@@ -5,7 +5,7 @@ as measured for `hours`; the model of `full` has 8.4 million weights, that of `h
 
                                full      hours
     prepare, pieces              20          8   (most of it the download)
-    base                        115         32
+    base                        115         50
     own output of the base       40          4   (greedily)
     frozen heads             2 x 15      2 x 6
     finetuned heads          3 x 60     3 x 12   (on gold, on own output, on that of the model so finetuned)
@@ -58,6 +58,6 @@ _TINY = Size(width=32, encoder_layers=1, decoder_layers=1, heads=2, hidden=64, d
 
 SCALES = {
     "full": Scale(Size(), 8000, 2048, 1e-3, 5000, 400_000, 4000, 16_000, 8000, 100_000, 1500, 150, 200),
-    "hours": Scale(_SHALLOW, 2000, 1024, 1e-3, 8000, 100_000, 1500, 2500, 3000, 40_000, 500, 40, 100),
+    "hours": Scale(_SHALLOW, 2000, 1024, 1e-3, 12_000, 100_000, 1500, 2500, 3000, 40_000, 500, 40, 100),
     "smoke": Scale(_TINY, 60, 256, 1e-2, 160, 150, 80, 80, 80, 60, 24, 2, 8, (2, 4), (0.1, 0.5)),
 }
