@@ -47,6 +47,19 @@ def test_every_option_reaches_the_model(run: Run, model: FakeModel) -> None:
     assert model.loaded_with["threads"] == 3
 
 
+def test_what_changes_the_choice_of_tokens_reaches_the_model(run: Run, model: FakeModel) -> None:
+    args = ["--logit-bias", "7=-inf", "--logit-bias", "9=1.5", "--presence-penalty", "0.5", "--ignore-eos"]
+    args += ["--frequency-penalty", "0.25", "--repetition-penalty", "1.1", "--min-tokens", "3"]
+    assert run("generate", "Hi", *args, "--stop-token", "4", "--stop-token", "5").status == 0
+    asked = model.calls[-1][1]
+    assert asked["logit_bias"] == {7: float("-inf"), 9: 1.5} and asked["stop_token_ids"] == [4, 5]
+    assert (asked["presence_penalty"], asked["frequency_penalty"]) == (0.5, 0.25)
+    assert (asked["repetition_penalty"], asked["min_tokens"], asked["ignore_eos"]) == (1.1, 3, True)
+    for wrong in ("7", "x=1", "7=much", "=1"):
+        outcome = run("generate", "Hi", "--logit-bias", wrong)
+        assert outcome.status == 2 and f"--logit-bias is {wrong!r}, accepted is ID=X" in outcome.err
+
+
 def test_template_options_reach_the_model(run: Run, model: FakeModel, tmp_path: Path) -> None:
     tools = tmp_path / "tools.json"
     tools.write_text('[{"name": "tide", "description": "H\\u00f6he"}]')

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from outpace.cli import options, render, streams
+from outpace.cli import choosing, options, render, streams
 from outpace.core.errors import OutpaceError
 
 if TYPE_CHECKING:
@@ -42,6 +42,13 @@ def generate(
         list[str] | None,
         typer.Option("--stop", metavar="TEXT", help="Stop before this text; may be repeated."),
     ] = None,
+    stop_token: choosing.StopTokens = None,
+    min_tokens: choosing.MinTokens = 0,
+    ignore_eos: choosing.IgnoreEos = False,
+    presence_penalty: choosing.Presence = 0.0,
+    frequency_penalty: choosing.Frequency = 0.0,
+    repetition_penalty: choosing.Repetition = 1.0,
+    logit_bias: choosing.LogitBias = None,
     threads: options.Threads = None,
     show_drafts: Annotated[
         bool,
@@ -67,7 +74,11 @@ def generate(
         "raw": raw,
         "stop": tuple(streams.utf8("--stop", one) for one in stop or ()),
         **sampling,
-    }
+        **choosing.choosing_options(
+            logit_bias, presence_penalty, frequency_penalty, repetition_penalty, min_tokens, ignore_eos,
+            stop_token,
+        ),
+    }  # fmt: skip
     loaded = render.load_model(model, threads=threads)
     method = options.with_own_draft(method, loaded, draft)
     drafted: dict[str, Any] = {"draft": method.draft, "tree": method.tree, "rule": method.rule}

@@ -186,8 +186,10 @@ def _taken(value: Any, kind: Any) -> Any:
     if origin is Callable:
         return value if callable(value) else _REFUSED
     if origin is Mapping:
-        named = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
-        return value if named else _REFUSED
+        if not isinstance(value, Mapping):
+            return _REFUSED
+        keys = [_taken(key, get_args(kind)[0]) for key in value]
+        return _REFUSED if _REFUSED in keys else dict(zip(keys, value.values(), strict=True))
     assert origin is AnySequence
     return _listed(value, get_args(kind)[0])
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypedDict
 from outpace.core.call import Prompt
 from outpace.core.contracts import Drafter, Rule, TreePolicy
 from outpace.core.sampling import Sampling, given_sampling
+from outpace.models.choosing import Choosing
 
 Text = str | Sequence[Mapping[str, Any]] | Prompt
 """A prompt: a user message or a text, messages with "role" and "content", or token ids as they are."""
@@ -39,7 +40,7 @@ class Stopping(TypedDict, total=False):
     stop: Annotated[str | Sequence[str] | None, None]
 
 
-class TextOptions(Drafting, Prompting, Stopping, total=False):
+class TextOptions(Drafting, Prompting, Stopping, Choosing, total=False):
     """The options of `Model.generate` and `Model.stream`, which explains them."""
 
     max_tokens: Annotated[int | None, 128]

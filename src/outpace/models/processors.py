@@ -2,11 +2,15 @@
 
 They come in transformers' order, and count as it does: a length is that of all tokens before the choice, the
 padding in front of a prompt included. A forced token bans all others, whatever was banned before it.
+
+Two more are OpenAI's, of the tokens that have been written: `presence` and `frequency` are taken from their
+logits, with the biases, before the repetition penalty.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +29,8 @@ class Rules:
 
     biases            (token ids, what is added to the logit of the last where the others stand before it).
     penalty           the repetition penalty, of the tokens before; 1 is off.
+    presence          taken from the logit of every token that was written; 0 is off.
+    frequency         the same, as often as it was.
     no_repeat         no run of so many tokens twice; 0 is off.
     no_repeat_source  no run of so many tokens that the source has; 0 is off.
     ends              tokens that are not chosen before the least length.
@@ -36,6 +42,8 @@ class Rules:
 
     biases: tuple[tuple[tuple[int, ...], float], ...] = ()
     penalty: float = 1.0
+    presence: float = 0.0
+    frequency: float = 0.0
     no_repeat: int = 0
     no_repeat_source: int = 0
     ends: frozenset[int] = frozenset()
@@ -78,7 +86,10 @@ class Processors:
         widths = rules.no_repeat, rules.no_repeat_source
         self._reach = max(*widths, *(len(ids) for ids, _ in rules.biases), 0)
         self._source = _grams(place.source, rules.no_repeat_source)
-        self._reads_text = bool(self._longer or self._source or rules.no_repeat or rules.penalty != 1)
+        self._counts = bool(rules.presence or rules.frequency)
+        self._reads_text = bool(
+            self._longer or self._source or rules.no_repeat or rules.penalty != 1 or self._counts
+        )
         self._known: dict[tuple[bool, bool, int | None], Edit | None] = {}
         self._text = _Text((), rules, place)
 
@@ -92,7 +103,17 @@ class Processors:
         known = self._text
         known.read()
         near = [*known.tail(self._reach), *path]  # all that new runs and endings are made of
-        return self._edit(length, self._read(known.grams, near), known.seen_with(path))
+        added = self._read(known.grams, near)
+        if self._counts:
+            added = self._less(known.written_with(path), added)
+        return self._edit(length, added, known.seen_with(path))
+
+    def _less(self, written: Mapping[int, int], added: dict[int, float]) -> dict[int, float]:
+        """The additions, less what tokens lose for having been written."""
+        presence, frequency = self._rules.presence, self._rules.frequency
+        for token, count in written.items():
+            added[token] = added.get(token, 0.0) - presence - frequency * count
+        return added
 
     def _read(self, grams: _Grams, near: list[int]) -> dict[int, float]:
         """What depends on the order of the tokens: additions by token id. `grams` are those of the text."""
@@ -159,6 +180,8 @@ class _Text:
         self._seen = NO_TOKENS  # ascending, each once; replaced, never written into: edits keep it
         self._is_seen: set[int] = set()
         self._padding = len(place.padding)
+        self._first = place.first
+        self._written: Counter[int] = Counter()
         self._read = list(place.padding)
         _add_grams(self.grams, self._read, self._width)
 
@@ -169,11 +192,16 @@ class _Text:
             self._read += new
             self._seen = self.seen_with(new)
             self._is_seen.update(new)
+            self._written.update(self._read[max(begin, self._first) :])
             _add_grams(self.grams, self._read, self._width, begin)
 
     def tail(self, count: int) -> list[int]:
         """The last so many tokens, padding included."""
         return self._read[max(0, len(self._read) - count) :]
+
+    def written_with(self, more: Iterable[int]) -> Counter[int]:
+        """How often every token stands behind the prompt, these included."""
+        return self._written + Counter(more)
 
     def seen_with(self, more: Sequence[int]) -> NDArray[np.int32]:
         """The tokens of the text and these, each once; without padding, as transformers 5 counts them."""

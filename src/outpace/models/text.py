@@ -12,6 +12,7 @@ from outpace.core.turns import turns_of
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.files.memo import Memo
+from outpace.models.choosing import with_choosing
 from outpace.models.face import Face
 from outpace.models.options import LoadOptions, Text, TextOptions, Texts, sampling_of
 from outpace.models.prompt import Chat
@@ -121,6 +122,8 @@ class Model(Face):
         sampling     a `Sampling`, in place of the single options:
         temperature  0 takes the likeliest token; with top_k, top_p, min_p and seed see `Sampling`.
         seed         same seed, same text; None for another one in every call.
+        logit_bias   with presence_penalty, frequency_penalty, repetition_penalty, min_tokens, ignore_eos and
+                     stop_token_ids: what changes the choice of tokens, see `Choosing`.
         logprobs     for every token its log-probability and those of so many of the likeliest, in the result.
 
         Options out of range, and a prompt longer than the context, raise OutpaceError here. A stream that has
@@ -135,7 +138,8 @@ class Model(Face):
         ids, text = self._prompt_of(prompt, given)
         wanted = taken(TextOptions, given)
         most = self.target.context_length if wanted["max_tokens"] is None else wanted["max_tokens"]
-        return Request(ids, sampling, most, logprobs=wanted["logprobs"]), text
+        request = Request(ids, sampling, most, logprobs=wanted["logprobs"])
+        return with_choosing(request, wanted, self.target), text
 
     def close(self) -> None:
         """As of every model, and its hold on the weights' file: drafters that still use them keep theirs."""
