@@ -107,5 +107,7 @@ def give(
         known["architecture"] = getattr(config, "architecture", "")
         loaded.close()
     with progress_bar() as progress:
-        what = give_out(folder, output, target_name=target_name, progress=progress, **known)
-    print(f"{output}: {what}")
+        given = give_out(folder, output, target_name=target_name, progress=progress, **known)
+    for note in given.notes:
+        render.note(f"note: {note}")
+    print(f"{output}: {given.what}")

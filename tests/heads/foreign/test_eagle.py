@@ -154,7 +154,7 @@ def test_speculators_come_back_bit_by_bit(
     _, tensors = write_speculators(tmp_path / "a", dtype=dtype, **options)
     taken(tiny, tmp_path / "a", tmp_path / "b")
     assert (
-        give_out(tmp_path / "b", tmp_path / "c", target_name="org/tiny")
+        give_out(tmp_path / "b", tmp_path / "c", target_name="org/tiny").what
         == "EAGLE-3 layer, speculators layout"
     )
     assert bits(tmp_path / "c") == bits_of(tensors)
@@ -188,7 +188,7 @@ def test_first_generation_comes_back_bit_by_bit(tiny: Tiny, tmp_path: Path, bias
     _, tensors = write_eagle1(tmp_path / "a", bias=bias)
     layout = taken(tiny, tmp_path / "a", tmp_path / "b")
     assert layout.notes == ("embed_tokens.weight: the target's own, not read",)
-    assert give_out(tmp_path / "b", tmp_path / "c") == "EAGLE-1 or 2 layer, original layout"
+    assert give_out(tmp_path / "b", tmp_path / "c").what == "EAGLE-1 or 2 layer, original layout"
     del tensors["embed_tokens.weight"]
     assert bits(tmp_path / "c") == bits_of(tensors)
     theirs, again = config_in(tmp_path / "a"), config_in(tmp_path / "c")
@@ -215,6 +215,18 @@ def test_ours_come_back_bit_by_bit(tiny: Tiny, tmp_path: Path, options: dict[str
     taken(tiny, tmp_path / "b", tmp_path / "c")
     assert bits(tmp_path / "c") == bits(tmp_path / "a")
     assert read_eagle(tmp_path / "c").config == replace(heads.config, model="tiny")
+
+
+@pytest.mark.parametrize("taps", [("1", "3", "4"), ("3",), ("1", "2", "3", "4")], ids=len)
+def test_how_many_states_are_read_is_said_where_they_are_not_three(
+    tiny: Tiny, tmp_path: Path, taps: tuple[str, ...]
+) -> None:
+    """vLLM counts no ids: a layer of two taps did not load there before."""
+    write_random_eagle(tmp_path / "a", tiny.target, vocab_size=VOCAB, taps=taps)
+    give_out(tmp_path / "a", tmp_path / "b")
+    layer = config_in(tmp_path / "b")["transformer_layer_config"]
+    assert layer.get("num_aux_hidden_states", 3) == len(taps)
+    assert ("num_aux_hidden_states" in layer) == (len(taps) != 3)
 
 
 def test_prefixes_and_old_buffers(tiny: Tiny, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ written there.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,28 @@ CLASSES = {
     "qwen3": "Qwen3ForCausalLM",
     "gemma3": "Gemma3ForCausalLM",
 }
+# What an engine has to be told, or refuses; as measured with vLLM 0.32.
+SOME_TOKENS = (
+    "vLLM 0.32 reads heads of some tokens with --model-loader-extra-config "
+    "'{\"enable_weights_track\": false}' alone"
+)
+OWN_OF_SOME = (
+    "vLLM 0.32 reads no heads of some tokens with output matrices of their own; accepted are those of "
+    "outpace train medusa with --outputs shared or --tokens 0"
+)
 OURS = ("target", "model")  # fields that others do not know
 SPECULATIVE_TOKENS = 4  # that another engine drafts, where nobody tells it; the depth of our own default tree
+# vLLM takes an EAGLE-3 layer to read three states unless its layer's config says otherwise; ids do not count.
+NUM_TAPS, USUAL_TAPS = "num_aux_hidden_states", 3
 TORCH_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What was written, and what there is to know of it."""
+
+    what: str
+    notes: tuple[str, ...] = ()
 
 
 def give_out(
@@ -52,7 +71,7 @@ def give_out(
     vocab_size: int = 0,
     architecture: str = "",
     progress: Progress | None = None,
-) -> str:
+) -> Given:
     """Write a folder of another layout from one of ours; returns what that is.
 
     output        a new folder, or an empty one.
@@ -79,7 +98,7 @@ def give_out(
         assert isinstance(config, MedusaConfig), "the other method that is given out"
         fields = {name: value for name, value in asdict(config).items() if name not in OURS}
         write_heads(output, {"model_type": MEDUSA} | fields, tensors, progress)
-        return "Medusa heads, vLLM's layout"
+        return Given("Medusa heads, vLLM's layout", _medusa_notes(config))
     if vocab_size and config.vocab_size not in (0, vocab_size):
         raise FormatError(
             f"{found.folder} is for a model of {config.vocab_size} tokens and this one has {vocab_size}; "
@@ -92,7 +111,7 @@ def give_out(
         )
     if not config.is_third:
         write_heads(output, original_config(config, vocab_size, tensors), tensors, progress)
-        return "EAGLE-1 or 2 layer, original layout"
+        return Given("EAGLE-1 or 2 layer, original layout")
     ids = read_token_ids(found.folder, weights)
     assert ids is not None, "own_faults has read them"
     if ids[-1] >= vocab_size:
@@ -109,7 +128,7 @@ def give_out(
         drafted[ids] = True
         tensors["t2d"] = bytes_of(drafted, "BOOL")
     write_heads(output, fields, tensors, progress)
-    return "EAGLE-3 layer, speculators layout"
+    return Given("EAGLE-3 layer, speculators layout")
 
 
 def speculators_config(
@@ -131,7 +150,9 @@ def speculators_config(
         raise OutpaceError(
             f"taps are {', '.join(config.taps)}; accepted are ascending ones: others read them so"
         )
-    layer = _layer_config(config, vocab_size, tensors)
+    layer = _layer_config(config, vocab_size, tensors) | {"attention_bias": config.qkv_bias}
+    if len(ids) != USUAL_TAPS:
+        layer[NUM_TAPS] = len(ids)
     return {
         "architectures": ["Eagle3Speculator"],
         "speculators_model_type": "eagle3",
@@ -144,7 +165,7 @@ def speculators_config(
         "target_hidden_size": None,
         "tie_word_embeddings": False,
         "torch_dtype": layer["torch_dtype"],
-        "transformer_layer_config": layer | {"attention_bias": config.qkv_bias},
+        "transformer_layer_config": layer,
         "speculators_config": {
             "algorithm": "eagle3",
             "default_proposal_method": "greedy",
@@ -173,6 +194,12 @@ def original_config(config: EagleConfig, vocab_size: int, tensors: dict[str, Ten
         "bias": config.fc_bias,
         "qkv_bias": config.qkv_bias,
     }
+
+
+def _medusa_notes(config: MedusaConfig) -> tuple[str, ...]:
+    if config.truncated_vocab_size == config.vocab_size:
+        return ()
+    return (SOME_TOKENS if config.original_lm_head else OWN_OF_SOME,)
 
 
 def _layer_config(config: EagleConfig, vocab_size: int, tensors: dict[str, TensorBytes]) -> dict[str, Any]:
