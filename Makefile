@@ -10,6 +10,7 @@
 #   make compare  the same model file and prompts in llama.cpp and here, side by side
 #   make peers    the same with all engines that read the file, and what calls of 1 to 16 tokens take (ENGINES=)
 #   make fidelity how near both stay to transformers on the dequantised weights
+#   make vllm     trained heads exported to vLLM, and what is kept of their drafts there and here (HEADS=)
 #   make fuzz     damaged files for every reader, for SECONDS (300), in JOBS processes; ARGS= says more
 #   make sanitize native/ with checks of memory, of undefined behaviour and of threads, and the tests that run it
 #   make docs     write the help texts in README.md and docs/ anew, and the picture of the imports
@@ -40,10 +41,11 @@ TOKENS ?= 128
 ARGS ?=
 SECONDS ?= 300
 BASE ?=
+HEADS ?=
 ENGINES ?= ik_llama_cpp llama_cpp xllamacpp openvino_genai
 MEASURED := --model "$(MODEL)" --limit $(LIMIT) --max-tokens $(TOKENS) $(if $(PROMPTS),--prompts "$(PROMPTS)") $(ARGS)
 
-.PHONY: demo test test-experiments check quick coverage bench compare peers fidelity fuzz sanitize docs site clean
+.PHONY: demo test test-experiments check quick coverage bench compare peers fidelity vllm fuzz sanitize docs site clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
@@ -83,6 +85,10 @@ peers: $(VENV)/.runtime $(ENGINES:%=benchmarks/.venvs/%/.ready)
 fidelity: $(VENV)/.dev $(VENV)/.runtime benchmarks/.venvs/llama_cpp/.ready
 	$(PIP) accelerate  # transformers needs it to read GGUF files
 	$(BIN)/python -m benchmarks.fidelity --model "$(MODEL)" $(if $(PROMPTS),--prompts "$(PROMPTS)") $(ARGS)
+
+vllm: $(VENV)/.dev $(VENV)/.runtime benchmarks/.venvs/vllm/.ready
+	$(PIP) accelerate  # transformers needs it to read GGUF files
+	$(BIN)/python -m benchmarks.vllm.acceptance $(HEADS) $(MEASURED)
 
 # Finds are kept below build/fuzz; the status is 1 where there are any.
 fuzz: $(VENV)/.dev $(VENV)/.runtime
@@ -155,6 +161,15 @@ benchmarks/.venvs/llama_cpp/.ready benchmarks/.venvs/xllamacpp/.ready: export CX
 benchmarks/.venvs/%/.ready: benchmarks/engines/%.txt
 	$(PYTHON) -m venv benchmarks/.venvs/$*
 	benchmarks/.venvs/$*/bin/python -m pip --disable-pip-version-check install --quiet --requirement $<
+	@touch $@
+
+# Its torch is the build without CUDA, which may need TORCH_INDEX. What the default index has for pictures and sound is
+# built for the other one and keeps vLLM from starting; texts do without.
+benchmarks/.venvs/vllm/.ready: benchmarks/vllm/requirements.txt
+	$(PYTHON) -m venv benchmarks/.venvs/vllm
+	benchmarks/.venvs/vllm/bin/python -m pip --disable-pip-version-check install --quiet \
+		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --requirement $<
+	benchmarks/.venvs/vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
 # The archive lacks a file, and our caches are float16 alone.

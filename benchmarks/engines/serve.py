@@ -60,6 +60,11 @@ def serve(open_engine: Callable[[Options], Engine]) -> None:
     parser.add_argument("--context", type=int, required=True)
     parser.add_argument("--draft-model")
     options = Options(**vars(parser.parse_args()))
+    answer(lambda: open_engine(options))
+
+
+def answer(open_engine: Callable[[], Any]) -> None:
+    """The same with an engine of any requests."""
     # A library may print to standard output; answers must be all that is there.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -67,7 +72,7 @@ def serve(open_engine: Callable[[Options], Engine]) -> None:
     def say(answer: Mapping[str, Any]) -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
-    engine = open_engine(options)
+    engine = open_engine()
     can = [name for name in OPTIONAL if hasattr(engine, name)]
     say({"version": engine.version, "methods": list(engine.methods), "can": can})
     for line in sys.stdin:
