@@ -1,7 +1,7 @@
 """How large the experiment is: the model, steps of training for each part, segments to judge by.
 
-What the parts come to in minutes on two cores with nothing beside (`--threads 2`), as planned for `full` and
-as measured for `hours`; the model of `full` has 8.4 million weights, that of `hours` 5 million:
+What the parts are planned to come to in minutes on two cores with nothing beside (`--threads 2`). The model
+of `full` has 8.4 million weights, that of `hours` 5 million:
 
                                full      hours
     prepare, pieces              20          8   (most of it the download)
@@ -26,10 +26,11 @@ class Scale:
     """What a run consists of.
 
     tokens           target tokens of a step of the base. lr: its learning rate; heads have parts of both.
-    base_steps       of the base. own_segments: how many of the training sources a model says itself.
-    frozen_steps: of heads on it, trained once, for the largest k.
+    base_steps       of the base.
+    own_segments     how many of the training sources a model says itself.
+    frozen_steps     of heads on the frozen base, trained once, for the largest k.
     finetuned_steps  of each of the trainings of a model with its heads, for the largest k too.
-    markov_steps     of Markov heads, on own output of about so many segments.
+    markov_steps     of Markov heads, on own output of `markov_segments` segments or so.
     sentences        how many test segments are translated with every setting, in batches.
     timed            how many of them are translated one by one as well, for wall-clock time.
     tuned            how many dev segments the weight of the n-grams is chosen on, of `alphas`.
