@@ -33,7 +33,8 @@ LAYERS: dict[str, list[str]] = {
     "diffusion": ["files", "pricing"],
     "bench": [""],
     "train": [""],
-    "cli": ["bench", "train", "diffusion"],
+    "server": [""],
+    "cli": ["bench", "train", "diffusion", "server"],
 }
 HEAVY = {"diffusers", "torch", "transformers"}
 HEAVY_LAYERS = {"train", "diffusion"}

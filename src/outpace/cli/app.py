@@ -18,12 +18,14 @@ from outpace.cli import (
     own_text,
     prepare,
     profile,
+    serve,
     train,
 )
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)
+app.command("serve")(serve.serve)
 app.add_typer(models.app, name="models")
 datastore.app.command("write")(own_text.write)
 datastore.app.command("count")(own_text.count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from outpace.cli import streams
 from outpace.core.errors import one_line
@@ -65,9 +65,9 @@ def figures(generation: Generation) -> str:
     )
 
 
-def load_model(source: str, *, threads: int | None) -> Model:
-    """outpace.load, with a bar for what takes long: fetching and packing."""
+def load_model(source: str, *, threads: int | None, **options: Any) -> Model:
+    """outpace.load with its options, and a bar for what takes long: fetching and packing."""
     import outpace
 
     with progress_bar() as progress:
-        return outpace.load(source, threads=threads, progress=progress)
+        return outpace.load(source, threads=threads, progress=progress, **options)

@@ -16,7 +16,7 @@ from outpace.engine.text import TextStream
 
 
 class Output:
-    """A request in progress. `finish_reason` is None while it runs."""
+    """A request in progress. `finish_reason` is None while it runs; `logprobs` are of all tokens so far."""
 
     def __init__(self, target: Target, request: Request, text: TextStream | None) -> None:
         self.request = request
@@ -27,7 +27,7 @@ class Output:
         self.tokens = list(request.prompt)
         self._text = text
         self._pieces: list[str] = []
-        self._logprobs: list[TokenLogprob] = []
+        self.logprobs: list[TokenLogprob] = []
         self._eos_ids = target.eos_ids if request.eos_ids is None else request.eos_ids
         self._edit = None if request.edit is None else partial(request.edit, self.tokens)
         # The token after a full context can still be chosen, but no longer be scored.
@@ -91,7 +91,7 @@ class Output:
         num_prompt = len(self.request.prompt)
         new_tokens = self.tokens[num_prompt:]
         text = "".join(self._pieces)
-        logprobs = None if self.request.logprobs is None else self._logprobs
+        logprobs = None if self.request.logprobs is None else self.logprobs
         return Generation(
             text, new_tokens, self.finish_reason, self.stats, num_prompt, exactness, numerics, logprobs
         )
@@ -114,7 +114,7 @@ class Output:
                 new = new[: self._text.tokens_used - before]
                 self.finish_reason = "stop"
         if self.request.logprobs is not None:
-            self._logprobs += logprobs_of(step, len(new), self.request.logprobs)
+            self.logprobs += logprobs_of(step, len(new), self.request.logprobs)
         self.tokens += new
         if self.finish_reason is None and len(self.tokens) == self._end:
             self.finish_reason = "length"

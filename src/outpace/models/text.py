@@ -131,6 +131,18 @@ class Model(Face):
         """
         return self._stream(prompt, options)
 
+    @checked
+    def request(self, prompt: Text, **options: Unpack[TextOptions]) -> tuple[Request, TextStream | None]:
+        """The request of a prompt for an engine, and what makes text of its tokens.
+
+        The options are those of `stream`, without what drafts: an engine has its own drafter and rule.
+        """
+        given = dict(options)
+        if named := [name for name in ("draft", "tree", "rule") if name in given]:
+            raise OutpaceError(f"a request has no {named[0]}, accepted are the options of a text")
+        self._check_open()
+        return self._request(prompt, given, streams=True)
+
     def _request(
         self, prompt: Text, given: dict[str, Any], *, streams: bool
     ) -> tuple[Request, TextStream | None]:

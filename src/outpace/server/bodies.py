@@ -1,0 +1,208 @@
+"""What clients send: bodies of requests, by OpenAI's names, and beyond those by vLLM's and llama-server's.
+
+A field that is not here is refused by its name: nothing is ignored that could change an answer. Ranges are
+checked by the library, which knows them.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from outpace.server.errors import Refused
+
+Text = Annotated[str, Field(max_length=8 << 20)]
+Token = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Whole = Annotated[int, Field(ge=-(2**63), le=2**64 - 1)]
+_OFF = (None, -1, 0)
+
+
+class Body(BaseModel):
+    """A JSON object without other fields than those that it has here, of these types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True)
+
+
+class StreamOptions(Body):
+    """How an answer is streamed. Obfuscation hides lengths from who listens on a line; here there is none."""
+
+    include_usage: bool = False
+    include_obfuscation: bool | None = None
+
+
+class Options(Body):
+    """The fields that all texts have."""
+
+    model: Text | None = None
+    max_tokens: Whole | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: Whole | None = None
+    min_p: float | None = None
+    seed: Whole | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    repeat_penalty: float | None = None
+    logit_bias: dict[str, float] | list[tuple[Token, float | Literal[False]]] | None = None
+    stop: Text | list[Text] | None = None
+    stop_token_ids: list[Whole] | None = None
+    min_tokens: Whole | None = None
+    ignore_eos: bool | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    timeout: Annotated[float, Field(gt=0)] | None = Field(None, description="Seconds for the whole answer.")
+    draft_budget: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = Field(
+        None,
+        alias="speculative.n_max",
+        description="The most drafted tokens of a step; 0 for plain decoding.",
+    )
+    # What these say concerns no token of an answer.
+    cache_prompt: bool | None = None
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    store: Literal[False] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _tokens(cls, given: Any) -> Any:
+        for token in given if isinstance(given, dict) else ():
+            if not (token.isascii() and token.isdecimal() and len(token) < 11):
+                raise ValueError(f"logit_bias has the key {token[:40]!r}, accepted are token ids")
+        return given
+
+    @property
+    def usage_wanted(self) -> bool:
+        """Whether the last chunk of a stream has the counts."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def text_options(self) -> dict[str, Any]:
+        """As keyword arguments of `Model.request`, those alone that are given."""
+        if self.repetition_penalty is not None and self.repeat_penalty is not None:
+            raise Refused(
+                "repetition_penalty and repeat_penalty are given, accepted is one", param="repeat_penalty"
+            )
+        repetition = self.repeat_penalty if self.repetition_penalty is None else self.repetition_penalty
+        options = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": None if self.top_k in _OFF else self.top_k,
+            "min_p": self.min_p,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "repetition_penalty": repetition,
+            "logit_bias": self._biases(),
+            "stop": self.stop,
+            "stop_token_ids": self.stop_token_ids,
+            "min_tokens": self.min_tokens,
+            "ignore_eos": self.ignore_eos,
+            "budget": self.draft_budget,
+        }
+        return {name: value for name, value in options.items() if value is not None}
+
+    def seeds(self) -> list[int]:
+        """A seed for each of the n answers: the given one, and those that follow it."""
+        first = secrets.randbits(64) if self.seed in (None, -1) else self.seed or 0
+        return [(first + number) % 2**64 for number in range(self.n or 1)]
+
+    def _biases(self) -> dict[int, float] | None:
+        if self.logit_bias is None:
+            return None
+        pairs = self.logit_bias.items() if isinstance(self.logit_bias, dict) else self.logit_bias
+        return {int(token): float("-inf") if bias is False else bias for token, bias in pairs}
+
+
+class Part(BaseModel):
+    """A part of a message."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    type: str
+
+
+class Message(BaseModel):
+    """A message. What its other fields may be is the matter of the model's chat template."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    role: str
+    content: Text | list[Part] | None = None
+
+
+class ChatBody(Options):
+    """POST /v1/chat/completions. https://platform.openai.com/docs/api-reference/chat/create"""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Whole | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    modalities: list[Literal["text"]] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    def text_options(self) -> dict[str, Any]:
+        """As those of all texts, with the template's and the log-probabilities."""
+        options = super().text_options()
+        both = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(both) > 1:
+            raise Refused("max_tokens and max_completion_tokens differ, accepted is one", param="max_tokens")
+        options["max_tokens"] = next(iter(both), None)
+        if self.top_logprobs and not self.logprobs:
+            raise Refused(
+                "top_logprobs needs logprobs, accepted is logprobs: true with it", param="top_logprobs"
+            )
+        if self.logprobs:
+            options["logprobs"] = self.top_logprobs or 0
+        if self.chat_template_kwargs is not None:
+            options["chat_template_kwargs"] = self.chat_template_kwargs
+        return options
+
+
+class CompletionBody(Options):
+    """POST /v1/completions. https://platform.openai.com/docs/api-reference/completions/create"""
+
+    prompt: Text | list[Text] | list[Token] | list[list[Token]]
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    echo: bool | None = None
+    suffix: Literal[""] | None = None
+    best_of: int | None = None
+
+    def text_options(self) -> dict[str, Any]:
+        """As those of all texts; a prompt is continued as it is."""
+        options = super().text_options()
+        if self.best_of not in (None, self.n or 1):
+            raise Refused(f"best_of is {self.best_of}, accepted is n ({self.n or 1})", param="best_of")
+        if self.echo and self.logprobs is not None:
+            raise Refused("echo with logprobs is not supported, accepted is one of them", param="echo")
+        options["max_tokens"] = 16 if self.max_tokens is None else self.max_tokens
+        if self.logprobs is not None:
+            options["logprobs"] = self.logprobs
+        return options
+
+    def prompts(self) -> list[str | list[int]]:
+        """One or several."""
+        given: Any = self.prompt
+        if isinstance(given, str) or (given and isinstance(given[0], int)):
+            return [given]
+        if not given:
+            raise Refused("prompt is empty, accepted are texts and lists of token ids", param="prompt")
+        return list(given)
+
+
+class TokenizeBody(Body):
+    """POST /tokenize, as llama-server has it."""
+
+    content: Text
+    model: Text | None = None
+    add_special: bool = False
+    parse_special: bool = True
+
+
+class DetokenizeBody(Body):
+    """POST /detokenize."""
+
+    tokens: list[Token]
+    model: Text | None = None

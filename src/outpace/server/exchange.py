@@ -1,0 +1,128 @@
+"""An answer on its way to a client: whole, or as server-sent events while it is written.
+
+A form says how it looks (a chat's, a completion's); what is here is what all have in common. A client that
+goes away cancels its requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
+
+from fastapi import Request as Http
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from outpace.engine.request import Generation
+from outpace.server.errors import described
+from outpace.server.serving import Answers
+from outpace.server.worker import Update
+
+LOG = logging.getLogger("outpace.server")
+QUIET_S = 15.0  # without a word, after which a comment keeps proxies from hanging up
+HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+R = TypeVar("R")
+
+
+class Form(Protocol):
+    """How the answers to one request of a client are written. `number` counts them."""
+
+    def opening(self) -> list[dict[str, Any]]:
+        """The objects of a stream before any token is there."""
+
+    def piece(self, number: int, update: Update) -> list[dict[str, Any]]:
+        """Those that a step adds."""
+
+    def closing(self, results: Sequence[Generation]) -> list[dict[str, Any]]:
+        """Those behind the last step of the last answer."""
+
+    def whole(self, results: Sequence[Generation]) -> dict[str, Any]:
+        """The one object of an answer that is not streamed; `piece` has seen all of it."""
+
+
+async def respond(http: Http, form: Form, answers: Answers, *, stream: bool) -> Response:
+    """The response to a client."""
+    if stream:
+        return StreamingResponse(_events(form, answers), media_type="text/event-stream", headers=HEADERS)
+    with answers:
+        results = await _unless_gone(http, _collect(form, answers))
+        return Response(status_code=499) if results is None else JSONResponse(form.whole(results))
+
+
+async def _collect(form: Form, answers: Answers) -> list[Generation]:
+    results: dict[int, Generation] = {}
+    async for number, update in answers:
+        form.piece(number, update)
+        if update.result is not None:
+            results[number] = update.result
+    return [results[number] for number in sorted(results)]
+
+
+async def _events(form: Form, answers: Answers) -> AsyncIterator[str]:
+    results: dict[int, Generation] = {}
+    with answers:
+        try:
+            for one in form.opening():
+                yield _event(one)
+            async for item in _with_pauses(answers):
+                if item is None:
+                    yield ": still at work\n\n"
+                    continue
+                number, update = item
+                for one in form.piece(number, update):
+                    yield _event(one)
+                if update.result is not None:
+                    results[number] = update.result
+            for one in form.closing([results[number] for number in sorted(results)]):
+                yield _event(one)
+        except Exception as error:
+            status, body = described(error)
+            if status == 500:
+                LOG.exception("a stream failed")
+            yield _event(body)
+            return
+        yield "data: [DONE]\n\n"
+
+
+async def _with_pauses(answers: Answers) -> AsyncIterator[tuple[int, Update] | None]:
+    """The updates, and None for every while without one."""
+    following: asyncio.Future[tuple[int, Update]] | None = None
+    try:
+        while True:
+            following = following or asyncio.ensure_future(anext(answers))
+            done, _ = await asyncio.wait({following}, timeout=QUIET_S)
+            if not done:
+                yield None
+                continue
+            try:
+                item = following.result()
+            except StopAsyncIteration:
+                return
+            following = None
+            yield item
+    finally:
+        if following is not None:
+            following.cancel()
+
+
+async def _unless_gone(http: Http, work: Coroutine[Any, Any, R]) -> R | None:
+    """What the work gives; None where the client goes away before."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(http))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        gone.cancel()
+        task.cancel()
+
+
+async def _gone(http: Http) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _event(value: dict[str, Any]) -> str:
+    return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n"

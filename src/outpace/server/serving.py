@@ -1,0 +1,188 @@
+"""The models that are served, and an answer of one of them while it is written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from outpace.core.call import Prompt
+from outpace.core.errors import OutpaceError, PromptTooLong
+from outpace.core.options import shown
+from outpace.engine.engine import Engine
+from outpace.engine.request import Request
+from outpace.engine.text import TextStream
+from outpace.models.face import rule_of
+from outpace.models.options import Text, TextOptions
+from outpace.models.text import Model
+from outpace.pricing.clock import now
+from outpace.pricing.pace import pace_of
+from outpace.server.errors import Refused
+from outpace.server.lines import Lines
+from outpace.server.metrics import Metrics
+from outpace.server.worker import Ticket, Update, Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What holds for all requests.
+
+    draft     a drafter's name; None for the model's own choice, "none" for plain decoding.
+    places    the most requests of a model at once; those that find no place are refused.
+    timeout   the most seconds that a request may take, waiting included.
+    defaults  options of requests that do not name them, as keyword arguments of `Model.request`.
+    """
+
+    draft: str | None = None
+    places: int = 64
+    timeout: float = 600.0
+    defaults: Mapping[str, Any] | None = None
+
+
+class Served:
+    """A model under its name. All its requests share one engine, which a thread of its own steps."""
+
+    def __init__(self, name: str, model: Model, settings: Settings, metrics: Metrics) -> None:
+        self.name = name
+        self.model = model
+        self.settings = settings
+        self.draft = model.own_draft if settings.draft is None else settings.draft
+        model.prepare(self.draft, tree=None, rule="match")
+        watches = metrics.watch(name), Lines(name)
+        self.worker = Worker(self._engine, places=settings.places, watches=watches)
+        metrics.count_here(name, lambda: self.worker.num_here)
+
+    def _engine(self) -> Engine:
+        drafter = self.model.drafter(self.draft)
+        return Engine(self.model.target, drafter, rule_of("match"), pace=pace_of(drafter))
+
+    async def requests(
+        self, prompt: Text, options: Mapping[str, Any], seeds: Sequence[int]
+    ) -> list[tuple[Request, TextStream | None]]:
+        """A request for every seed. Raises an OutpaceError for options that cannot be honoured.
+
+        In a thread: a long text takes a while to become tokens, and others must not wait for it.
+        """
+        given = {"temperature": 1.0, **(self.settings.defaults or {}), **options}
+        budget = given.pop("budget", None)
+
+        def make() -> list[tuple[Request, TextStream | None]]:
+            made = [self.model.request(prompt, **{**given, "seed": seed}) for seed in seeds]
+            for request, _ in made:
+                request.check(self.model.target)
+            if budget is None:
+                return made
+            return [(replace(request, budget=min(budget, request.budget)), text) for request, text in made]
+
+        try:
+            return await asyncio.to_thread(make)
+        except PromptTooLong:
+            raise
+        except OutpaceError as error:  # most begin with the option's name
+            name = str(error).partition(" ")[0]
+            raise Refused(str(error), param=name if name in TextOptions.__annotations__ else None) from None
+
+    def start(
+        self, requests: Sequence[tuple[Request, TextStream | None]], *, timeout: float | None = None
+    ) -> Answers:
+        """The answers to them, from now on. Raises Busy or Closing."""
+        seconds = min(timeout or self.settings.timeout, self.settings.timeout)
+        return Answers(self.worker, requests, deadline=now() + seconds)
+
+    def tokens_of(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """The token ids of a text."""
+        return self.model.tokenizer.encode(text, add_special_tokens=add_special, parse_special=parse_special)
+
+
+class Answers:
+    """What comes of requests that were sent together: updates by the number of the request.
+
+    Leave it by `close`, which cancels what is not at its end.
+    """
+
+    def __init__(
+        self, worker: Worker, requests: Sequence[tuple[Request, TextStream | None]], *, deadline: float
+    ) -> None:
+        self._worker = worker
+        self._updates: asyncio.Queue[tuple[int, Update]] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self.tickets = [
+            Ticket(request, text, self._listener(number), deadline)
+            for number, (request, text) in enumerate(requests)
+        ]
+        worker.submit(self.tickets)
+        self._open = len(self.tickets)
+
+    def _listener(self, number: int) -> Any:
+        def tell(update: Update) -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+                self._loop.call_soon_threadsafe(self._updates.put_nowait, (number, update))
+
+        return tell
+
+    def __aiter__(self) -> AsyncIterator[tuple[int, Update]]:
+        return self
+
+    async def __anext__(self) -> tuple[int, Update]:
+        """The next update; raises the error of a request that fails."""
+        if not self._open:
+            raise StopAsyncIteration
+        number, update = await self._updates.get()
+        if update.error is not None:
+            raise update.error
+        self._open -= update.is_last
+        return number, update
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancel all that has not ended."""
+        if self._open:
+            self._open = 0
+            for ticket in self.tickets:
+                self._worker.cancel(ticket)
+
+
+class House:
+    """The served models by name."""
+
+    def __init__(self, served: Sequence[Served]) -> None:
+        self.served = {one.name: one for one in served}
+
+    def of(self, name: str | None) -> Served:
+        """The model of a request; the only one there is, where none is named. Raises Refused."""
+        if name is None and len(self.served) == 1:
+            return next(iter(self.served.values()))
+        accepted = ", ".join(self.served)
+        if name is None:
+            raise Refused(f"model is missing, accepted are {accepted}", param="model")
+        if name not in self.served:
+            message = f"there is no model {shown(name)}, accepted are {accepted}"
+            raise Refused(message, status=404, param="model", code="model_not_found")
+        return self.served[name]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether all of them take requests."""
+        return all(one.worker.is_open for one in self.served.values())
+
+    def close(self) -> None:
+        """End all answers and close the models."""
+        for one in self.served.values():
+            one.worker.close()
+            one.model.close()
+
+
+def prompt_of(prompt: str | list[int]) -> str | Prompt:
+    """A prompt of /v1/completions for the library. Raises an OutpaceError for one without tokens."""
+    if isinstance(prompt, str):
+        return prompt
+    if not prompt:
+        raise OutpaceError("prompt has no tokens, accepted are 1 or more")
+    return Prompt(prompt)
