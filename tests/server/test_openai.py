@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import base64
+from typing import Any, cast
 
+import numpy as np
 import openai
 import pytest
 
+from outpace.models.embedding import embedding
 from tests.server.living import NAME, Living, living
 
 MESSAGES: Any = [{"role": "user", "content": "the harbour was quiet"}]
@@ -183,3 +186,27 @@ def test_keys(tmp_path_factory: pytest.TempPathFactory) -> None:
         assert server.ask("POST", "/v1/completions", b"x" * 100)[0] == 401
         assert server.ask("GET", "/health")[0] == 200
         assert server.ask("GET", "/metrics")[0] == 401
+
+
+def test_embeddings(server: Living, client: openai.OpenAI) -> None:
+    texts = ["the harbour was quiet", "two boats"]
+    wanted = [
+        embedding(server.model.target, server.model.tokenizer.encode(text, add_special_tokens=True))
+        for text in texts
+    ]
+    for encoding in ("float", "base64", None):  # the client asks for base64 by itself, and decodes it
+        options: Any = {} if encoding is None else {"encoding_format": encoding}
+        answer = client.embeddings.create(model=NAME, input=texts, **options)
+        found = [one.embedding for one in answer.data]
+        if encoding == "base64":
+            found = [np.frombuffer(base64.b64decode(cast(Any, one)), "<f4").tolist() for one in found]
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    last = client.embeddings.create(model=NAME, input=[5, 6, 7], extra_body={"pooling": "last"})
+    np.testing.assert_allclose(
+        last.data[0].embedding, embedding(server.model.target, [5, 6, 7], pooling="last"), rtol=1e-6
+    )
+    assert last.usage.prompt_tokens == 3
+    with pytest.raises(openai.BadRequestError, match="accepted are ids from 0"):
+        client.embeddings.create(model=NAME, input=[10**6])
+    with pytest.raises(openai.BadRequestError, match="context holds"):
+        client.embeddings.create(model=NAME, input="the " * 2000)

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from outpace.server import chat, completions, errors, info
+from outpace.server import chat, completions, embeddings, errors, info, responses
 from outpace.server.guards import Bounded, Keys
 from outpace.server.metrics import Metrics
 from outpace.server.serving import House
@@ -43,8 +43,8 @@ def create_app(
         lifespan=life,
     )
     app.state.house, app.state.metrics = house, metrics
-    for routes in (chat.ROUTES, completions.ROUTES, info.ROUTES):
-        app.include_router(routes)
+    for part in (chat, responses, completions, embeddings, info):
+        app.include_router(part.ROUTES)
     errors.install(app)
     app.add_middleware(Bounded, most=most_bytes)
     app.add_middleware(Keys, keys=keys)

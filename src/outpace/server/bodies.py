@@ -184,12 +184,16 @@ class CompletionBody(Options):
 
     def prompts(self) -> list[str | list[int]]:
         """One or several."""
-        given: Any = self.prompt
-        if isinstance(given, str) or (given and isinstance(given[0], int)):
-            return [given]
-        if not given:
-            raise Refused("prompt is empty, accepted are texts and lists of token ids", param="prompt")
-        return list(given)
+        return texts_of(self.prompt, "prompt")
+
+
+def texts_of(given: Any, field: str) -> list[str | list[int]]:
+    """The texts of a field that takes one or several, each as a text or as token ids."""
+    if isinstance(given, str) or (given and isinstance(given[0], int)):
+        return [given]
+    if not given:
+        raise Refused(f"{field} is empty, accepted are texts and lists of token ids", param=field)
+    return list(given)
 
 
 class TokenizeBody(Body):

@@ -14,7 +14,7 @@ from outpace.engine.request import Generation
 from outpace.files.tokenizer import Tokenizer
 from outpace.server import replies
 from outpace.server.bodies import ChatBody
-from outpace.server.exchange import respond
+from outpace.server.exchange import DONE, respond
 from outpace.server.reached import house_of
 from outpace.server.worker import Update
 
@@ -33,6 +33,8 @@ async def chat_completions(body: ChatBody, http: Http) -> Response:
 
 class ChatForm:
     """How answers of a chat are written."""
+
+    done = DONE
 
     def __init__(self, model: str, tokenizer: Tokenizer, body: ChatBody, count: int) -> None:
         self._tokenizer = tokenizer

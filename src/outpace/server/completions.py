@@ -14,7 +14,7 @@ from outpace.engine.request import Generation
 from outpace.files.tokenizer import Tokenizer
 from outpace.server import replies
 from outpace.server.bodies import CompletionBody
-from outpace.server.exchange import respond
+from outpace.server.exchange import DONE, respond
 from outpace.server.reached import house_of
 from outpace.server.serving import prompt_of
 from outpace.server.worker import Update
@@ -40,6 +40,8 @@ async def completions(body: CompletionBody, http: Http) -> Response:
 
 class CompletionForm:
     """How continued texts are written. echoes: what is before each; per_prompt: how many share a prompt."""
+
+    done = DONE
 
     def __init__(
         self, model: str, tokenizer: Tokenizer, body: CompletionBody, echoes: list[str], per_prompt: int

@@ -23,11 +23,17 @@ from outpace.server.worker import Update
 LOG = logging.getLogger("outpace.server")
 QUIET_S = 15.0  # without a word, after which a comment keeps proxies from hanging up
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+DONE = "data: [DONE]\n\n"
 R = TypeVar("R")
 
 
 class Form(Protocol):
-    """How the answers to one request of a client are written. `number` counts them."""
+    """How the answers to one request of a client are written. `number` counts them.
+
+    An object of a stream that has a "type" is an event of that name. done: what stands behind the last one.
+    """
+
+    done: str
 
     def opening(self) -> list[dict[str, Any]]:
         """The objects of a stream before any token is there."""
@@ -83,7 +89,7 @@ async def _events(form: Form, answers: Answers) -> AsyncIterator[str]:
                 LOG.exception("a stream failed")
             yield _event(body)
             return
-        yield "data: [DONE]\n\n"
+        yield form.done
 
 
 async def _with_pauses(answers: Answers) -> AsyncIterator[tuple[int, Update] | None]:
@@ -125,4 +131,5 @@ async def _gone(http: Http) -> None:
 
 
 def _event(value: dict[str, Any]) -> str:
-    return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    name = f"event: {value['type']}\n" if "type" in value else ""
+    return f"{name}data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n"

@@ -11,7 +11,6 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from outpace.server.bodies import DetokenizeBody, TokenizeBody
-from outpace.server.errors import Refused
 from outpace.server.reached import house_of, metrics_of
 
 ROUTES = APIRouter(tags=["server"])
@@ -74,10 +73,7 @@ async def tokenize(body: TokenizeBody, http: Http) -> dict[str, Any]:
 async def detokenize(body: DetokenizeBody, http: Http) -> dict[str, Any]:
     """The text of token ids."""
     served = house_of(http).of(body.model)
-    most = served.model.target.vocab_size - 1
-    if body.tokens and max(body.tokens) > most:
-        message = f"tokens has {max(body.tokens)}, accepted are token ids from 0 to {most}"
-        raise Refused(message, param="tokens")
+    served.check_tokens(body.tokens, "tokens")
     return {"content": served.model.tokenizer.decode(body.tokens)}
 
 

@@ -91,9 +91,16 @@ class Served:
         seconds = min(timeout or self.settings.timeout, self.settings.timeout)
         return Answers(self.worker, requests, deadline=now() + seconds)
 
-    def tokens_of(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+    def tokens_of(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
         """The token ids of a text."""
         return self.model.tokenizer.encode(text, add_special_tokens=add_special, parse_special=parse_special)
+
+    def check_tokens(self, tokens: Sequence[int], field: str) -> None:
+        """Raise a Refused for ids that the model does not have."""
+        most = self.model.target.vocab_size - 1
+        if tokens and max(tokens) > most:
+            message = f"{field} has the token {max(tokens)}, accepted are ids from 0 to {most}"
+            raise Refused(message, param=field)
 
 
 class Answers:

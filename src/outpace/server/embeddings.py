@@ -1,0 +1,57 @@
+"""POST /v1/embeddings: https://platform.openai.com/docs/api-reference/embeddings"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter
+from fastapi import Request as Http
+from numpy.typing import NDArray
+from pydantic import Field
+
+from outpace.models.embedding import Pooling, embedding
+from outpace.server.bodies import Body, Text, Token, texts_of
+from outpace.server.reached import house_of
+
+ROUTES = APIRouter(tags=["texts"])
+MOST_TEXTS = 2048
+
+
+class EmbeddingBody(Body):
+    """One text or several, as texts or as token ids."""
+
+    input: (
+        Text
+        | Annotated[list[Text], Field(max_length=MOST_TEXTS)]
+        | list[Token]
+        | Annotated[list[list[Token]], Field(max_length=MOST_TEXTS)]
+    )
+    model: Text | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    pooling: Pooling | None = None
+    user: str | None = None
+
+
+@ROUTES.post("/v1/embeddings")
+async def embeddings(body: EmbeddingBody, http: Http) -> dict[str, Any]:
+    """A vector of length 1 for every text: the mean of the model's hidden states, or the last of them."""
+    served = house_of(http).of(body.model)
+    data, count = [], 0
+    for number, text in enumerate(texts_of(body.input, "input")):
+
+        def make(text: str | list[int] = text) -> tuple[NDArray[np.float32], int]:
+            tokens = served.tokens_of(text, add_special=True) if isinstance(text, str) else text
+            served.check_tokens(tokens, "input")
+            return embedding(served.model.target, tokens, pooling=body.pooling or "mean"), len(tokens)
+
+        vector, size = await asyncio.to_thread(make)
+        count += size
+        written: Any = vector.tolist()
+        if body.encoding_format == "base64":
+            written = base64.b64encode(vector.astype("<f4").tobytes()).decode()
+        data.append({"object": "embedding", "index": number, "embedding": written})
+    usage = {"prompt_tokens": count, "total_tokens": count}
+    return {"object": "list", "model": served.name, "data": data, "usage": usage}
