@@ -302,6 +302,7 @@ NB_MODULE(_native, m) {
            "num_threads"_a, "half_cache"_a, "cache_positions"_a)
       .def("open", [](PyDecoder& d) { return d.held()->cache.open(); })
       .def("fork", [](PyDecoder& d, int row) { return d.held()->cache.fork(row); })
+      .def("fork_at", [](PyDecoder& d, int row, int length) { return d.held()->cache.fork(row, length); })
       .def("close", [](PyDecoder& d, int row) { d.held()->close(row); })
       .def("length", [](PyDecoder& d, int row) { return d.held()->cache.length(row); })
       .def("keep", [](PyDecoder& d, int row, const std::vector<int>& path) { d.held()->keep(row, path); })

@@ -57,19 +57,21 @@ int Cache::open() {
   return (int)row;
 }
 
-int Cache::fork(int row) {
-  at(row);
+int Cache::fork(int row, int length) {
+  if (length < 0 || length > at(row).length)
+    throw std::invalid_argument("row " + std::to_string(row) + " does not hold " + std::to_string(length) +
+                                " positions");
   const int twin = open();
   const Row& from = at(row);
   Row& to = rows_[twin];
-  to.length = from.length;
-  const int full = from.length / 16;
+  to.length = length;
+  const int full = length / 16;
   try {
     for (int i = 0; i < full; i++) {
       to.pages.push_back(from.pages[i]);
       users_[from.pages[i]]++;
     }
-    if (from.length % 16) {
+    if (length % 16) {
       to.pages.push_back(take_page());
       for (int l = 0; l < layers_; l++)
         std::memcpy(layer(l) + to.pages.back() * page_bytes_, layer(l) + from.pages[full] * page_bytes_, page_bytes_);

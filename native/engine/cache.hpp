@@ -17,7 +17,9 @@ class Cache {
   Cache& operator=(const Cache&) = delete;
 
   int open();
-  int fork(int row);
+  int fork(int row) { return fork(row, length(row)); }
+  // A row with the first positions of another; throws std::runtime_error when the arena is full.
+  int fork(int row, int length);
   void close(int row);
   int length(int row) const { return at(row).length; }
   // Makes room for nodes behind the committed positions; throws std::runtime_error when the arena is full.

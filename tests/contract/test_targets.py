@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outpace.core.call import Call
-from outpace.core.contracts import Drafter, Tapped, Target
+from outpace.core.contracts import Cuttable, Drafter, Tapped, Target
 from outpace.core.edits import Edit, edited
 from outpace.core.errors import OutpaceError, PromptTooLong
 from outpace.core.sampling import NO_CHOICE, Sampling, choose, warp
@@ -220,6 +220,26 @@ def test_forks_go_their_own_ways(target: Target) -> None:
         assert_same(target, all_logits(target.score(on(rows, [TREE])), 0, TREE), expected)
         target.free([copy])
         assert_same(target, all_logits(target.score(on(rows, [TREE])), 0, TREE), expected)
+
+
+@pytest.mark.parametrize("length", [1, 8, 18, 19])
+def test_a_row_may_begin_with_a_part_of_another(target: Target, length: int) -> None:
+    """It is one that has read that part, and neither sees what becomes of the other."""
+    if not isinstance(target, Cuttable):
+        pytest.skip("its rows cannot be cut")
+    with rows_of(target, [PROMPTS[2]]) as rows, rows_of(target, [PROMPTS[2][:length]]) as fresh:
+        target.score(on(rows, [TREES[1]]))  # what is scored and not kept is no part of it
+        part = target.fork_at(rows[0], length)
+        assert target.length(part) == length
+        for row in (part, fresh[0]):
+            target.score(on([row], [TREE]))
+            target.keep([row], [[1, 3]])
+        ours = all_logits(target.score(on([part], [TREES[1]])), 0, TREES[1])
+        assert_same(target, ours, all_logits(target.score(on(fresh, [TREES[1]])), 0, TREES[1]))
+        target.free([part])
+        with rows_of(target, [PROMPTS[2]]) as again:
+            ours = all_logits(target.score(on(rows, [TREE])), 0, TREE)
+            assert_same(target, ours, all_logits(target.score(on(again, [TREE])), 0, TREE))
 
 
 def test_rows_can_be_had_again_and_again(target: Target) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from outpace.core.edits import Edit, edited
-from outpace.core.errors import OutpaceError, PromptTooLong
+from outpace.core.errors import CacheFull, OutpaceError, PromptTooLong
 from outpace.core.sampling import Sampling, choose
 from outpace.core.tree import TokenTree
 from outpace.drafters.none import NoDraft
@@ -141,6 +141,43 @@ def test_forked_rows_are_equal_and_independent(target: NativeTarget, length: int
     fresh, _ = opened(target, [[*PROMPT[:length], 7, 8, 9]])
     np.testing.assert_array_equal(ours, target.score(on(fresh, [probe])).logits(0, [0]))
     target.free([twin, *fresh])
+    assert target.cache_bytes == 0
+
+
+@pytest.mark.parametrize("length", [0, 1, 15, 16, 17, 32, 40])
+def test_a_part_of_a_row_shares_its_full_pages(target: NativeTarget, length: int) -> None:
+    """The rest of the part is a copy: either row goes on as if it had read all of it."""
+    rows, _ = opened(target, [PROMPT[:40]])
+    page_bytes = target.cache_bytes // 3
+    part = target.fork_at(rows[0], length)
+    assert target.length(part) == length
+    assert target.cache_bytes == (4 if length % 16 else 3) * page_bytes
+    texts = [[*PROMPT[:40], 4, 5, 6], [*PROMPT[:length], 7, 8, 9]]
+    for row, text in zip([rows[0], part], texts, strict=True):
+        target.score(on([row], [TokenTree.chain(text[-3], text[-2:])]))
+        target.keep([row], [[1, 2]])
+    probe = TokenTree.root(3)
+    fresh, _ = opened(target, texts)
+    for row, other in zip([rows[0], part], fresh, strict=True):
+        ours = target.score(on([row], [probe])).logits(0, [0])
+        np.testing.assert_array_equal(ours, target.score(on([other], [probe])).logits(0, [0]))
+    target.free([rows[0], part, *fresh])
+    assert target.cache_bytes == 0
+
+
+def test_a_row_has_no_more_parts_than_it_holds_and_room_has_an_end(tmp_path: Path) -> None:
+    target = gguf_target(tmp_path, context_length=64, cache_tokens=64, threads=1)
+    rows, _ = opened(target, [[1, 2, 3] * 11])
+    for length in (-1, 34):
+        with pytest.raises(ValueError, match=f"row {rows[0]} does not hold {length} positions"):
+            target.fork_at(rows[0], length)
+    parts = [target.fork_at(rows[0], 32) for _ in range(9)]  # nothing is copied
+    last = target.fork_at(rows[0], 31)
+    before = target.cache_bytes
+    with pytest.raises(CacheFull):
+        target.fork_at(rows[0], 31)
+    assert target.cache_bytes == before
+    target.free([*rows, *parts, last])
     assert target.cache_bytes == 0
 
 

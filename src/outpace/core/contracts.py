@@ -94,6 +94,21 @@ class Closable(Target, Protocol):
 
 
 @runtime_checkable
+class Cuttable(Target, Protocol):
+    """A target whose rows may begin with a part of another row: what texts have in common is read once."""
+
+    @property
+    def cache_tokens(self) -> int:
+        """The most tokens that all rows together can hold."""
+
+    def fork_at(self, row: int, length: int) -> int:
+        """A new row with the first `length` cached tokens of a row, which has as many or more.
+
+        Raises CacheFull where there is no room for it.
+        """
+
+
+@runtime_checkable
 class Layered(Target, Protocol):
     """A target that can run a part of itself, for drafters made of nothing else.
 

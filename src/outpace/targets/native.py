@@ -220,6 +220,13 @@ class NativeTarget:
         except RuntimeError as error:
             raise self._no_room(error) from None
 
+    def fork_at(self, row: int, length: int) -> int:
+        """A new row with the first `length` tokens (see `contracts.Cuttable`); full pages are shared."""
+        try:
+            return self._decoder.fork_at(row, length)
+        except RuntimeError as error:
+            raise self._no_room(error) from None
+
     def _no_room(self, error: RuntimeError) -> OutpaceError:
         if "is full" not in str(error):
             return OutpaceError(str(error))

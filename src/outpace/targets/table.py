@@ -19,7 +19,7 @@ from outpace.core.edits import Edit, edited
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import Sampling, warp
 from outpace.core.steps import Exactness
-from outpace.core.traits import Traits
+from outpace.core.traits import UNBOUNDED, Traits
 from outpace.core.tree import TokenTree
 
 
@@ -31,6 +31,7 @@ class TableTarget:
 
     exactness: Exactness = "identical"
     traits = Traits()
+    cache_tokens = UNBOUNDED
 
     def __init__(
         self,
@@ -121,6 +122,13 @@ class TableTarget:
         """A new row with the same cached tokens."""
         copy = next(self._ids)
         self._rows[copy] = list(self._rows[row])
+        return copy
+
+    def fork_at(self, row: int, length: int) -> int:
+        """A new row with the first `length` cached tokens."""
+        assert 0 <= length <= len(self._rows[row]), "a row is cut to a part of what it holds"
+        copy = self.fork(row)
+        del self._rows[copy][length:]
         return copy
 
     def free(self, rows: Sequence[int]) -> None:
