@@ -5,25 +5,26 @@
              the same call. Each request gets the tokens that it gets alone
     cancel   a request leaves
 
-Where the target's cache is full, the youngest request gives its row back and waits; when another has ended,
-it continues from its tokens. A request that fails does so alone.
+Requests get rows in order of age. Where the target's cache is full, the youngest request gives its row back
+and waits; when another has ended, it continues from its tokens. A request that fails does so alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from outpace.core.call import Call, Prompt
+from outpace.core.call import Call, Prompt, Source
 from outpace.core.contracts import Drafter, Rule, Target
 from outpace.core.errors import CacheFull
+from outpace.core.options import whole
 from outpace.core.steps import Step, StepTimes, weakest
 from outpace.core.traits import UNBOUNDED
 from outpace.core.tree import TokenTree
-from outpace.core.turns import turns_of
+from outpace.core.turns import Turns, turns_of
 from outpace.decode.loops import loop_of
 from outpace.decode.pairing import check_pairing
 from outpace.engine.output import Output
@@ -43,6 +44,7 @@ class Job:
     """
 
     output: Output
+    source: Source | None
     number: int  # by age
     row: int | None = None
     state: Any = None
@@ -83,12 +85,21 @@ class Event(NamedTuple):
 class Engine:
     """Runs requests with one target, drafter and rule.
 
-    pace  cuts drafts to the depth that pays; None takes them as they come.
+    pace      cuts drafts to the depth that pays; None takes them as they come.
+    most_rows requests that hold rows at once, the others wait in order of age; None: as many as there are.
 
     Several engines, in one thread or in many, may use one target: they take turns step by step.
     """
 
-    def __init__(self, target: Target, drafter: Drafter, rule: Rule, *, pace: Pace | None = None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        drafter: Drafter,
+        rule: Rule,
+        *,
+        pace: Pace | None = None,
+        most_rows: int | None = None,
+    ) -> None:
         check_pairing(target, drafter, rule)
         self._target = target
         self._drafter = drafter
@@ -97,32 +108,44 @@ class Engine:
         self._loop = loop_of(target, drafter, rule)
         self._turns = turns_of(target), turns_of(drafter)  # always in this order
         self._added = 0
-        self._jobs: list[Job] = []  # those that step go to the end
-        self._held: list[Job] = []  # without a row, until another has ended
+        self._most_rows = UNBOUNDED if most_rows is None else whole("most_rows", most_rows, 1, UNBOUNDED)
+        self._running: list[Job] = []  # with a row; those that step go to the end
+        self._waiting: list[Job] = []  # without one, by age: all are younger than those that run
+        self._full = False  # the cache was: nobody starts before another has ended
 
     @property
     def busy(self) -> bool:
         """Whether a request has not ended."""
-        return bool(self._jobs or self._held)
+        return bool(self._running or self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        """Requests that hold a row."""
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests without one: they have not started, or had to give theirs back."""
+        return len(self._waiting)
 
     def add(self, request: Request, *, text: TextStream | None = None) -> Job:
         """A request joins. Raises an OutpaceError for one that the target cannot serve."""
         request.check(self._target)
         self._added += 1
-        job = Job(Output(self._target, request, text), self._added)
-        self._jobs.append(job)
+        job = Job(Output(self._target, request, text), Prompt.of(request.prompt).source, self._added)
+        self._waiting.append(job)
         return job
 
     def cancel(self, job: Job) -> None:
         """A request leaves; nothing happens to one that has ended."""
-        for jobs in (self._jobs, self._held):
+        for jobs in (self._running, self._waiting):
             if job in jobs:
                 jobs.remove(job)
-        self._give_back(job)
+        self._release(job)
 
     def close(self) -> None:
         """All leave."""
-        for job in [*self._jobs, *self._held]:
+        for job in [*self._running, *self._waiting]:
             self.cancel(job)
 
     def step(self) -> list[Event]:
@@ -135,27 +158,34 @@ class Engine:
             if ready or parts:
                 self._run(ready, parts, events, began)
         spent = now() - began
-        for job in [*self._jobs, *self._held]:
+        for job in [*self._running, *self._waiting]:
             job.wall_s += spent
         return events
 
     def _admit(self, events: list[Event]) -> None:
-        if not self._jobs:
-            self._jobs, self._held = self._held, []
-        for job in [job for job in self._jobs if not job.started]:
-            prompt = Prompt(job.output.tokens, Prompt.of(job.output.request.prompt).source)
+        if self._full and self._running:
+            return
+        self._full = False
+        while self._waiting and len(self._running) < self._most_rows:
+            job = self._waiting[0]
+            self._running.append(job)
+            del self._waiting[0]
             try:
-                job.row = self._target.open(prompt.source)
-                job.state, job.started = self._drafter.start(prompt), True
+                self._start(job)
             except Exception as error:
                 self._fail(job, error, events)
-            job.pending, job.reads = list(prompt), True
+
+    def _start(self, job: Job) -> None:
+        prompt = Prompt(job.output.tokens, job.source)
+        job.row = self._target.open(job.source)
+        job.state, job.started = self._drafter.start(prompt), True
+        job.pending, job.reads = list(prompt), True
 
     def _compose(self) -> tuple[list[Job], list[tuple[Job, int]]]:
         """The rows that are drafted for, and how many tokens others read of what is pending."""
         traits = self._target.traits
-        ready = [job for job in self._jobs if not job.reads][: traits.max_nodes]
-        reading = [job for job in self._jobs if job.reads]
+        ready = [job for job in self._running if not job.reads][: traits.max_nodes]
+        reading = [job for job in self._running if job.reads]
         if traits.chunk == UNBOUNDED:  # prompts are read whole, which nobody else should be padded for
             return (reading, []) if reading else (ready, [])
         room = traits.max_nodes - len(ready) * (1 + FIRST_NODES)
@@ -181,10 +211,7 @@ class Engine:
         try:
             steps, times = self._step(ready, parts)
         except CacheFull as error:
-            if len(self._jobs) > 1:
-                self._hold(max(self._jobs, key=lambda job: job.number))
-            else:
-                self._fail(jobs[0], error, events)
+            self._hold(error, events)
             return
         except Exception as error:
             for job in jobs:
@@ -193,10 +220,10 @@ class Engine:
                 if len(jobs) == 1 or self._target.length(_row(job)) != length:
                     self._fail(job, error, events)
             for job in ready if len(jobs) > 1 else ():
-                if job.error is None:
+                if job.row is not None:  # nor has failed, nor has to wait
                     self._run([job], [], events, began)
             for job, part in parts if len(jobs) > 1 else ():
-                if job.error is None:
+                if job.row is not None:
                     self._run([], [(job, part)], events, began)
             return
         for job, part in parts:
@@ -215,7 +242,7 @@ class Engine:
         self, ready: Sequence[Job], parts: Sequence[tuple[Job, int]]
     ) -> tuple[Sequence[Step | None], StepTimes]:
         traits, rule = self._drafter.traits, self._rule
-        used = sum(len(job.pending) for job in ready) + sum(part for _, part in parts)
+        used = self._size(ready, parts)
         room = max(0, self._target.traits.max_nodes - used) // max(1, len(ready))
         asks = [
             job.output.ask(
@@ -245,16 +272,16 @@ class Engine:
 
     def _take(self, job: Job, one: Step, times: StepTimes, events: list[Event], spent: float) -> None:
         wall_s = job.wall_s + spent
+        times, job.prompt_s = replace(times, score_s=times.score_s + job.prompt_s), 0.0
         if job.begun:
             tokens, text = job.output.take(one, times, wall_s=wall_s)
         else:
-            times = replace(times, score_s=times.score_s + job.prompt_s)
             tokens, text = job.output.start(one, times, wall_s=wall_s)
             job.begun = True
         job.pending, job.reads = [one.tokens[-1]], False
-        self._jobs.remove(job)
+        self._running.remove(job)
         if job.output.finish_reason is None:
-            self._jobs.append(job)
+            self._running.append(job)
         else:
             exactness = weakest(self._target.exactness, self._rule.exactness)
             job.result = job.output.generation(exactness, self._target.traits.numerics)
@@ -263,27 +290,34 @@ class Engine:
 
     def _fail(self, job: Job, error: Exception, events: list[Event]) -> None:
         job.error = error
-        self._jobs.remove(job)
+        self._running.remove(job)
         self._release(job)
         events.append(Event(job, [], "", TokenTree.root(job.output.tokens[-1]), ()))
 
-    def _hold(self, job: Job) -> None:
-        """It gives its row back; when it has one again, it reads its prompt and its tokens."""
-        self._jobs.remove(job)
-        self._held.append(job)
-        self._give_back(job)
+    def _hold(self, error: CacheFull, events: list[Event]) -> None:
+        """The youngest gives its row back, and reads all its tokens again later. Alone, it fails."""
+        job = max(self._running, key=lambda job: job.number)
+        if len(self._running) == 1:
+            self._fail(job, error, events)
+            return
+        self._running.remove(job)
+        self._waiting.insert(0, job)
+        self._release(job)
+        self._full = True
         job.output.starts_anew()
 
     def _release(self, job: Job) -> None:
-        self._give_back(job)
-        self._jobs, self._held = [*self._jobs, *self._held], []
-
-    def _give_back(self, job: Job) -> None:
-        rows = [] if job.row is None else [job.row]
-        states = [job.state] if job.started else []
+        end: list[Callable[[], None]] = [partial(self._drafter.stop, job.state)] if job.started else []
+        if job.row is not None:
+            end.append(partial(self._target.free, [job.row]))
+        self._full = self._full and job.row is None
         job.row, job.state, job.started = None, None, False
         # The garbage collector may be what ends a request, in the midst of another one's step.
-        self._turns[0].soon(partial(_give_back, self._target, self._drafter, rows, states))
+        self._turns[0].soon(partial(_in_turn, self._turns[1], end))
+
+    def _size(self, ready: Sequence[Job], parts: Sequence[tuple[Job, int]]) -> int:
+        """How many committed tokens these read in a call."""
+        return sum(len(job.pending) for job in ready) + sum(part for _, part in parts)
 
 
 def _row(job: Job) -> int:
@@ -291,8 +325,7 @@ def _row(job: Job) -> int:
     return job.row
 
 
-def _give_back(target: Target, drafter: Drafter, rows: list[int], states: list[Any]) -> None:
-    with turns_of(drafter), ExitStack() as held:
-        held.callback(target.free, rows)
-        for state in states:
-            held.callback(drafter.stop, state)
+def _in_turn(turns: Turns, jobs: Sequence[Callable[[], None]]) -> None:
+    with turns, ExitStack() as held:
+        for job in reversed(jobs):
+            held.callback(job)
