@@ -124,6 +124,9 @@ QUANTISED = {native_quantised}
 LOOPED: list[Callable[[Path], Target]] = [native_looped, hf_looped]
 """Looped models, for the drafters that are compared on one."""
 
+CUTTABLE = {table, predictable_table, native_quantised, native_sliding, looped_table, native_looped}
+"""Those that can begin a row with a part of another."""
+
 TAPPED = [factory for factory in TARGETS if factory not in (table, predictable_table)]
 """Those whose hidden states can be had."""
 

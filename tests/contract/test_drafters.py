@@ -22,11 +22,14 @@ from outpace.decode.judge import judge
 from outpace.decode.step import step
 from outpace.drafters import DRAFTERS
 from outpace.drafters.none import NoDraft
+from outpace.engine.engine import Engine
 from outpace.engine.generate import generate
+from outpace.engine.prefixes import prefixes_of
 from outpace.engine.request import Generation, Request
 from outpace.rules import RULES
 from outpace.rules.match import Match
 from tests.contract.rows import (
+    CUTTABLE,
     DRAFTER_SPECS,
     HOSTILE,
     NEEDS,
@@ -92,6 +95,34 @@ def test_threads_share_target_and_drafter(target: Any, name: str, busy_threads: 
     got = busy_threads.map(lambda job: run(target, drafter, "match", *job).token_ids, jobs)
     plain = [run_plainly(target, "match", tuple(prompt), sampling) for prompt, sampling in jobs]
     assert list(got) == [one.token_ids for one in plain]
+
+
+ADAPTED = "early_exit:path=ADAPTER tree=chain:length=3", "speed:head=EARLY"
+
+
+@pytest.mark.parametrize(
+    ("factory", "name"),
+    [pair for pair in pairs([*ONE_OF_EACH, *ADAPTED]) if pair.values[0] in CUTTABLE],
+    indirect=["factory"],
+)
+def test_the_beginning_of_a_prompt_may_have_been_read_for_another(target: Any, name: str) -> None:
+    """Drafters see the states of the rest alone, and the answers are those of requests alone."""
+    drafter, prefixes = make_drafter(name, target), prefixes_of(target, least_tokens=2)
+    engine = Engine(target, drafter, Match(), prefixes=prefixes)
+    text, cached = list(PROMPTS[0]), list[int]()
+    for sampling, message in zip(SAMPLINGS[:3], [[], [4, 5], [6]], strict=True):
+        request = Request([*text, *message], sampling, 12, logprobs=2)
+        job = engine.add(request)
+        while engine.busy:
+            engine.step()
+        plain = whole(generate(target, NoDraft(), Match(), request))[1]
+        assert job.result is not None, job.error
+        assert job.result.token_ids == plain.token_ids and job.result.logprobs == plain.logprobs
+        assert job.result.finish_reason == plain.finish_reason
+        cached.append(job.result.stats.cached_tokens)
+        text = [*request.prompt, *job.result.token_ids]
+    assert cached == [0, 7 + 11, 7 + 12 + 2 + 11]
+    engine.close()
 
 
 class Watched:

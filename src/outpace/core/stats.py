@@ -11,6 +11,7 @@ from outpace.core.steps import Step, StepTimes
 class GenerationStats:
     """One generation. The prompt's own call gives the first tokens; every later token comes from a step.
 
+    cached_tokens  of the prompt, which were not read anew: a row had them that began alike.
     first_tokens   what the prompt's own call gave: one, and what it kept of a draft.
     target_calls   calls that scored a tree; the prompt's own call is not counted.
     num_passes     of a looped model's layers in a pipeline, R of which are a whole call; 0 elsewhere. Those
@@ -23,6 +24,7 @@ class GenerationStats:
     """
 
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     completion_tokens: int = 0
     first_tokens: int = 1
     target_calls: int = 0

@@ -5,8 +5,9 @@
              the same call. Each request gets the tokens that it gets alone
     cancel   a request leaves
 
-Requests get rows in order of age. Where the target's cache is full, the youngest request gives its row back
-and waits; when another has ended, it continues from its tokens. A request that fails does so alone.
+Requests get rows in order of age. Where the target's cache is full, rows that are only parked (`prefixes.py`)
+are given back; then the youngest request gives its row back and waits; when another has ended, it continues
+from its tokens. A request that fails does so alone.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from outpace.core.turns import Turns, turns_of
 from outpace.decode.loops import loop_of
 from outpace.decode.pairing import check_pairing
 from outpace.engine.output import Output
+from outpace.engine.prefixes import Fresh, Held, make_room
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.pricing.clock import now
@@ -86,6 +88,7 @@ class Engine:
     """Runs requests with one target, drafter and rule.
 
     pace      cuts drafts to the depth that pays; None takes them as they come.
+    prefixes  keeps rows for prompts that begin like texts before (`prefixes_of`); None: every row is new.
     most_rows requests that hold rows at once, the others wait in order of age; None: as many as there are.
 
     Several engines, in one thread or in many, may use one target: they take turns step by step.
@@ -98,6 +101,7 @@ class Engine:
         rule: Rule,
         *,
         pace: Pace | None = None,
+        prefixes: Fresh | None = None,
         most_rows: int | None = None,
     ) -> None:
         check_pairing(target, drafter, rule)
@@ -108,6 +112,7 @@ class Engine:
         self._loop = loop_of(target, drafter, rule)
         self._turns = turns_of(target), turns_of(drafter)  # always in this order
         self._added = 0
+        self._rows = Fresh(target) if prefixes is None else prefixes
         self._most_rows = UNBOUNDED if most_rows is None else whole("most_rows", most_rows, 1, UNBOUNDED)
         self._running: list[Job] = []  # with a row; those that step go to the end
         self._waiting: list[Job] = []  # without one, by age: all are younger than those that run
@@ -141,12 +146,13 @@ class Engine:
         for jobs in (self._running, self._waiting):
             if job in jobs:
                 jobs.remove(job)
-        self._release(job)
+        self._release(job, park=True)
 
     def close(self) -> None:
-        """All leave."""
+        """All leave, and parked rows are given back."""
         for job in [*self._running, *self._waiting]:
             self.cancel(job)
+        self._turns[0].soon(self._rows.clear)
 
     def step(self) -> list[Event]:
         """One call for all that have a place in it; what it added to each."""
@@ -177,9 +183,16 @@ class Engine:
 
     def _start(self, job: Job) -> None:
         prompt = Prompt(job.output.tokens, job.source)
-        job.row = self._target.open(job.source)
+        running = (
+            Held(other.row, other.output.tokens)
+            for other in self._running
+            if other.row is not None and other.source is None
+        )
+        job.row, cached = self._rows.begin(prompt, running)
         job.state, job.started = self._drafter.start(prompt), True
-        job.pending, job.reads = list(prompt), True
+        job.pending, job.reads = list(prompt[cached:]), True
+        if not job.begun:
+            job.output.stats.cached_tokens = cached
 
     def _compose(self) -> tuple[list[Job], list[tuple[Job, int]]]:
         """The rows that are drafted for, and how many tokens others read of what is pending."""
@@ -211,7 +224,8 @@ class Engine:
         try:
             steps, times = self._step(ready, parts)
         except CacheFull as error:
-            self._hold(error, events)
+            if not make_room(self._target, self._size(ready, parts)):
+                self._hold(error, events)
             return
         except Exception as error:
             for job in jobs:
@@ -285,7 +299,7 @@ class Engine:
         else:
             exactness = weakest(self._target.exactness, self._rule.exactness)
             job.result = job.output.generation(exactness, self._target.traits.numerics)
-            self._release(job)
+            self._release(job, park=True)
         events.append(Event(job, tokens, text, *one.drafts))
 
     def _fail(self, job: Job, error: Exception, events: list[Event]) -> None:
@@ -306,9 +320,12 @@ class Engine:
         self._full = True
         job.output.starts_anew()
 
-    def _release(self, job: Job) -> None:
+    def _release(self, job: Job, *, park: bool = False) -> None:
+        """Its row is given back, or parked with what it has read."""
         end: list[Callable[[], None]] = [partial(self._drafter.stop, job.state)] if job.started else []
-        if job.row is not None:
+        if job.row is not None and park and job.source is None:
+            end.append(partial(self._rows.end, job.row, job.output.tokens))
+        elif job.row is not None:
             end.append(partial(self._target.free, [job.row]))
         self._full = self._full and job.row is None
         job.row, job.state, job.started = None, None, False
