@@ -233,7 +233,7 @@ async def soak(
     async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         for _ in range(100):
             text = (await client.get("/metrics")).text
-            found.left = round(sum(map(float, re.findall(r"^outpace:num_requests\S* (\S+)", text, re.M))))
+            found.left = round(sum(map(float, re.findall(r"^outpace:num_requests_\w+\S* (\S+)", text, re.M))))
             if not found.left:
                 break
             await asyncio.sleep(0.1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -74,6 +75,8 @@ def living(folder: Path, settings: Settings | None = None, **options: Any) -> It
         house, metrics = open_house(
             [str(path)], [NAME], lambda source: load(source, threads=1), settings or Settings()
         )
+    # What it has to say must not stand in what another test of this process prints.
+    logging.getLogger("uvicorn.error").addHandler(logging.NullHandler())
     place = bound("127.0.0.1", 0)
     port = place.getsockname()[1]
     app = create_app(house, metrics, **options)

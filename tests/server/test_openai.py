@@ -210,3 +210,17 @@ def test_embeddings(server: Living, client: openai.OpenAI) -> None:
         client.embeddings.create(model=NAME, input=[10**6])
     with pytest.raises(openai.BadRequestError, match="context holds"):
         client.embeddings.create(model=NAME, input="the " * 2000)
+
+
+def test_a_conversation_is_not_read_again(server: Living, client: openai.OpenAI) -> None:
+    messages: Any = [{"role": "user", "content": "the pier " * 40}]
+    first = client.chat.completions.create(model=NAME, messages=messages, max_tokens=24, temperature=0)
+    text = first.choices[0].message.content
+    messages += [{"role": "assistant", "content": text}, {"role": "user", "content": "and then"}]
+    second = client.chat.completions.create(model=NAME, messages=messages, max_tokens=24, temperature=0)
+    assert second.usage is not None and second.usage.prompt_tokens_details is not None
+    cached = second.usage.prompt_tokens_details.cached_tokens
+    assert cached is not None and cached >= len(server.model.prompt_ids("the pier " * 40)) - 8
+    assert second.model_extra is not None and second.model_extra["timings"]["cache_n"] == cached
+    wanted = server.model.generate(messages, draft=None, max_tokens=24).text
+    assert second.choices[0].message.content == wanted

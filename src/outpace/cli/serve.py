@@ -49,6 +49,9 @@ def serve(
         ),
     ] = None,
     draft: options.Draft = None,
+    rows: Annotated[
+        int, typer.Option("--rows", metavar="N", min=1, help="Requests of a model that run side by side.")
+    ] = 16,
     places: Annotated[
         int,
         typer.Option("--places", metavar="N", min=1, help="Requests of a model at once, waiting ones too."),
@@ -99,7 +102,7 @@ def serve(
         raise OutpaceError(f"--log is {shown(log)}, accepted are {', '.join(lines.FORMATS)}")
     _check(defaults)
     names = run.names_of(sources, alias or ())
-    settings = Settings(draft=draft, places=places, timeout=timeout, defaults=defaults)
+    settings = Settings(draft=draft, rows=rows, places=places, timeout=timeout, defaults=defaults)
 
     def open_model(source: str) -> Any:
         return render.load_model(

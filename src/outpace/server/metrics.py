@@ -6,14 +6,14 @@ speculative decoding draw.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from outpace.engine.engine import Event
 from outpace.engine.request import Generation
 from outpace.pricing.clock import now
-from outpace.server.worker import Ticket
+from outpace.server.worker import Ticket, Worker
 
 FIRST_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 WHOLE_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600)
@@ -34,6 +34,9 @@ class Metrics:
                 f"outpace:{name}", text, ("model_name",), registry=self.registry, buckets=buckets
             )
 
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"outpace:{name}", text, ("model_name",), registry=self.registry)
+
         self.prompt_tokens = counter("prompt_tokens", "Tokens of prompts whose answers have ended.")
         self.cached_tokens = counter("prompt_tokens_cached", "Those that were not read anew.")
         self.tokens = counter("generation_tokens", "Tokens that were written.")
@@ -51,17 +54,17 @@ class Metrics:
         self.first = histogram("time_to_first_token_seconds", "From a request to its first token.", FIRST_S)
         self.whole = histogram("e2e_request_latency_seconds", "From a request to its end.", WHOLE_S)
         self.per_token = histogram("time_per_output_token_seconds", "Behind the first token.", TOKEN_S)
-        self.here = Gauge(
-            "outpace:num_requests", "Requests that wait or run.", ("model_name",), registry=self.registry
-        )
+        self.running = gauge("num_requests_running", "Requests that have a row of the model.")
+        self.waiting = gauge("num_requests_waiting", "Requests that wait for one.")
 
     def watch(self, model: str) -> Counts:
         """What counts for one model."""
         return Counts(self, model)
 
-    def count_here(self, model: str, number: Callable[[], int]) -> None:
-        """Where to ask how many requests there are."""
-        self.here.labels(model).set_function(number)
+    def count_here(self, model: str, worker: Worker) -> None:
+        """Ask a worker how many requests there are."""
+        self.running.labels(model).set_function(lambda: worker.num_running)
+        self.waiting.labels(model).set_function(lambda: worker.num_here - worker.num_running)
 
     def text(self) -> bytes:
         """All of it, as Prometheus reads it."""
@@ -98,6 +101,7 @@ class Counts:
             return
         all_of.success.labels(model, result.finish_reason).inc()
         all_of.prompt_tokens.labels(model).inc(result.prompt_tokens)
+        all_of.cached_tokens.labels(model).inc(result.stats.cached_tokens)
         end = now()
         all_of.whole.labels(model).observe(end - ticket.came)
         if ticket.first is not None and len(result.token_ids) > result.stats.first_tokens:

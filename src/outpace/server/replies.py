@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from outpace.core.stats import GenerationStats
 from outpace.engine.logprobs import TokenLogprob
 from outpace.engine.request import Generation
 from outpace.files.tokenizer import Tokenizer
@@ -32,23 +31,18 @@ def usage(results: Sequence[Generation], *, per_prompt: int | None = None) -> di
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": sum(cached(result.stats) for result in firsts)},
+        "prompt_tokens_details": {"cached_tokens": sum(result.stats.cached_tokens for result in firsts)},
     }
-
-
-def cached(stats: GenerationStats) -> int:
-    """Prompt tokens that were not read anew."""
-    return getattr(stats, "cached_tokens", 0)
 
 
 def timings(result: Generation) -> dict[str, Any]:
     """How fast it was, and what drafts brought."""
     stats = result.stats
-    read = result.prompt_tokens - cached(stats)
+    read = result.prompt_tokens - stats.cached_tokens
     later = len(result.token_ids) - stats.first_tokens
     decode_s = max(0.0, stats.wall_s - stats.time_to_first_token_s)
     return {
-        "cache_n": cached(stats),
+        "cache_n": stats.cached_tokens,
         "prompt_n": read,
         "prompt_ms": 1e3 * stats.time_to_first_token_s,
         "prompt_per_second": _rate(read, stats.time_to_first_token_s),

@@ -20,7 +20,6 @@ from outpace.server.bodies import Body, Text, Whole
 from outpace.server.errors import Refused
 from outpace.server.exchange import respond
 from outpace.server.reached import house_of
-from outpace.server.replies import cached
 from outpace.server.worker import Update
 
 ROUTES = APIRouter(tags=["texts"])
@@ -171,7 +170,7 @@ class ResponsesForm:
         cut = result.finish_reason == "length"
         usage = {
             "input_tokens": result.prompt_tokens,
-            "input_tokens_details": {"cached_tokens": cached(result.stats)},
+            "input_tokens_details": {"cached_tokens": result.stats.cached_tokens},
             "output_tokens": len(result.token_ids),
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": result.prompt_tokens + len(result.token_ids),

@@ -12,6 +12,7 @@ from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError, PromptTooLong
 from outpace.core.options import shown
 from outpace.engine.engine import Engine
+from outpace.engine.prefixes import prefixes_of
 from outpace.engine.request import Request
 from outpace.engine.text import TextStream
 from outpace.models.face import rule_of
@@ -30,12 +31,14 @@ class Settings:
     """What holds for all requests.
 
     draft     a drafter's name; None for the model's own choice, "none" for plain decoding.
+    rows      the most requests of a model that run side by side; the others wait in order of age.
     places    the most requests of a model at once; those that find no place are refused.
     timeout   the most seconds that a request may take, waiting included.
     defaults  options of requests that do not name them, as keyword arguments of `Model.request`.
     """
 
     draft: str | None = None
+    rows: int = 16
     places: int = 64
     timeout: float = 600.0
     defaults: Mapping[str, Any] | None = None
@@ -52,11 +55,18 @@ class Served:
         model.prepare(self.draft, tree=None, rule="match")
         watches = metrics.watch(name), Lines(name)
         self.worker = Worker(self._engine, places=settings.places, watches=watches)
-        metrics.count_here(name, lambda: self.worker.num_here)
+        metrics.count_here(name, self.worker)
 
     def _engine(self) -> Engine:
         drafter = self.model.drafter(self.draft)
-        return Engine(self.model.target, drafter, rule_of("match"), pace=pace_of(drafter))
+        return Engine(
+            self.model.target,
+            drafter,
+            rule_of("match"),
+            pace=pace_of(drafter),
+            prefixes=prefixes_of(self.model.target),
+            most_rows=self.settings.rows,
+        )
 
     async def requests(
         self, prompt: Text, options: Mapping[str, Any], seeds: Sequence[int]

@@ -103,6 +103,11 @@ class Worker:
         return self._here
 
     @property
+    def num_running(self) -> int:
+        """How many of them have a row of the model."""
+        return self._engine.num_running
+
+    @property
     def is_open(self) -> bool:
         """Whether requests are taken."""
         return not self._closing and self._thread.is_alive()
