@@ -210,3 +210,38 @@ def test_bytes_that_are_no_character_yet_are_not_decoded_again_and_again(
     assert stream.finish() == ""
     everything = [*ids, *ids[:2], ids[0], *ids[:4]]
     assert tokenizer.decode(everything) == "\ufffd" * len(everything)
+
+
+SPECIALS = ["<call>", "<end>", "<\uff5ccall\u2581begin\uff5c>", "<\u0120>"]
+
+
+def with_specials(name: str) -> tokenizers.Tokenizer:
+    """The library's tokenizer of that name with special tokens, written in letters of every kind."""
+    backend = tokenizers.Tokenizer.from_str(TOKENIZERS[name]._backend.to_str())
+    backend.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIALS])
+    return backend
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(data=st.data(), sizes=cuts)
+def test_shown_special_tokens_are_written_out(name: str, data: st.DataObject, sizes: list[int]) -> None:
+    """Against the library, which hides all of them or none: of the hidden ones there it is shown none."""
+    backend = with_specials(name)
+    ours = Tokenizer(backend)
+    ids = data.draw(st.lists(st.integers(0, ours.vocab_size - 1), max_size=30))
+    ids += data.draw(st.lists(st.sampled_from(sorted(ours.special_ids)), max_size=4))
+    shown = data.draw(st.sets(st.sampled_from(sorted(ours.special_ids))))
+    stream = TextStream(ours, shown=shown)
+    left = [i for i in ids if i in shown or i not in ours.special_ids]
+    assert "".join(run(stream, blocks(ids, sizes))) == backend.decode(left, skip_special_tokens=False)
+    assert stream.tokens_used == len(ids)
+
+
+def test_a_shown_token_does_not_change_what_others_see() -> None:
+    ours = Tokenizer(with_specials("byte_level"))
+    call, end = (ours.token_id(text) or 0 for text in SPECIALS[:2])
+    ids = [call, *ours.encode("the tab", add_special_tokens=False), end]
+    assert "".join(run(TextStream(ours, shown={call}), [ids])) == "<call>the tab"
+    assert "".join(run(TextStream(ours), [ids])) == "the tab" == ours.decode(ids)
+    stream = TextStream(ours, shown={call}, stop="ll>t")
+    assert "".join(run(stream, [ids])) == "<ca" and stream.tokens_used == 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
 from typing import Protocol, runtime_checkable
 
@@ -24,7 +24,7 @@ class BytesOfTokens(Protocol):
 class Decoding(Protocol):
     """A tokenizer whose text is more than the bytes of its tokens."""
 
-    def text_decoder(self, *, continues: bool) -> TextDecoder: ...
+    def text_decoder(self, *, continues: bool, shown: Collection[int] = ...) -> TextDecoder: ...
 
 
 class TextStream:
@@ -44,8 +44,12 @@ class TextStream:
         *,
         stop: str | Sequence[str] = (),
         keep_first_space: bool = False,
+        shown: Collection[int] = frozenset(),
     ) -> None:
-        """`keep_first_space`: the text continues another, so keep the first space, which `decode` drops."""
+        """`keep_first_space`: the text continues another, so keep the first space, which `decode` drops.
+
+        `shown`: ids of special tokens that are written out in the text, which `decode` leaves out.
+        """
         stop = (stop,) if isinstance(stop, str) else tuple(stop)
         if not all(isinstance(text, str) and text for text in stop):
             raise OutpaceError("stop strings must be texts of at least one character")
@@ -53,8 +57,9 @@ class TextStream:
         self.tokens_used = 0
         self._decoder: TextDecoder
         if isinstance(tokenizer, Decoding):
-            self._decoder = tokenizer.text_decoder(continues=keep_first_space)
+            self._decoder = tokenizer.text_decoder(continues=keep_first_space, shown=shown)
         else:
+            assert not shown, "a tokenizer of bytes alone has no special tokens"
             drop_space = tokenizer.strips_space and not keep_first_space
             self._decoder = BytesText(tokenizer.text_bytes, drop_space=drop_space)
         self._matchers = [_Matcher(text) for text in sorted(stop, key=len, reverse=True)]

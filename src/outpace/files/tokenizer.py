@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -184,20 +184,19 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """The text of `ids`, as the `tokenizers` library decodes them. Unknown ids are nothing."""
-        decoder = self._decoder(skip_special_tokens=skip_special_tokens, continues=False)
+        shown = frozenset() if skip_special_tokens else self.special_ids
+        decoder = self.text_decoder(continues=False, shown=shown)
         return "".join(map(decoder.push, ids)) + decoder.finish()
 
-    def text_decoder(self, *, continues: bool) -> TextDecoder:
+    def text_decoder(self, *, continues: bool, shown: Collection[int] = frozenset()) -> TextDecoder:
         """Takes ids one by one and gives the pieces of `decode`.
 
         `continues`: the text goes on another one, so keep the space that `decode` drops at the beginning.
+        `shown`: the special tokens that are written out all the same.
         """
-        return self._decoder(skip_special_tokens=True, continues=continues)
-
-    def _decoder(self, *, skip_special_tokens: bool, continues: bool) -> TextDecoder:
         if self._steps.only_bytes:
-            return BytesText(self.text_bytes if skip_special_tokens else self._all_bytes)
-        texts = self._texts if skip_special_tokens else self._all_texts
+            return BytesText(_Shown(self._all_bytes, self.text_bytes, shown) if shown else self.text_bytes)
+        texts = _Shown(self._all_texts, self._texts, shown) if shown else self._texts
         return StagedText(texts, self._steps.stages(continues=continues))
 
     def token(self, token_id: int) -> str | None:
@@ -228,6 +227,18 @@ class Tokenizer:
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for in the middle of a text; of a special token, its written form."""
         return self._all_bytes[token_id]
+
+
+class _Shown(dict[int, _T]):
+    """Token id -> what a table has for it where all tokens are written, for `shown`; else what a text has."""
+
+    def __init__(self, every: Mapping[int, _T], usual: Mapping[int, _T], shown: Collection[int]) -> None:
+        super().__init__()
+        self._every, self._usual, self._shown = every, usual, frozenset(shown)
+
+    def __missing__(self, token_id: int) -> _T:
+        self[token_id] = value = (self._every if token_id in self._shown else self._usual)[token_id]
+        return value
 
 
 class _Table(dict[int, _T]):
