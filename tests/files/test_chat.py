@@ -375,3 +375,15 @@ def test_variables_of_any_name(name: str) -> None:
 def test_messages_need_a_role(messages: Any) -> None:
     with pytest.raises(OutpaceError, match="role"):
         ChatTemplate(SMOLLM2).render(messages)
+
+
+def test_the_names_that_a_template_reads() -> None:
+    source = "{% set a = b %}{% for c in d %}{{ c.e['f'] | upper }}{% endfor %}{% if h %}x{% endif %}"
+    assert ChatTemplate(source + "{{ a }}").names() == {"a", "b", "c", "d", "h"}
+    assert ChatTemplate("{# tools #}{% set tools = 1 %}").names() == frozenset()
+    for damaged, message in (
+        ("a\n{% if %}", "malformed in line 2"),
+        ("{{" + "(" * 5000, "nested too deeply"),
+    ):
+        with pytest.raises(OutpaceError, match=message):
+            ChatTemplate(damaged).names()

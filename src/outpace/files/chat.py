@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jinja2 import Template, TemplateError, TemplateSyntaxError
+from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes
 
 from outpace.core.errors import FormatError, OutpaceError
 from outpace.files.chat_sandbox import MOST_SOURCE, ChatEnvironment, Unbounded, budgeted
@@ -94,22 +94,44 @@ class ChatTemplate:
         except Unbounded as error:
             raise OutpaceError(f"the chat template was stopped: {error}") from None
         except TemplateSyntaxError as error:
-            raise OutpaceError(
-                f"the chat template is malformed in line {error.lineno}: {_line(error)}"
-            ) from None
+            raise _malformed(error) from None
         except TemplateError as error:
             raise OutpaceError(f"the chat template refuses the messages: {_line(error)}") from None
         except Exception as error:  # a template can fail like any program
             name = type(error).__name__
             raise OutpaceError(f"the chat template fails with {name}: {_line(error)}") from None
 
+    def names(self) -> frozenset[str]:
+        """The variables that the template reads. Raises OutpaceError for a template that is malformed."""
+        try:
+            return _names(self.source)
+        except TemplateSyntaxError as error:
+            raise _malformed(error) from None
+        except RecursionError:
+            raise OutpaceError("the chat template is malformed: it is nested too deeply") from None
+
 
 @lru_cache(maxsize=16)
 def _compile(source: str) -> Template:
+    return _environment().program(source)
+
+
+@lru_cache(maxsize=16)
+def _names(source: str) -> frozenset[str]:
+    _compile(source)  # which refuses what is too long
+    names = _environment().parse(source).find_all(nodes.Name)
+    return frozenset(node.name for node in names if node.ctx == "load")
+
+
+def _environment() -> ChatEnvironment:
     environment = ChatEnvironment(filters={"tojson": _tojson})
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
-    return environment.program(source)
+    return environment
+
+
+def _malformed(error: TemplateSyntaxError) -> OutpaceError:
+    return OutpaceError(f"the chat template is malformed in line {error.lineno}: {_line(error)}")
 
 
 def _tojson(
