@@ -6,5 +6,16 @@ from outpace.server.tools.deltas import Arguments, CallBegins, Content, Delta
 from outpace.server.tools.formats import format_of
 from outpace.server.tools.messages import template_messages
 from outpace.server.tools.reader import Reader
+from outpace.server.tools.use import ToolUse, tool_use
 
-__all__ = ["Arguments", "CallBegins", "Content", "Delta", "Reader", "format_of", "template_messages"]
+__all__ = [
+    "Arguments",
+    "CallBegins",
+    "Content",
+    "Delta",
+    "Reader",
+    "ToolUse",
+    "format_of",
+    "template_messages",
+    "tool_use",
+]
