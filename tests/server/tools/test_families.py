@@ -117,6 +117,7 @@ def test_what_is_no_call_is_content(text: str) -> None:
     [
         ('"name": "weather"', "{}"),
         ('"name": "weather", "arguments": null', "{}"),
+        ('"name": "weather", "arguments": {"a": 1}, ', '{"a": 1}'),
         ('"name": "weather", "arguments": "{\\"city\\": \\"a\\\\n\\"}"', '{"city": "a\\n"}'),
         ('"id": 12, "name": "weather", "x": [{"y": "}"}], "arguments": {"a": 1}', '{"a": 1}'),
         ('"name": "weather", "parameters": {"a": {"b": [{}, "}"]}}', '{"a": {"b": [{}, "}"]}}'),

@@ -81,6 +81,13 @@ def test_arguments_stream_as_they_come() -> None:
     assert reader.push("}\n</tool_call>\n") == [] and reader.finish() == []
 
 
+def test_other_json_is_held_for_its_first_name_alone() -> None:
+    reader = reader_of("json")
+    assert reader.push('{"cit') == [] and reader.push('y": 1') == [Content('{"city": 1')]
+    assert reader.push('}\n[{"name": "weather", "arg') == [Content("}")]
+    assert reader.push('s"') == [Content('\n[{"name": "weather", "args"')]
+
+
 def test_whitespace_around_calls_is_no_content() -> None:
     one = '<tool_call>\n{"name": "get-time", "arguments": {}}\n</tool_call>'
     said = read("hermes", f"\n\nFirst.\n\n{one}\n\n{one}\nThen  \n")

@@ -13,6 +13,7 @@ from outpace.engine.text import TextStream
 from outpace.files.chat import ChatTemplate
 from outpace.server.tools import Arguments, CallBegins, Content, template_messages, tool_use
 from tests.server.tools import templates
+from tests.server.tools.reading import KINDS
 from tests.server.tools.templates import TEMPLATES
 from tests.server.tools.vocabulary import byte_tokenizer
 
@@ -111,6 +112,32 @@ def test_one_call_alone() -> None:
         reader.push(one + one)
         assert (reader.num_calls, reader.done) == (number, parallel is False)
         assert use.grammar() is None, "the model is free to call nothing"
+
+
+@pytest.mark.parametrize("kind", ["hermes", "granite", "mistral-args"])
+def test_the_grammar_is_that_of_the_request(kind: str) -> None:
+    """What the grammars themselves take is tested with llguidance."""
+    other = {"type": "function", "function": {"name": "get-time"}}
+    both = {"weather": {"properties": {}, "type": "object"}}
+    both["get-time"] = {"type": "object", "properties": {}, "additionalProperties": False}  # type: ignore[dict-item]
+    special = {text: i for i, text in enumerate(SPECIAL, start=256) if text in KINDS[kind].markers}
+    assert len(special) == {"hermes": 0, "granite": 1, "mistral-args": 2}[kind]
+
+    def grammar(source: str, choice: Any = "required", parallel: bool | None = None, prompt: str = "") -> str:
+        asked = {"tool_choice": choice, "parallel_tool_calls": parallel}
+        text = tool_use(source, TOKENIZER, tools=[TOOL, other], **asked).grammar(prompt)
+        assert text is not None
+        return text
+
+    source, expected = TEMPLATES[kind], KINDS[kind].grammar
+    assert grammar(source) == expected(both, special=special)
+    assert grammar(source, parallel=False) == expected(both, special=special, parallel=False)
+    named = grammar(source, {"type": "function", "function": {"name": "get-time"}})
+    assert named == expected({"get-time": both["get-time"]}, special=special, parallel=False)
+    source += "{# <think> #}"
+    special["<think>"] = TOKENIZER.token_id("<think>") or 0
+    assert grammar(source) == expected(both, special=special, may_think=True)
+    assert grammar(source, prompt="<think>\n") == expected(both, special=special, thinks=True)
 
 
 @pytest.mark.parametrize("source", [None, templates.NO_TOOLS, "{{ tools }}<|tool_call>call:f{}<tool_call|>"])

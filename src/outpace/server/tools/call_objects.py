@@ -1,7 +1,7 @@
 """Calls as JSON objects, `{"name": ..., "arguments": {...}}`: most families write these inside their markers.
 
-Members may come in any order, and others than these two are passed over. `parameters` is Llama's word for
-`arguments`, and some models write the arguments as a JSON text in a string.
+Members may come in any order; others than these two, and a comma too many, are passed over. `parameters` is
+Llama's word for `arguments`, and some models write the arguments as a JSON text in a string.
 """
 
 from __future__ import annotations
@@ -62,8 +62,6 @@ class ObjectReader(Reader):
             letter = yield from self._after_space()
             if letter == ",":
                 letter = yield from self._after_space()
-                if letter == "}":
-                    raise NoCall
             elif letter != "}":
                 raise NoCall
         if name is None:

@@ -155,7 +155,7 @@ class Reader(ABC):
             if start == THINK:
                 self._say(space + start)
                 yield from self._thoughts()
-            elif self._behind_call and start in self.closers:
+            elif start in self.closers:
                 self._line_begins = True
             elif start in self.openers or (start and start in self.line_openers):
                 self._held = [*space, *start]
