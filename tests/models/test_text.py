@@ -22,6 +22,7 @@ from outpace.models.face import MOST_DRAFTERS
 from outpace.models.text import Model, load
 from outpace.rules.match import Match
 from outpace.targets.table import TableTarget
+from tests.byte_vocabulary import byte_tokenizer
 from tests.fakes import Letters
 
 LETTERS = "abcdefgé∑:\n"
@@ -112,6 +113,7 @@ WRONG: dict[str, list[Any]] = {
     "chat_template_kwargs": ["a", [1], 3, {1: 2}],
     "parse_special": [1, "true", None],
     "stop": [3, b"a", [3], ["a", b"b"], "", ["a", ""]],
+    "show_tokens": [3, "3", ["3"], [-1], [2**40], [3.0], {3: 1}],
     "logit_bias": [3, [3], "3", {"3": 1.0}, {3: "1"}, {3: float("nan")}, {-1: 1.0}, {2**70: 1.0}, {3.0: 1.0}],
     "presence_penalty": ["1", None, True, float("nan"), float("inf"), [1.0]],
     "frequency_penalty": ["1", None, True, float("nan"), -float("inf"), np.zeros(2)],
@@ -146,6 +148,20 @@ def test_wrong_types_and_values_name_the_option(call: str, option: str) -> None:
         message = str(caught.value)
         assert message.startswith((f"{option} ", f"{option.rstrip('s')} ")) or option == "stop", message
         assert ("accepted are" in message or option == "stop") and message.isprintable()
+
+
+def test_a_text_shows_special_tokens_on_request() -> None:
+    """The model writes one special token over and over, which is no end."""
+    tokenizer = byte_tokenizer(["<call>", "<end>"])
+    call, end = 256, 257
+    target = TableTarget.random(vocab_size=258, seed=6)
+    loaded = SimpleNamespace(config=None, weights=None, tokenizer=tokenizer, chat=None)
+    made = Model(cast("LoadedModel", loaded), target, name="bytes", num_threads=1)
+    always: dict[str, Any] = {"max_tokens": 3, "logit_bias": {call: 1000.0}}
+    assert made.generate("a", **always).text == made.generate("a", show_tokens=[end], **always).text == ""
+    shown = made.generate("a", show_tokens=[call, end], **always)
+    assert (shown.text, shown.token_ids) == ("<call>" * 3, [call] * 3)
+    assert "".join(made.stream("a", show_tokens=[call], stop="l><", **always)) == "<cal"
 
 
 def test_what_is_naturally_none_may_be() -> None:

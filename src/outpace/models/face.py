@@ -16,7 +16,7 @@ from outpace.core.call import Prompt
 from outpace.core.contracts import Closable, Drafter, Rule, Target, TreePolicy
 from outpace.core.errors import OutpaceError
 from outpace.core.machine import processor_key
-from outpace.core.options import accept, accept_object, checked, taken
+from outpace.core.options import accept, accept_object, checked, taken, whole
 from outpace.core.turns import turns_of
 from outpace.decode.pairing import check_pairing
 from outpace.drafters import make_drafter
@@ -25,7 +25,7 @@ from outpace.engine.engine import Event
 from outpace.engine.generate import events, result_of
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
-from outpace.models.options import Drafting, Prompting, Stopping, Text, Texts
+from outpace.models.options import Drafting, Prompting, Showing, Stopping, Text, Texts
 from outpace.models.prompt import Chat, prompt_ids
 from outpace.models.stream import Stream
 from outpace.pricing.costs import CallCosts, LiveCosts, are_costs
@@ -256,15 +256,22 @@ class Face(ABC):
     def _prompt_of(self, prompt: Text, given: dict[str, Any]) -> tuple[Sequence[int], TextStream | None]:
         """Takes the options about prompt and end; the prompt's ids, and what makes text of what follows."""
         about, stop = taken(Prompting, given), taken(Stopping, given)["stop"]
+        shown = self._shown(taken(Showing, given)["show_tokens"])
         ids = self._ids(prompt, about)
         if self._tokenizer is None:
-            if stop:
+            if stop or shown:
+                name = "stop" if stop else "show_tokens"
                 raise OutpaceError(
-                    "stop needs the tokenizer, accepted are max_tokens and end tokens without it"
+                    f"{name} needs the tokenizer, accepted are max_tokens and end tokens without it"
                 )
             return ids, None
         raw = about["raw"] or isinstance(prompt, Prompt)
-        return ids, TextStream(self._tokenizer, stop=() if stop is None else stop, keep_first_space=raw)
+        stop = () if stop is None else stop
+        return ids, TextStream(self._tokenizer, stop=stop, keep_first_space=raw, shown=shown)
+
+    def _shown(self, ids: Sequence[int] | None) -> frozenset[int]:
+        last = self.target.vocab_size - 1
+        return frozenset(whole("show_tokens", one, 0, last) for one in ids or ())
 
     def _ids(self, prompt: Text, about: Prompting) -> Sequence[int]:
         self._check_open()

@@ -40,7 +40,13 @@ class Stopping(TypedDict, total=False):
     stop: Annotated[str | Sequence[str] | None, None]
 
 
-class TextOptions(Drafting, Prompting, Stopping, Choosing, total=False):
+class Showing(TypedDict, total=False):
+    """What a text shows of its tokens."""
+
+    show_tokens: Annotated[Sequence[int] | None, None]
+
+
+class TextOptions(Drafting, Prompting, Stopping, Showing, Choosing, total=False):
     """The options of `Model.generate` and `Model.stream`, which explains them."""
 
     max_tokens: Annotated[int | None, 128]

@@ -118,6 +118,7 @@ class Model(Face):
         chat_template_kwargs  further variables of the template: {"enable_thinking": False}.
         parse_special  read special tokens that are written in the prompt, instead of taking them as text.
         stop         texts before which the output ends.
+        show_tokens  ids of special tokens that the text shows, which it leaves out else.
         max_tokens   the most tokens to generate; None for as many as the context holds.
         sampling     a `Sampling`, in place of the single options:
         temperature  0 takes the likeliest token; with top_k, top_p, min_p and seed see `Sampling`.

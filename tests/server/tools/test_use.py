@@ -12,10 +12,10 @@ from outpace.core.errors import OutpaceError
 from outpace.engine.text import TextStream
 from outpace.files.chat import ChatTemplate
 from outpace.server.tools import Arguments, CallBegins, Content, template_messages, tool_use
+from tests.byte_vocabulary import byte_tokenizer
 from tests.server.tools import templates
 from tests.server.tools.reading import KINDS
 from tests.server.tools.templates import TEMPLATES
-from tests.server.tools.vocabulary import byte_tokenizer
 
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"properties": {}}}}
 SPECIAL = ("<|end|>", "<|tool_call|>", "[TOOL_CALLS]", "[ARGS]", "<think>")

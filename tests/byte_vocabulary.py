@@ -1,4 +1,4 @@
-"""A vocabulary of the 256 bytes and of special tokens: for our tokenizer, and the same for llguidance."""
+"""A tokenizer of the 256 bytes and of special tokens."""
 
 from __future__ import annotations
 
