@@ -133,6 +133,14 @@ class Message(BaseModel):
     content: Text | list[Part] | None = None
 
 
+class Tool(BaseModel):
+    """A function that the model may call."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    type: str = "function"
+    function: dict[str, Any] | None = None
+
+
 class ChatBody(Options):
     """POST /v1/chat/completions. https://platform.openai.com/docs/api-reference/chat/create"""
 
@@ -142,6 +150,9 @@ class ChatBody(Options):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     modalities: list[Literal["text"]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
 
     def text_options(self) -> dict[str, Any]:
         """As those of all texts, with the template's and the log-probabilities."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import APIRouter
@@ -14,21 +15,74 @@ from outpace.engine.request import Generation
 from outpace.files.tokenizer import Tokenizer
 from outpace.server import replies
 from outpace.server.bodies import ChatBody
+from outpace.server.errors import named
 from outpace.server.exchange import DONE, respond
 from outpace.server.reached import house_of
+from outpace.server.tools import Arguments, CallBegins, Content, Delta, Reader, template_messages, tool_use
 from outpace.server.worker import Update
 
 ROUTES = APIRouter(tags=["texts"])
+TAIL = 16  # tokens of a prompt's end, which may have begun what the answer goes on with
 
 
 @ROUTES.post("/v1/chat/completions")
 async def chat_completions(body: ChatBody, http: Http) -> Response:
     """Answer a conversation."""
     served = house_of(http).of(body.model)
-    messages = [message.model_dump(exclude_unset=True) for message in body.messages]
-    requests = await served.requests(messages, body.text_options(), body.seeds())
-    form = ChatForm(served.name, served.model.tokenizer, body, len(requests))
+    tokenizer = served.model.tokenizer
+    source = getattr(served.model.chat, "source", None)
+    options, tools = body.text_options(), [tool.model_dump(exclude_unset=True) for tool in body.tools or ()]
+    given = [message.model_dump(exclude_unset=True) for message in body.messages]
+    with named(ChatBody.model_fields):
+        use = tool_use(
+            source,
+            tokenizer,
+            tools=tools,
+            tool_choice=body.tool_choice,
+            parallel_tool_calls=body.parallel_tool_calls,
+        )
+        messages = use.messages(template_messages(given, source or ""))
+    if use.variables:
+        options["chat_template_kwargs"] = {**options.get("chat_template_kwargs", {}), **use.variables}
+    options["show_tokens"] = sorted(use.shown)
+    requests = await served.requests(messages, options, body.seeds())
+    tail = tokenizer.decode(requests[0][0].prompt[-TAIL:], skip_special_tokens=False)
+    form = ChatForm(served.name, tokenizer, body, [use.reader(tail) for _ in requests])
     return await respond(http, form, served.start(requests, timeout=body.timeout), stream=bool(body.stream))
+
+
+@dataclass(slots=True)
+class Choice:
+    """One of the answers: what has come of it."""
+
+    reader: Reader
+    content: str = ""
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+
+    def take(self, delta: Delta) -> dict[str, Any]:
+        """Adds what a reader says; gives it as the delta of a stream."""
+        if isinstance(delta, Content):
+            self.content += delta.text
+            return {"content": delta.text}
+        if isinstance(delta, CallBegins):
+            begun = {"name": delta.name, "arguments": ""}
+            call = {"id": delta.id, "type": "function", "function": begun}
+            self.calls.append({**call, "function": {**begun}})
+            return {"tool_calls": [{"index": delta.index, **call}]}
+        assert isinstance(delta, Arguments)
+        self.calls[delta.index]["function"]["arguments"] += delta.text
+        return {"tool_calls": [{"index": delta.index, "function": {"arguments": delta.text}}]}
+
+    def message(self) -> dict[str, Any]:
+        """The whole."""
+        content = self.content if self.content or not self.calls else None
+        calls = {"tool_calls": self.calls} if self.calls else {}
+        return {"role": "assistant", "content": content, "refusal": None, **calls}
+
+    def finish(self, reason: str) -> str:
+        """Why it ended, as clients read it."""
+        return "tool_calls" if self.calls and reason == "stop" else reason
 
 
 class ChatForm:
@@ -36,31 +90,34 @@ class ChatForm:
 
     done = DONE
 
-    def __init__(self, model: str, tokenizer: Tokenizer, body: ChatBody, count: int) -> None:
+    def __init__(self, model: str, tokenizer: Tokenizer, body: ChatBody, readers: Sequence[Reader]) -> None:
         self._tokenizer = tokenizer
         self._usage = body.usage_wanted
-        self._logprobs: list[list[TokenLogprob]] | None = (
-            [[] for _ in range(count)] if body.logprobs else None
-        )
+        self._logprobs = bool(body.logprobs)
         self._base = replies.head("chat.completion.chunk", "chatcmpl", model)
-        self._count = count
+        self._choices = [Choice(reader) for reader in readers]
 
     def opening(self) -> list[dict[str, Any]]:
         """Who speaks."""
-        return [self._chunk(number, {"role": "assistant", "content": ""}) for number in range(self._count)]
+        numbers = range(len(self._choices))
+        return [self._chunk(number, {"role": "assistant", "content": ""}) for number in numbers]
 
     def piece(self, number: int, update: Update) -> list[dict[str, Any]]:
-        """The text that a step adds, and the end."""
-        found = None
-        if self._logprobs is not None:
-            self._logprobs[number] += update.logprobs
-            found = update.logprobs
-        made = []
-        if update.text or found:
-            logprobs = replies.chat_logprobs(self._tokenizer, found)
-            made.append(self._chunk(number, {"content": update.text}, logprobs=logprobs))
-        if (result := update.result) is not None:
-            made.append(self._chunk(number, {}, result.finish_reason, timings=replies.timings(result)))
+        """What a step adds, and the end."""
+        choice, result = self._choices[number], update.result
+        said = choice.reader.push(update.text) + (choice.reader.finish() if result else [])
+        deltas = [choice.take(delta) for delta in said]
+        logprobs = None
+        if self._logprobs and update.logprobs:
+            choice.logprobs += update.logprobs
+            logprobs = replies.chat_logprobs(self._tokenizer, update.logprobs)
+            deltas = deltas or [{"content": ""}]
+        made = [self._chunk(number, delta) for delta in deltas]
+        if logprobs:
+            made[0]["choices"][0]["logprobs"] = logprobs
+        if result is not None:
+            reason = choice.finish(result.finish_reason)
+            made.append(self._chunk(number, {}, reason, timings=replies.timings(result)))
         return made
 
     def closing(self, results: Sequence[Generation]) -> list[dict[str, Any]]:
@@ -69,30 +126,24 @@ class ChatForm:
 
     def whole(self, results: Sequence[Generation]) -> dict[str, Any]:
         """The conversation's next message, n times."""
-        choices = []
-        for number, result in enumerate(results):
-            found = None if self._logprobs is None else self._logprobs[number]
-            choices.append(
-                {
-                    "index": number,
-                    "message": {"role": "assistant", "content": result.text, "refusal": None},
-                    "logprobs": replies.chat_logprobs(self._tokenizer, found),
-                    "finish_reason": result.finish_reason,
-                }
-            )
+        choices = [
+            {
+                "index": number,
+                "message": choice.message(),
+                "logprobs": replies.chat_logprobs(
+                    self._tokenizer, choice.logprobs if self._logprobs else None
+                ),
+                "finish_reason": choice.finish(result.finish_reason),
+            }
+            for number, (choice, result) in enumerate(zip(self._choices, results, strict=True))
+        ]
         base = {**self._base, "object": "chat.completion"}
         timings = replies.timings(results[0])
         return replies.chunk(base, choices, usage=replies.usage(results), timings=timings)
 
     def _chunk(
-        self,
-        number: int,
-        delta: dict[str, Any],
-        finish: str | None = None,
-        *,
-        logprobs: Any = None,
-        **more: Any,
+        self, number: int, delta: dict[str, Any], finish: str | None = None, **more: Any
     ) -> dict[str, Any]:
-        choice = {"index": number, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        choice = {"index": number, "delta": delta, "logprobs": None, "finish_reason": finish}
         usage = {"usage": None} if self._usage else {}
         return replies.chunk(self._base, [choice], **usage, **more)

@@ -6,7 +6,9 @@ https://platform.openai.com/docs/guides/error-codes
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -28,6 +30,18 @@ class Refused(OutpaceError):
     ) -> None:
         super().__init__(message)
         self.status, self.param, self.code = status, param, code
+
+
+@contextmanager
+def named(fields: Collection[str]) -> Iterator[None]:
+    """An error of the library is about the field that it names first, if it names one."""
+    try:
+        yield
+    except (Refused, PromptTooLong, Busy, Closing):
+        raise
+    except OutpaceError as error:
+        words = re.findall(r"\w+", str(error))
+        raise Refused(str(error), param=next((word for word in words if word in fields), None)) from None
 
 
 def error_body(

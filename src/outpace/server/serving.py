@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from outpace.core.call import Prompt
-from outpace.core.errors import OutpaceError, PromptTooLong
+from outpace.core.errors import OutpaceError
 from outpace.core.options import shown
 from outpace.engine.engine import Engine
 from outpace.engine.prefixes import prefixes_of
@@ -20,7 +20,7 @@ from outpace.models.options import Text, TextOptions
 from outpace.models.text import Model
 from outpace.pricing.clock import now
 from outpace.pricing.pace import pace_of
-from outpace.server.errors import Refused
+from outpace.server.errors import Refused, named
 from outpace.server.lines import Lines
 from outpace.server.metrics import Metrics
 from outpace.server.worker import Ticket, Update, Worker
@@ -86,13 +86,8 @@ class Served:
                 return made
             return [(replace(request, budget=min(budget, request.budget)), text) for request, text in made]
 
-        try:
+        with named(TextOptions.__annotations__):
             return await asyncio.to_thread(make)
-        except PromptTooLong:
-            raise
-        except OutpaceError as error:  # most begin with the option's name
-            name = str(error).partition(" ")[0]
-            raise Refused(str(error), param=name if name in TextOptions.__annotations__ else None) from None
 
     def start(
         self, requests: Sequence[tuple[Request, TextStream | None]], *, timeout: float | None = None
