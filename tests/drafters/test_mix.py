@@ -292,3 +292,25 @@ def test_no_more_sources_than_there_are_weights_for() -> None:
             mix(*[Fixed((1, 0.5))] * count)
     with pytest.raises(OutpaceError, match="mix has 9 drafts, accepted are 1 to 8"):
         DRAFTERS.create("mix:drafts=" + "+".join(["ngram"] * 9), costs=lambda: straight(0.1))
+
+
+def test_a_tree_says_who_expected_what() -> None:
+    """Also when the row has gone on since."""
+    sources = Fixed((1, 0.6), (2, 0.4)), Fixed((2, 0.7)), Proposing(TokenTree.chain(7, [3, 4]))
+    drafter = mix(*sources, costs=straight(0.001))
+    drafter.names = ["a", "b", "c"]
+    state = drafter.start(Prompt.of([7]))
+    [tree] = drafter.propose([state], [ask(depth=2)])
+    feed(drafter, state, 1)
+    assert tree.sources is not None
+    told = dict(zip(range(tree.num_nodes), tree.sources(), strict=True))
+    assert told.pop(0) == ""
+    for node, said in told.items():
+        assert said == {1: "a", 2: "a+b", 3: "c", 4: "c"}[tree.token_list[node]]
+    assert set(told.values()) == {"a", "a+b", "c"}
+    assert tree.prune([1]).sources is None is TokenTree.root(7).sources
+
+
+def test_sources_have_the_names_that_users_write() -> None:
+    made = DRAFTERS.create("mix:drafts=[ngram:min_n=1]+suffix", costs=lambda: straight(0.1))
+    assert made.names == ["ngram", "suffix"]

@@ -8,7 +8,7 @@ computed once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -133,9 +133,10 @@ class TokenTree:
     logq    f32[N]: log-probability that the drafter gave each token after its parent (the root's is unused).
     laws    one f32[V] or None per node: the law from which the node's children were drawn. A draw other than
             "point" needs it for every node that has children.
+    sources says for each node who drafted it ("" for the root), where a drafter of several sources tells.
     """
 
-    __slots__ = ("_array", "_index", "_list", "draw", "laws", "logq", "shape")
+    __slots__ = ("_array", "_index", "_list", "draw", "laws", "logq", "shape", "sources")
 
     def __init__(
         self,
@@ -151,6 +152,7 @@ class TokenTree:
         self._list: list[int] = self._array.tolist()
         self._index: dict[tuple[int, int], int] | None = None
         self.draw: Draw = draw
+        self.sources: Callable[[], list[str]] | None = None
         self.logq: NDArray[np.float32] | None = None if logq is None else _frozen(logq, np.float32)
         self.laws: tuple[NDArray[np.floating] | None, ...] | None = None if laws is None else tuple(laws)
         num_nodes = self.shape.num_nodes
@@ -176,7 +178,7 @@ class TokenTree:
         tree = cls.__new__(cls)
         tree._list = [token, *map(int, drafts)]
         tree.shape = Shape.chain(len(tree._list))
-        tree._array = tree._index = tree.logq = tree.laws = None
+        tree._array = tree._index = tree.logq = tree.laws = tree.sources = None
         tree.draw = "point"
         return tree
 
@@ -193,7 +195,7 @@ class TokenTree:
         tree = cls.__new__(cls)
         tree._list = tokens
         tree.shape = Shape(parents)
-        tree._array = tree._index = tree.laws = None
+        tree._array = tree._index = tree.laws = tree.sources = None
         tree.logq = _frozen(logq, np.float32)
         tree.draw = "point"
         assert len(tokens) == tree.shape.num_nodes == len(tree.logq), "one token and one logq per node"

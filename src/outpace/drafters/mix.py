@@ -21,6 +21,7 @@ sources the proposed tree is read.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from heapq import heappop, heappush
 from itertools import pairwise
 from math import exp, log
@@ -58,6 +59,7 @@ class Mix:
     """One tree of at most `size` nodes and `depth` levels from 1 to 8 drafters.
 
     costs  the target's, `model.costs()`; None: those of a machine where 8 tokens cost one and a half times 1.
+    names  what its trees call the sources: those of their classes, for whoever makes it to change.
     """
 
     @checked
@@ -68,6 +70,7 @@ class Mix:
         if not 1 <= len(sources) <= MAX_SOURCES:
             raise OutpaceError(f"mix has {len(sources)} drafts, accepted are 1 to {MAX_SOURCES}")
         self.sources = list(sources)
+        self.names = [type(source).__name__ for source in sources]
         reads_top = max(source.traits.reads_top for source in self.sources)
         whole_calls = any(source.traits.whole_calls for source in self.sources)
         self.traits = Traits(branches=True, reads_top=reads_top, whole_calls=whole_calls)
@@ -118,7 +121,7 @@ class Mix:
                 node = state.tree.child(node, token)
                 if node < 0:  # beyond what was proposed here: another drafter may have lengthened the tree
                     break
-            state.expected.clear()
+            state.expected = {}  # the old one stays with the tree
             state.text += step.tokens
         return list(states)
 
@@ -168,7 +171,9 @@ class Mix:
                 places.append([-1 if not tree or at < 0 else tree.child(at, token) for tree, at in pairs])
             else:
                 places.append(places[0])
-        return TokenTree.grown(tokens, parents, logq)
+        tree = TokenTree.grown(tokens, parents, logq)
+        tree.sources = partial(_named, self.names, tree, expected_at)
+        return tree
 
     def _begin(
         self,
@@ -248,7 +253,9 @@ def mix(
     from outpace.drafters import DRAFTERS
 
     specs = split_specs(_auto(context) if drafts == "auto" else drafts)
-    return Mix([DRAFTERS.create(spec, **context) for spec in specs], costs(), size=size, depth=depth)
+    made = Mix([DRAFTERS.create(spec, **context) for spec in specs], costs(), size=size, depth=depth)
+    made.names = [spec.partition(":")[0] for spec in specs]
+    return made
 
 
 class MixState:
@@ -330,6 +337,17 @@ class Weights:
             counts[s] += share
             self._all[s] += 0.1 * share * overall
         self._ready.pop(key, None)
+
+
+def _named(
+    names: Sequence[str], tree: TokenTree, expected: Mapping[int, tuple[Key, list[Guesses]]]
+) -> list[str]:
+    """For each node the sources that expected it, joined by "+"."""
+    said = [""]
+    for token, parent in zip(tree.token_list[1:], tree.shape.parent_list[1:], strict=True):
+        pairs = zip(names, expected[parent][1], strict=True)
+        said.append("+".join(name for name, found in pairs if any(other == token for other, _ in found)))
+    return said
 
 
 def _auto(context: Mapping[str, Any]) -> str:

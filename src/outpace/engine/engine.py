@@ -22,7 +22,7 @@ from outpace.core.call import Call, Prompt, Source
 from outpace.core.contracts import Drafter, Rule, Target
 from outpace.core.errors import CacheFull
 from outpace.core.options import whole
-from outpace.core.steps import Step, StepTimes, weakest
+from outpace.core.steps import UNTIMED, Step, StepTimes, weakest
 from outpace.core.traits import UNBOUNDED
 from outpace.core.tree import TokenTree
 from outpace.core.turns import Turns, turns_of
@@ -65,6 +65,7 @@ class Event(NamedTuple):
 
     tokens  token ids, in the end without those behind the end of the text. text: what became certain.
     tree    what was drafted, behind the last token before. path: the nodes of it that were kept.
+    times   of the step, which the rows of its call share; the first one's with the whole prompt's.
     """
 
     job: Job
@@ -72,6 +73,7 @@ class Event(NamedTuple):
     text: str
     tree: TokenTree
     path: Sequence[int]
+    times: StepTimes = UNTIMED
 
     @property
     def num_drafted(self) -> int:
@@ -300,7 +302,7 @@ class Engine:
             exactness = weakest(self._target.exactness, self._rule.exactness)
             job.result = job.output.generation(exactness, self._target.traits.numerics)
             self._release(job, park=True)
-        events.append(Event(job, tokens, text, *one.drafts))
+        events.append(Event(job, tokens, text, *one.drafts, times))
 
     def _fail(self, job: Job, error: Exception, events: list[Event]) -> None:
         job.error = error
