@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,8 +15,11 @@ from outpace.cli import choosing, options, render, streams
 from outpace.core.errors import OutpaceError
 
 if TYPE_CHECKING:
+    from outpace.engine.engine import Event
     from outpace.engine.request import Generation
+    from outpace.engine.trace import Trace
     from outpace.models.method import Method
+    from outpace.models.stream import Stream
     from outpace.models.text import Model
 
 
@@ -61,10 +67,17 @@ def generate(
             "--compare", help="Decode plainly too; print both speeds and whether the tokens are identical."
         ),
     ] = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            "--trace", metavar="FILE", help="Write what was drafted and kept in every step, and its times."
+        ),
+    ] = None,
 ) -> int:
     """Generate text."""
     if show_drafts and as_json:
         raise OutpaceError("--show-drafts prints text and --json a record, accepted is one of them")
+    place = None if trace is None else _place(options.expanded(trace))
     text = read_prompt(prompt)
     sampling = options.sampling_options(temperature, top_k, top_p, min_p, seed)
     method = options.method_option(draft, tree, rule)
@@ -82,12 +95,19 @@ def generate(
     loaded = render.load_model(model, threads=threads)
     method = options.with_own_draft(method, loaded, draft)
     drafted: dict[str, Any] = {"draft": method.draft, "tree": method.tree, "rule": method.rule}
-    if as_json:
+    traced = None if place is None else _trace(loaded, model, method, request)
+    if as_json and traced is None:
         generation = loaded.generate(text, **drafted, **request)
+    elif as_json:
+        generation = _silent(loaded, text, drafted | request, traced)
     elif show_drafts:
-        generation = _show_drafts(loaded, text, drafted | request)
+        generation = _show_drafts(loaded, text, drafted | request, traced)
     else:
-        generation = _show(loaded, text, drafted | request)
+        generation = _show(loaded, text, drafted | request, traced)
+    if place is not None and traced is not None:
+        from outpace.files.whole import write_whole
+
+        write_whole(place, json.dumps(traced.whole(), ensure_ascii=False).encode())
     plain = loaded.generate(text, draft="none", **request) if compare else None
     identical = None if plain is None else generation.token_ids == plain.token_ids
     if as_json:
@@ -120,22 +140,54 @@ def read_prompt(prompt: str | None) -> str:
     return streams.utf8("the prompt", prompt)
 
 
-def _show(model: Model, text: str, request: dict[str, Any]) -> Generation:
+def _place(path: Path) -> Path:
+    """Where a trace may be written; what is wrong with it costs no waiting. Raises an OutpaceError."""
+    folder = path.parent
+    if path.exists() and not path.is_file():
+        raise OutpaceError(f"{path} is not a regular file, accepted is the name of one to write")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise OutpaceError(f"cannot write {path}: {folder} is no folder to write in")
+    return path
+
+
+def _trace(model: Model, name: str, method: Method, request: dict[str, Any]) -> Trace:
+    from outpace.engine.text import TextStream
+    from outpace.engine.trace import Trace
+
+    said = TextStream(model.tokenizer, stop=request["stop"], keep_first_space=request["raw"])
+    return Trace(said, model.tokenizer, model.target.eos_ids, model=name, draft=str(method))
+
+
+def _events(stream: Stream, trace: Trace | None) -> Iterator[Event]:
+    for event in stream.events():
+        if trace is not None:
+            trace.add(event)
+        yield event
+
+
+def _silent(model: Model, text: str, request: dict[str, Any], trace: Trace | None) -> Generation:
+    stream = model.stream(text, **request)
+    for _ in _events(stream, trace):
+        pass
+    return stream.result
+
+
+def _show(model: Model, text: str, request: dict[str, Any], trace: Trace | None) -> Generation:
     stream = model.stream(text, **request)
     with render.StreamedText() as out:
-        for piece in stream:
+        for piece in stream if trace is None else (event.text for event in _events(stream, trace)):
             out.write(piece)
     return stream.result
 
 
-def _show_drafts(model: Model, text: str, request: dict[str, Any]) -> Generation:
+def _show_drafts(model: Model, text: str, request: dict[str, Any], trace: Trace | None) -> Generation:
     from outpace.cli.drafted import DraftedText
     from outpace.engine.text import TextStream
 
     said = TextStream(model.tokenizer, stop=request["stop"], keep_first_space=request["raw"])
     stream = model.stream(text, **request)
     with DraftedText(said, model.tokenizer, model.target.eos_ids) as out:
-        for event in stream.events():
+        for event in _events(stream, trace):
             out.show(event)
         out.finish()
     render.note(f"[{out.legend()}]")
