@@ -41,7 +41,7 @@ def test_it_adds_up(model: Model, draft: str, options: dict[str, Any]) -> None:
     stream = model.stream(PROMPT, raw=True, draft=draft, max_tokens=60, **options)
     said = TextStream(model.tokenizer, stop=options.get("stop", ()), keep_first_space=True)
     trace = Trace(said, model.tokenizer, model.target.eos_ids, model="tiny", draft=draft)
-    parts = [trace.add(event) for event in stream.events()]
+    parts = [trace.add(event, last=event.job.result is not None) for event in stream.events()]
     whole, result = trace.whole(), stream.result
     assert json.loads(json.dumps(whole)) == whole
     assert (whole["version"], whole["kind"], whole["model"], whole["draft"]) == (VERSION, KIND, "tiny", draft)
@@ -75,7 +75,10 @@ def test_sources_are_told_by_a_mixture_alone(model: Model) -> None:
         trace = Trace(
             TextStream(model.tokenizer), model.tokenizer, model.target.eos_ids, model="tiny", draft=draft
         )
-        trees = [trace.add(event)["steps"][0]["tree"] for event in stream.events()]
+        trees = [
+            trace.add(event, last=event.job.result is not None)["steps"][0]["tree"]
+            for event in stream.events()
+        ]
         drafted = [tree for tree in trees if len(tree["tokens"]) > 1]
         assert drafted and all(("sources" in tree) == bool(known) for tree in drafted)
         assert {one for tree in drafted for one in tree.get("sources", [""])[1:]} <= known

@@ -161,7 +161,7 @@ def _trace(model: Model, name: str, method: Method, request: dict[str, Any]) -> 
 def _events(stream: Stream, trace: Trace | None) -> Iterator[Event]:
     for event in stream.events():
         if trace is not None:
-            trace.add(event)
+            trace.add(event, last=event.job.result is not None)
         yield event
 
 

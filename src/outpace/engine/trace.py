@@ -42,8 +42,11 @@ class Trace:
         self._head: dict[str, Any] = {"version": VERSION, "kind": KIND, "model": model, "draft": draft}
         self._steps: list[dict[str, Any]] = []
 
-    def add(self, event: Event) -> dict[str, Any]:
-        """Takes an event; a trace with that step alone."""
+    def add(self, event: Event, *, last: bool) -> dict[str, Any]:
+        """Takes an event, the request's last or another; a trace with that step alone.
+
+        The event's job may be steps ahead by now.
+        """
         request = event.job.output.request
         if request.eos_ids is not None:
             self._eos_ids = request.eos_ids
@@ -55,7 +58,7 @@ class Trace:
             "tree": self._tree(event.tree),
             "kept": list(event.path[:kept]),
             "own": self._own(event.tokens[kept:]),
-            "said": list(self._said(event)),
+            "said": list(self._said(event.tokens, last)),
             "draft_s": event.times.draft_s,
             "call_s": event.times.call_s,
         }
@@ -78,11 +81,10 @@ class Trace:
     def _own(self, tokens: list[int]) -> dict[str, Any] | None:
         return {"token": tokens[0], "text": self._written(tokens[0])} if tokens else None
 
-    def _said(self, event: Event) -> Iterator[str]:
-        ended = event.job.result is not None
-        for place, token in enumerate(event.tokens, start=1):
+    def _said(self, tokens: list[int], last: bool) -> Iterator[str]:
+        for left, token in zip(range(len(tokens) - 1, -1, -1), tokens, strict=True):
             piece = "" if token in self._eos_ids else self._text.push([token])
-            yield piece + self._text.finish() if ended and place == len(event.tokens) else piece
+            yield piece + self._text.finish() if last and left == 0 else piece
 
     def _written(self, token: int) -> str:
         return self._tokenizer.token_bytes(token).decode("utf-8", "replace")

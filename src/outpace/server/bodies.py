@@ -153,6 +153,7 @@ class ChatBody(Options):
     tools: list[Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
+    trace: bool | None = Field(None, description="Tell what was drafted and kept in every step.")
 
     def text_options(self) -> dict[str, Any]:
         """As those of all texts, with the template's and the log-probabilities."""
@@ -161,6 +162,8 @@ class ChatBody(Options):
         if len(both) > 1:
             raise Refused("max_tokens and max_completion_tokens differ, accepted is one", param="max_tokens")
         options["max_tokens"] = next(iter(both), None)
+        if self.trace and self.n not in (None, 1):
+            raise Refused(f"trace is of one answer and n is {self.n}, accepted is n 1 with it", param="trace")
         if self.top_logprobs and not self.logprobs:
             raise Refused(
                 "top_logprobs needs logprobs, accepted is logprobs: true with it", param="top_logprobs"

@@ -12,6 +12,7 @@ from fastapi.responses import Response
 
 from outpace.engine.logprobs import TokenLogprob
 from outpace.engine.request import Generation
+from outpace.engine.trace import Trace
 from outpace.files.tokenizer import Tokenizer
 from outpace.server import replies
 from outpace.server.bodies import ChatBody
@@ -47,7 +48,8 @@ async def chat_completions(body: ChatBody, http: Http) -> Response:
     options["show_tokens"] = sorted(use.shown)
     requests = await served.requests(messages, options, body.seeds())
     tail = tokenizer.decode(requests[0][0].prompt[-TAIL:], skip_special_tokens=False)
-    form = ChatForm(served.name, tokenizer, body, [use.reader(tail) for _ in requests])
+    trace = served.trace(body.stop, shown=use.shown) if body.trace else None
+    form = ChatForm(served.name, tokenizer, body, [use.reader(tail) for _ in requests], trace)
     return await respond(http, form, served.start(requests, timeout=body.timeout), stream=bool(body.stream))
 
 
@@ -86,16 +88,24 @@ class Choice:
 
 
 class ChatForm:
-    """How answers of a chat are written."""
+    """How answers of a chat are written. trace: collects what is drafted, where that is wanted."""
 
     done = DONE
 
-    def __init__(self, model: str, tokenizer: Tokenizer, body: ChatBody, readers: Sequence[Reader]) -> None:
+    def __init__(
+        self,
+        model: str,
+        tokenizer: Tokenizer,
+        body: ChatBody,
+        readers: Sequence[Reader],
+        trace: Trace | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
         self._usage = body.usage_wanted
         self._logprobs = bool(body.logprobs)
         self._base = replies.head("chat.completion.chunk", "chatcmpl", model)
         self._choices = [Choice(reader) for reader in readers]
+        self._trace = trace
 
     def opening(self) -> list[dict[str, Any]]:
         """Who speaks."""
@@ -107,14 +117,15 @@ class ChatForm:
         choice, result = self._choices[number], update.result
         said = choice.reader.push(update.text) + (choice.reader.finish() if result else [])
         deltas = [choice.take(delta) for delta in said]
-        logprobs = None
+        first: dict[str, Any] = {}
+        if self._trace is not None and update.event is not None:
+            first["trace"] = self._trace.add(update.event, last=update.is_last)
         if self._logprobs and update.logprobs:
             choice.logprobs += update.logprobs
-            logprobs = replies.chat_logprobs(self._tokenizer, update.logprobs)
-            deltas = deltas or [{"content": ""}]
-        made = [self._chunk(number, delta) for delta in deltas]
-        if logprobs:
-            made[0]["choices"][0]["logprobs"] = logprobs
+            first["logprobs"] = replies.chat_logprobs(self._tokenizer, update.logprobs)
+        if first and not deltas:
+            deltas = [{"content": ""}]
+        made = [self._chunk(number, delta, **(first if not at else {})) for at, delta in enumerate(deltas)]
         if result is not None:
             reason = choice.finish(result.finish_reason)
             made.append(self._chunk(number, {}, reason, timings=replies.timings(result)))
@@ -139,11 +150,18 @@ class ChatForm:
         ]
         base = {**self._base, "object": "chat.completion"}
         timings = replies.timings(results[0])
-        return replies.chunk(base, choices, usage=replies.usage(results), timings=timings)
+        more = {} if self._trace is None else {"trace": self._trace.whole()}
+        return replies.chunk(base, choices, usage=replies.usage(results), timings=timings, **more)
 
     def _chunk(
-        self, number: int, delta: dict[str, Any], finish: str | None = None, **more: Any
+        self,
+        number: int,
+        delta: dict[str, Any],
+        finish: str | None = None,
+        *,
+        logprobs: Any = None,
+        **more: Any,
     ) -> dict[str, Any]:
-        choice = {"index": number, "delta": delta, "logprobs": None, "finish_reason": finish}
+        choice = {"index": number, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         usage = {"usage": None} if self._usage else {}
         return replies.chunk(self._base, [choice], **usage, **more)

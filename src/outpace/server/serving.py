@@ -15,6 +15,7 @@ from outpace.engine.engine import Engine
 from outpace.engine.prefixes import prefixes_of
 from outpace.engine.request import Request
 from outpace.engine.text import TextStream
+from outpace.engine.trace import Trace
 from outpace.models.face import rule_of
 from outpace.models.options import Text, TextOptions
 from outpace.models.text import Model
@@ -95,6 +96,12 @@ class Served:
         """The answers to them, from now on. Raises Busy or Closing."""
         seconds = min(timeout or self.settings.timeout, self.settings.timeout)
         return Answers(self.worker, requests, deadline=now() + seconds)
+
+    def trace(self, stop: str | Sequence[str] | None, *, shown: frozenset[int] = frozenset()) -> Trace:
+        """The trace of an answer in a chat, with the stop strings and the shown tokens of its request."""
+        model = self.model
+        said = TextStream(model.tokenizer, stop=() if stop is None else stop, shown=shown)
+        return Trace(said, model.tokenizer, model.target.eos_ids, model=self.name, draft=self.draft)
 
     def tokens_of(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
         """The token ids of a text."""
