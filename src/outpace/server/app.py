@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from outpace.server import chat, completions, embeddings, errors, info, responses
+from outpace.server import chat, completions, embeddings, errors, info, pages, responses
 from outpace.server.guards import Bounded, Keys
 from outpace.server.metrics import Metrics
 from outpace.server.serving import House
@@ -43,7 +43,7 @@ def create_app(
         lifespan=life,
     )
     app.state.house, app.state.metrics = house, metrics
-    for part in (chat, responses, completions, embeddings, info):
+    for part in (chat, responses, completions, embeddings, info, pages):
         app.include_router(part.ROUTES)
     errors.install(app)
     app.add_middleware(Bounded, most=most_bytes)

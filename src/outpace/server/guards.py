@@ -11,9 +11,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from outpace.server.errors import error_body
+from outpace.server.pages import FILES
 
-FREE = frozenset({"/health", "/v1/health"})
-"""Paths that need no key."""
+FREE = frozenset({"/health", "/v1/health", *FILES})
+"""Paths that need no key. The page asks for one itself."""
 
 
 class Keys:
