@@ -14,6 +14,7 @@
 #   make fuzz     damaged files for every reader, for SECONDS (300), in JOBS processes; ARGS= says more
 #   make sanitize native/ with checks of memory, of undefined behaviour and of threads, and the tests that run it
 #   make docs     write the help texts in README.md and docs/ anew, and the picture of the imports
+#   make pictures  the page of the server with the default model, for docs/server.md; needs a chromium
 #   make site     docs/ as web pages below build/site/
 #   make clean    forget builds and environments
 
@@ -45,7 +46,7 @@ HEADS ?=
 ENGINES ?= ik_llama_cpp llama_cpp xllamacpp openvino_genai
 MEASURED := --model "$(MODEL)" --limit $(LIMIT) --max-tokens $(TOKENS) $(if $(PROMPTS),--prompts "$(PROMPTS)") $(ARGS)
 
-.PHONY: demo test test-experiments check quick coverage bench compare peers fidelity vllm fuzz sanitize docs site clean
+.PHONY: demo test test-experiments check quick coverage bench compare peers fidelity vllm fuzz sanitize docs pictures site clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
@@ -126,6 +127,9 @@ sanitize-%: $(VENV)/.dev $(VENV)/.runtime
 docs: $(VENV)/.dev $(VENV)/.runtime
 	$(BIN)/python -m tests.test_docs
 	$(BIN)/python -m docs.house
+
+pictures: $(VENV)/.dev $(VENV)/.runtime
+	$(BIN)/python -m tests.server.pictures
 
 # A link that leads nowhere and a page that mkdocs.yml does not list are errors.
 site: $(VENV)/.dev
