@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from outpace.core.edits import Edit, edited, edits_of
+from outpace.core.edits import Edit, Forcing, edit_after, edited, edits_of, forces
 from outpace.core.errors import OutpaceError
 from outpace.core.sampling import NO_CHOICE, Sampling, choose, warp
 from outpace.core.tree import TokenTree
@@ -145,3 +145,44 @@ def test_the_edit_after_a_node_sees_its_path() -> None:
     assert seen == [[], [1], [1, 2], [3], [3, 4]]
     assert edits is not None and [edit is not None for edit in edits] == [False] * 4 + [True]
     assert edits_of(None, tree) is None and edits_of(lambda path: None, tree) is None
+
+
+def test_a_second_mask_leaves_what_both_do() -> None:
+    rng = np.random.default_rng(0)
+    for size in (5, 31, 32, 40):
+        logits = rng.normal(size=size).astype(np.float32)
+        for _ in range(20):
+            edit, more = random_edit(rng, size), rng.random(size) < 0.5
+            for mask in (Edit(allowed=more).allowed, _words(more)):
+                assert mask is not None
+                both = edit.within(mask)
+                expected = np.where(more, edited(logits, edit), np.float32(-np.inf))
+                np.testing.assert_array_equal(edited(logits, both), expected)
+                left = [both.allows(token) for token in range(size)]
+                assert left == [edit.allows(token) and bool(more[token]) for token in range(size)]
+    assert Edit([1], [2.0]).allows(99) and not Edit(allowed=[True]).allows(-1)
+    assert not Edit(allowed=[True]).allows(8)
+
+
+def _words(mask: np.ndarray) -> np.ndarray:
+    """A mask as whole words of 32 bits."""
+    return np.packbits(np.resize(np.append(mask, [False] * 31), -(-len(mask) // 32) * 32), bitorder="little")
+
+
+def test_an_edit_behind_a_text_forces_if_the_requests_does() -> None:
+    class Sure:
+        def __call__(self, text: Any, path: Any) -> Edit | None:
+            return Edit([len(text)], [len(path)])
+
+        def forced(self, text: Any, path: Any) -> list[int]:
+            return [len(text), len(path)]
+
+    text, sure = [4, 5], Sure()
+    after = edit_after(sure, text)
+    assert forces(sure) and isinstance(after, Forcing)
+    text.append(6)  # the list grows
+    assert after.forced([1]) == [3, 1]
+    found = after([1])
+    assert found is not None and (found.ids.tolist(), found.added.tolist()) == ([3], [1])
+    plain = edit_after(lambda text, path: None, text)
+    assert not forces(None) and not isinstance(plain, Forcing) and plain([]) is None

@@ -14,7 +14,8 @@ from outpace.core.steps import Ask, Step, StepTimes, Verdict
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.drafters import DRAFTERS
-from outpace.drafters.mix import Mix, Weights, _convex
+from outpace.drafters.mix import Mix, _convex
+from outpace.drafters.mix_weights import Weights
 from outpace.pricing.costs import CallCosts, LiveCosts, straight
 
 SCORES: Any = None  # no source here reads any

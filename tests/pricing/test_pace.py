@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 from unittest import mock
 
 import numpy as np
@@ -14,7 +14,9 @@ import pytest
 from outpace.core.call import Call
 from outpace.core.contracts import Drafter
 from outpace.core.sampling import Sampling
+from outpace.core.steps import Ask, Step, StepTimes, Verdict
 from outpace.core.traits import Paced, Traits
+from outpace.core.tree import TokenTree
 from outpace.drafters.lookup.ngram import NGram
 from outpace.drafters.model.small_model import SmallModel
 from outpace.drafters.none import NoDraft
@@ -378,3 +380,42 @@ def test_every_drafter_has_a_ledger_of_its_own(kind: Callable[[], Any]) -> None:
     one, other = kind(), kind()
     assert one == other and pace_of(one) is pace_of(one)
     assert pace_of(one) is not pace_of(other)
+
+
+class Sure:
+    """An edit that forces five tokens behind a text."""
+
+    def __call__(self, path: Sequence[int]) -> None:
+        return None
+
+    def forced(self, path: Sequence[int]) -> Sequence[int]:
+        return [1, 2, 3, 4, 5][len(path) :]
+
+
+def test_what_is_certain_is_drafted_at_any_depth_and_tells_nothing_of_drafts() -> None:
+    pace = Pace(Traits(paced="always"))
+    free = Ask(0, 9, Sampling(), 63, 40)
+    sure = replace(free, edit=Sure())
+    plan = pace.plan([sure, free], lag=0)
+    assert plan is not None and plan.known == [5, 0] and plan.limits[0] == plan.limits[1] > 0
+    assert plan.asks[0].depth == 5 + plan.asks[1].depth
+    near = pace.plan([replace(sure, depth=7), replace(sure, budget=3)], lag=0)
+    assert near is not None and near.limits == [2, 0] and near.known == [5, 3]
+
+    def step(known: int, drafted: int, kept: int) -> Step:
+        tree = TokenTree.chain(0, [*range(1, known + 1), *[7] * drafted])
+        return Step(tree, cast(Any, None), Verdict(range(1, known + kept + 1), 9, "identical"))
+
+    # No draft is ever kept and each costs a call: after a while none is asked for, but what is certain is.
+    for _ in range(60):
+        plan = pace.plan([sure, free], lag=0)
+        assert plan is not None and plan.asks[0].depth >= 5
+        steps = [step(5, 0, 0), step(0, plan.limits[1], 0)]
+        pace.learn(plan, steps, StepTimes(draft_s=1.0 * (plan.limits[1] > 0), score_s=1.0))
+    assert plan.limits == [0, 0] and plan.asks[0].depth == 5 and plan.asks[1].depth == 0
+    # Rows of nothing but certain tokens teach what calls cost, and leave the depth as it is.
+    for _ in range(60):
+        plan = pace.plan([sure, sure], lag=0)
+        assert plan is not None
+        pace.learn(plan, [step(5, 0, 0), step(5, 0, 0)], StepTimes(draft_s=0.0, score_s=1.0))
+    assert plan.limits == [0, 0] or plan.probe

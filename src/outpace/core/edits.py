@@ -5,7 +5,7 @@ An `Edit` has three parts, applied in this order, as transformers applies them:
     biases      logit + added: biases, and bans by -inf
     penalties   logit * penalty where the logit is negative, logit / penalty elsewhere: the repetition penalty
                 of Keskar et al. 2019 (CTRL, arXiv:1909.05858) with the rule for signs of transformers
-    a mask      -inf for every token whose bit is not set: grammars
+    a mask      -inf for every token whose bit is not set: grammars, which know tokens for certain (`Forcing`)
 
 Single precision throughout. `edited` is the numpy reference of the native sampler and of torch's
 (`targets/hf_scores.py`): the same bits.
@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -94,6 +95,20 @@ class Edit:
         for field, value in zip(fields(self), values, strict=True):
             object.__setattr__(self, field.name, value)
 
+    def within(self, allowed: NDArray[np.uint8]) -> Edit:
+        """The edit with a mask more: a token must be in both. The mask is not copied."""
+        if self.allowed is not None:
+            size = min(len(self.allowed), len(allowed))
+            allowed = self.allowed[:size] & allowed[:size]
+        return Edit.of_fields(self.ids, self.added, self.repeated, self.penalty, allowed)
+
+    def allows(self, token: int) -> bool:
+        """Whether the mask, if there is one, leaves a token."""
+        mask = self.allowed
+        if mask is None:
+            return True
+        return 0 <= token < 8 * len(mask) and bool(int(mask[token >> 3]) >> (token & 7) & 1)
+
     def check(self, vocab_size: int) -> None:
         """Raise an OutpaceError unless the edit is one for so many tokens."""
         for tokens in (self.ids, self.repeated):
@@ -111,6 +126,50 @@ class Edit:
 
 EditAfter = Callable[[Sequence[int]], Edit | None]
 """The tokens below a tree's root down to a node ([] is the root) -> the edit after the node."""
+TextEdit = Callable[[Sequence[int], Sequence[int]], Edit | None]
+"""(a text, which only grows, tokens drafted behind it) -> the edit after both: what a request has."""
+
+
+@runtime_checkable
+class Forcing(Protocol):
+    """An EditAfter that masks, and knows where it leaves no choice: a grammar's."""
+
+    def forced(self, path: Sequence[int]) -> Sequence[int]:
+        """The tokens that are certain to come after the path, in their order."""
+
+
+class ForcingText(Protocol):
+    """A TextEdit that knows the same of a text and a path behind it."""
+
+    def __call__(self, text: Sequence[int], path: Sequence[int]) -> Edit | None: ...
+
+    def forced(self, text: Sequence[int], path: Sequence[int]) -> Sequence[int]: ...
+
+
+class _ForcingAfter:
+    """What a ForcingText is behind its text."""
+
+    __slots__ = ("_edit", "_text")
+
+    def __init__(self, edit: ForcingText, text: Sequence[int]) -> None:
+        self._edit = edit
+        self._text = text
+
+    def __call__(self, path: Sequence[int]) -> Edit | None:
+        return self._edit(self._text, path)
+
+    def forced(self, path: Sequence[int]) -> Sequence[int]:
+        return self._edit.forced(self._text, path)
+
+
+def edit_after(edit: TextEdit | ForcingText, text: Sequence[int]) -> EditAfter:
+    """A request's edit behind its text; it is `Forcing` where the request's is."""
+    return _ForcingAfter(edit, text) if forces(edit) else partial(edit, text)
+
+
+def forces(edit: TextEdit | ForcingText | None) -> TypeGuard[ForcingText]:
+    """Whether a request's edit knows tokens that are certain."""
+    return callable(getattr(edit, "forced", None))
 
 
 def edits_of(after: EditAfter | None, tree: TokenTree) -> list[Edit | None] | None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core.call import Call
-from outpace.core.edits import Edit, EditAfter, edited, edits_of
+from outpace.core.edits import Edit, EditAfter, Forcing, edited, edits_of
 from outpace.core.sampling import Sampling, warp
 from outpace.core.tree import Draw, TokenTree
 
@@ -60,6 +60,16 @@ class Ask:
     top: int = 0
     unread: Sequence[int] = ()
     min_p: float | None = None
+
+    @property
+    def known(self) -> Sequence[int]:
+        """Tokens that a grammar leaves no choice about, behind the root: as many as may be drafted.
+
+        A drafter that `goes_on` hangs its tree behind them, and they are a part of it.
+        """
+        if self.edit is None or not isinstance(self.edit, Forcing):
+            return ()
+        return self.edit.forced(())[: max(0, min(self.budget, self.depth))]
 
     def call(self, tree: TokenTree) -> Call:
         """What the row runs to have a proposed tree scored."""

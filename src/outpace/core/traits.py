@@ -38,6 +38,7 @@ class Traits:
                 a node is not nearly free; "never", if somebody has named their shape.
     whole_calls whether it runs the target on the rows of its asks, or reads hidden states of steps: a
                 pipeline has none.
+    goes_on     whether it drafts behind `Ask.known` where there is some. Others know of the root alone.
     stops       whether it ends a draft where it is less sure than `Ask.min_p`; of a policy: drafters with it.
 
     Of a tree policy:
@@ -55,6 +56,7 @@ class Traits:
     reads_top: int = 0
     paced: Paced = "shared"
     whole_calls: bool = False
+    goes_on: bool = False
     stops: bool = False
     reads_logq: bool = True
     keeps_draw: bool = True

@@ -29,6 +29,7 @@ from typing import Any
 
 from outpace.core.call import Prompt
 from outpace.core.contracts import ByDepth, ByPath, Drafter, Successors
+from outpace.core.edits import Edit, Forcing
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked, within
 from outpace.core.registry import split_specs
@@ -36,6 +37,7 @@ from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.drafters.lookup import backoff
+from outpace.drafters.mix_weights import Guesses, Key, Weights
 from outpace.heads import markov_heads
 from outpace.heads.packaged import find_packaged_heads, own_heads
 from outpace.pricing.costs import CallCosts, straight
@@ -46,13 +48,11 @@ HISTORY = 12  # committed tokens that sources see, the root included
 MAX_LEVEL, MAX_DEPTH = 9, 2  # beyond, matches and depths share their weights
 MAX_SOURCES = 8  # weights are kept for every set of them that had a say
 SURE = 0.9  # of the next token, by sources that run nothing first: then the others do not run
-PRIOR = 8.0  # how many observations the weights over all contexts count for
+FORCED = "grammar"  # whose tokens certain ones are, in a trace
 CURVE_STEP = 128  # tokens of context over which one cost curve serves
 CALLS_PER_CURVE = 32  # so long it serves before the costs are asked again
 
-Guesses = Sequence[tuple[int, float]]
 Expect = Callable[[Sequence[int]], Guesses]  # of the tokens of a path below the root
-Key = tuple[int, int, int]  # length of the best match, depth (both capped), sources that had a say (bits)
 
 
 class Mix:
@@ -73,7 +73,7 @@ class Mix:
         self.names = [type(source).__name__ for source in sources]
         reads_top = max(source.traits.reads_top for source in self.sources)
         whole_calls = any(source.traits.whole_calls for source in self.sources)
-        self.traits = Traits(branches=True, reads_top=reads_top, whole_calls=whole_calls)
+        self.traits = Traits(branches=True, reads_top=reads_top, whole_calls=whole_calls, goes_on=True)
         self.size = size
         self.depth = depth
         self._successors = [s.successors if isinstance(s, Successors) else None for s in self.sources]
@@ -135,22 +135,29 @@ class Mix:
         self, state: MixState, ask: Ask, trees: Sequence[TokenTree | None], curve: Sequence[float]
     ) -> TokenTree:
         # Not `trees.likeliest.best_first`: with a callback for a node's children this takes a tenth longer.
-        size, depth = min(self.size, ask.budget), min(self.depth, ask.depth)
+        known, masks = [*ask.known], ask.edit if isinstance(ask.edit, Forcing) else None
+        if len(known) >= min(self.size, ask.budget):
+            return TokenTree.chain(ask.root, known)
+        size, depth = min(self.size, ask.budget), min(self.depth + len(known), ask.depth)
         weights, expected_at = state.weights, state.expected
-        tokens, parents, logq = [ask.root], [-1], [0.0]
-        paths: list[tuple[int, ...]] = [()]
-        texts = [state.text[-HISTORY:]]
+        tokens, parents, logq = [ask.root, *known], list(range(-1, len(known))), [0.0] * (len(known) + 1)
+        paths: list[tuple[int, ...]] = [tuple(known[:n]) for n in range(len(known) + 1)]
+        texts = [[*state.text[-HISTORY:], *path][-HISTORY:] for path in paths]
         places: list[Sequence[int]] = [[0] * len(trees)]  # of every node in the sources' trees, -1: none
-        ahead = self._begin(state, ask, texts[0], trees, places[0])
+        for token in known:
+            places.append(self._below(trees, places[-1], token))
+        ahead = self._begin(state, ask, texts[-1], paths[-1], trees, places[-1])
         heap: list[tuple[float, int, int, float]] = []  # (-P of the path, token, parent, P after the parent)
-        value, node, p = 1.0, 0, 1.0
+        value, node, p = 1.0 + len(known), len(known), 1.0
         while True:
             # What a node must add to be worth its time. It only grows, so what falls short now always will.
             worth = value * (curve[node + 2] - curve[node + 1]) / curve[node + 1]
             if len(paths[node]) < depth and p > worth:
                 key, expected = self._expect(state, texts[node], paths[node], trees, places[node], ahead)
                 expected_at[node] = key, expected
-                for token, q in weights.mixture(key, expected).items():
+                mixture = weights.mixture(key, expected)
+                mixture = _allowed(mixture, masks(paths[node])) if masks else mixture
+                for token, q in mixture.items():
                     if p * q > worth:
                         heappush(heap, (-p * q, token, node, q))
             node += 1
@@ -166,20 +173,24 @@ class Mix:
             logq.append(log(q))
             paths.append((*paths[parent], token))
             texts.append([*texts[parent][1:], token])
-            if self._proposing:
-                pairs = zip(trees, places[parent], strict=True)
-                places.append([-1 if not tree or at < 0 else tree.child(at, token) for tree, at in pairs])
-            else:
-                places.append(places[0])
+            places.append(self._below(trees, places[parent], token))
         tree = TokenTree.grown(tokens, parents, logq)
         tree.sources = partial(_named, self.names, tree, expected_at)
         return tree
+
+    def _below(self, trees: Sequence[TokenTree | None], places: Sequence[int], token: int) -> Sequence[int]:
+        """Where a token stands below these places of the sources' trees."""
+        if not self._proposing:
+            return places
+        pairs = zip(trees, places, strict=True)
+        return [-1 if not tree or at < 0 else tree.child(at, token) for tree, at in pairs]
 
     def _begin(
         self,
         state: MixState,
         ask: Ask,
         text: Sequence[int],
+        path: Sequence[int],
         trees: Sequence[TokenTree | None],
         places: Sequence[int],
     ) -> dict[int, Expect]:
@@ -188,7 +199,7 @@ class Mix:
         state.without = None
         if not beginning:
             return {}
-        key, expected = state.without = self._expect(state, text, (), trees, places, {})
+        key, expected = state.without = self._expect(state, text, path, trees, places, {})
         if max(state.weights.mixture(key, expected).values(), default=0.0) >= SURE:
             return {}
         return {s: begin(state.inner[s], ask) for s, begin in beginning}
@@ -273,78 +284,15 @@ class MixState:
         self.without: tuple[Key, list[Guesses]] | None = None  # at the root, of those that run nothing first
 
 
-class Weights:
-    """How much each source, and in the last place nobody, has contributed to true tokens, by key."""
-
-    def __init__(self, num_sources: int) -> None:
-        self._all = [1.0] * (num_sources + 1)
-        self._by_key: dict[Key, list[float]] = {}
-        self._before: tuple[list[float], dict[Key, list[float]]] | None = None
-        self._ready: dict[Key, list[float]] = {}  # the weights of keys, until they learn
-
-    def copy(self) -> Weights:
-        """An independent copy that remembers what it began with."""
-        other = Weights(len(self._all) - 1)
-        other._all = list(self._all)
-        other._by_key = {key: list(counts) for key, counts in self._by_key.items()}
-        other._before = list(self._all), {key: list(counts) for key, counts in self._by_key.items()}
-        return other
-
-    def add(self, row: Weights) -> None:
-        """Add what a copy has learnt since it was made."""
-        assert row._before is not None
-        start, by_key = row._before
-        self._all = [a + b - c for a, b, c in zip(self._all, row._all, start, strict=True)]
-        zeros = [0.0] * len(start)
-        for key, counts in row._by_key.items():
-            mine, began = self._by_key.get(key, zeros), by_key.get(key, zeros)
-            self._by_key[key] = [a + b - c for a, b, c in zip(mine, counts, began, strict=True)]
-
-    def of(self, key: Key) -> list[float]:
-        """The sources' weights; with nobody's they sum to 1."""
-        ready = self._ready.get(key)
-        if ready is None:
-            counts = self._by_key.get(key) or [0.0] * len(self._all)
-            total, share = sum(counts) + PRIOR, PRIOR / sum(self._all)
-            ready = [(count + share * one) / total for count, one in zip(counts, self._all, strict=True)][:-1]
-            self._ready[key] = ready
-        return ready
-
-    def mixture(self, key: Key, expected: Sequence[Guesses]) -> dict[int, float]:
-        """{token: probability} under the weights of a key."""
-        mixed: dict[int, float] = {}
-        for weight, pairs in zip(self.of(key), expected, strict=True):
-            for token, p in pairs:
-                if token in mixed:
-                    mixed[token] += weight * p
-                else:
-                    mixed[token] = weight * p
-        return mixed
-
-    def learn(self, key: Key, expected: Sequence[Guesses], token: int, *, overall: bool = True) -> None:
-        """The token came: share one count among the sources that expected it.
-
-        overall  whether it counts for the weights over all contexts too: once for each token.
-        """
-        shares = [
-            weight * next((p for other, p in pairs if other == token), 0.0)
-            for weight, pairs in zip(self.of(key), expected, strict=True)
-        ]
-        total = sum(shares)
-        shares = [share / total for share in shares] if total else shares
-        counts = self._by_key.setdefault(key, [0.0] * len(self._all))
-        for s, share in enumerate([*shares, 0.0 if total else 1.0]):
-            counts[s] += share
-            self._all[s] += 0.1 * share * overall
-        self._ready.pop(key, None)
-
-
 def _named(
     names: Sequence[str], tree: TokenTree, expected: Mapping[int, tuple[Key, list[Guesses]]]
 ) -> list[str]:
     """For each node the sources that expected it, joined by "+"."""
     said = [""]
     for token, parent in zip(tree.token_list[1:], tree.shape.parent_list[1:], strict=True):
+        if parent not in expected:  # nobody was asked: a grammar forces the token
+            said.append(FORCED)
+            continue
         pairs = zip(names, expected[parent][1], strict=True)
         said.append("+".join(name for name, found in pairs if any(other == token for other, _ in found)))
     return said
@@ -372,6 +320,13 @@ def _expecting(source: Drafter) -> Callable[[Any, Ask], Expect] | None:
         return lambda path: pairs[len(path)] if len(path) < len(pairs) else ()
 
     return begin
+
+
+def _allowed(mixture: Mapping[int, float], edit: Edit | None) -> dict[int, float]:
+    """What a mask leaves of a mixture: the probability of the others is not theirs any more."""
+    left = {token: p for token, p in mixture.items() if edit is None or edit.allows(token)}
+    rest = 1 - sum(p for token, p in mixture.items() if token not in left)
+    return {token: p / rest for token, p in left.items()}
 
 
 def _children(tree: TokenTree | None, node: int) -> Guesses:

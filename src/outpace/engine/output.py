@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from outpace.core.contracts import Target
+from outpace.core.edits import edit_after
 from outpace.core.stats import GenerationStats
 from outpace.core.steps import Ask, Exactness, Step, StepTimes
 from outpace.core.traits import Numerics
@@ -29,7 +29,7 @@ class Output:
         self._pieces: list[str] = []
         self.logprobs: list[TokenLogprob] = []
         self._eos_ids = target.eos_ids if request.eos_ids is None else request.eos_ids
-        self._edit = None if request.edit is None else partial(request.edit, self.tokens)
+        self._edit = None if request.edit is None else edit_after(request.edit, self.tokens)
         # The token after a full context can still be chosen, but no longer be scored.
         limit = min(request.max_tokens, target.context_length - len(request.prompt) + 1)
         self._end = len(request.prompt) + limit

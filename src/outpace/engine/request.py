@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from outpace.core.contracts import Target
-from outpace.core.edits import Edit
+from outpace.core.edits import TextEdit
 from outpace.core.errors import OutpaceError, PromptTooLong
 from outpace.core.options import accept, shown, whole
 from outpace.core.sampling import Sampling
@@ -32,6 +32,7 @@ class Request:
     logprobs    how many of the likeliest tokens to report with each token's own log-probability; None: none.
     edit        (the text so far, tokens drafted behind it) -> what changes the logits after both, or None.
                 The text, with the prompt, is one list that grows; it is the engine's, and not to be changed.
+                With a method `forced` of both it names tokens that are certain (`core.edits.ForcingText`).
     """
 
     prompt: Sequence[int]
@@ -39,7 +40,7 @@ class Request:
     max_tokens: int = 128
     eos_ids: frozenset[int] | None = None
     budget: int = 63
-    edit: Callable[[Sequence[int], Sequence[int]], Edit | None] | None = None
+    edit: TextEdit | None = None
     logprobs: int | None = None
 
     def check(self, target: Target) -> None:

@@ -14,6 +14,8 @@ arXiv:2211.17192, section 3.5. There both are given; here they are measured whil
     late     after steps without a draft the drafter may have to read what it has not seen, a whole prompt at
              worst. That has a price by tokens, learnt too: it is paid only if what a draft saves, for as many
              tokens as are still wanted, is more. A probe's is within the share above at once
+    certain  tokens that a grammar forces (`Ask.known`) are no guesses: they are drafted at any depth. Levels
+             count behind them, and such a row tells what a call costs but nothing about drafts
     begin    with a draft. Until a step without a draft has been timed, such a step is thought to cost no more
              than the smallest call so far. One is tried when drafts may not pay, or the share above allows it
 
@@ -54,6 +56,7 @@ class Plan:
     """What is asked for in a step, and what `Pace.learn` has to know of it.
 
     asks    the rows' asks, cut to the depth that pays; limits: how deep each row's tree may be.
+    known   how many tokens are certain in each row: the limits are those of what is drafted behind them.
     begun   whether every row has read its prompt.
     lag     tokens that a drafter may have to catch up with, of rows whose last step had no draft.
     best_s  seconds per token of the depth that pays best.
@@ -67,6 +70,7 @@ class Plan:
     theta: float
     best_s: float
     limits: list[int]
+    known: list[int]
 
 
 class Pace:
@@ -99,19 +103,29 @@ class Pace:
             probe, depth, theta = True, max(depth, self._levels), 0.0
         elif depth > 0 and prices.catch_up_s(lag) > wanted * (prices.call.at(len(asks)) - best_s):
             depth = 0
+        known, min_p = [len(ask.known) for ask in asks], theta if self._stops else None
         cut = [
-            replace(ask, depth=min(ask.depth, depth), min_p=theta if self._stops else None) for ask in asks
+            replace(ask, depth=min(ask.depth, certain + depth), min_p=min_p)
+            for ask, certain in zip(asks, known, strict=True)
         ]
-        limits = [min(ask.depth, ask.budget) for ask in cut]
-        return Plan(cut, prices, begun, lag, probe, theta, best_s, limits)
+        limits = [min(ask.depth, ask.budget) - certain for ask, certain in zip(cut, known, strict=True)]
+        return Plan(cut, prices, begun, lag, probe, theta, best_s, limits, known)
 
     def learn(self, plan: Plan, steps: Sequence[Step], times: StepTimes) -> None:
         """What a planned step took, and what was kept of it."""
-        prices, limits = plan.prices, plan.limits
+        prices, size = plan.prices, sum(one.tree.num_nodes for one in steps)
+        is_plain = size == len(steps)
+        told = [row for row, certain in enumerate(plan.known) if not certain]
+        steps, limits = [steps[row] for row in told], [plan.limits[row] for row in told]
+        if not told:
+            if plan.begun:
+                prices.call_took(size, times.call_s, is_plain=is_plain)
+                prices.book(times.draft_s + times.call_s, None)
+            return
         if plan.begun and not any(limits):
             self._age += 1
             self._told += 1
-            prices.call_took(len(steps), times.call_s, is_plain=True)
+            prices.call_took(size, times.call_s, is_plain=is_plain)
             prices.book(times.draft_s + times.call_s, None, paying=False)
             return
         self._told += FRESH
@@ -126,8 +140,7 @@ class Pace:
         self._depths.learn(steps, cuts, min(limits), plan.theta, levels, rate)
         self._age = 0 if levels and not plan.lag else self._age + 1
         if plan.begun:
-            size = sum(one.tree.num_nodes for one in steps)
-            prices.call_took(size, times.call_s, is_plain=size == len(steps))
+            prices.call_took(size, times.call_s, is_plain=is_plain)
             num_tokens = sum(len(one.tokens) for one in steps) / len(steps)
             seconds = times.draft_s + times.call_s
             prices.book(seconds, plan.best_s * num_tokens if plan.probe else None)

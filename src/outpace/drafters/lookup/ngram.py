@@ -42,7 +42,7 @@ class NGram:
     Beyond `length`, a match lengthens the draft up to `max_length`; equal, they draft one length always.
     """
 
-    traits = Traits()
+    traits = Traits(goes_on=True)
 
     @checked
     def __init__(self, *, min_n: int = 1, max_n: int = 3, length: int = 3, max_length: int = 12) -> None:
@@ -54,6 +54,7 @@ class NGram:
         self.length = length
         self.max_length = max_length
         self._sizes = range(max_n, min_n - 1, -1)
+        self._reach = max(max_n, max_length)
 
     def start(self, prompt: Prompt) -> NGramState:
         """Index the prompt: time and memory in proportion to its length."""
@@ -62,7 +63,7 @@ class NGram:
     def propose(self, states: Sequence[NGramState], asks: Sequence[Ask]) -> list[TokenTree]:
         """A chain for each row, root-only where nothing matches."""
         return [
-            TokenTree.chain(ask.root, self._draft(state, min(ask.budget, ask.depth)))
+            TokenTree.chain(ask.root, self._draft(state, min(ask.budget, ask.depth), list(ask.known)))
             for state, ask in zip(states, asks, strict=True)
         ]
 
@@ -104,20 +105,22 @@ class NGram:
             tokens.append(token)
         return state
 
-    def _draft(self, state: NGramState, room: int) -> list[int]:
-        tokens, index = state.tokens, state.index
+    def _draft(self, state: NGramState, room: int, known: list[int]) -> list[int]:
+        """Known tokens, and what followed them in the text, or followed the text where there are none."""
+        tokens, index, room = state.tokens, state.index, room - len(known)
+        tail = [*tokens[-self._reach :], *known] if known else tokens
         for n in self._sizes:
-            found = index.get(tuple(tokens[-n:])) if n <= len(tokens) else None
+            found = index.get(tuple(tail[-n:])) if n <= len(tail) else None
             if found is not None:
                 matched = n
                 # A longer match at this place is possible behind the longest n-gram only.
-                while n == self.max_n and matched < min(found, self.max_length):
-                    if tokens[found - 1 - matched] != tokens[-1 - matched]:
+                while n == self.max_n and matched < min(found, self.max_length, len(tail)):
+                    if tokens[found - 1 - matched] != tail[-1 - matched]:
                         break
                     matched += 1
                 length = min(room, max(self.length, min(matched, self.max_length)))
                 draft = tokens[found : found + length]
                 if len(draft) < length:
                     draft = (draft * (length // len(draft) + 1))[:length]
-                return draft
-        return []
+                return known + draft
+        return known
