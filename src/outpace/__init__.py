@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from outpace.core.tree import TokenTree
     from outpace.engine.engine import Event
     from outpace.engine.request import Generation, Request
+    from outpace.models.grammar import Grammar
     from outpace.models.load import accelerate, load
     from outpace.models.seq2seq import AcceleratedSeq2Seq
     from outpace.models.stream import Stream
@@ -38,6 +39,7 @@ __all__ = [
     "Edit",
     "Event",
     "Generation",
+    "Grammar",
     "Model",
     "OutpaceError",
     "Prompt",
@@ -61,6 +63,7 @@ _MODULES = {
     **dict.fromkeys(("Generation", "Request"), "outpace.engine.request"),
     "AcceleratedSeq2Seq": "outpace.models.seq2seq",
     "Event": "outpace.engine.engine",
+    "Grammar": "outpace.models.grammar",
     "Model": "outpace.models.text",
     "Stream": "outpace.models.stream",
     **dict.fromkeys(("Drafter", "Rule", "Target"), "outpace.core.contracts"),

@@ -19,6 +19,7 @@ from outpace.drafters import DRAFTERS
 from outpace.drafters.lookup.ngram import NGram
 from outpace.files import LoadedModel
 from outpace.models.face import MOST_DRAFTERS
+from outpace.models.grammar import Grammar
 from outpace.models.text import Model, load
 from outpace.rules.match import Match
 from outpace.targets.table import TableTarget
@@ -129,6 +130,7 @@ WRONG: dict[str, list[Any]] = {
     "min_p": ["1", None, True, -0.1, 1.5, float("nan")],
     "seed": [1.0, "1", True, -1, 2**64, 10**5000],
     "logprobs": [1.0, "1", True, -1, 21, 2**70, [1]],
+    "grammar": ["json", 3, {"type": "object"}, Grammar],
 }
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 from outpace.core.call import Prompt
 from outpace.core.contracts import Closable, Drafter, Rule, Target, TreePolicy
+from outpace.core.edits import forces
 from outpace.core.errors import OutpaceError
 from outpace.core.machine import processor_key
 from outpace.core.options import accept, accept_object, checked, taken, whole
@@ -21,6 +22,7 @@ from outpace.core.turns import turns_of
 from outpace.decode.pairing import check_pairing
 from outpace.drafters import make_drafter
 from outpace.drafters.auto import own_draft
+from outpace.drafters.forced import with_forced
 from outpace.engine.engine import Event
 from outpace.engine.generate import events, result_of
 from outpace.engine.request import Generation, Request
@@ -251,7 +253,10 @@ class Face(ABC):
         drafter = self.drafter(drafting["draft"], tree=drafting["tree"])
         rule = rule_of(drafting["rule"])
         check_pairing(self.target, drafter, rule)
-        return events(self.target, drafter, rule, requests, texts=texts, pace=pace_of(drafter))
+        pace = pace_of(drafter)
+        if any(forces(request.edit) for request in requests):
+            drafter = with_forced(drafter)
+        return events(self.target, drafter, rule, requests, texts=texts, pace=pace)
 
     def _prompt_of(self, prompt: Text, given: dict[str, Any]) -> tuple[Sequence[int], TextStream | None]:
         """Takes the options about prompt and end; the prompt's ids, and what makes text of what follows."""
@@ -265,9 +270,10 @@ class Face(ABC):
                     f"{name} needs the tokenizer, accepted are max_tokens and end tokens without it"
                 )
             return ids, None
-        raw = about["raw"] or isinstance(prompt, Prompt)
+        # The spaces of a grammar are its own.
+        keep = about["raw"] or isinstance(prompt, Prompt) or given.get("grammar") is not None
         stop = () if stop is None else stop
-        return ids, TextStream(self._tokenizer, stop=stop, keep_first_space=raw, shown=shown)
+        return ids, TextStream(self._tokenizer, stop=stop, keep_first_space=keep, shown=shown)
 
     def _shown(self, ids: Sequence[int] | None) -> frozenset[int]:
         last = self.target.vocab_size - 1

@@ -10,6 +10,7 @@ from outpace.core.call import Prompt
 from outpace.core.contracts import Drafter, Rule, TreePolicy
 from outpace.core.sampling import Sampling, given_sampling
 from outpace.models.choosing import Choosing
+from outpace.models.grammar import Grammar
 
 Text = str | Sequence[Mapping[str, Any]] | Prompt
 """A prompt: a user message or a text, messages with "role" and "content", or token ids as they are."""
@@ -57,6 +58,7 @@ class TextOptions(Drafting, Prompting, Stopping, Showing, Choosing, total=False)
     min_p: Annotated[float, 0.0]
     seed: Annotated[int | None, 0]
     logprobs: Annotated[int | None, None]
+    grammar: Annotated[Grammar | None, None]
 
 
 class LoadOptions(TypedDict, total=False):

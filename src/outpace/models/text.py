@@ -14,6 +14,8 @@ from outpace.engine.text import TextStream
 from outpace.files.memo import Memo
 from outpace.models.choosing import with_choosing
 from outpace.models.face import Face
+from outpace.models.grammar import check_grammar
+from outpace.models.grammar_tokens import Grammars
 from outpace.models.options import LoadOptions, Text, TextOptions, Texts, sampling_of
 from outpace.models.prompt import Chat
 from outpace.models.stream import Stream
@@ -72,6 +74,7 @@ class Model(Face):
             target, name=name, num_threads=num_threads, tokenizer=tokenizer, chat=chat, memo=memo
         )
         self._loaded = loaded
+        self._grammars: Grammars | None = None
 
     @property
     def config(self) -> ModelConfig:
@@ -126,6 +129,7 @@ class Model(Face):
         logit_bias   with presence_penalty, frequency_penalty, repetition_penalty, min_tokens, ignore_eos and
                      stop_token_ids: what changes the choice of tokens, see `Choosing`.
         logprobs     for every token its log-probability and those of so many of the likeliest, in the result.
+        grammar      a `Grammar` that the text follows, if max_tokens lets it come to its end.
 
         Options out of range, and a prompt longer than the context, raise OutpaceError here. A stream that has
         begun holds a row of the model until it ends or is closed (see `Stream`).
@@ -152,7 +156,14 @@ class Model(Face):
         wanted = taken(TextOptions, given)
         most = self.target.context_length if wanted["max_tokens"] is None else wanted["max_tokens"]
         request = Request(ids, sampling, most, logprobs=wanted["logprobs"])
-        return with_choosing(request, wanted, self.target), text
+        request = with_choosing(request, wanted, self.target)
+        grammar = check_grammar(wanted["grammar"])
+        if grammar is not None:
+            with turns_of(self.target):
+                if self._grammars is None:
+                    self._grammars = Grammars(self.tokenizer, self.target.vocab_size)
+                request = self._grammars.constrained(request, grammar, self.target)
+        return request, text
 
     def close(self) -> None:
         """As of every model, and its hold on the weights' file: drafters that still use them keep theirs."""
