@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from outpace.cli import choosing, options, render, streams
+from outpace.cli import choosing, grammar, options, render, streams
 from outpace.core.errors import OutpaceError
 
 if TYPE_CHECKING:
@@ -55,6 +55,10 @@ def generate(
     frequency_penalty: choosing.Frequency = 0.0,
     repetition_penalty: choosing.Repetition = 1.0,
     logit_bias: choosing.LogitBias = None,
+    json_object: grammar.JsonObject = False,
+    json_schema: grammar.JsonSchema = None,
+    regex: grammar.Regex = None,
+    grammar_file: grammar.GrammarFile = None,
     threads: options.Threads = None,
     show_drafts: Annotated[
         bool,
@@ -91,6 +95,7 @@ def generate(
             logit_bias, presence_penalty, frequency_penalty, repetition_penalty, min_tokens, ignore_eos,
             stop_token,
         ),
+        **grammar.grammar_option(json_object, json_schema, regex, grammar_file),
     }  # fmt: skip
     loaded = render.load_model(model, threads=threads)
     method = options.with_own_draft(method, loaded, draft)
