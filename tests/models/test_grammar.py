@@ -29,6 +29,7 @@ from outpace.models.grammar_tokens import Grammars
 from outpace.rules.match import Match
 from tests.fake_models import EOS_ID, VOCAB_SIZE, write_gguf, write_hf
 from tests.fakes import Letters, hostile
+from tests.looped_models import write_looped
 
 PROMPT = outpace.Prompt([5, 9, 9, 17, 5, 40, 9])
 SCHEMA: dict[str, Any] = {
@@ -126,6 +127,19 @@ def test_trees_that_branch(model: Any, folder: Path, tree: str, sampling: dict[s
     drafted = model.generate(PROMPT, draft=draft, tree=tree, **wanted)
     assert drafted.token_ids == plain.token_ids and follows("schema", plain.text)
     assert drafted.stats.num_accepted > 10
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "sampled"])
+def test_the_pipeline_of_a_looped_model(tmp_path: Path, sampling: dict[str, Any]) -> None:
+    write_looped(tmp_path / "looped", "looped")
+    wanted: dict[str, Any] = {"max_tokens": 80, "grammar": GRAMMARS["schema"], **sampling}
+    with outpace.load(tmp_path / "looped", threads=1) as loaded:
+        plain = loaded.generate(PROMPT, draft="none", **wanted)
+        assert follows("schema", plain.text)
+        for draft in ("speed:early=1", "speed:early=1,second=2,draft=[ngram:min_n=1]"):
+            drafted = loaded.generate(PROMPT, draft=draft, **wanted)
+            assert drafted.token_ids == plain.token_ids
+            assert drafted.stats.num_passes < 3 * plain.stats.target_calls
 
 
 def test_a_mask_that_ignores_the_path_is_noticed(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

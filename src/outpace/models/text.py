@@ -170,6 +170,7 @@ class Model(Face):
         with turns_of(self.target):
             if self._loaded is not None and not self.closed:
                 self._loaded.close()
+            self._grammars = None
             super().close()
 
     def _file(self) -> LoadedModel:
