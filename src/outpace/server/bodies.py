@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from outpace.models.grammar import Grammar
 from outpace.server.errors import Refused
 
 Text = Annotated[str, Field(max_length=8 << 20)]
@@ -32,6 +33,60 @@ class StreamOptions(Body):
     include_obfuscation: bool | None = None
 
 
+class JsonSchema(Body):
+    """A schema, and what it is called; strict or not, it is kept to."""
+
+    name: str | None = None
+    description: str | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class TextFormat(Body):
+    """Any text."""
+
+    type: Literal["text"]
+
+
+class ObjectFormat(Body):
+    """A JSON object."""
+
+    type: Literal["json_object"]
+
+
+class SchemaFormat(Body):
+    """JSON of a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+class StructuredOutputs(Body):
+    """What a text has to follow, one of these: as vLLM has it."""
+
+    json_: dict[str, Any] | None = Field(None, alias="json")
+    json_object: Literal[True] | None = None
+    regex: Text | None = None
+    lark: Text | None = None
+    gbnf: Text | None = None
+
+    def grammar(self) -> Grammar | None:
+        """The one that is given. Raises Refused for several."""
+        makers: dict[str, Any] = {
+            "json_": Grammar.json_schema,
+            "json_object": lambda _: Grammar.json(),
+            "regex": Grammar.regex,
+            "lark": Grammar.lark,
+            "gbnf": Grammar.gbnf,
+        }
+        given = [name for name in makers if getattr(self, name) is not None]
+        if len(given) > 1:
+            names = " and ".join(name.strip("_") for name in given)
+            raise Refused(f"structured_outputs has {names}, accepted is one", param="structured_outputs")
+        made: Grammar | None = makers[given[0]](getattr(self, given[0])) if given else None
+        return made
+
+
 class Options(Body):
     """The fields that all texts have."""
 
@@ -51,6 +106,8 @@ class Options(Body):
     stop_token_ids: list[Whole] | None = None
     min_tokens: Whole | None = None
     ignore_eos: bool | None = None
+    response_format: TextFormat | ObjectFormat | SchemaFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -102,9 +159,23 @@ class Options(Body):
             "stop_token_ids": self.stop_token_ids,
             "min_tokens": self.min_tokens,
             "ignore_eos": self.ignore_eos,
+            "grammar": self.grammar(),
             "budget": self.draft_budget,
         }
         return {name: value for name, value in options.items() if value is not None}
+
+    def grammar(self) -> Grammar | None:
+        """What the text has to follow. Raises Refused for two grammars, OutpaceError for one that is none."""
+        outputs = None if self.structured_outputs is None else self.structured_outputs.grammar()
+        form: Grammar | None = None
+        if isinstance(self.response_format, ObjectFormat):
+            form = Grammar.json()
+        elif isinstance(self.response_format, SchemaFormat):
+            form = Grammar.json_schema(self.response_format.json_schema.schema_)
+        if form is not None and outputs is not None:
+            message = "response_format and structured_outputs are given, accepted is one"
+            raise Refused(message, param="structured_outputs")
+        return form or outputs
 
     def seeds(self) -> list[int]:
         """A seed for each of the n answers: the given one, and those that follow it."""

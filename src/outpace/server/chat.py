@@ -14,9 +14,10 @@ from outpace.engine.logprobs import TokenLogprob
 from outpace.engine.request import Generation
 from outpace.engine.trace import Trace
 from outpace.files.tokenizer import Tokenizer
+from outpace.models.grammar import Grammar
 from outpace.server import replies
 from outpace.server.bodies import ChatBody
-from outpace.server.errors import named
+from outpace.server.errors import Refused, named
 from outpace.server.exchange import DONE, respond
 from outpace.server.reached import house_of
 from outpace.server.tools import Arguments, CallBegins, Content, Delta, Reader, template_messages, tool_use
@@ -32,9 +33,10 @@ async def chat_completions(body: ChatBody, http: Http) -> Response:
     served = house_of(http).of(body.model)
     tokenizer = served.model.tokenizer
     source = getattr(served.model.chat, "source", None)
-    options, tools = body.text_options(), [tool.model_dump(exclude_unset=True) for tool in body.tools or ()]
+    tools = [tool.model_dump(exclude_unset=True) for tool in body.tools or ()]
     given = [message.model_dump(exclude_unset=True) for message in body.messages]
     with named(ChatBody.model_fields):
+        options = body.text_options()
         use = tool_use(
             source,
             tokenizer,
@@ -48,6 +50,12 @@ async def chat_completions(body: ChatBody, http: Http) -> Response:
     options["show_tokens"] = sorted(use.shown)
     requests = await served.requests(messages, options, body.seeds())
     tail = tokenizer.decode(requests[0][0].prompt[-TAIL:], skip_special_tokens=False)
+    if (forced := use.grammar(tail)) is not None:
+        if "grammar" in options:
+            message = "tool_choice forces a call and response_format another text, accepted is one of them"
+            raise Refused(message, param="tool_choice")
+        options["grammar"] = Grammar.lark(forced)
+        requests = await served.requests(messages, options, [one.sampling.seed for one, _ in requests])
     trace = served.trace(body.stop, shown=use.shown) if body.trace else None
     form = ChatForm(served.name, tokenizer, body, [use.reader(tail) for _ in requests], trace)
     return await respond(http, form, served.start(requests, timeout=body.timeout), stream=bool(body.stream))

@@ -11,6 +11,7 @@ from typing import Any, Self
 from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
 from outpace.core.options import shown
+from outpace.drafters.forced import with_forced
 from outpace.engine.engine import Engine
 from outpace.engine.prefixes import prefixes_of
 from outpace.engine.request import Request
@@ -62,7 +63,7 @@ class Served:
         drafter = self.model.drafter(self.draft)
         return Engine(
             self.model.target,
-            drafter,
+            with_forced(drafter),
             rule_of("match"),
             pace=pace_of(drafter),
             prefixes=prefixes_of(self.model.target),

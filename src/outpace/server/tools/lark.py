@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from outpace.models.grammar import LAYOUT
+
 
 class Lark:
     """Rules as they are collected; `text` is the whole grammar, whose first rule is `start`."""
@@ -40,8 +42,8 @@ class Lark:
         return name
 
     def json(self, schema: Mapping[str, Any]) -> str:
-        """A rule for a JSON value by its schema."""
-        return self.rule(f"%json {json.dumps(schema)}")
+        """A rule for a JSON value by its schema, laid out as json.dumps does: models get lost in spaces."""
+        return self.rule(f"%json {json.dumps({**schema, 'x-guidance': LAYOUT})}")
 
     def up_to(self, end: str) -> str:
         """A rule for any text and the first `end` behind it."""

@@ -1,0 +1,132 @@
+"""Answers that follow a schema, an expression or rules, and calls that are forced."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Literal
+
+import openai
+import pytest
+from pydantic import BaseModel
+
+from outpace.files.chat import ChatTemplate
+from outpace.models.grammar import Grammar
+from tests.server.living import NAME, Living
+
+MESSAGES: Any = [{"role": "user", "content": "the harbour was quiet"}]
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "port": {"enum": ["Bergen", "Oslo"]},
+        "boats": {"type": "integer", "maximum": 9, "minimum": 0},
+    },
+    "required": ["port", "boats"],
+    "additionalProperties": False,
+}
+TEMPLATE = (
+    "{% if tools %}<tools>{{ tools | tojson }}</tools> answer with <tool_call>{...}</tool_call>{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TOOLS: Any = [{"type": "function", "function": {"name": "tide", "parameters": SCHEMA}}]
+
+
+class Harbour(BaseModel):
+    port: Literal["Bergen", "Oslo"]
+    open: bool
+
+
+@pytest.fixture
+def client(server: Living) -> openai.OpenAI:
+    return openai.OpenAI(base_url=server.url, api_key="none", max_retries=0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_parse(client: openai.OpenAI, seed: int) -> None:
+    answer = client.chat.completions.parse(
+        model=NAME, messages=MESSAGES, response_format=Harbour, max_tokens=100, seed=seed
+    )
+    found = answer.choices[0].message.parsed
+    assert isinstance(found, Harbour) and answer.choices[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_a_schema_has_the_tokens_of_plain_decoding(
+    server: Living, client: openai.OpenAI, temperature: float
+) -> None:
+    form: Any = {"type": "json_schema", "json_schema": {"name": "harbour", "schema": SCHEMA, "strict": True}}
+    answer = client.chat.completions.create(
+        model=NAME, messages=MESSAGES, response_format=form, temperature=temperature, seed=3, max_tokens=100
+    )
+    options: Any = {"temperature": float(temperature), "seed": 3, "max_tokens": 100}
+    wanted = server.model.generate(MESSAGES, draft=None, grammar=Grammar.json_schema(SCHEMA), **options)
+    text = answer.choices[0].message.content
+    assert text == wanted.text
+    assert json.loads(text or "").keys() == {"port", "boats"}
+    assert answer.model_extra is not None and answer.model_extra["timings"]["draft_n_accepted"] > 10
+
+
+@pytest.mark.parametrize(
+    ("outputs", "pattern"),
+    [
+        ({"regex": "[ab]{3}-[0-9]{2}"}, "[ab]{3}-[0-9]{2}"),
+        ({"lark": 'start: "x" ("y" | "z")'}, "x[yz]"),
+        ({"gbnf": 'root ::= "x" ("y" | "z")'}, "x[yz]"),
+        ({"json": {"enum": ["one", "two"]}}, '"(one|two)"'),
+    ],
+)
+def test_structured_outputs(client: openai.OpenAI, outputs: dict[str, Any], pattern: str) -> None:
+    answer = client.completions.create(
+        model=NAME, prompt="a", max_tokens=60, extra_body={"structured_outputs": outputs}
+    )
+    assert re.fullmatch(pattern, answer.choices[0].text)
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "a", "schema": {"type": "bottle"}},
+                }
+            },
+            None,
+        ),
+        ({"structured_outputs": {"regex": "("}}, None),
+        ({"structured_outputs": {"regex": "a", "lark": "b"}}, "structured_outputs"),
+        (
+            {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
+            "structured_outputs",
+        ),
+    ],
+)
+def test_what_is_no_grammar_is_refused(server: Living, options: dict[str, Any], param: str | None) -> None:
+    status, _, answer = server.ask("POST", "/v1/chat/completions", {"messages": MESSAGES, **options})
+    assert status == 400 and "\n" not in answer["error"]["message"], answer
+    if param is not None:
+        assert answer["error"]["param"].startswith(param)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_is_forced(
+    server: Living, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    monkeypatch.setattr(server.model, "chat", ChatTemplate(TEMPLATE))
+    choice: Any = {"type": "function", "function": {"name": "tide"}}
+    given: Any = client.chat.completions.create(
+        model=NAME, messages=MESSAGES, tools=TOOLS, tool_choice=choice, max_tokens=200, seed=1, stream=stream
+    )
+    name, arguments, reason = "", "", None
+    for chunk in given if stream else [given]:
+        one = chunk.choices[0].delta if stream else chunk.choices[0].message
+        reason = chunk.choices[0].finish_reason or reason
+        for call in one.tool_calls or ():
+            name += call.function.name or ""
+            arguments += call.function.arguments or ""
+    assert name == "tide" and reason == "tool_calls"
+    assert json.loads(arguments).keys() == {"port", "boats"}
