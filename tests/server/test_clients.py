@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -39,11 +40,21 @@ def test_langchain(server: Living, wanted: str) -> None:
     assert len(embed.embed_query("two boats")) == target.hidden_size
 
 
-def test_litellm(server: Living, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it fetches a list of prices
-    import litellm
+LITELLM = """
+import json, os, sys
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else it fetches a list of prices
+import litellm
+options = json.loads(sys.argv[1])
+answer = litellm.completion(**options)
+chunks = litellm.completion(**options, stream=True)
+text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+print(json.dumps([answer.choices[0].message.content, answer.usage.completion_tokens, text]))
+"""
 
-    options: dict[str, Any] = {
+
+def test_litellm(server: Living, wanted: str) -> None:
+    """In a process of its own: it leaves an event loop behind."""
+    options = {
         "model": f"openai/{NAME}",
         "api_base": server.url,
         "api_key": "none",
@@ -51,11 +62,10 @@ def test_litellm(server: Living, wanted: str, monkeypatch: pytest.MonkeyPatch) -
         "temperature": 0,
         "max_tokens": 24,
     }
-    answer = litellm.completion(**options)
-    assert answer.choices[0].message.content == wanted
-    assert answer.usage.completion_tokens == 24
-    chunks = litellm.completion(**options, stream=True)
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == wanted
+    command = [sys.executable, "-c", LITELLM, json.dumps(options)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout.splitlines()[-1]) == [wanted, 24, wanted]
 
 
 def test_llm(server: Living, wanted: str, tmp_path: Path) -> None:
