@@ -24,14 +24,6 @@ class BareReader(ObjectReader):
     def _calls(self, opener: str) -> Reading[None]:
         yield from self._opened(opener)
 
-    def _opened(self, letter: str) -> Reading[None]:
-        if letter == "[":
-            yield from self._list()
-        elif letter == "{":
-            yield from self._object()
-        else:
-            raise NoCall
-
     def _check_member(self, member: str) -> None:
         if member not in _MEMBERS:
             raise NoCall

@@ -15,7 +15,19 @@ ARGUMENTS = ("arguments", "parameters")
 
 
 class ObjectReader(Reader):
-    """What such families share."""
+    """What such families share: behind the marker stands a list of calls, or one."""
+
+    def _calls(self, opener: str) -> Reading[None]:
+        yield from self._opened((yield from self._after_space()))
+
+    def _opened(self, letter: str) -> Reading[None]:
+        """Reads the rest of a list, or of a call, of which the first letter has been read. Raises NoCall."""
+        if letter == "[":
+            yield from self._list()
+        elif letter == "{":
+            yield from self._object()
+        else:
+            raise NoCall
 
     def _after_space(self) -> Reading[str]:
         while (letter := (yield from self._take())) in SPACE:

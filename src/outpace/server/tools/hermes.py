@@ -10,7 +10,6 @@ from typing import ClassVar
 from outpace.server.tools.call_objects import ObjectReader
 from outpace.server.tools.format import Format, Schemas, json_calls
 from outpace.server.tools.lark import Lark
-from outpace.server.tools.reader import NoCall, Reading
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
@@ -20,15 +19,6 @@ class HermesReader(ObjectReader):
 
     openers: ClassVar[tuple[str, ...]] = (OPEN,)
     closers = (CLOSE,)
-
-    def _calls(self, opener: str) -> Reading[None]:
-        letter = yield from self._after_space()
-        if letter == "[":
-            yield from self._list()
-        elif letter == "{":
-            yield from self._object()
-        else:
-            raise NoCall
 
 
 class Hermes(Format):

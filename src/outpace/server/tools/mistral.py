@@ -22,10 +22,8 @@ class MistralReader(ObjectReader):
 
     def _calls(self, opener: str) -> Reading[None]:
         letter = yield from self._after_space()
-        if letter == "[":
-            yield from self._list()
-        elif letter == "{":
-            yield from self._object()
+        if letter in ("[", "{"):
+            yield from self._opened(letter)
         else:
             self._put_back()
             yield from self._named()
