@@ -8,6 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from experiments.translation.model import MAX_PIECES
 from experiments.translation.pieces import EOS_ID, Pieces
 from outpace.core.errors import OutpaceError
@@ -31,9 +33,12 @@ def converted(folder: Path, *, quantization: str | None = None) -> Path:
 
 def translator(folder: Path, *, threads: int = 1, batches: int = 1) -> Any:
     """A model in CTranslate2's form, on the CPU: so many batches at a time, so many threads for each."""
-    return _ctranslate2("ctranslate2").Translator(
+    ours = torch.get_num_threads()
+    made = _ctranslate2("ctranslate2").Translator(
         str(folder), device="cpu", inter_threads=batches, intra_threads=threads, compute_type="float32"
     )
+    torch.set_num_threads(ours)  # both go by OpenMP's number, which the other has set to its own
+    return made
 
 
 def greedy(folder: Path, pieces: Pieces, *, threads: int = 1) -> Write:

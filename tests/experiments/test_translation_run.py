@@ -15,6 +15,7 @@ pytest.importorskip("ctranslate2")
 pytest.importorskip("matplotlib")
 pytest.importorskip("sacrebleu")
 import sacrebleu
+import torch
 
 from experiments.kit.results import Results
 from experiments.kit.subjects import EXACT
@@ -82,6 +83,13 @@ def test_a_short_run_comes_to_a_report(tmp_path: Path, monkeypatch: pytest.Monke
         (outputs,) = of(tmp_path, "outputs", **setting.record)
         assert len(outputs["tokens"]) == 4 and len(of(tmp_path, "time", **setting.record)) == 1
     check_report(tmp_path / "smoke", "blocks.png", "speed.png")
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        ctranslate2.translator(ctranslate2.converted(tmp_path / "smoke" / BASE), batches=2)
+        assert torch.get_num_threads() == 3  # what is timed next has the threads that were asked for
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.slow
