@@ -1,7 +1,8 @@
 """Servers under load: tokens per second of all clients together, and how long a first token takes.
 
-Every round starts each server anew, in turns, and sends it the same prompts from so many clients at once,
-greedily and to a fixed length. `plain` is our server without drafts, `drafted` with what it drafts by itself.
+Every round starts all servers anew. For every number of clients they take turns, and each gets the same
+prompts from so many clients at once, greedily and to a fixed length; the others wait. `plain` is our server
+without drafts, `drafted` with what it drafts by itself.
 Other servers that speak OpenAI's API join by a command that names {model} and {port}:
 
     python -m benchmarks.serving --prompts spec_bench.jsonl --limit 1 --clients 1 --clients 8 \\
@@ -23,7 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,14 +59,12 @@ async def ask(client: httpx2.AsyncClient, prompt: str, max_tokens: int) -> tuple
     async with client.stream("POST", "/v1/chat/completions", json=body) as response:
         if response.status_code != 200:
             raise SystemExit(f"a server refuses: {(await response.aread()).decode()[:300]}")
+        # The client shares the processor with the server: it looks no closer than it has to.
         async for line in response.aiter_lines():
-            if not line.startswith("data: {"):
-                continue
-            chunk = json.loads(line[6:])
-            if not first and chunk["choices"] and chunk["choices"][0]["delta"].get("content"):
+            if not first and '"content":"' in line and '"content":""' not in line:
                 first = time.perf_counter() - began
-            if chunk.get("usage"):
-                count = chunk["usage"]["completion_tokens"]
+            if '"completion_tokens":' in line:
+                count = json.loads(line.removeprefix("data: "))["usage"]["completion_tokens"]
     return count, first
 
 
@@ -121,17 +120,21 @@ def measure(
 ) -> dict[str, dict[int, list[Load]]]:
     """By server and number of clients, a Load of every round."""
     found: dict[str, dict[int, list[Load]]] = {name: {count: [] for count in clients} for name in commands}
+    order = list(commands)
     for number in range(rounds):
-        for name, command in commands.items():
-            with running(command, model) as url:
+        with ExitStack() as open_servers:
+            urls = {name: open_servers.enter_context(running(commands[name], model)) for name in order}
+            for url in urls.values():
                 asyncio.run(load(url, ["warm"], clients=1, max_tokens=8))
-                for count in clients:
-                    # As many prompts for each client; none that was sent before.
-                    wanted = [prompts[place % len(prompts)] for place in range(max(len(prompts), 2 * count))]
-                    fresh = [f"{number}-{count}-{place}. {text}" for place, text in enumerate(wanted)]
-                    one = asyncio.run(load(url, fresh, clients=count, max_tokens=max_tokens))
+            for count in clients:
+                # As many prompts for each client; none that was sent before.
+                wanted = [prompts[place % len(prompts)] for place in range(max(len(prompts), 2 * count))]
+                fresh = [f"{number}-{count}-{place}. {text}" for place, text in enumerate(wanted)]
+                for name in order:
+                    one = asyncio.run(load(urls[name], fresh, clients=count, max_tokens=max_tokens))
                     found[name][count].append(one)
                     print(f"{name}, {count} clients: {one.tokens_per_s:.1f} tokens/s", file=sys.stderr)
+                order = [*order[1:], order[0]]
     return found
 
 
