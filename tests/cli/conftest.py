@@ -22,6 +22,7 @@ from outpace.core.steps import Exactness
 from outpace.core.traits import Numerics, Traits
 from outpace.drafters import DRAFTERS
 from outpace.drafters.none import NoDraft
+from outpace.engine.logprobs import TokenLogprob
 from outpace.rules import RULES
 from outpace.rules.match import Match
 
@@ -55,6 +56,7 @@ class FakeGeneration:
     finish_reason: str = "stop"
     exactness: Exactness = "identical"
     numerics: Numerics = "bitwise"
+    logprobs: list[Any] | None = None
 
 
 class FakeStream:
@@ -124,9 +126,10 @@ class FakeModel:
             time_to_first_token_s=0.5,
         )
         promise = RULES.create(request.get("rule", "match")).exactness
-        return FakeStream(
-            list(self.pieces), FakeGeneration("".join(words), tokens, stats, 4, "stop", promise)
-        )
+        result = FakeGeneration("".join(words), tokens, stats, 4, "stop", promise)
+        if (count := request.get("logprobs")) is not None:
+            result.logprobs = [TokenLogprob(token, -0.5, [(token, -0.5)][:count]) for token in tokens]
+        return FakeStream(list(self.pieces), result)
 
     def generate(self, prompt: Any, **request: Any) -> FakeGeneration:
         if isinstance(prompt, str) and "endless" in prompt:

@@ -176,6 +176,15 @@ def test_json_is_one_record_and_nothing_else(run: Run, model: FakeModel) -> None
     assert record["identical_to_plain"] is None
 
 
+def test_the_record_has_logprobs_if_asked(run: Run, model: FakeModel) -> None:
+    record = json.loads(run("generate", "x", "--json", "--logprobs", "1").out)
+    assert model.calls[-1][1]["logprobs"] == 1
+    assert [one["token"] for one in record["logprobs"]] == record["token_ids"]
+    assert record["logprobs"][0] == {"token": 4, "logprob": -0.5, "top": [[4, -0.5]]}
+    assert json.loads(run("generate", "x", "--json", "--logprobs", "0").out)["logprobs"][0]["top"] == []
+    assert "logprobs" not in json.loads(run("generate", "x", "--json").out)
+
+
 def test_compare_prints_both_speeds(run: Run, model: FakeModel) -> None:
     outcome = run("generate", "x", "--compare")
     assert outcome.status == 0
@@ -237,6 +246,17 @@ def test_interrupted_in_mid_stream(run: Run, model: FakeModel) -> None:
         (("generate", "x", "--temperature", "-1"), ["temperature", "-1"]),
         (("generate", "x", "--top-p", "1.5"), ["top_p", "1.5"]),
         (("generate", "x", "--temperature", "warm"), ["--temperature", "number"]),
+        (("generate", "x", "--min-p", "2"), ["min_p", "2.0"]),
+        (("generate", "x", "--top-k", "-2"), ["top_k", "-2"]),
+        (("generate", "x", "--seed", "-1"), ["seed", "-1"]),
+        (("generate", "x", "--max-tokens", "few"), ["--max-tokens", "whole number"]),
+        (("generate", "x", "--presence-penalty", "much"), ["--presence-penalty", "number"]),
+        (("generate", "x", "--stop-token", "x"), ["--stop-token", "whole number"]),
+        (("generate", "x", "--min-tokens", "x"), ["--min-tokens", "whole number"]),
+        (("generate", "x", "--logprobs", "3"), ["--logprobs", "--json"]),
+        (("generate", "x", "--json", "--logprobs", "21"), ["--logprobs is 21", "0 to 20"]),
+        (("generate", "x", "--json", "--logprobs", "-1"), ["--logprobs is -1", "0 to 20"]),
+        (("generate", "x", "--json", "--logprobs", "x"), ["--logprobs", "whole number"]),
         (("generate", "x", "--colour", "red"), ["--colour"]),
         (("paint",), ["paint"]),
     ],

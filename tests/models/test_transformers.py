@@ -183,7 +183,7 @@ def test_length_reached_before_the_first_token_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "option",
-    [{"num_beams": 4}, {"encoder_repetition_penalty": 1.1}, {"nonsense": 1}, {"output_scores": True}],
+    [{"num_beams": 4}, {"penalty_alpha": 0.6}, {"nonsense": 1}, {"output_scores": True}],
 )
 def test_other_options_are_refused_by_name(option: dict[str, Any]) -> None:
     ours = outpace.accelerate(tiny_model("llama"))

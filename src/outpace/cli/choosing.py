@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from outpace.core.errors import OutpaceError
+from outpace.core.options import whole
 
 LogitBias = Annotated[
     list[str] | None,
@@ -35,6 +36,15 @@ StopTokens = Annotated[
     typer.Option("--stop-token", metavar="ID", help="A token that ends a text too; may be repeated."),
 ]
 
+Logprobs = Annotated[
+    int | None,
+    typer.Option(
+        "--logprobs",
+        metavar="N",
+        help="With --json: how likely every token was, and N of the likeliest, up to 20.",
+    ),
+]
+
 
 def choosing_options(
     biases: list[str] | None,
@@ -61,6 +71,17 @@ def choosing_options(
         for name, value in given.items()
         if value not in (None, False) and (name not in usual or value != usual[name])
     }
+
+
+def logprobs_option(count: int | None, *, as_json: bool) -> dict[str, int]:
+    """The option, if it is given. Raises OutpaceError for one out of range, and without a record."""
+    if count is None:
+        return {}
+    if not as_json:
+        raise OutpaceError("--logprobs is a part of the record, accepted is --json with it")
+    from outpace.engine.logprobs import MOST
+
+    return {"logprobs": whole("--logprobs", count, 0, MOST)}
 
 
 def _bias(text: str) -> tuple[int, float]:

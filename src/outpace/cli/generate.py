@@ -55,6 +55,7 @@ def generate(
     frequency_penalty: choosing.Frequency = 0.0,
     repetition_penalty: choosing.Repetition = 1.0,
     logit_bias: choosing.LogitBias = None,
+    logprobs: choosing.Logprobs = None,
     json_object: grammar.JsonObject = False,
     json_schema: grammar.JsonSchema = None,
     regex: grammar.Regex = None,
@@ -96,6 +97,7 @@ def generate(
             stop_token,
         ),
         **grammar.grammar_option(json_object, json_schema, regex, grammar_file),
+        **choosing.logprobs_option(logprobs, as_json=as_json),
     }  # fmt: skip
     loaded = render.load_model(model, threads=threads)
     method = options.with_own_draft(method, loaded, draft)
@@ -121,6 +123,8 @@ def generate(
         record = generation_record(
             generation, model=model, method=method, sampling=sampling, identical_to_plain=identical
         )
+        if generation.logprobs is not None:
+            record["logprobs"] = [one._asdict() for one in generation.logprobs]
         if plain is not None:
             record["plain_tokens_per_s"] = plain.stats.tokens_per_s
         print(json.dumps(record))

@@ -9,6 +9,9 @@ An `Edit` has three parts, applied in this order, as transformers applies them:
 
 Single precision throughout. `edited` is the numpy reference of the native sampler and of torch's
 (`targets/hf_scores.py`): the same bits.
+
+A `ComputedEdit` is a function instead, of the logits themselves: what a user's code makes of them. It runs
+for the nodes that somebody asks about, and for no others.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from outpace.core.errors import OutpaceError
 from outpace.core.options import number
 from outpace.core.tree import TokenTree
 
+NO_TOKENS, NO_FLOATS = np.zeros(0, np.int32), np.zeros(0, np.float32)
 _MOST_ID = 2**31 - 1
 PENALTIES = (lambda p: 2.0**-126 <= p <= 2.0**126), "numbers > 0 of single precision"  # for `options.number`
 
@@ -124,9 +128,42 @@ class Edit:
             )
 
 
-EditAfter = Callable[[Sequence[int]], Edit | None]
+class ComputedEdit:
+    """Changes of the logits after one node that a function computes from them: on the host, where one asks.
+
+    compute  raw logits f32[V], its own to write into, -> f32[V]. The same for the same logits.
+    known    -> what is known of the changes without the logits, for drafters; a guess but for its mask.
+    """
+
+    __slots__ = ("compute", "known")
+
+    def __init__(
+        self,
+        compute: Callable[[NDArray[np.floating]], NDArray[np.floating]],
+        known: Callable[[], Edit | None] = lambda: None,
+    ) -> None:
+        self.compute = compute
+        self.known = known
+
+    def within(self, allowed: NDArray[np.uint8]) -> ComputedEdit:
+        """The edit with a mask behind it, which is not copied."""
+        mask = Edit.of_fields(NO_TOKENS, NO_FLOATS, NO_TOKENS, 1.0, allowed)
+
+        def known() -> Edit:
+            return (self.known() or mask).within(allowed)
+
+        return ComputedEdit(lambda logits: edited(self.compute(logits), mask), known)
+
+    def allows(self, token: int) -> bool:
+        """Whether the masks, if there are any, leave a token."""
+        known = self.known()
+        return known is None or known.allows(token)
+
+
+AnyEdit = Edit | ComputedEdit
+EditAfter = Callable[[Sequence[int]], AnyEdit | None]
 """The tokens below a tree's root down to a node ([] is the root) -> the edit after the node."""
-TextEdit = Callable[[Sequence[int], Sequence[int]], Edit | None]
+TextEdit = Callable[[Sequence[int], Sequence[int]], AnyEdit | None]
 """(a text, which only grows, tokens drafted behind it) -> the edit after both: what a request has."""
 
 
@@ -141,7 +178,7 @@ class Forcing(Protocol):
 class ForcingText(Protocol):
     """A TextEdit that knows the same of a text and a path behind it."""
 
-    def __call__(self, text: Sequence[int], path: Sequence[int]) -> Edit | None: ...
+    def __call__(self, text: Sequence[int], path: Sequence[int]) -> AnyEdit | None: ...
 
     def forced(self, text: Sequence[int], path: Sequence[int]) -> Sequence[int]: ...
 
@@ -155,7 +192,7 @@ class _ForcingAfter:
         self._edit = edit
         self._text = text
 
-    def __call__(self, path: Sequence[int]) -> Edit | None:
+    def __call__(self, path: Sequence[int]) -> AnyEdit | None:
         return self._edit(self._text, path)
 
     def forced(self, path: Sequence[int]) -> Sequence[int]:
@@ -172,7 +209,12 @@ def forces(edit: TextEdit | ForcingText | None) -> TypeGuard[ForcingText]:
     return callable(getattr(edit, "forced", None))
 
 
-def edits_of(after: EditAfter | None, tree: TokenTree) -> list[Edit | None] | None:
+def known_edit(edit: AnyEdit | None) -> Edit | None:
+    """What drafters may go by, of any edit."""
+    return edit.known() if isinstance(edit, ComputedEdit) else edit
+
+
+def edits_of(after: EditAfter | None, tree: TokenTree) -> list[AnyEdit | None] | None:
     """The edit after every node of a tree; None where there is none at all."""
     if after is None:
         return None
@@ -183,10 +225,12 @@ def edits_of(after: EditAfter | None, tree: TokenTree) -> list[Edit | None] | No
     return edits if any(edit is not None for edit in edits) else None
 
 
-def edited(logits: NDArray[np.floating], edit: Edit | None) -> NDArray[np.floating]:
+def edited(logits: NDArray[np.floating], edit: AnyEdit | None) -> NDArray[np.floating]:
     """Raw logits f32[V] as edited; the argument itself where there is no edit."""
     if edit is None:
         return logits
+    if isinstance(edit, ComputedEdit):
+        return edit.compute(logits.copy())
     edit.check(len(logits))
     logits = logits.copy()
     with np.errstate(over="ignore", invalid="ignore"):

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core.call import Call
-from outpace.core.edits import Edit, EditAfter, Forcing, edited, edits_of
-from outpace.core.sampling import Sampling, warp
+from outpace.core.edits import AnyEdit, ComputedEdit, Edit, EditAfter, Forcing, edited, edits_of
+from outpace.core.sampling import NO_CHOICE, Sampling, choose, warp
 from outpace.core.tree import Draw, TokenTree
 
 Exactness = Literal["identical", "distribution", "lossy"]
@@ -123,8 +123,11 @@ class RowScores:
         self._row = row
 
     @property
-    def choices(self) -> list[int]:
-        """The target's own choice after every node. A call's first reader computes those of all its rows."""
+    def choices(self) -> Sequence[int]:
+        """The target's own choice after every node. A call's first reader computes those of all its rows.
+
+        Of a row with a `ComputedEdit` each is computed when it is read.
+        """
         return self._call.choices()[self._row]
 
     def logits(self, nodes: Sequence[int]) -> NDArray[np.float32]:
@@ -161,7 +164,7 @@ class PathScores(RowScores):
         self._nodes = nodes
 
     @property
-    def choices(self) -> list[int]:
+    def choices(self) -> Sequence[int]:
         """As of every row."""
         return [node.choices[0] for node in self._nodes]
 
@@ -200,21 +203,72 @@ class ScoredCall:
         self.trees = trees
         self.asks = asks
         self.edits = [edits_of(ask.edit, tree) for tree, ask in zip(trees, asks, strict=True)]
-        self._choices: list[list[int]] | None = None
+        self._choices: list[Sequence[int]] | None = None
 
-    def choices(self) -> list[list[int]]:
+    def choices(self) -> list[Sequence[int]]:
         """Per row, the target's choice after every node."""
         if self._choices is None:
             samplings = [ask.sampling for ask in self.asks]
             positions = [ask.position for ask in self.asks]
-            edits = None if all(row is None for row in self.edits) else self.edits
+            plain = [_plain(row) for row in self.edits]
+            lazy = [one is None and row is not None for one, row in zip(plain, self.edits, strict=True)]
+            edits = None if all(row is None for row in plain) else plain
             top = max(ask.top for ask in self.asks)
-            self._choices = self.scores.choose(samplings, positions, edits, top)
+            self._choices = [_LazyChoices(self, row) for row in range(len(self.trees))]
+            if not all(lazy):
+                chosen = self.scores.choose(samplings, positions, edits, top)
+                for row, one in enumerate(chosen):
+                    self._choices[row] = self._choices[row] if lazy[row] else one
         return self._choices
+
+    def choice(self, row: int, node: int) -> int:
+        """The target's choice after one node, from its logits on the host. NO_CHOICE where there is none."""
+        ask, edits = self.asks[row], self.edits[row]
+        raw = self.scores.logits(row, [node])[0]
+        if not np.isfinite(raw.max()):
+            return NO_CHOICE
+        logits = edited(raw, None if edits is None else edits[node])
+        return choose(logits[None], ask.sampling, [ask.position + 1 + self.trees[row].shape.depths[node]])[0]
 
     def rows(self) -> list[RowScores]:
         """A view for each row."""
         return [RowScores(self, row) for row in range(len(self.trees))]
+
+
+def _plain(edits: Sequence[AnyEdit | None] | None) -> Sequence[Edit | None] | None:
+    """A row's edits, if a target can read them all."""
+    if edits is None:
+        return None
+    plain = [edit for edit in edits if not isinstance(edit, ComputedEdit)]
+    return plain if len(plain) == len(edits) else None
+
+
+class _LazyChoices(Sequence[int]):
+    """The choices of a row whose logits a function edits, which may take long: computed one by one."""
+
+    __slots__ = ("_call", "_found", "_row")
+
+    def __init__(self, call: ScoredCall, row: int) -> None:
+        self._call = call
+        self._row = row
+        self._found: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return self._call.trees[self._row].num_nodes
+
+    @overload
+    def __getitem__(self, node: int) -> int: ...
+
+    @overload
+    def __getitem__(self, node: slice) -> list[int]: ...
+
+    def __getitem__(self, node: int | slice) -> int | list[int]:
+        if isinstance(node, slice):
+            return [self[one] for one in range(len(self))[node]]
+        node = range(len(self))[node]
+        if node not in self._found:
+            self._found[node] = self._call.choice(self._row, node)
+        return self._found[node]
 
 
 @dataclass(frozen=True, slots=True)

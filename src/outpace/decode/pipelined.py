@@ -29,7 +29,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from outpace.core.call import Call, Pass
 from outpace.core.contracts import Drafter, Looped, Rule
-from outpace.core.edits import Edit, EditAfter
+from outpace.core.edits import AnyEdit, EditAfter
 from outpace.core.products import Adapter
 from outpace.core.sampling import NO_CHOICE, no_choice
 from outpace.core.steps import Ask, PathScores, RowScores, ScoredCall, Step, StepTimes, Verdict
@@ -290,7 +290,7 @@ class _Outputs:
         return self.of(branch).choices[0]
 
 
-def _edit_below(edit: EditAfter, path: Sequence[int], tokens: Sequence[int]) -> Edit | None:
+def _edit_below(edit: EditAfter, path: Sequence[int], tokens: Sequence[int]) -> AnyEdit | None:
     return edit([*path, *tokens])
 
 

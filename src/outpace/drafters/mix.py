@@ -29,7 +29,7 @@ from typing import Any
 
 from outpace.core.call import Prompt
 from outpace.core.contracts import ByDepth, ByPath, Drafter, Successors
-from outpace.core.edits import Edit, Forcing
+from outpace.core.edits import AnyEdit, Forcing
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked, within
 from outpace.core.registry import split_specs
@@ -322,7 +322,7 @@ def _expecting(source: Drafter) -> Callable[[Any, Ask], Expect] | None:
     return begin
 
 
-def _allowed(mixture: Mapping[int, float], edit: Edit | None) -> dict[int, float]:
+def _allowed(mixture: Mapping[int, float], edit: AnyEdit | None) -> dict[int, float]:
     """What a mask leaves of a mixture: the probability of the others is not theirs any more."""
     left = {token: p for token, p in mixture.items() if edit is None or edit.allows(token)}
     rest = 1 - sum(p for token, p in mixture.items() if token not in left)

@@ -106,6 +106,10 @@ class Output:
                 new, shown = new[: index + 1], new[:index]
                 self.finish_reason = "stop"
                 break
+            if self.request.stops is not None and self.request.stops([*self.tokens, *new[: index + 1]]):
+                new = shown = new[: index + 1]
+                self.finish_reason = "stop"
+                break
         piece = ""
         if self._text is not None:
             before = self._text.tokens_used

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -33,6 +33,7 @@ class Request:
     edit        (the text so far, tokens drafted behind it) -> what changes the logits after both, or None.
                 The text, with the prompt, is one list that grows; it is the engine's, and not to be changed.
                 With a method `forced` of both it names tokens that are certain (`core.edits.ForcingText`).
+    stops       (the text so far) -> whether it ends there; asked after every token, in order.
     """
 
     prompt: Sequence[int]
@@ -42,6 +43,7 @@ class Request:
     budget: int = 63
     edit: TextEdit | None = None
     logprobs: int | None = None
+    stops: Callable[[Sequence[int]], bool] | None = None
 
     def check(self, target: Target) -> None:
         """Raise an OutpaceError if this target cannot serve the request."""

@@ -7,15 +7,19 @@ they make of the logits behind every node, so the text is that of plain decoding
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Annotated, TypedDict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 from outpace.core.contracts import Target
 from outpace.core.edits import PENALTIES
 from outpace.core.errors import OutpaceError
-from outpace.core.options import number, whole
+from outpace.core.options import MOST, number, taken, whole
 from outpace.engine.request import Request
 from outpace.models.processors import Place, Processors, Rules
+
+if TYPE_CHECKING:
+    from outpace.models.wanted import Wanted
 
 
 class Choosing(TypedDict, total=False):
@@ -40,27 +44,59 @@ class Choosing(TypedDict, total=False):
     stop_token_ids: Annotated[Sequence[int] | None, None]
 
 
+OWN_NAMES = frozenset(Choosing.__annotations__) - {"repetition_penalty"}
+"""What transformers has no names for, or others."""
+
+
 def with_choosing(request: Request, chosen: Choosing, target: Target) -> Request:
     """The request with these options; an OutpaceError for values out of range."""
-    vocab_size = target.vocab_size
-    ends = frozenset(target.eos_ids if request.eos_ids is None else request.eos_ids)
-    more = [whole("stop_token_ids", one, 0, vocab_size - 1) for one in chosen["stop_token_ids"] or ()]
-    ends = frozenset(more) if chosen["ignore_eos"] else ends | frozenset(more)
+    ends = _ends(chosen, target.eos_ids if request.eos_ids is None else request.eos_ids, target.vocab_size)
     least = whole("min_tokens", chosen["min_tokens"], 0, max(0, request.max_tokens), hint=" (max_tokens)")
-    finite = math.isfinite, "finite numbers"
-    rules = Rules(
-        biases=tuple(((token,), bias) for token, bias in _biases(chosen["logit_bias"], vocab_size)),
+    rules = replace(
+        _added(chosen, target.vocab_size),
         penalty=number("repetition_penalty", chosen["repetition_penalty"], *PENALTIES),
-        presence=number("presence_penalty", chosen["presence_penalty"], *finite),
-        frequency=number("frequency_penalty", chosen["frequency_penalty"], *finite),
         ends=ends if least else frozenset(),
     )
     edit = request.edit
     if rules != Rules():
         first = len(request.prompt)
-        edit = Processors(rules, Place(vocab_size, first, first + least, first + request.max_tokens))
-    return Request(
-        request.prompt, request.sampling, request.max_tokens, ends, request.budget, edit, request.logprobs
+        edit = Processors(rules, Place(target.vocab_size, first, first + least, first + request.max_tokens))
+    return replace(request, eos_ids=ends, edit=edit)
+
+
+def own_names(given: dict[str, Any]) -> Choosing:
+    """Takes the options of OWN_NAMES out of `given`, which has those of transformers too."""
+    if "min_tokens" in given and "min_new_tokens" in given:
+        raise OutpaceError("min_tokens and min_new_tokens are given, accepted is one of them")
+    return taken(Choosing, {name: given.pop(name) for name in OWN_NAMES if name in given})
+
+
+def with_own_names(wanted: Wanted, chosen: Choosing, vocab_size: int) -> Wanted:
+    """The wishes of a call with `own_names`; an OutpaceError for values out of range."""
+    most = MOST if wanted.max_new_tokens is None else wanted.max_new_tokens
+    least = whole("min_tokens", chosen["min_tokens"], 0, most, hint=" (max_tokens)")
+    ends = _ends(chosen, wanted.eos_ids, vocab_size)
+    return replace(
+        wanted,
+        eos_ids=ends,
+        min_new_tokens=least or wanted.min_new_tokens,
+        rules=replace(wanted.rules, ends=ends),
+        own=_added(chosen, vocab_size),
+    )
+
+
+def _ends(chosen: Choosing, ends: Collection[int], vocab_size: int) -> frozenset[int]:
+    more = {whole("stop_token_ids", one, 0, vocab_size - 1) for one in chosen["stop_token_ids"] or ()}
+    return frozenset(more if chosen["ignore_eos"] else {*ends, *more})
+
+
+def _added(chosen: Choosing, vocab_size: int) -> Rules:
+    """What is added to logits."""
+    finite = math.isfinite, "finite numbers"
+    return Rules(
+        biases=tuple(((token,), bias) for token, bias in _biases(chosen["logit_bias"], vocab_size)),
+        presence=number("presence_penalty", chosen["presence_penalty"], *finite),
+        frequency=number("frequency_penalty", chosen["frequency_penalty"], *finite),
     )
 
 

@@ -27,6 +27,8 @@ from outpace.engine.engine import Event
 from outpace.engine.generate import events, result_of
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
+from outpace.models.grammar import Grammar, check_grammar
+from outpace.models.grammar_tokens import Grammars
 from outpace.models.options import Drafting, Prompting, Showing, Stopping, Text, Texts
 from outpace.models.prompt import Chat, prompt_ids
 from outpace.models.stream import Stream
@@ -76,6 +78,7 @@ class Face(ABC):
         self._beside: Callable[[str], Path] | None = None if memo is None else memo.path
         self._costs: CallCosts | None = None
         self._own_draft: str | None = None
+        self._grammars: Grammars | None = None
         self._parts: Drafting = {}  # in place of the usual ones
         self._drafters: dict[tuple[str, str | None], Drafter] = {}
 
@@ -103,6 +106,7 @@ class Face(ABC):
             self.closed = True
             self._drafters.clear()
             self._parts = {}
+            self._grammars = None
             if isinstance(self.target, Closable):
                 self.target.close()
 
@@ -274,6 +278,16 @@ class Face(ABC):
         keep = about["raw"] or isinstance(prompt, Prompt) or given.get("grammar") is not None
         stop = () if stop is None else stop
         return ids, TextStream(self._tokenizer, stop=stop, keep_first_space=keep, shown=shown)
+
+    def _constrained(self, request: Request, grammar: Grammar | None) -> Request:
+        """The request with a grammar; an OutpaceError for one that cannot be read."""
+        grammar = check_grammar(grammar)
+        if grammar is None:
+            return request
+        with turns_of(self.target):
+            if self._grammars is None:
+                self._grammars = Grammars(self.tokenizer, self.target.vocab_size)
+            return self._grammars.constrained(request, grammar, self.target)
 
     def _shown(self, ids: Sequence[int] | None) -> frozenset[int]:
         last = self.target.vocab_size - 1

@@ -8,8 +8,7 @@ later transformers is in none of them and is refused by name once it is set.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
 from functools import cache, partial
 from numbers import Real
 from typing import Any, SupportsIndex
@@ -17,9 +16,11 @@ from typing import Any, SupportsIndex
 from outpace.core.edits import PENALTIES
 from outpace.core.errors import OutpaceError
 from outpace.core.options import number, shown
-from outpace.core.sampling import Sampling, fresh_seed, given_sampling
-from outpace.engine.request import Request
-from outpace.models.processors import NEVER, Place, Processors, Rules
+from outpace.core.sampling import Sampling, given_sampling
+from outpace.models.processors import NEVER, Rules
+from outpace.models.wanted import Wanted
+from outpace.targets.hf_processors import FIELDS, Processing, check_processors
+from outpace.targets.hf_stopping import read_stopping
 
 OPTIONS = (
     "max_new_tokens",
@@ -39,17 +40,22 @@ OPTIONS = (
     "repetition_penalty",
     "no_repeat_ngram_size",
     "encoder_no_repeat_ngram_size",
+    "encoder_repetition_penalty",
+    "exponential_decay_length_penalty",
     "bad_words_ids",
     "sequence_bias",
     "suppress_tokens",
     "begin_suppress_tokens",
     "forced_bos_token_id",
     "forced_eos_token_id",
+    "prefix_allowed_tokens_fn",
+    "logits_processor",
+    "stopping_criteria",
+    "stop_strings",
     "generation_config",
 )
 # The defaults of transformers, where neither the call nor the model names a value.
 _DEFAULTS = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0}
-DEFAULT_NEW_TOKENS = 20
 MOST = 2**31  # tokens, where the context alone ends a text
 # Options that would change the output, each with the values that do not; None never does.
 REFUSED: dict[str, tuple[Any, ...]] = {
@@ -69,12 +75,9 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "constraints": (),
     "custom_generate": (),
     "dola_layers": (),
-    "encoder_repetition_penalty": (1.0,),
-    "exponential_decay_length_penalty": (),
     "force_words_ids": (),
     "guidance_scale": (1.0,),
     "is_assistant": (False,),
-    "logits_processor": ([],),
     "max_time": (),
     "negative_prompt_ids": (),
     "num_beams": (1,),
@@ -84,12 +87,9 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "output_logits": (False,),
     "output_scores": (False,),
     "penalty_alpha": (0.0,),
-    "prefix_allowed_tokens_fn": (),
     "prompt_lookup_num_tokens": (),
     "remove_invalid_values": (False,),
     "return_dict_in_generate": (False,),
-    "stop_strings": (),
-    "stopping_criteria": ([],),
     "streamer": (),
     "synced_gpus": (False,),
     "token_healing": (False,),
@@ -159,87 +159,18 @@ class Options:
         return list(dict.fromkeys(name for config in self._configs for name in _fields(config.__class__)))
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """The wishes of a call of `generate`. `pad_id` follows a text that ended before the others.
-
-    Lengths are counted as transformers counts them, padding and what the decoder begins with included.
-    """
-
-    sampling: Sampling
-    eos_ids: frozenset[int]
-    pad_id: int | None
-    max_new_tokens: int | None
-    max_length: int | None
-    min_new_tokens: int | None
-    min_length: int
-    rules: Rules
-
-    def longest(self, width: int, *, places: int | None = None) -> int:
-        """The most tokens of a text that begins with `width` tokens; `places` caps the default.
-
-        An OutpaceError where no new token is left.
-        """
-        if self.max_new_tokens is not None:
-            most = width + self.max_new_tokens
-        elif self.max_length is not None:
-            most = self.max_length
-        else:
-            most = min(width + DEFAULT_NEW_TOKENS, places or width + DEFAULT_NEW_TOKENS)
-        if most <= width:
-            raise OutpaceError(
-                f"max_new_tokens={self.max_new_tokens} and max_length={self.max_length} leave no new token "
-                f"after {width}, accepted are max_new_tokens >= 1 or max_length > {width}"
-            )
-        return most
-
-    def request(
-        self,
-        prompt: Sequence[int],
-        *,
-        longest: int,
-        vocab_size: int,
-        padding: Sequence[int] = (),
-        source: Sequence[int] = (),
-        number: int = 0,
-    ) -> Request:
-        """The request of one row of a batch.
-
-        longest  the most tokens, as in `longest`; `padding` is what stands in front of the prompt.
-        source   the token ids that encoder_no_repeat_ngram_size is about.
-        number   of the row: all have noise of their own; the first has that of the seed itself.
-        """
-        width = len(padding) + len(prompt)
-        least = self.min_length if self.min_new_tokens is None else width + self.min_new_tokens
-        rules = self.rules
-        if least <= width:
-            rules = replace(rules, ends=frozenset())
-        edit = None
-        if rules != Rules():
-            forced = {"forced_bos_token_id": rules.forced_first, "forced_eos_token_id": rules.forced_last}
-            for name, token in forced.items():
-                if token is not None and not 0 <= token < vocab_size:
-                    raise OutpaceError(
-                        f"{name} is {token}, accepted are token ids from 0 to {vocab_size - 1}"
-                    )
-            # As in transformers: the first token after a forced one is not the first.
-            first = width + (width == 1 and rules.forced_first is not None)
-            edit = Processors(rules, Place(vocab_size, first, least, longest, tuple(padding), tuple(source)))
-        sampling = self.sampling
-        if number:
-            sampling = replace(sampling, seed=fresh_seed(sampling.seed, "row", number))
-        return Request(prompt, sampling, longest - width, eos_ids=self.eos_ids, edit=edit)
-
-
 def read_options(
     given: Mapping[str, Any],
     config: Any,
     *,
+    model: Any,
+    tokenizer: Any,
     draw_seed: Callable[[], int],
     others: Collection[str] = (),
 ) -> Wanted:
     """The options of a call over those of a generation_config; OutpaceError for what we do not have.
 
+    model      of transformers, whose processors are wanted. tokenizer: its tokenizer, or None.
     draw_seed  for sampling without a seed.
     others     names of further options of the call, which the caller reads.
     """
@@ -259,6 +190,8 @@ def read_options(
     }
     if lengths["max_new_tokens"] is None and options.given.get("max_length", 0) is None:
         raise OutpaceError("max_length is None, accepted are whole numbers >= 1, or max_new_tokens")
+    rules = _rules(options, eos_ids, greedy=sampling.temperature == 0)
+    given_tokenizer = options.given.get("tokenizer")
     return Wanted(
         sampling,
         frozenset(eos_ids),
@@ -267,8 +200,38 @@ def read_options(
         lengths["max_length"],
         lengths["min_new_tokens"],
         lengths["min_length"] or 0,
-        _rules(options, eos_ids, greedy=sampling.temperature == 0),
+        rules,
+        processing=_processing(options, model, rules.penalty),
+        stopping=read_stopping(
+            options["stopping_criteria"],
+            options["stop_strings"],
+            tokenizer if given_tokenizer is None else given_tokenizer,
+            model.device,
+        ),
     )
+
+
+def _processing(options: Options, model: Any, penalty: float) -> Processing | None:
+    """What only transformers' own processors can do; None where there is nothing of it."""
+    customs, allowed = check_processors(options["logits_processor"]), options["prefix_allowed_tokens_fn"]
+    if not (allowed is None or callable(allowed)):
+        raise OutpaceError(
+            f"prefix_allowed_tokens_fn is {shown(allowed)}, accepted are functions of a row's number and its "
+            "tokens, and None"
+        )
+    decay, given = options["exponential_decay_length_penalty"], options["encoder_repetition_penalty"]
+    is_pair = isinstance(decay, list | tuple) and len(decay) == 2
+    if decay is not None and not (is_pair and all(isinstance(one, Real) for one in decay)):
+        raise OutpaceError(
+            f"exponential_decay_length_penalty is {shown(decay)}, accepted are (start, factor) and None"
+        )
+    of_source = number("encoder_repetition_penalty", 1.0 if given is None else given, *PENALTIES)
+    if not customs and allowed is None and decay is None and of_source == 1:
+        return None
+    settings = {name: options[name] for name in FIELDS}
+    settings |= {"repetition_penalty": penalty, "encoder_repetition_penalty": of_source}
+    empty = [name for name, value in settings.items() if isinstance(value, list | tuple | dict) and not value]
+    return Processing(model, settings | dict.fromkeys(empty), customs, allowed)
 
 
 def _rules(options: Options, eos_ids: list[int], *, greedy: bool) -> Rules:

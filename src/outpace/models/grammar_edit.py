@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.edits import Edit, TextEdit
+from outpace.core.edits import NO_FLOATS, NO_TOKENS, AnyEdit, Edit, TextEdit
 from outpace.core.errors import OutpaceError
 
 MOST = 64  # tokens that are known at once
-NO_TOKENS, NO_FLOATS = np.zeros(0, np.int32), np.zeros(0, np.float32)
 Path = tuple[int, ...]
 
 
@@ -54,10 +53,10 @@ class GrammarEdit:
         self._matcher = self._fresh.deep_copy()
         self._read = self._first  # tokens of the text: the matcher stands behind them and the path
         self._path: list[int] = []
-        self._edits: dict[Path, Edit | None] = {}
+        self._edits: dict[Path, AnyEdit | None] = {}
         self._forced: dict[Path, list[int]] = {}
 
-    def __call__(self, text: Sequence[int], path: Sequence[int]) -> Edit | None:
+    def __call__(self, text: Sequence[int], path: Sequence[int]) -> AnyEdit | None:
         """What changes the logits behind a text and a path. The text may have grown since the last call."""
         self._follow(text)
         key = tuple(path)
@@ -105,7 +104,7 @@ class GrammarEdit:
         self._path += rest[:taken]
         return bool(taken == len(rest))
 
-    def _edit(self, path: Path) -> Edit | None:
+    def _edit(self, path: Path) -> AnyEdit | None:
         if not self._walk(path):
             return None
         allowed, may_end = self._mask()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from outpace.core.contracts import Target
@@ -47,10 +48,7 @@ class Grammars:
                 "ignore_eos, and stop_token_ids"
             )
         edit = self.edit(grammar, ends=ends, first=len(request.prompt), other=request.edit)
-        return Request(
-            request.prompt, request.sampling, request.max_tokens, frozenset(ends), request.budget, edit,
-            request.logprobs,
-        )  # fmt: skip
+        return replace(request, eos_ids=frozenset(ends), edit=edit)
 
     def edit(
         self, grammar: Grammar, *, ends: Iterable[int], first: int, other: TextEdit | None = None

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.edits import Edit
+from outpace.core.edits import NO_TOKENS, Edit
 
 NEVER = float("-inf")
-NO_TOKENS = np.zeros(0, np.int32)
 _Grams = dict[tuple[int, ...], set[int]]  # what has followed some tokens
 
 

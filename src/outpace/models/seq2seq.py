@@ -20,9 +20,11 @@ from outpace.engine.generate import result_of
 from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.files.tokenizer import Tokenizer
-from outpace.models.generation_config import Options, Wanted, read_options
+from outpace.models.choosing import own_names, with_own_names
+from outpace.models.generation_config import Options, read_options
 from outpace.models.options import Stopping
 from outpace.models.transformers import Wrapped, filled
+from outpace.models.wanted import Wanted
 from outpace.targets.hf_inputs import SOURCES_ARE_GUESSED, check_ids, check_mask, draw_seed
 from outpace.targets.hf_looped_seq2seq import seq2seq_target
 from outpace.targets.hf_seq2seq_models import begin_ids
@@ -97,7 +99,7 @@ class AcceleratedSeq2Seq(Wrapped):
 
     def _answers(self, prompts: Sequence[Any], options: Mapping[str, Any]) -> list[Generation]:
         found = super()._answers(prompts, options)
-        if options.get("stop") or self._theirs is None:
+        if options.get("stop") or options.get("grammar") is not None or self._theirs is None:
             return found
         # The tokenizer itself cleans up spaces too.
         texts = [str(self._theirs.decode(one.token_ids, skip_special_tokens=True)) for one in found]
@@ -107,7 +109,9 @@ class AcceleratedSeq2Seq(Wrapped):
         self, prompt: Any, given: dict[str, Any], *, streams: bool
     ) -> tuple[Request, TextStream | None]:
         stop = taken(Stopping, given)["stop"] or ()
+        logprobs, grammar, own = given.pop("logprobs", None), given.pop("grammar", None), own_names(given)
         asked = self._asked(given)
+        asked = replace(asked, wanted=with_own_names(asked.wanted, own, self.target.vocab_size))
         if isinstance(prompt, Prompt):
             made, ids = prompt, list((prompt.source and prompt.source.ids) or ())
         elif self._theirs is None:
@@ -117,15 +121,20 @@ class AcceleratedSeq2Seq(Wrapped):
             inputs = inputs.to(self.target.model.device)
             (made,), ids = self._prompts(inputs, None, asked), inputs[0].tolist()
         (request,) = asked.requests([made], [ids])
-        if not (streams or stop):
+        request = self._constrained(replace(request, logprobs=logprobs), grammar)
+        if not (streams or stop or grammar is not None):
             return request, None
         if self._tokenizer is None and (stop or self._theirs is not None):
             kind = "the model" if self._theirs is None else type(self._theirs).__name__
             raise OutpaceError(f"{kind} has no fast tokenizer, accepted is generate without stop")
-        return request, None if self._tokenizer is None else TextStream(self._tokenizer, stop=stop)
+        if self._tokenizer is None:
+            return request, None
+        # The spaces of a grammar are its own.
+        return request, TextStream(self._tokenizer, stop=stop, keep_first_space=grammar is not None)
 
     def _asked(self, given: dict[str, Any], decoder_input_ids: Any = None) -> Asked:
-        return Asked.read(given, self._generation_config(), self.target.model, decoder_input_ids)
+        config, model = self._generation_config(), self.target.model
+        return Asked.read(given, config, model, decoder_input_ids, tokenizer=self._theirs)
 
     def _run(
         self, inputs: Any, attention_mask: Any, decoder_input_ids: Any, options: Mapping[str, Any]
@@ -135,6 +144,7 @@ class AcceleratedSeq2Seq(Wrapped):
         given = dict(options)
         drafting, asked = self._drafting(given), self._asked(given, decoder_input_ids)
         prompts = self._prompts(inputs, attention_mask, asked)
+        asked.wanted.check_rows(len(prompts))
         ids = [[] for _ in prompts] if inputs.is_floating_point() else inputs.tolist()
         results = result_of(self._steps(asked.requests(prompts, ids), None, drafting))
         return prompts, results, asked.wanted.pad_id
@@ -168,13 +178,28 @@ class Asked:
     model: Any
 
     @classmethod
-    def read(cls, options: dict[str, Any], config: Any, model: Any, decoder_input_ids: Any = None) -> Asked:
+    def read(
+        cls,
+        options: dict[str, Any],
+        config: Any,
+        model: Any,
+        decoder_input_ids: Any = None,
+        *,
+        tokenizer: Any = None,
+    ) -> Asked:
         """The options of a call over a generation_config; OutpaceError for what we do not have."""
         given, speaks = dict(options), model.config.model_type == "whisper"
         ours = Options(given, config)
         if speaks:
             given |= check_speech(ours)
-        wanted = read_options(given, config, draw_seed=draw_seed, others=SPEECH if speaks else ())
+        wanted = read_options(
+            given,
+            config,
+            model=model,
+            tokenizer=tokenizer,
+            draw_seed=draw_seed,
+            others=SPEECH if speaks else (),
+        )
         if decoder_input_ids is None:
             return cls(wanted, [begin_ids(ours, model)], model)
         check_ids("decoder_input_ids", decoder_input_ids)

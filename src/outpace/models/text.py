@@ -14,8 +14,6 @@ from outpace.engine.text import TextStream
 from outpace.files.memo import Memo
 from outpace.models.choosing import with_choosing
 from outpace.models.face import Face
-from outpace.models.grammar import check_grammar
-from outpace.models.grammar_tokens import Grammars
 from outpace.models.options import LoadOptions, Text, TextOptions, Texts, sampling_of
 from outpace.models.prompt import Chat
 from outpace.models.stream import Stream
@@ -74,7 +72,6 @@ class Model(Face):
             target, name=name, num_threads=num_threads, tokenizer=tokenizer, chat=chat, memo=memo
         )
         self._loaded = loaded
-        self._grammars: Grammars | None = None
 
     @property
     def config(self) -> ModelConfig:
@@ -157,20 +154,13 @@ class Model(Face):
         most = self.target.context_length if wanted["max_tokens"] is None else wanted["max_tokens"]
         request = Request(ids, sampling, most, logprobs=wanted["logprobs"])
         request = with_choosing(request, wanted, self.target)
-        grammar = check_grammar(wanted["grammar"])
-        if grammar is not None:
-            with turns_of(self.target):
-                if self._grammars is None:
-                    self._grammars = Grammars(self.tokenizer, self.target.vocab_size)
-                request = self._grammars.constrained(request, grammar, self.target)
-        return request, text
+        return self._constrained(request, wanted["grammar"]), text
 
     def close(self) -> None:
         """As of every model, and its hold on the weights' file: drafters that still use them keep theirs."""
         with turns_of(self.target):
             if self._loaded is not None and not self.closed:
                 self._loaded.close()
-            self._grammars = None
             super().close()
 
     def _file(self) -> LoadedModel:

@@ -10,6 +10,7 @@ The model is used as it is and nothing is left behind in it. Greedy output is to
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -25,10 +26,12 @@ from outpace.engine.request import Generation, Request
 from outpace.engine.text import TextStream
 from outpace.files.tokenizer import Tokenizer
 from outpace.models import text
+from outpace.models.choosing import own_names, with_own_names
 from outpace.models.face import OWN, Face, check_tree, rule_of
-from outpace.models.generation_config import Wanted, read_options
+from outpace.models.generation_config import read_options
 from outpace.models.options import Text
 from outpace.models.stream import Stream
+from outpace.models.wanted import Wanted
 from outpace.targets.hf_causal import HfCausalTarget
 from outpace.targets.hf_inputs import check_ids, draw_seed, paddings
 from outpace.targets.hf_looped import causal_target
@@ -167,8 +170,9 @@ class Accelerated(Wrapped):
         attention_mask  [B, W], 0 for padding; None: what equals the pad token is padding.
 
         Where input_ids is a prompt as in `Model.generate`, or a list of them, the Generation of each comes
-        back instead; `system`, `raw`, `stop`, `tools`, `chat_template_kwargs` and `parse_special` belong to
-        these (see `Model.stream`).
+        back instead. `system`, `raw`, `stop`, `tools`, `chat_template_kwargs`, `parse_special`, `logit_bias`,
+        `presence_penalty`, `frequency_penalty`, `min_tokens`, `ignore_eos`, `stop_token_ids`, `logprobs` and
+        `grammar` belong to these (see `Model.stream`).
 
         The options are those of transformers, with the defaults of `model.generation_config`; a None in the
         call means none. Beside them: `sampling`, a Sampling; `max_tokens` and `seed`; `draft`, `tree` and
@@ -191,10 +195,19 @@ class Accelerated(Wrapped):
         self, prompt: Text, given: dict[str, Any], *, streams: bool
     ) -> tuple[Request, TextStream | None]:
         ids, text = self._prompt_of(prompt, given)
-        return self._row_request(list(ids), self._wanted(given)), text
+        logprobs, grammar, own = given.pop("logprobs", None), given.pop("grammar", None), own_names(given)
+        wanted = with_own_names(self._wanted(given), own, self.target.vocab_size)
+        request = replace(self._row_request(list(ids), wanted), logprobs=logprobs)
+        return self._constrained(request, grammar), text
 
     def _wanted(self, given: Mapping[str, Any]) -> Wanted:
-        return read_options(given, self._generation_config(), draw_seed=draw_seed)
+        return read_options(
+            given,
+            self._generation_config(),
+            model=self.target.model,
+            tokenizer=self._theirs,
+            draw_seed=draw_seed,
+        )
 
     def _row_request(self, row: list[int], wanted: Wanted, *, padding: int = 0, number: int = 0) -> Request:
         """The request of one row, the first tokens of which are padding."""
@@ -219,6 +232,7 @@ class Accelerated(Wrapped):
         assert input_ids is not None
         # As transformers does: a pad token that also ends texts says nothing.
         pad_id = None if wanted.pad_id in wanted.eos_ids else wanted.pad_id
+        wanted.check_rows(len(input_ids))
         counts = paddings(input_ids, attention_mask, pad_id)
         requests = [
             self._row_request(row, wanted, padding=count, number=number)

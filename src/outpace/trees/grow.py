@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core.contracts import TreePolicy
-from outpace.core.edits import edited
+from outpace.core.edits import edited, known_edit
 from outpace.core.sampling import Sampling, fresh_seed, gumbel, survivors, warp
 from outpace.core.steps import Ask, Candidates
 from outpace.core.traits import Traits, check_traits
@@ -128,7 +128,8 @@ def draw_candidates(
     for f, node in enumerate(nodes):
         after = logits[f]
         if ask.edit is not None:
-            after = edited(after, ask.edit([tree.token_list[one] for one in tree.path_to(node)[1:]]))
+            edit = ask.edit([tree.token_list[one] for one in tree.path_to(node)[1:]])
+            after = edited(after, known_edit(edit))
             if not after.max() > -np.inf:  # nothing may follow, as behind the end of a grammar's text
                 laws.append(np.zeros(len(after)))
                 continue

@@ -1,0 +1,101 @@
+"""Stopping criteria of transformers and of users, asked about every token that is kept, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import StopStringCriteria
+
+from outpace.core.errors import OutpaceError
+from outpace.core.options import shown
+
+# Criteria of transformers that are no functions of the tokens, or stand in for an option, and why.
+_REFUSED = {
+    "ConfidenceCriteria": "reads scores",
+    "EosTokenCriteria": "takes the place of the end tokens: give eos_token_id",
+    "MaxLengthCriteria": "takes the place of max_length: give max_length",
+    "MaxTimeCriteria": "reads the clock, by which a text ends elsewhere when it is written sooner",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """The criteria of a call, on the model's device."""
+
+    criteria: Sequence[Any]
+    device: Any
+
+    def after(self, padding: Sequence[int]) -> Callable[[Sequence[int]], bool]:
+        """Whether a row's text, which `padding` stands in front of, ends with its last token."""
+
+        def stops(text: Sequence[int]) -> bool:
+            ids = torch.tensor([[*padding, *text]], device=self.device)
+            # Each is asked, as transformers asks them.
+            return any([_says(one, one(ids, None)) for one in self.criteria])
+
+        return stops
+
+
+def read_stopping(given: Any, strings: Any, tokenizer: Any, device: Any) -> Stopping | None:
+    """The `stopping_criteria` of a call and its `stop_strings`, which need the tokenizer; None for neither.
+
+    Raises an OutpaceError for what is no list of criteria, or cannot be exact.
+    """
+    criteria = _checked(given)
+    if strings is not None:
+        if tokenizer is None:
+            raise OutpaceError(
+                "stop_strings needs the tokenizer, accepted are accelerate(model, tokenizer) and "
+                "generate(..., tokenizer=tokenizer)"
+            )
+        listed = [strings] if isinstance(strings, str) else strings
+        if not isinstance(listed, list | tuple) or not all(isinstance(one, str) and one for one in listed):
+            raise OutpaceError(
+                f"stop_strings is {shown(strings)}, accepted are a text, a list of texts, and None"
+            )
+        if listed and not any(type(one) is StopStringCriteria for one in criteria):  # which goes before
+            criteria.append(StopStringCriteria(stop_strings=list(listed), tokenizer=tokenizer))
+    return Stopping(criteria, device) if criteria else None
+
+
+def _checked(given: Any) -> list[Any]:
+    if given is None:
+        return []
+    if not isinstance(given, list | tuple):
+        raise OutpaceError(
+            f"stopping_criteria is {shown(given)}, accepted are a StoppingCriteriaList and a list of "
+            "criteria, which are called with (input_ids, scores)"
+        )
+    for one in given:
+        if isinstance(one, list):
+            _checked(one)
+        if not callable(one) or isinstance(one, type):
+            raise OutpaceError(
+                f"stopping_criteria has {shown(one)}, accepted are objects that are called with "
+                "(input_ids, scores)"
+            )
+        for kind in type(one).__mro__:
+            if kind.__name__ in _REFUSED and kind.__module__.startswith("transformers."):
+                raise OutpaceError(
+                    f"stopping_criteria has a {type(one).__name__}, which {_REFUSED[kind.__name__]}; "
+                    "accepted are criteria that are functions of input_ids"
+                )
+    return list(given)
+
+
+def _says(criterion: Any, answer: Any) -> bool:
+    """What a criterion says of a row; an OutpaceError for anything but one truth."""
+    if isinstance(answer, bool):
+        return answer
+    if isinstance(answer, Tensor) and answer.dtype == torch.bool and answer.numel() == 1:
+        return bool(answer)
+    is_tensor = isinstance(answer, Tensor)
+    found = f"{answer.dtype}{list(answer.shape)}" if is_tensor else f"a {type(answer).__name__}"
+    raise OutpaceError(
+        f"the stopping criterion {getattr(criterion, '__name__', type(criterion).__name__)} returns {found}, "
+        "accepted are torch.bool[1] and a bool"
+    )
