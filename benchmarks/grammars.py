@@ -19,7 +19,7 @@ from typing import Any
 import outpace
 from benchmarks.side_by_side import model_file
 from outpace.bench.report import markdown_table
-from outpace.core.edits import Edit
+from outpace.core.edits import AnyEdit
 from outpace.core.errors import OutpaceError
 from outpace.drafters.forced import Forced
 from outpace.drafters.none import NoDraft
@@ -76,7 +76,7 @@ class Watched:
         self.edit = edit
         self.seconds = 0.0
 
-    def __call__(self, text: Sequence[int], path: Sequence[int]) -> Edit | None:
+    def __call__(self, text: Sequence[int], path: Sequence[int]) -> AnyEdit | None:
         began = perf_counter()
         found = self.edit(text, path)
         self.seconds += perf_counter() - began

@@ -18,7 +18,7 @@ pytest.importorskip("torch")
 pytest.importorskip("llguidance")
 import outpace
 from outpace import Grammar, OutpaceError
-from outpace.core.edits import Edit
+from outpace.core.edits import AnyEdit, Edit
 from outpace.drafters.forced import Forced
 from outpace.drafters.lookup.ngram import NGram
 from outpace.drafters.none import NoDraft
@@ -100,8 +100,8 @@ def edit_of(model: Any, grammar: Grammar, ends: Sequence[int] = (EOS_ID,), first
     return Grammars(model.tokenizer, VOCAB_SIZE).edit(grammar, ends=ends, first=first)
 
 
-def allowed(edit: Edit | None) -> list[int]:
-    assert edit is not None and edit.allowed is not None
+def allowed(edit: AnyEdit | None) -> list[int]:
+    assert isinstance(edit, Edit) and edit.allowed is not None
     return np.flatnonzero(np.unpackbits(edit.allowed, count=VOCAB_SIZE, bitorder="little")).tolist()
 
 

@@ -14,23 +14,22 @@ import outpace  # noqa: E402
 from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.core.sampling import Sampling, choose  # noqa: E402
 from tests.fakes import hostile  # noqa: E402
-from tests.hf_families import tiny_model  # noqa: E402
+from tests.hf_families import tiny_looped, tiny_model  # noqa: E402
 from tests.hf_seq2seq_families import sources, tiny_seq2seq  # noqa: E402
 from tests.models.test_seq2seq import settled, theirs  # noqa: E402
 from tests.models.test_transformers import batch, blurred, prompts, repetitive  # noqa: E402
 
-Base = transformers.LogitsProcessor
 NGRAM = "ngram:min_n=1,max_n=2,length=5"
 
 
-class NotTheLastTwo(Base):
+class NotTheLastTwo(transformers.LogitsProcessor):  # type: ignore[misc, name-defined]
     """Forbids the last two tokens, which are others at every node, and writes into the scores."""
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         return scores.scatter_(1, input_ids[:, -2:], -torch.inf)
 
 
-class OfThePath(Base):
+class OfThePath(transformers.LogitsProcessor):  # type: ignore[misc, name-defined]
     """Adds noise that depends on every token before, padding included."""
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
@@ -41,14 +40,14 @@ class OfThePath(Base):
         return scores + 0.5 * scores.amax(1, keepdim=True).abs() * torch.stack(noise)
 
 
-class Bent(Base):
+class Bent(transformers.LogitsProcessor):  # type: ignore[misc, name-defined]
     """Not linear: what divides or adds before it has another effect than behind it."""
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         return torch.where(scores > 0.5, 1 - scores, scores.sign() * scores**2)
 
 
-class EverySecond(Base):
+class EverySecond(transformers.LogitsProcessor):  # type: ignore[misc, name-defined]
     """Few choices, which depend on the length of the text."""
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
@@ -82,28 +81,24 @@ def model(request: pytest.FixtureRequest) -> Any:
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_greedy_is_that_of_transformers(model: Any, name: str) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 24}
     changed = 0
-    for draft, tree in (
-        (NGRAM, None),
-        ("mix", None),
-        (blurred(model, 0.01), "static"),
-        ("none", None),
-    ):
-        ours = outpace.accelerate(model, draft=draft, tree=tree)
-        for texts in (prompts(1, seed=5), prompts(4, seed=6)):
-            inputs = batch(texts)
-            options: dict[str, Any] = {"max_new_tokens": 24}
-            expected = model.generate(
-                **inputs,
-                **options,
-                do_sample=False,
-                logits_processor=transformers.LogitsProcessorList(MAKERS[name]()),
-            )
+    for texts in (prompts(1, seed=5), prompts(4, seed=6)):
+        inputs = batch(texts)
+        given = transformers.LogitsProcessorList(MAKERS[name]())
+        expected = model.generate(**inputs, **options, do_sample=False, logits_processor=given)
+        for draft, tree in (
+            (NGRAM, None),
+            ("mix", None),
+            (blurred(model, 0.01), "static"),
+            ("none", None),
+        ):
+            ours = outpace.accelerate(model, draft=draft, tree=tree)
             assert torch.equal(ours.generate(**inputs, **options, logits_processor=MAKERS[name]()), expected)
-            plain = model.generate(**inputs, **options, do_sample=False)
-            changed += plain.shape != expected.shape or not torch.equal(plain, expected)
-        assert ours.target.num_rows == 0
-    assert changed > 3
+            assert ours.target.num_rows == 0
+        plain = model.generate(**inputs, **options, do_sample=False)
+        changed += plain.shape != expected.shape or not torch.equal(plain, expected)
+    assert changed
 
 
 @pytest.mark.parametrize("name", hostile(8))
@@ -169,7 +164,21 @@ def test_sampled_tokens_are_those_of_plain_decoding(rule: str) -> None:
     drafts = outpace.accelerate(model, draft=blurred(model, 0.01), tree="chain:length=4", rule=rule)
     assert rule != "match" or torch.equal(drafts.generate(**inputs, **options), plain)
     assert torch.equal(outpace.accelerate(model, draft="mix").generate(**inputs, **options), plain)
-    drafts.generate(**inputs, **options)
+    options |= {"logits_processor": [EverySecond()], "eos_token_id": []}
+    width = inputs["input_ids"].shape[1]
+    places = torch.arange(24) + width
+    assert ((drafts.generate(**inputs, **options)[:, width:] + places) % 2 == 1).all()
+
+
+def test_a_pipeline_of_loops() -> None:
+    model = tiny_looped()
+    ids = torch.tensor([[5, 9, 9, 17, 5, 40, 9], [9, 8, 9, 8, 9, 8, 9]])
+    given: dict[str, Any] = {"max_new_tokens": 30, "logits_processor": [OfThePath(), NotTheLastTwo()]}
+    expected = model.generate(ids, do_sample=False, **given)
+    for draft in ("speed", "ngram"):
+        ours = outpace.accelerate(model, draft=draft)
+        assert torch.equal(ours.generate(ids, **given), expected)
+        assert torch.equal(ours.generate(ids[:1], **given), expected[:1])
 
 
 def test_they_come_before_temperature_and_filters() -> None:
@@ -262,7 +271,7 @@ def test_a_processor_that_raises_leaves_nothing_behind() -> None:
     assert torch.equal(ours.generate(**inputs, max_new_tokens=20), expected)
 
 
-class Counts(Base):
+class Counts(transformers.LogitsProcessor):  # type: ignore[misc, name-defined]
     def __init__(self) -> None:
         self.count = 0
 
@@ -271,7 +280,7 @@ class Counts(Base):
         return scores + self.count * torch.arange(scores.shape[1])
 
 
-class Half(Base):
+class Half(transformers.LogitsProcessor):  # type: ignore[misc, name-defined]
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         return scores.half()
 
@@ -335,7 +344,8 @@ def test_none_and_an_empty_list_are_none(model: Any) -> None:
     inputs = batch(prompts(2, seed=2)) | {"max_new_tokens": 12}
     ours = outpace.accelerate(model)
     expected = ours.generate(**inputs)
-    for nothing in (None, [], transformers.LogitsProcessorList()):
+    nothings: list[Any] = [None, [], transformers.LogitsProcessorList()]
+    for nothing in nothings:
         assert torch.equal(ours.generate(**inputs, logits_processor=nothing), expected)
         assert torch.equal(ours.generate(**inputs, stopping_criteria=nothing), expected)
 

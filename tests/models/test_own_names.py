@@ -30,7 +30,7 @@ STEERED: list[dict[str, Any]] = [
 ]
 
 
-class Openai(transformers.LogitsProcessor):  # type: ignore[misc]
+class Openai(transformers.LogitsProcessor):  # type: ignore[misc, name-defined]
     """The options of STEERED that transformers does not have, in its own arithmetic; before all others."""
 
     def __init__(self, width: int, options: dict[str, Any]) -> None:
@@ -83,7 +83,8 @@ def begun(model: Any, tokenizer: Any) -> tuple[Any, int]:
 def test_penalties_and_biases(model: Any, tokenizer: Any, options: dict[str, Any], custom: bool) -> None:
     """They come first: the reference has them in a model of its own, which adds them to its logits."""
     ids, width = begun(model, tokenizer)
-    first, theirs = Openai(width, options), {}
+    first = Openai(width, options)
+    theirs: dict[str, Any] = {}
     for name in ("repetition_penalty", "no_repeat_ngram_size", "sequence_bias"):
         theirs |= {name: options[name]} if name in options else {}
     customs = [Bent(), OfThePath()] if custom else []

@@ -22,7 +22,7 @@ from tests.models.test_transformers import batch, prompts, repetitive  # noqa: E
 NGRAM = "ngram:min_n=1,max_n=2,length=5"
 
 
-class SumOf(transformers.StoppingCriteria):  # type: ignore[misc]
+class SumOf(transformers.StoppingCriteria):  # type: ignore[misc, name-defined]
     """Ends a text whose last tokens have a sum with this remainder, which drafts run past."""
 
     def __init__(self, modulus: int = 7) -> None:

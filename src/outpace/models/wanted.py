@@ -101,14 +101,12 @@ class Wanted:
                     )
             edit = Processors(rules, place)
         if self.processing is not None:
-            lengths = {
-                "min_length": least, "min_new_tokens": self.min_new_tokens, "max_length": longest
-            }  # fmt: skip
+            new = self.min_new_tokens
             edit = self.processing.edit(
                 width=width,
                 padding=padding,
                 source=source,
-                lengths=lengths,
+                lengths={"min_length": least, "min_new_tokens": new, "max_length": longest},
                 ends=sorted(self.eos_ids),
                 number=number,
                 known=edit,

@@ -112,7 +112,8 @@ class Processing:
                 model_kwargs={"attention_mask": mask},
             )
         except (TypeError, ValueError) as error:
-            raise OutpaceError(f"transformers refuses the logits processors: {error}") from error
+            why = " ".join(str(error).split())
+            raise OutpaceError(f"transformers refuses the logits processors: {why}") from error
         customs = {id(one) for one in self.customs}
         pairs = [(one, id(one) in customs) for one in listed]
         return NodeProcessors(pairs, device, padding, known, before)
