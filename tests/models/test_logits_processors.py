@@ -73,7 +73,7 @@ def quiet() -> Iterator[None]:
     transformers.logging.set_verbosity_warning()
 
 
-@pytest.fixture(scope="module", params=["llama", "gemma3_text", "gpt2", "opt", "qwen3"])
+@pytest.fixture(scope="module", params=["llama", "gemma3_text", "gpt2", "opt"])
 def model(request: pytest.FixtureRequest) -> Any:
     both = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
     return repetitive(tiny_model(request.param, **both if request.param == "gemma3_text" else {}))
@@ -81,7 +81,7 @@ def model(request: pytest.FixtureRequest) -> Any:
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_greedy_is_that_of_transformers(model: Any, name: str) -> None:
-    options: dict[str, Any] = {"max_new_tokens": 24}
+    options: dict[str, Any] = {"max_new_tokens": 16}
     changed = 0
     for texts in (prompts(1, seed=5), prompts(4, seed=6)):
         inputs = batch(texts)
