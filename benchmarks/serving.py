@@ -1,8 +1,8 @@
 """Servers under load: tokens per second of all clients together, and how long a first token takes.
 
-Every round starts all servers anew. For every number of clients they take turns, and each gets the same
-prompts from so many clients at once, greedily and to a fixed length; the others wait. `plain` is our server
-without drafts, `drafted` with what it drafts by itself.
+Every round starts all servers anew, and each answers all prompts once before it is measured. For every number
+of clients they take turns. Each gets the same prompts from so many clients at once, greedily and to a fixed
+length; the others wait. `plain` is our server without drafts, `drafted` with what it drafts by itself.
 Other servers that speak OpenAI's API join by a command that names {model} and {port}:
 
     python -m benchmarks.serving --prompts spec_bench.jsonl --limit 1 --clients 1 --clients 8 \\
@@ -77,7 +77,9 @@ async def load(url: str, prompts: Sequence[str], *, clients: int, max_tokens: in
         for prompt in waiting:
             done.append(await ask(client, prompt, max_tokens))
 
-    async with httpx2.AsyncClient(base_url=url, timeout=600) as client:
+    # llama.cpp's server drops connections that it has said it keeps.
+    limits = httpx2.Limits(max_keepalive_connections=0)
+    async with httpx2.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
         began = time.perf_counter()
         await asyncio.gather(*(ask_on(client) for _ in range(clients)))
         seconds = time.perf_counter() - began
@@ -124,8 +126,9 @@ def measure(
     for number in range(rounds):
         with ExitStack() as open_servers:
             urls = {name: open_servers.enter_context(running(commands[name], model)) for name in order}
-            for url in urls.values():
-                asyncio.run(load(url, ["warm"], clients=1, max_tokens=8))
+            for url in urls.values():  # what a server does for the first time does not count
+                early = [f"{number}-{place}. {text}" for place, text in enumerate(prompts)]
+                asyncio.run(load(url, early, clients=min(8, max(clients)), max_tokens=max_tokens))
             for count in clients:
                 # As many prompts for each client; none that was sent before.
                 wanted = [prompts[place % len(prompts)] for place in range(max(len(prompts), 2 * count))]
