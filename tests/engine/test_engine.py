@@ -21,7 +21,7 @@ from outpace.core.tree import TokenTree
 from outpace.drafters.lookup.ngram import NGram
 from outpace.drafters.model.small_model import SmallModel
 from outpace.drafters.none import NoDraft
-from outpace.engine.engine import FIRST_NODES, Engine, Job
+from outpace.engine.engine import FIRST_NODES, PATIENCE, Engine, Job
 from outpace.engine.generate import generate
 from outpace.engine.request import Request
 from outpace.pricing.pace import Pace
@@ -164,16 +164,16 @@ class First(NoDraft):
         return list(states)
 
 
-@pytest.mark.parametrize("size", [1, 255, 256, 257, 511, 512, 513])
+@pytest.mark.parametrize("size", [1, 127, 128, 129, 255, 256, 257])
 def test_the_last_part_of_a_prompt_is_a_whole_one(tmp_path: Path, size: int) -> None:
     """Drafters see its states. No bit depends on where prompts are cut: here in pieces of 100."""
     model: Any = gguf_target(tmp_path, max_position_embeddings=1024, context_length=1024, threads=1)
-    assert model.traits.chunk == 256
+    assert model.traits.chunk == 128
     prompt = np.random.default_rng(size).integers(0, model.vocab_size, size).tolist()
     drafter, calls, score = First(), [], model.score
     model.score = lambda some: calls.append([len(call.pending) for call in some]) or score(some)
     whole(generate(model, drafter, Match(), Request(prompt, Sampling(), 1)))
-    parts = {257: [1, 256], 511: [255, 256], 512: [256, 256], 513: [256, 1, 256]}.get(size, [size])
+    parts = {129: [1, 128], 255: [127, 128], 256: [128, 128], 257: [128, 1, 128]}.get(size, [size])
     [(seen, logits)] = drafter.seen
     assert calls == [[part] for part in parts] and seen == parts[-1]
     row = model.open()
@@ -205,6 +205,40 @@ def test_beside_rows_that_run_parts_keep_to_the_room_that_is_left(running: int, 
     assert [shape[running][0] for shape in model.shapes[: len(parts)]] == parts
     assert max(sum(p - 1 + n for p, n in shape) for shape in model.shapes) <= 512
     assert list(jobs.values())[-1] == alone(late)
+
+
+def prompts_of(sizes: Sequence[int]) -> tuple[Any, Engine, dict[Job, list[int]]]:
+    model = target(Wide)
+    engine = Engine(model, NoDraft(), Match())
+    some = [Request([n % VOCAB_SIZE for n in range(size)], Sampling(), 40) for size in sizes]
+    return model, engine, {engine.add(one): list[int]() for one in some}
+
+
+def test_prompts_share_no_more_than_a_chunk_of_a_call() -> None:
+    """Whose prompt is read sees its first token; four of 100 do not wait for each other."""
+    model, engine, jobs = prompts_of([100] * 4)
+    for begun in (2, 4):
+        engine.step()
+        assert sum(job.begun for job in jobs) == begun
+    assert [[pending for pending, _ in shape] for shape in model.shapes] == [[100, 100], [1, 1, 100, 100]]
+    run(engine, jobs)
+    assert all(job.result is not None and job.result.token_ids == alone(job.output.request) for job in jobs)
+
+
+def test_short_prompts_go_first_but_not_for_ever() -> None:
+    """Of a long one a chunk is read once it has let others go first so many times."""
+    _, engine, jobs = prompts_of([600, *[250] * (PATIENCE + 3)])
+    long, *short = jobs
+    for number in range(PATIENCE):
+        engine.step()
+        assert [job.begun for job in short].index(False) == number + 1 and len(long.pending) == 600
+    engine.step()
+    assert len(long.pending) == 600 - 256 and not long.begun
+    assert sum(job.begun for job in short) == PATIENCE
+    engine.step()
+    assert sum(job.begun for job in short) == PATIENCE + 1
+    run(engine, jobs)
+    assert all(job.result is not None and job.result.token_ids == alone(job.output.request) for job in jobs)
 
 
 def test_more_requests_than_a_call_has_places() -> None:

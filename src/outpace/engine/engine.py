@@ -1,8 +1,8 @@
 """The engine: requests join, run side by side and leave; every step is one call of the target.
 
     add      a request joins with the next step
-    step     rows that have read their prompt get a draft; as much of the others' prompts as fits is read in
-             the same call. Each request gets the tokens that it gets alone
+    step     rows that have read their prompt get a draft; a chunk of the others' prompts is read in the same
+             call, short ones first. Each request gets the tokens that it gets alone
     cancel   a request leaves
 
 Requests get rows in order of age. Where the target's cache is full, rows that are only parked (`prefixes.py`)
@@ -36,6 +36,7 @@ from outpace.pricing.clock import now
 from outpace.pricing.pace import Pace
 
 FIRST_NODES = 16  # of a row's drafts, for which a call that others read in has a place
+PATIENCE = 4  # steps in which a prompt lets shorter ones go first
 
 
 @dataclass(slots=True, eq=False)
@@ -53,6 +54,7 @@ class Job:
     started: bool = False  # there is a state
     reads: bool = True  # what is pending is more than its last token
     pending: list[int] = field(default_factory=list)
+    passed: int = 0  # steps since something of it was read
     begun: bool = False  # its first tokens are there
     prompt_s: float = 0.0
     wall_s: float = 0.0
@@ -203,21 +205,34 @@ class Engine:
         reading = [job for job in self._running if job.reads]
         if traits.chunk == UNBOUNDED:  # prompts are read whole, which nobody else should be padded for
             return (reading, []) if reading else (ready, [])
-        room = traits.max_nodes - len(ready) * (1 + FIRST_NODES)
-        most = traits.chunk if ready else room  # those that run wait no longer than that
+        reading.sort(key=lambda job: (len(job.pending) if job.passed < PATIENCE else 0, job.number))
+        parts = self._places(ready, reading)
+        placed = {*ready, *(job for job, _ in parts)}
+        for job in reading:
+            job.passed = 0 if job in placed else job.passed + 1
+        return ready, parts
+
+    def _places(self, ready: list[Job], reading: Sequence[Job]) -> list[tuple[Job, int]]:
+        """Who of those that read can be read to the end joins `ready`; returns what is read of another one.
+
+        All of it is a chunk at most: more at once takes no less time for each token, and everybody waits.
+        """
+        traits = self._target.traits
+        room, most = traits.max_nodes - len(ready) * (1 + FIRST_NODES), traits.chunk
         for job in reading:
             size = len(job.pending)
-            if size <= min(traits.chunk, most) and size + FIRST_NODES <= room:
+            if size <= most and size + FIRST_NODES <= room:
                 ready.append(job)
                 room, most = room - size - FIRST_NODES, most - size
                 continue
             # Of the last part drafters see the states: it is a whole one.
             last = min(traits.chunk, traits.max_nodes - len(ready) * (1 + FIRST_NODES) - FIRST_NODES)
-            part = min(size - max(1, last), traits.chunk, most, room)
+            part = min(size - max(1, last), most, room)
             if part < 1 and not ready:  # a call too small for drafts
-                return [job], []
-            return ready, [(job, part)] if part > 0 else []
-        return ready, []
+                ready.append(job)
+                return []
+            return [(job, part)] if part > 0 else []
+        return []
 
     def _run(
         self, ready: Sequence[Job], parts: Sequence[tuple[Job, int]], events: list[Event], began: float
