@@ -5,9 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,3 +94,40 @@ def living(folder: Path, settings: Settings | None = None, **options: Any) -> It
         server.should_exit = True
         thread.join()
         place.close()
+
+
+def sent(server: Living, path: str, body: Any, *, receives: int | None = None) -> socket.socket:
+    """A connection on which a request has been sent, and nothing read. receives: bytes that it holds."""
+    raw = json.dumps(body).encode()
+    line = socket.socket()
+    line.settimeout(30)
+    if receives is not None:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives)
+    line.connect(("127.0.0.1", server.port))
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    line.sendall(f"{head}Content-Length: {len(raw)}\r\n\r\n".encode() + raw)
+    return line
+
+
+def within(seconds: float, fits: Callable[[], bool]) -> bool:
+    """Whether something comes true in so many seconds."""
+    end = time.monotonic() + seconds
+    while not fits() and time.monotonic() < end:
+        time.sleep(0.01)
+    return fits()
+
+
+class Steps:
+    """Counts the steps of a server's engine, and lets each take 10 ms."""
+
+    def __init__(self, server: Living, patch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        engine = server.house.of(NAME).worker._engine
+        step = engine.step
+
+        def slow() -> Any:
+            self.count += 1
+            time.sleep(0.01)
+            return step()
+
+        patch.setattr(engine, "step", slow)

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from fastapi import Request as Http
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from outpace.engine.request import Generation
 from outpace.server.errors import described
@@ -24,6 +25,7 @@ LOG = logging.getLogger("outpace.server")
 QUIET_S = 15.0  # without a word, after which a comment keeps proxies from hanging up
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 DONE = "data: [DONE]\n\n"
+GONE = 499  # the status of what nobody waits for
 R = TypeVar("R")
 
 
@@ -51,15 +53,29 @@ class Form(Protocol):
 async def respond(http: Http, form: Form, answers: Answers, *, stream: bool) -> Response:
     """The response to a client."""
     if stream:
-        return StreamingResponse(_events(form, answers), media_type="text/event-stream", headers=HEADERS)
+        return _Streamed(form, answers)
     with answers:
-        results = await _unless_gone(http, _collect(form, answers))
-        return Response(status_code=499) if results is None else JSONResponse(form.whole(results))
+        results = await unless_gone(http, _collect(form, answers))
+        return Response(status_code=GONE) if results is None else JSONResponse(form.whole(results))
+
+
+class _Streamed(StreamingResponse):
+    """The events of answers, which are cancelled however it ends: also where it never begins to send."""
+
+    def __init__(self, form: Form, answers: Answers) -> None:
+        super().__init__(_events(form, answers), media_type="text/event-stream", headers=HEADERS)
+        self._answers = answers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As every ASGI app."""
+        with self._answers:
+            await super().__call__(scope, receive, send)
 
 
 async def _collect(form: Form, answers: Answers) -> list[Generation]:
     results: dict[int, Generation] = {}
-    async for number, update in answers:
+    while (following := await answers.following()) is not None:
+        number, update = following
         form.piece(number, update)
         if update.result is not None:
             results[number] = update.result
@@ -68,52 +84,30 @@ async def _collect(form: Form, answers: Answers) -> list[Generation]:
 
 async def _events(form: Form, answers: Answers) -> AsyncIterator[str]:
     results: dict[int, Generation] = {}
-    with answers:
-        try:
-            for one in form.opening():
-                yield _event(one)
-            async for item in _with_pauses(answers):
-                if item is None:
-                    yield ": still at work\n\n"
-                    continue
-                number, update = item
-                for one in form.piece(number, update):
-                    yield _event(one)
-                if update.result is not None:
-                    results[number] = update.result
-            for one in form.closing([results[number] for number in sorted(results)]):
-                yield _event(one)
-        except Exception as error:
-            status, body = described(error)
-            if status == 500:
-                LOG.exception("a stream failed")
-            yield _event(body)
-            return
-        yield form.done
-
-
-async def _with_pauses(answers: Answers) -> AsyncIterator[tuple[int, Update] | None]:
-    """The updates, and None for every while without one."""
-    following: asyncio.Future[tuple[int, Update]] | None = None
     try:
-        while True:
-            following = following or asyncio.ensure_future(anext(answers))
-            done, _ = await asyncio.wait({following}, timeout=QUIET_S)
-            if not done:
-                yield None
+        for one in form.opening():
+            yield _event(one)
+        while not answers.over:
+            if (following := await answers.following(QUIET_S)) is None:
+                yield ": still at work\n\n"
                 continue
-            try:
-                item = following.result()
-            except StopAsyncIteration:
-                return
-            following = None
-            yield item
-    finally:
-        if following is not None:
-            following.cancel()
+            number, update = following
+            for one in form.piece(number, update):
+                yield _event(one)
+            if update.result is not None:
+                results[number] = update.result
+        for one in form.closing([results[number] for number in sorted(results)]):
+            yield _event(one)
+    except Exception as error:
+        status, body = described(error)
+        if status == 500:
+            LOG.exception("a stream failed")
+        yield _event(body)
+        return
+    yield form.done
 
 
-async def _unless_gone(http: Http, work: Coroutine[Any, Any, R]) -> R | None:
+async def unless_gone(http: Http, work: Coroutine[Any, Any, R]) -> R | None:
     """What the work gives; None where the client goes away before."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(http))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -142,14 +142,23 @@ class Answers:
 
         return tell
 
-    def __aiter__(self) -> AsyncIterator[tuple[int, Update]]:
-        return self
+    @property
+    def over(self) -> bool:
+        """Whether no update follows."""
+        return not self._open
 
-    async def __anext__(self) -> tuple[int, Update]:
-        """The next update; raises the error of a request that fails."""
-        if not self._open:
-            raise StopAsyncIteration
-        number, update = await self._updates.get()
+    async def following(self, within: float | None = None) -> tuple[int, Update] | None:
+        """The next update; None after so many seconds without one, and behind the last.
+
+        Raises the error of a request that fails.
+        """
+        if self.over:
+            return None
+        try:
+            async with asyncio.timeout(within):
+                number, update = await self._updates.get()
+        except TimeoutError:
+            return None
         if update.error is not None:
             raise update.error
         self._open -= update.is_last
