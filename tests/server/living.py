@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import uvicorn
 
 from outpace.models.text import Model, load
-from outpace.server.app import create_app
-from outpace.server.run import bound, open_house
+from outpace.server.run import bound, open_house, server_of
 from outpace.server.serving import House, Settings
 from tests.fake_models import write_gguf
 
@@ -80,10 +78,7 @@ def living(folder: Path, settings: Settings | None = None, **options: Any) -> It
     logging.getLogger("uvicorn.error").addHandler(logging.NullHandler())
     place = bound("127.0.0.1", 0)
     port = place.getsockname()[1]
-    app = create_app(house, metrics, **options)
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
-    )
+    server = server_of(house, metrics, grace_s=5, **options)
     thread = threading.Thread(target=server.run, args=([place],))
     thread.start()
     while not server.started:

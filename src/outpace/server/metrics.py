@@ -54,6 +54,10 @@ class Metrics:
         self.first = histogram("time_to_first_token_seconds", "From a request to its first token.", FIRST_S)
         self.whole = histogram("e2e_request_latency_seconds", "From a request to its end.", WHOLE_S)
         self.per_token = histogram("time_per_output_token_seconds", "Behind the first token.", TOKEN_S)
+        self.stalled = Counter(
+            "outpace:connections_stalled", "Clients that stood still and were hung up on.",
+            registry=self.registry,
+        )  # fmt: skip
         self.running = gauge("num_requests_running", "Requests that have a row of the model.")
         self.waiting = gauge("num_requests_waiting", "Requests that wait for one.")
 

@@ -12,6 +12,7 @@ import uvicorn
 from outpace.core.errors import OutpaceError
 from outpace.models.text import Model
 from outpace.server.app import create_app
+from outpace.server.connections import STALLED_S, connections
 from outpace.server.metrics import Metrics
 from outpace.server.serving import House, Served, Settings
 
@@ -59,8 +60,21 @@ def open_house(
     return House(served), metrics
 
 
+def server_of(
+    house: House, metrics: Metrics, *, grace_s: int = GRACE_S, stalled_s: float = STALLED_S, **options: Any
+) -> uvicorn.Server:
+    """A server that has not begun. stalled_s: see `connections`; `options` are those of `create_app`."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            create_app(house, metrics, **options),
+            http=connections(metrics.stalled, seconds=stalled_s),
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=grace_s,
+        )
+    )
+
+
 def run(place: socket.socket, house: House, metrics: Metrics, **options: Any) -> None:
     """Serve until a signal says to end. `options` are those of `create_app`."""
-    app = create_app(house, metrics, **options)
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S)
-    uvicorn.Server(config).run(sockets=[place])
+    server_of(house, metrics, **options).run(sockets=[place])
