@@ -11,8 +11,11 @@ from outpace.core.stats import GenerationStats
 from outpace.engine.request import FinishReason, Generation
 from outpace.server.bodies import ChatBody
 from outpace.server.chat import ChatForm
+from outpace.server.completions import CompletionForm
+from outpace.server.responses import ResponsesForm
 from outpace.server.tools.hermes import Hermes
 from outpace.server.worker import Update
+from tests.server.living import Living
 
 TEXT = 'It is near. <tool_call>\n{"name": "tide", "arguments": {"port": "Bergen", "days": 2}}\n</tool_call>'
 BODY = ChatBody.model_validate({"messages": [{"role": "user", "content": "a"}]})
@@ -52,3 +55,30 @@ def test_a_call_that_is_cut_off_says_so() -> None:
     made = form()
     made.piece(0, Update([1], TEXT[:60], [], result=result("length")))
     assert made.whole([result("length")])["choices"][0]["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "trace": True}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "logprobs": True, "n": 2}),
+        ("/v1/completions", {"prompt": "a", "logprobs": 1, "echo": False}),
+        ("/v1/responses", {"input": "a", "max_output_tokens": 5}),
+    ],
+)
+def test_no_chunks_are_built_for_a_whole_answer(
+    server: Living, monkeypatch: pytest.MonkeyPatch, path: str, asked: dict[str, Any]
+) -> None:
+    for form in (ChatForm, CompletionForm, ResponsesForm):
+        monkeypatch.delattr(form, "piece")
+    more = {} if path.endswith("responses") else {"max_tokens": 5}
+    assert server.ask("POST", path, {**asked, **more})[0] == 200
+
+
+def test_an_answer_that_is_taken_in_is_that_of_its_pieces() -> None:
+    taken, streamed = form(), form()
+    for at in range(0, len(TEXT), 5):
+        last = result("stop") if at + 5 >= len(TEXT) else None
+        taken.take(0, Update([1], TEXT[at : at + 5], [], result=last))
+        streamed.piece(0, Update([1], TEXT[at : at + 5], [], result=last))
+    assert taken.whole([result("stop")])["choices"] == streamed.whole([result("stop")])["choices"]

@@ -10,7 +10,6 @@ from fastapi import APIRouter
 from fastapi import Request as Http
 from fastapi.responses import Response
 
-from outpace.engine.logprobs import TokenLogprob
 from outpace.engine.request import Generation
 from outpace.engine.trace import Trace
 from outpace.files.tokenizer import Tokenizer
@@ -68,7 +67,6 @@ class Choice:
     reader: Reader
     content: str = ""
     calls: list[dict[str, Any]] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
 
     def take(self, delta: Delta) -> dict[str, Any]:
         """Adds what a reader says; gives it as the delta of a stream."""
@@ -120,22 +118,25 @@ class ChatForm:
         numbers = range(len(self._choices))
         return [self._chunk(number, {"role": "assistant", "content": ""}) for number in numbers]
 
+    def take(self, number: int, update: Update) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+        """Takes in what a step adds; the deltas of it, and the step of the trace where there is one."""
+        choice, trace = self._choices[number], None
+        if self._trace is not None and update.event is not None:
+            trace = self._trace.add(update.event, last=update.is_last)
+        said = choice.reader.push(update.text) + (choice.reader.finish() if update.result else [])
+        return [choice.take(delta) for delta in said], trace
+
     def piece(self, number: int, update: Update) -> list[dict[str, Any]]:
         """What a step adds, and the end."""
-        choice, result = self._choices[number], update.result
-        said = choice.reader.push(update.text) + (choice.reader.finish() if result else [])
-        deltas = [choice.take(delta) for delta in said]
-        first: dict[str, Any] = {}
-        if self._trace is not None and update.event is not None:
-            first["trace"] = self._trace.add(update.event, last=update.is_last)
+        (deltas, trace), result = self.take(number, update), update.result
+        first: dict[str, Any] = {} if trace is None else {"trace": trace}
         if self._logprobs and update.logprobs:
-            choice.logprobs += update.logprobs
             first["logprobs"] = replies.chat_logprobs(self._tokenizer, update.logprobs)
         if first and not deltas:
             deltas = [{"content": ""}]
         made = [self._chunk(number, delta, **(first if not at else {})) for at, delta in enumerate(deltas)]
         if result is not None:
-            reason = choice.finish(result.finish_reason)
+            reason = self._choices[number].finish(result.finish_reason)
             made.append(self._chunk(number, {}, reason, timings=replies.timings(result)))
         return made
 
@@ -149,9 +150,7 @@ class ChatForm:
             {
                 "index": number,
                 "message": choice.message(),
-                "logprobs": replies.chat_logprobs(
-                    self._tokenizer, choice.logprobs if self._logprobs else None
-                ),
+                "logprobs": replies.chat_logprobs(self._tokenizer, result.logprobs),
                 "finish_reason": choice.finish(result.finish_reason),
             }
             for number, (choice, result) in enumerate(zip(self._choices, results, strict=True))

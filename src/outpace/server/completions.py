@@ -9,7 +9,6 @@ from fastapi import APIRouter
 from fastapi import Request as Http
 from fastapi.responses import Response
 
-from outpace.engine.logprobs import TokenLogprob
 from outpace.engine.request import Generation
 from outpace.files.tokenizer import Tokenizer
 from outpace.server import replies
@@ -48,9 +47,7 @@ class CompletionForm:
     ) -> None:
         self._tokenizer = tokenizer
         self._usage = body.usage_wanted
-        self._logprobs: list[list[TokenLogprob]] | None = None
-        if body.logprobs is not None:
-            self._logprobs = [[] for _ in echoes]
+        self._logprobs = body.logprobs is not None
         self._echoes = echoes
         self._offsets = [len(echo) for echo in echoes]
         self._per_prompt = per_prompt
@@ -60,11 +57,13 @@ class CompletionForm:
         """The prompts, where they are wanted."""
         return [self._chunk(number, echo) for number, echo in enumerate(self._echoes) if echo]
 
+    def take(self, number: int, update: Update) -> None:
+        """Nothing: the results have all of it."""
+
     def piece(self, number: int, update: Update) -> list[dict[str, Any]]:
         """The text that a step adds, and the end."""
         logprobs = None
-        if self._logprobs is not None:
-            self._logprobs[number] += update.logprobs
+        if self._logprobs:
             logprobs = replies.completion_logprobs(self._tokenizer, update.logprobs, self._offsets[number])
             self._offsets[number] += sum(map(len, logprobs["tokens"])) if logprobs else 0
         result = update.result
@@ -83,8 +82,7 @@ class CompletionForm:
         choices = []
         for number, result in enumerate(results):
             echo = self._echoes[number]
-            found = None if self._logprobs is None else self._logprobs[number]
-            logprobs = replies.completion_logprobs(self._tokenizer, found, len(echo))
+            logprobs = replies.completion_logprobs(self._tokenizer, result.logprobs, len(echo))
             choices.append(_choice(number, echo + result.text, result.finish_reason, logprobs))
         timings = replies.timings(results[0])
         return replies.chunk(self._base, choices, usage=self._counts(results), timings=timings)

@@ -40,14 +40,17 @@ class Form(Protocol):
     def opening(self) -> list[dict[str, Any]]:
         """The objects of a stream before any token is there."""
 
+    def take(self, number: int, update: Update) -> object:
+        """Takes in what a step adds, where nothing is streamed."""
+
     def piece(self, number: int, update: Update) -> list[dict[str, Any]]:
-        """Those that a step adds."""
+        """Takes in what a step adds; the objects of a stream for it."""
 
     def closing(self, results: Sequence[Generation]) -> list[dict[str, Any]]:
         """Those behind the last step of the last answer."""
 
     def whole(self, results: Sequence[Generation]) -> dict[str, Any]:
-        """The one object of an answer that is not streamed; `piece` has seen all of it."""
+        """The one object of an answer; `take` or `piece` has seen all of it."""
 
 
 async def respond(http: Http, form: Form, answers: Answers, *, stream: bool) -> Response:
@@ -76,7 +79,7 @@ async def _collect(form: Form, answers: Answers) -> list[Generation]:
     results: dict[int, Generation] = {}
     while (following := await answers.following()) is not None:
         number, update = following
-        form.piece(number, update)
+        form.take(number, update)
         if update.result is not None:
             results[number] = update.result
     return [results[number] for number in sorted(results)]

@@ -148,6 +148,9 @@ class ResponsesForm:
             self._part("response.content_part.added", part=_text("")),
         ]
 
+    def take(self, number: int, update: Update) -> None:
+        """Nothing: the result has all of it."""
+
     def piece(self, number: int, update: Update) -> list[dict[str, Any]]:
         """The text that a step adds."""
         if not update.text:
