@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageFunctionToolCall
 from pydantic import BaseModel
 
 from outpace.files.chat import ChatTemplate
@@ -130,3 +131,30 @@ def test_a_call_that_is_forced(
             arguments += call.function.arguments or ""
     assert name == "tide" and reason == "tool_calls"
     assert json.loads(arguments).keys() == {"port", "boats"}
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_forced_call_ends_the_text_and_its_requests_are_built_once(
+    server: Living, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
+    monkeypatch.setattr(server.model, "chat", ChatTemplate(TEMPLATE))
+    make, made = server.model.request, list[Any]()
+
+    def watched(*args: Any, **options: Any) -> Any:
+        made.append(make(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(server.model, "request", watched)
+    answer = client.chat.completions.create(
+        model=NAME, messages=MESSAGES, tools=TOOLS, tool_choice="required", parallel_tool_calls=False,
+        max_tokens=200, seed=1, n=n,
+    )  # fmt: skip
+    assert len(made) == n
+    prompt = made[0][0].prompt
+    assert "<tools>" in server.model.tokenizer.decode(list(prompt))
+    for choice in answer.choices:
+        (call,) = choice.message.tool_calls or ()
+        assert isinstance(call, ChatCompletionMessageFunctionToolCall)
+        assert json.loads(call.function.arguments).keys() == {"port", "boats"}
+        assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
+    assert answer.usage is not None and answer.usage.completion_tokens < 100 * n

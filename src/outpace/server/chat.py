@@ -47,17 +47,24 @@ async def chat_completions(body: ChatBody, http: Http) -> Response:
     if use.variables:
         options["chat_template_kwargs"] = {**options.get("chat_template_kwargs", {}), **use.variables}
     options["show_tokens"] = sorted(use.shown)
-    requests = await served.requests(messages, options, body.seeds())
-    tail = tokenizer.decode(requests[0][0].prompt[-TAIL:], skip_special_tokens=False)
-    if (forced := use.grammar(tail)) is not None:
-        if "grammar" in options:
-            message = "tool_choice forces a call and response_format another text, accepted is one of them"
-            raise Refused(message, param="tool_choice")
-        options["grammar"] = Grammar.lark(forced)
-        requests = await served.requests(messages, options, [one.sampling.seed for one, _ in requests])
+    if use.forces and "grammar" in options:
+        message = "tool_choice forces a call and response_format another text, accepted is one of them"
+        raise Refused(message, param="tool_choice")
+
+    def forced(prompt: Sequence[int]) -> Grammar:
+        rules = use.grammar(_tail(tokenizer, prompt))
+        assert rules is not None, "it forces a call"
+        return Grammar.lark(rules)
+
+    requests = await served.requests(messages, options, body.seeds(), forced=forced if use.forces else None)
+    tail = _tail(tokenizer, requests[0][0].prompt)
     trace = served.trace(body.stop, shown=use.shown) if body.trace else None
     form = ChatForm(served.name, tokenizer, body, [use.reader(tail) for _ in requests], trace)
     return await respond(http, form, served.start(requests, timeout=body.timeout), stream=bool(body.stream))
+
+
+def _tail(tokenizer: Tokenizer, prompt: Sequence[int]) -> str:
+    return tokenizer.decode(list(prompt[-TAIL:]), skip_special_tokens=False)
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -18,6 +18,7 @@ from outpace.engine.request import Request
 from outpace.engine.text import TextStream
 from outpace.engine.trace import Trace
 from outpace.models.face import rule_of
+from outpace.models.grammar import Grammar
 from outpace.models.options import Text, TextOptions
 from outpace.models.text import Model
 from outpace.pricing.clock import now
@@ -71,17 +72,28 @@ class Served:
         )
 
     async def requests(
-        self, prompt: Text, options: Mapping[str, Any], seeds: Sequence[int]
+        self,
+        prompt: Text,
+        options: Mapping[str, Any],
+        seeds: Sequence[int],
+        *,
+        forced: Callable[[Prompt], Grammar] | None = None,
     ) -> list[tuple[Request, TextStream | None]]:
         """A request for every seed. Raises an OutpaceError for options that cannot be honoured.
 
+        forced  what the texts have to follow, which depends on the tokens of the prompt.
         In a thread: a long text takes a while to become tokens, and others must not wait for it.
         """
         given = {"temperature": 1.0, **(self.settings.defaults or {}), **options}
         budget = given.pop("budget", None)
 
         def make() -> list[tuple[Request, TextStream | None]]:
-            made = [self.model.request(prompt, **{**given, "seed": seed}) for seed in seeds]
+            told = prompt
+            if forced is not None:
+                variables = given.pop("chat_template_kwargs", None)
+                told = Prompt(self.model.prompt_ids(prompt, chat_template_kwargs=variables))
+                given["grammar"] = forced(told)
+            made = [self.model.request(told, **{**given, "seed": seed}) for seed in seeds]
             for request, _ in made:
                 request.check(self.model.target)
             if budget is None:

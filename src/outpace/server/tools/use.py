@@ -37,6 +37,7 @@ class ToolUse(Protocol):
 
     - `variables`: of the chat template, for `chat_template_kwargs`.
     - `shown`: special tokens that the text has to show.
+    - `forces`: the text has to be a call.
     """
 
     @property
@@ -44,6 +45,9 @@ class ToolUse(Protocol):
 
     @property
     def shown(self) -> frozenset[int]: ...
+
+    @property
+    def forces(self) -> bool: ...
 
     def messages(self, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """The messages with all that the template reads there."""
@@ -68,6 +72,7 @@ class NoTools:
 
     variables: Mapping[str, Any] = {}
     shown: frozenset[int] = frozenset()
+    forces = False
 
     def messages(self, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """See ToolUse."""
@@ -90,6 +95,7 @@ class OfferedTools:
         self.format = form
         self._offer = offer
         self._source = source
+        self.forces = offer.forced
         self._special = {text: special[text] for text in (*form.markers, *_THINKING) if text in special}
         self.shown = frozenset(self._special[text] for text in form.markers if text in self._special)
         variable = tool_variable(source)
@@ -116,7 +122,7 @@ class OfferedTools:
 
     def grammar(self, prompt: str = "") -> str | None:
         """See ToolUse."""
-        if not self._offer.forced:
+        if not self.forces:
             return None
         return self.format.grammar(
             self._offer.schemas,
