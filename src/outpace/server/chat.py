@@ -45,7 +45,8 @@ async def chat_completions(body: ChatBody, http: Http) -> Response:
         )
         messages = use.messages(template_messages(given, source or ""))
     if use.variables:
-        options["chat_template_kwargs"] = {**options.get("chat_template_kwargs", {}), **use.variables}
+        about = options.get("chat_template_kwargs", served.defaults.get("chat_template_kwargs", {}))
+        options["chat_template_kwargs"] = {**about, **use.variables}
     options["show_tokens"] = sorted(use.shown)
     if use.forces and "grammar" in options:
         message = "tool_choice forces a call and response_format another text, accepted is one of them"

@@ -54,6 +54,7 @@ class Served:
         self.name = name
         self.model = model
         self.settings = settings
+        self.defaults = dict(settings.defaults or {})
         self.draft = model.own_draft if settings.draft is None else settings.draft
         model.prepare(self.draft, tree=None, rule="match")
         watches = metrics.watch(name), Lines(name)
@@ -84,7 +85,9 @@ class Served:
         forced  what the texts have to follow, which depends on the tokens of the prompt.
         In a thread: a long text takes a while to become tokens, and others must not wait for it.
         """
-        given = {"temperature": 1.0, **(self.settings.defaults or {}), **options}
+        given = {"temperature": 1.0, **self.defaults, **options}
+        if given.get("raw") or isinstance(prompt, Prompt):
+            given.pop("chat_template_kwargs", None)  # a default, which concerns chats alone
         budget = given.pop("budget", None)
 
         def make() -> list[tuple[Request, TextStream | None]]:
