@@ -11,6 +11,7 @@
 #   make peers    the same with all engines that read the file, and what calls of 1 to 16 tokens take (ENGINES=)
 #   make fidelity how near both stay to transformers on the dequantised weights
 #   make vllm     trained heads exported to vLLM, and what is kept of their drafts there and here (HEADS=)
+#   make soak     a server under everything at once, for SECONDS (300), on MODEL; the long one has SECONDS=1800
 #   make fuzz     damaged files for every reader, for SECONDS (300), in JOBS processes; ARGS= says more
 #   make sanitize native/ with checks of memory, of undefined behaviour and of threads, and the tests that run it
 #   make docs     write the help texts in README.md and docs/ anew, and the picture of the imports
@@ -46,7 +47,7 @@ HEADS ?=
 ENGINES ?= ik_llama_cpp llama_cpp xllamacpp openvino_genai
 MEASURED := --model "$(MODEL)" --limit $(LIMIT) --max-tokens $(TOKENS) $(if $(PROMPTS),--prompts "$(PROMPTS)") $(ARGS)
 
-.PHONY: demo test test-experiments check quick coverage bench compare peers fidelity vllm fuzz sanitize docs pictures site clean
+.PHONY: demo test test-experiments check quick coverage bench compare peers fidelity vllm soak fuzz sanitize docs pictures site clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
@@ -90,6 +91,10 @@ fidelity: $(VENV)/.dev $(VENV)/.runtime benchmarks/.venvs/llama_cpp/.ready
 vllm: $(VENV)/.dev $(VENV)/.runtime benchmarks/.venvs/vllm/.ready
 	$(PIP) accelerate  # transformers needs it to read GGUF files
 	$(BIN)/python -m benchmarks.vllm.acceptance $(HEADS) $(MEASURED)
+
+# The status is 1 where anything is wrong, or memory grows by more than 3 %.
+soak: $(VENV)/.dev $(VENV)/.runtime
+	$(BIN)/python -m benchmarks.soak --seconds $(SECONDS) --model "$(MODEL)" $(ARGS)
 
 # Finds are kept below build/fuzz; the status is 1 where there are any.
 fuzz: $(VENV)/.dev $(VENV)/.runtime

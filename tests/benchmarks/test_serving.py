@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import random
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
 import pytest
 
 from benchmarks import serving, soak
+from benchmarks.soak_answers import known
 from outpace.models.text import load
+from tests import fake_models
 from tests.server.living import living, tiny_gguf
+from tests.server.tools.templates import TEMPLATES
 
 
 def test_a_load_counts_all_tokens(tmp_path: Path) -> None:
@@ -44,20 +47,30 @@ def test_growth_is_that_behind_the_first_third() -> None:
     assert soak.Soak(memory=[[1, 50, 100, 100, 100, 104]]).growths() == pytest.approx([0.04])
 
 
-def test_a_soak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`python -m benchmarks.soak --minutes 30` is the long one, which also judges the growth of memory."""
+@pytest.fixture
+def caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The path of a model whose template takes tools."""
     monkeypatch.setenv("OUTPACE_CACHE", str(tmp_path / "cache"))
-    path = str(tiny_gguf(tmp_path))
-    with load(path, threads=1) as model:
-        known = [(body, soak.expected(model, body)) for body in soak.bodies(random.Random(1), 20, 24)]
-    found = asyncio.run(soak.soak(path, known, seconds=30, threads=1))
-    assert found.wrong == [] and found.left == 0
-    assert len(found.memory) == 2
-    assert {"whole", "streamed", "cancelled", "slow", "too_long", "no_json"} == found.asked.keys()
+    monkeypatch.setattr(fake_models, "CHAT_TEMPLATE", TEMPLATES["hermes"])
+    return str(tiny_gguf(tmp_path))
 
 
-def test_a_soak_sees_a_wrong_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OUTPACE_CACHE", str(tmp_path / "cache"))
-    path = str(tiny_gguf(tmp_path))
-    known = [(body, "something else") for body in soak.bodies(random.Random(1), 4, 8)]
-    assert asyncio.run(soak.soak(path, known, seconds=4, threads=1)).wrong
+def test_a_soak(caller: str) -> None:
+    """`make soak SECONDS=120` is a longer one of the default model, which judges the growth of memory too."""
+    with load(caller, threads=1) as model:
+        asked = known(model, 20, 24, seed=1)
+    found = asyncio.run(soak.soak(caller, asked, seconds=30, threads=1))
+    assert found.violations() == [] and len(found.memory) == 2
+    ways = {"whole", "streamed", "cancelled", "slow", "stopped", "vanished", "half", "too_long", "wrong"}
+    assert found.heard.asked.keys() == ways
+    for right in found.heard.right:
+        assert right.keys() == {"chat", "texts", "schema", "pattern", "call"}
+
+
+def test_a_soak_sees_what_is_wrong(caller: str) -> None:
+    with load(caller, threads=1) as model:
+        asked = [replace(one, texts=["something else"]) for one in known(model, 5, 8)]
+    found = asyncio.run(soak.soak(caller, asked, seconds=4, threads=1))
+    assert found.heard.wrong and "life 1 has given no right answer" in found.violations()
+    bad = soak.Soak(left=2, status=1, log="Traceback")
+    assert len(bad.violations()) == 4
