@@ -8,7 +8,9 @@ import time
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from outpace.server.bodies import CompletionBody
 from tests.server.living import NAME, Living, living
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -70,6 +72,14 @@ BODIES: list[tuple[str, Any, str | None, str]] = [
     (CHAT, body(n=1000), "n", "less than"),
     (CHAT, body(stop=[""]), None, "at least one character"),
     (CHAT, body(stop=3), "stop", ""),
+    (CHAT, body(stop=["a"] * 129), "stop", "accepted are 128 texts of 4096 letters at most"),
+    (CHAT, body(stop="a" * 4097), "stop", "accepted are 128 texts of 4096 letters at most"),
+    (CHAT, body(stop_token_ids=[5] * 1025), "stop_token_ids", "at most 1024"),
+    (CHAT, body(structured_outputs={"regex": "a" * 70_000}), None, "accepted are 65536 at most"),
+    (CHAT, body(metadata={f"{i}": 1 for i in range(40_000)}), None, "accepted are 32768 at most"),
+    (CHAT, body(logit_bias={f"{i}": 1 for i in range(40_000)}), None, "accepted are 32768 at most"),
+    (CHAT, body(logit_bias=[["5", 1]]), "logit_bias", ""),
+    (CHAT, body(**{f"a{i}": 1 for i in range(40_000)}), None, "accepted are 32768 at most"),
     (CHAT, body(stop_token_ids=[10**6]), "stop_token_ids", "accepted are"),
     (CHAT, body(logit_bias={"a": 1}), "logit_bias", "token ids"),
     (CHAT, body(logit_bias={"100000": 1}), "logit_bias", "accepted are"),
@@ -93,9 +103,17 @@ BODIES: list[tuple[str, Any, str | None, str]] = [
     (TEXT, {"model": NAME, "prompt": [[]]}, None, "accepted are 1 or more"),
     (TEXT, {"model": NAME, "prompt": [10**7]}, None, "token ids"),
     (TEXT, {"model": NAME, "prompt": [-1]}, "prompt", ""),
+    (TEXT, {"model": NAME, "prompt": ["a"] * 2049}, "prompt", "accepted are 2048 at most"),
+    (TEXT, {"model": NAME, "prompt": [[5]] * 2049}, "prompt", "accepted are 2048 at most"),
+    (TEXT, {"model": NAME, "prompt": [*[5] * 100_000, "a"]}, "prompt", ""),
+    (TEXT, {"model": NAME, "prompt": [1.0]}, "prompt", ""),
+    (TEXT, {"model": NAME, "prompt": [True]}, "prompt", ""),
     (TEXT, {"model": NAME, "prompt": "a", "best_of": 3}, "best_of", "accepted is n"),
     (TEXT, {"model": NAME, "prompt": "a", "suffix": "b"}, "suffix", ""),
     (TEXT, {"model": NAME, "prompt": "a", "echo": True, "logprobs": 1}, "echo", "accepted is one"),
+    ("/v1/embeddings", {"input": ["a"] * 2049}, "input", "accepted are 2048 at most"),
+    ("/v1/responses", {"input": "a", "metadata": {"a": "\ud800"}, "stream": True}, "metadata", ""),
+    ("/v1/responses", {"input": [{"role": "user", "content": [{}] * 1000}]}, "input", ""),
     ("/tokenize", {"content": 3}, "content", "string"),
     ("/detokenize", {"tokens": [10**8]}, "tokens", "accepted are"),
     ("/detokenize", {"tokens": ["a"]}, "tokens", "integer"),
@@ -113,6 +131,21 @@ def test_a_body_that_is_wrong(server: Living, case: tuple[str, Any, str | None, 
     if param is not None:
         assert error["param"].startswith(param)
     assert server.ask("POST", CHAT, body())[0] == 200
+
+
+def test_an_error_is_told_of_the_first_part_of_a_list() -> None:
+    """A body has room for a million wrong parts, and an error for each takes seconds and gigabytes."""
+    for many in ({"prompt": [*[5] * 1000, *["a"] * 1000]}, {"prompt": "a", "stop_token_ids": ["a"] * 1000}):
+        with pytest.raises(ValidationError) as found:
+            CompletionBody.model_validate(many)
+        assert found.value.error_count() <= 4
+
+
+def test_biases_as_pairs(server: Living) -> None:
+    asked = {"prompt": "a", "max_tokens": 4, "temperature": 0}
+    pairs = server.ask("POST", TEXT, {**asked, "logit_bias": [[70, 100], [71, False]]})
+    named = server.ask("POST", TEXT, {**asked, "logit_bias": {"70": 100}})
+    assert pairs[0] == 200 and pairs[2]["choices"] == named[2]["choices"]
 
 
 def test_paths_and_methods(server: Living) -> None:

@@ -7,9 +7,9 @@ checked by the library, which knows them.
 from __future__ import annotations
 
 import secrets
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from outpace.models.grammar import Grammar
 from outpace.server.errors import Refused
@@ -17,13 +17,37 @@ from outpace.server.errors import Refused
 Text = Annotated[str, Field(max_length=8 << 20)]
 Token = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Whole = Annotated[int, Field(ge=-(2**63), le=2**64 - 1)]
+Pair = Annotated[tuple[Token, float | Literal[False]], Field(strict=False)]  # JSON has it as a list
 _OFF = (None, -1, 0)
+MOST_FIELDS = 1 << 15  # of an object: each one that is wrong is an error
+MOST_TEXTS = 2048
+T = TypeVar("T")
+Many = Annotated[list[T], Field(fail_fast=True)]
+"""A list of which the first wrong part alone is told of: a body has room for a million of them."""
+MOST_STOPS, LONGEST_STOP = 128, 4096
+"""Every letter of an answer is compared with all stop texts."""
 
 
 class Body(BaseModel):
     """A JSON object without other fields than those that it has here, of these types."""
 
     model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bounded(cls, given: Any) -> Any:
+        objects = (given, *given.values()) if isinstance(given, dict) else ()
+        most = max((len(one) for one in objects if isinstance(one, dict)), default=0)
+        if most > MOST_FIELDS:
+            raise ValueError(f"an object has {most} fields, accepted are {MOST_FIELDS} at most")
+        return given
+
+
+def few_texts(given: Any) -> Any:
+    """A field of one text or several, as it is. Raises ValueError for more than MOST_TEXTS."""
+    if isinstance(given, list) and len(given) > MOST_TEXTS and isinstance(given[0], str | list):
+        raise ValueError(f"{len(given)} texts are given, accepted are {MOST_TEXTS} at most")
+    return given
 
 
 class StreamOptions(Body):
@@ -101,9 +125,9 @@ class Options(Body):
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
     repeat_penalty: float | None = None
-    logit_bias: dict[str, float] | list[tuple[Token, float | Literal[False]]] | None = None
-    stop: Text | list[Text] | None = None
-    stop_token_ids: list[Whole] | None = None
+    logit_bias: dict[str, float] | Many[Pair] | None = None
+    stop: Text | Many[Text] | None = None
+    stop_token_ids: Annotated[Many[Whole], Field(max_length=1024)] | None = None
     min_tokens: Whole | None = None
     ignore_eos: bool | None = None
     response_format: TextFormat | ObjectFormat | SchemaFormat | None = None
@@ -120,11 +144,23 @@ class Options(Body):
     # What these say concerns no token of an answer.
     cache_prompt: bool | None = None
     user: str | None = None
-    metadata: dict[str, str] | None = None
+    metadata: dict[Text, Text] | None = None
     store: Literal[False] | None = None
     service_tier: Literal["auto", "default"] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+
+    @field_validator("stop")
+    @classmethod
+    def _stops(cls, given: Any) -> Any:
+        texts = [given] if isinstance(given, str) else given or ()
+        longest = max(map(len, texts), default=0)
+        if len(texts) > MOST_STOPS or longest > LONGEST_STOP:
+            raise ValueError(
+                f"stop has {len(texts)} texts of up to {longest} letters, accepted are {MOST_STOPS} texts of "
+                f"{LONGEST_STOP} letters at most"
+            )
+        return given
 
     @field_validator("logit_bias")
     @classmethod
@@ -201,7 +237,7 @@ class Message(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True)
     role: str
-    content: Text | list[Part] | None = None
+    content: Text | Many[Part] | None = None
 
 
 class Tool(BaseModel):
@@ -215,13 +251,13 @@ class Tool(BaseModel):
 class ChatBody(Options):
     """POST /v1/chat/completions. https://platform.openai.com/docs/api-reference/chat/create"""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[Many[Message], Field(min_length=1)]
     max_completion_tokens: Whole | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Many[Literal["text"]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    tools: list[Tool] | None = None
+    tools: Many[Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     trace: bool | None = Field(None, description="Tell what was drafted and kept in every step.")
@@ -249,11 +285,13 @@ class ChatBody(Options):
 class CompletionBody(Options):
     """POST /v1/completions. https://platform.openai.com/docs/api-reference/completions/create"""
 
-    prompt: Text | list[Text] | list[Token] | list[list[Token]]
+    prompt: Text | Many[Text] | Many[Token] | Many[Many[Token]]
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
     suffix: Literal[""] | None = None
     best_of: int | None = None
+
+    _few = field_validator("prompt", mode="before")(few_texts)
 
     def text_options(self) -> dict[str, Any]:
         """As those of all texts; a prompt is continued as it is."""
@@ -293,5 +331,5 @@ class TokenizeBody(Body):
 class DetokenizeBody(Body):
     """POST /detokenize."""
 
-    tokens: list[Token]
+    tokens: Many[Token]
     model: Text | None = None

@@ -5,38 +5,34 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from fastapi import APIRouter
 from fastapi import Request as Http
 from fastapi.responses import JSONResponse, Response
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import field_validator
 
 from outpace.models.embedding import Pooling, embedding
-from outpace.server.bodies import Body, Text, Token, texts_of
+from outpace.server.bodies import Body, Many, Text, Token, few_texts, texts_of
 from outpace.server.exchange import GONE, unless_gone
 from outpace.server.reached import house_of
 from outpace.server.serving import Served
 
 ROUTES = APIRouter(tags=["texts"])
-MOST_TEXTS = 2048
 
 
 class EmbeddingBody(Body):
     """One text or several, as texts or as token ids."""
 
-    input: (
-        Text
-        | Annotated[list[Text], Field(max_length=MOST_TEXTS)]
-        | list[Token]
-        | Annotated[list[list[Token]], Field(max_length=MOST_TEXTS)]
-    )
+    input: Text | Many[Text] | Many[Token] | Many[Many[Token]]
     model: Text | None = None
     encoding_format: Literal["float", "base64"] | None = None
     pooling: Pooling | None = None
     user: str | None = None
+
+    _few = field_validator("input", mode="before")(few_texts)
 
 
 @ROUTES.post("/v1/embeddings")

@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter
 from fastapi import Request as Http
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from outpace.engine.request import Generation
-from outpace.server.bodies import Body, Text, Whole
+from outpace.server.bodies import Body, Many, Text, Whole
 from outpace.server.errors import Refused
 from outpace.server.exchange import respond
 from outpace.server.reached import house_of
@@ -25,22 +25,20 @@ from outpace.server.worker import Update
 ROUTES = APIRouter(tags=["texts"])
 
 
-class Item(BaseModel):
+class Item(Body):
     """A message of the conversation so far; what a client was answered may come back as it was."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     type: Literal["message"] = "message"
     role: str
-    content: Text | list[Piece]
+    content: Text | Many[Piece]
     id: str | None = None
     status: str | None = None
     phase: str | None = None
 
 
-class Piece(BaseModel):
+class Piece(Body):
     """A part of a message. The annotations of an earlier answer change nothing."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     type: Literal["input_text", "output_text"]
     text: Text
     annotations: list[Any] | None = None
@@ -62,7 +60,7 @@ class Format(Body):
 class ResponsesBody(Body):
     """A text, or messages, to answer."""
 
-    input: Text | Annotated[list[Item], Field(min_length=1)]
+    input: Text | Annotated[Many[Item], Field(min_length=1)]
     model: Text | None = None
     instructions: Text | None = None
     max_output_tokens: Whole | None = None
@@ -76,7 +74,7 @@ class ResponsesBody(Body):
     tool_choice: Literal["auto", "none"] | None = None
     parallel_tool_calls: bool | None = None
     include: Annotated[list[Any], Field(max_length=0)] | None = None
-    metadata: dict[str, str] | None = None
+    metadata: dict[Text, Text] | None = None
     user: str | None = None
     service_tier: Literal["auto", "default"] | None = None
     safety_identifier: str | None = None
