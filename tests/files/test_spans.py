@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import tokenizers
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
+from outpace.files import spans
 from outpace.files.tokenizer import Tokenizer
 from tests.files.vocabularies import (
     SPECIALS,
@@ -158,3 +160,24 @@ def test_bos_is_neither_doubled_nor_lost(kind: str) -> None:
     assert not without.begins_with_bos(f"{bos}tide") and ours.bos_id not in without.encode(
         "tide", add_special_tokens=True
     )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_long_texts_have_the_same_tokens(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, names = KINDS[kind]
+    encoder = spans.LibraryEncoder(backend, frozenset(map(backend.token_to_id, names)))
+    text = "a b the cat " + " ".join(names) * 3
+    usual = encoder.encode(text)
+    monkeypatch.setattr(spans, "LONG", 1)
+    assert encoder.encode(text) == usual and usual[1]
+
+
+def test_long_texts_are_read_beside_other_threads() -> None:
+    """`encode` of tokenizers keeps them waiting, `encode_batch` does not."""
+
+    class Backend:
+        def encode_batch(self, texts: list[str], add_special_tokens: bool) -> list[Any]:
+            return [SimpleNamespace(ids=[len(text)]) for text in texts]
+
+    encoder = spans.LibraryEncoder(cast(Any, Backend()), frozenset())
+    assert encoder.encode("a" * spans.LONG) == ([spans.LONG], [])

@@ -40,7 +40,7 @@ def test_variables_of_the_template(
     body = {"messages": MESSAGES, "max_tokens": 1, **asked, **tools}
     status, _, answer = moody.ask("POST", "/v1/chat/completions", body)
     assert status == 200, answer
-    told = {"tools": [TOOLS[0] | {"function": _WHOLE}]} if tools else {}
+    told: dict[str, Any] = {"tools": [TOOLS[0] | {"function": _WHOLE}]} if tools else {}
     text = ChatTemplate(TEMPLATE).render(MESSAGES, mood=mood, **told)
     assert answer["usage"]["prompt_tokens"] == count(moody, text)
 

@@ -153,8 +153,9 @@ def test_a_forced_call_ends_the_text_and_its_requests_are_built_once(
     prompt = made[0][0].prompt
     assert "<tools>" in server.model.tokenizer.decode(list(prompt))
     for choice in answer.choices:
-        (call,) = choice.message.tool_calls or ()
-        assert isinstance(call, ChatCompletionMessageFunctionToolCall)
+        calls = choice.message.tool_calls or []
+        call = calls[0]
+        assert len(calls) == 1 and isinstance(call, ChatCompletionMessageFunctionToolCall)
         assert json.loads(call.function.arguments).keys() == {"port", "boats"}
         assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
     assert answer.usage is not None and answer.usage.completion_tokens < 100 * n

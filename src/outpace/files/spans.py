@@ -18,6 +18,9 @@ import tokenizers
 Range = tuple[int, int]
 
 
+LONG = 1 << 14  # letters of a text that takes tens of milliseconds
+
+
 class Encoder(Protocol):
     """Text to token ids; special tokens that are written in the text are recognised."""
 
@@ -85,12 +88,18 @@ class LibraryEncoder:
 
     def encode(self, text: str) -> tuple[list[int], list[Range]]:
         """See Encoder."""
-        encoded = self._backend.encode(text, add_special_tokens=False)
+        encoded = self._encoded(text)
         ids: list[int] = encoded.ids
         if self._special_ids.isdisjoint(ids):
             return ids, []
         pairs = zip(ids, encoded.offsets, strict=True)
         return ids, [place for token, place in pairs if token in self._special_ids]
+
+    def _encoded(self, text: str) -> Any:
+        if len(text) < LONG:
+            return self._backend.encode(text, add_special_tokens=False)
+        # Other threads of Python run meanwhile.
+        return self._backend.encode_batch([text], add_special_tokens=False)[0]
 
     def guarded(self, guard: str) -> LibraryEncoder:
         """See Encoder. No merge leads to a special token any more either."""

@@ -106,9 +106,10 @@ class Face(ABC):
             self.closed = True
             self._drafters.clear()
             self._parts = {}
-            self._grammars = None
             if isinstance(self.target, Closable):
                 self.target.close()
+        with turns_of(self):
+            self._grammars = None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -284,7 +285,8 @@ class Face(ABC):
         grammar = check_grammar(grammar)
         if grammar is None:
             return request
-        with turns_of(self.target):
+        # Not in a turn of the target: a large grammar takes seconds, and other texts go on meanwhile.
+        with turns_of(self):
             if self._grammars is None:
                 self._grammars = Grammars(self.tokenizer, self.target.vocab_size)
             return self._grammars.constrained(request, grammar, self.target)

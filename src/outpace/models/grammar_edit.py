@@ -82,6 +82,7 @@ class GrammarEdit:
         self._edits.clear()
         self._forced.clear()
         if not self._walk(new):
+            self._check()  # it may have met a limit
             raise OutpaceError(
                 f"the text has left its grammar with the token {new[len(self._path)]}, accepted are rules "
                 "that keep nothing but what may be chosen, such as match"

@@ -26,6 +26,7 @@ async def completions(body: CompletionBody, http: Http) -> Response:
     """Continue a text, or several. Special tokens that are written in it are tokens."""
     served = house_of(http).of(body.model)
     options, seeds, prompts = body.text_options(), body.seeds(), body.prompts()
+    served.worker.check_room(len(prompts) * len(seeds))
     requests, echoes = [], []
     for prompt in prompts:
         about = {"raw": True, "parse_special": True} if isinstance(prompt, str) else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -61,12 +62,13 @@ async def props(http: Http, model: str | None = None) -> dict[str, Any]:
 
 
 @ROUTES.post("/tokenize")
-async def tokenize(body: TokenizeBody, http: Http) -> dict[str, Any]:
+async def tokenize(body: TokenizeBody, http: Http) -> Response:
     """The token ids of a text."""
     served = house_of(http).of(body.model)
-    special = body.parse_special
-    tokens = served.tokens_of(body.content, add_special=body.add_special, parse_special=special)
-    return {"tokens": tokens, "count": len(tokens), "max_model_len": served.model.target.context_length}
+    special = {"add_special": body.add_special, "parse_special": body.parse_special}
+    tokens = await asyncio.to_thread(served.tokens_of, body.content, **special)
+    length = served.model.target.context_length
+    return JSONResponse({"tokens": tokens, "count": len(tokens), "max_model_len": length})
 
 
 @ROUTES.post("/detokenize")
@@ -74,7 +76,7 @@ async def detokenize(body: DetokenizeBody, http: Http) -> dict[str, Any]:
     """The text of token ids."""
     served = house_of(http).of(body.model)
     served.check_tokens(body.tokens, "tokens")
-    return {"content": served.model.tokenizer.decode(body.tokens)}
+    return {"content": await asyncio.to_thread(served.model.tokenizer.decode, body.tokens)}
 
 
 def _model(http: Http, name: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -52,6 +53,8 @@ def open_house(
     sources: Sequence[str], names: Sequence[str], open_model: Open, settings: Settings
 ) -> tuple[House, Metrics]:
     """The models, open and at work."""
+    # Long texts are read in threads already; more of them in each would take the model's processors.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     metrics = Metrics()
     served = [
         Served(name, open_model(source), settings, metrics)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from outpace.core.call import Prompt
-from outpace.core.errors import OutpaceError
+from outpace.core.errors import OutpaceError, PromptTooLong
 from outpace.core.options import shown
 from outpace.drafters.forced import with_forced
 from outpace.engine.engine import Engine
@@ -27,6 +28,8 @@ from outpace.server.errors import Refused, named
 from outpace.server.lines import Lines
 from outpace.server.metrics import Metrics
 from outpace.server.worker import Ticket, Update, Worker
+
+MOST_GRAMMAR = 1 << 16  # letters: what compiling takes grows faster than a grammar
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,9 @@ class Served:
         self.draft = model.own_draft if settings.draft is None else settings.draft
         model.prepare(self.draft, tree=None, rule="match")
         watches = metrics.watch(name), Lines(name)
+        self._longest = max(map(len, map(model.tokenizer.token_bytes, range(model.target.vocab_size))))
+        # Some grammars take seconds. Others wait for them, and nobody else does.
+        self._compiling = ThreadPoolExecutor(1, "outpace-grammars")
         self.worker = Worker(self._engine, places=settings.places, watches=watches)
         metrics.count_here(name, self.worker)
 
@@ -80,7 +86,7 @@ class Served:
         *,
         forced: Callable[[Prompt], Grammar] | None = None,
     ) -> list[tuple[Request, TextStream | None]]:
-        """A request for every seed. Raises an OutpaceError for options that cannot be honoured.
+        """A request for every seed. Raises Busy, Closing, and an OutpaceError for what cannot be honoured.
 
         forced  what the texts have to follow, which depends on the tokens of the prompt.
         In a thread: a long text takes a while to become tokens, and others must not wait for it.
@@ -92,19 +98,35 @@ class Served:
 
         def make() -> list[tuple[Request, TextStream | None]]:
             told = prompt
+            self._check_letters(prompt)
             if forced is not None:
                 variables = given.pop("chat_template_kwargs", None)
                 told = Prompt(self.model.prompt_ids(prompt, chat_template_kwargs=variables))
                 given["grammar"] = forced(told)
-            made = [self.model.request(told, **{**given, "seed": seed}) for seed in seeds]
-            for request, _ in made:
-                request.check(self.model.target)
+            if "grammar" in given:
+                _check_size(given["grammar"])
+            made = []
+            for seed in seeds:
+                made.append(self.model.request(told, **{**given, "seed": seed}))
+                made[-1][0].check(self.model.target)
             if budget is None:
                 return made
             return [(replace(request, budget=min(budget, request.budget)), text) for request, text in made]
 
+        self.worker.check_room(len(seeds))
+        thread = self._compiling if forced is not None or "grammar" in given else None
         with named(TextOptions.__annotations__):
-            return await asyncio.to_thread(make)
+            return await asyncio.get_running_loop().run_in_executor(thread, make)
+
+    def _check_letters(self, prompt: Text) -> None:
+        """Raise PromptTooLong for letters that no tokens of a context hold: reading them takes seconds."""
+        if isinstance(prompt, Prompt):
+            return
+        texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
+        letters, length = sum(map(len, texts)), self.model.target.context_length
+        if letters > length * self._longest:
+            held = f"{length} tokens of {self._longest} letters at most"
+            raise PromptTooLong(f"the prompt has {letters} letters, the context holds {held}")
 
     def start(
         self, requests: Sequence[tuple[Request, TextStream | None]], *, timeout: float | None = None
@@ -112,6 +134,12 @@ class Served:
         """The answers to them, from now on. Raises Busy or Closing."""
         seconds = min(timeout or self.settings.timeout, self.settings.timeout)
         return Answers(self.worker, requests, deadline=now() + seconds)
+
+    def close(self) -> None:
+        """End all answers and close the model."""
+        self.worker.close()
+        self._compiling.shutdown(wait=False, cancel_futures=True)
+        self.model.close()
 
     def trace(self, stop: str | Sequence[str] | None, *, shown: frozenset[int] = frozenset()) -> Trace:
         """The trace of an answer in a chat, with the stop strings and the shown tokens of its request."""
@@ -219,8 +247,13 @@ class House:
     def close(self) -> None:
         """End all answers and close the models."""
         for one in self.served.values():
-            one.worker.close()
-            one.model.close()
+            one.close()
+
+
+def _check_size(grammar: Grammar) -> None:
+    if len(grammar.text) > MOST_GRAMMAR:
+        size = len(grammar.text)
+        raise OutpaceError(f"the {grammar.name} has {size} letters, accepted are {MOST_GRAMMAR} at most")
 
 
 def prompt_of(prompt: str | list[int]) -> str | Prompt:

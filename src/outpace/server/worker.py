@@ -112,13 +112,17 @@ class Worker:
         """Whether requests are taken."""
         return not self._closing and self._thread.is_alive()
 
+    def check_room(self, count: int) -> None:
+        """Raise Busy or Closing where so many requests find no place."""
+        if self._closing:
+            raise Closing("the server is going down, accepted are requests to another one")
+        if self._here + count > self._places:
+            raise Busy(f"all {self._places} places of this model are taken; try again a little later")
+
     def submit(self, tickets: Sequence[Ticket]) -> None:
         """Requests join, all or none. Raises Busy or Closing."""
         with self._wake:
-            if self._closing:
-                raise Closing("the server is going down, accepted are requests to another one")
-            if self._here + len(tickets) > self._places:
-                raise Busy(f"all {self._places} places of this model are taken; try again a little later")
+            self.check_room(len(tickets))
             self._here += len(tickets)
             self._inbox += [lambda ticket=ticket: self._add(ticket) for ticket in tickets]  # type: ignore[misc]
             self._wake.notify()
