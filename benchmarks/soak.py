@@ -39,6 +39,8 @@ from benchmarks.soak_clients import Clients, Heard
 NAME = "soaked"
 MOST_GROWTH = 0.03
 PLACES = 256  # more than all clients can ask for at once
+CACHE = ["--context-length", "512", "--cache-tokens", "4096"]
+"""Little: it is soon full of texts that are kept, and its memory cannot grow for that reason any more."""
 
 
 @dataclass
@@ -81,6 +83,7 @@ class Server:
     def __init__(self, model: str, port: int, threads: int, log: Path) -> None:
         command = [str(Path(sys.executable).with_name("outpace")), "serve", "-m", model, "--port", str(port)]
         command += ["--alias", NAME, "--threads", str(threads), "--places", str(PLACES)]
+        command += CACHE
         with log.open("a") as lines:
             self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=lines)
         for _ in range(1200):

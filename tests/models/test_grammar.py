@@ -408,22 +408,3 @@ def test_white_space_is_left_to_the_model_on_request(model: Any) -> None:
     newline = model.tokenizer.encode("\n", add_special_tokens=False)
     assert newline[0] in allowed(loose([1, 2, *brace], []))
     assert len(edit_of(model, GRAMMARS["schema"]).forced([1, 2], [])) > len(loose.forced([1, 2], []))
-
-
-def test_a_limit_of_the_library_is_told_of() -> None:
-    class Spent:
-        def deep_copy(self) -> Spent:
-            return self
-
-        def try_consume_tokens(self, tokens: list[int]) -> int:
-            return 0
-
-        def is_error(self) -> bool:
-            return True
-
-        def get_error(self) -> str:
-            return "too many expressions"
-
-    edit = GrammarEdit(Spent(), vocab_size=8, ends=[0], first=0, other=None)
-    with pytest.raises(OutpaceError, match="cannot be followed: too many expressions"):
-        edit([1], [])
