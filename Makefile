@@ -3,6 +3,7 @@
 #   make demo     a drafted answer of the default model, compared with plain decoding
 #   make test     check + the test suite, experiments in short
 #   make test-experiments  all tests of the experiments, also those that train until something is learned
+#   make test-ray the server's replicas in a Ray cluster on this machine; brings Ray, 370 MB
 #   make check    ruff, mypy, clang-format
 #   make quick    check + the tests of what differs from BASE (HEAD), about a minute for a change in one place
 #   make coverage the test suite, or the part of it that ARGS= names, and which lines of src/ it runs
@@ -47,7 +48,7 @@ HEADS ?=
 ENGINES ?= ik_llama_cpp llama_cpp xllamacpp openvino_genai
 MEASURED := --model "$(MODEL)" --limit $(LIMIT) --max-tokens $(TOKENS) $(if $(PROMPTS),--prompts "$(PROMPTS)") $(ARGS)
 
-.PHONY: demo test test-experiments check quick coverage bench compare peers fidelity vllm soak fuzz sanitize docs pictures site clean
+.PHONY: demo test test-experiments test-ray check quick coverage bench compare peers fidelity vllm soak fuzz sanitize docs pictures site clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
@@ -61,6 +62,9 @@ test: check
 # One file, one process: its tests share what its first one has made.
 test-experiments: $(VENV)/.dev $(VENV)/.runtime
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile tests/experiments
+
+test-ray: $(VENV)/.runtime .venv-ray/.ready
+	.venv-ray/bin/python -m pytest tests/serve
 
 check: $(VENV)/.dev $(VENV)/.runtime
 	$(BIN)/ruff check .
@@ -161,6 +165,15 @@ $(VENV)/.runtime: $(VENV)/.tools pyproject.toml $(NATIVE)
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.runtime
 	$(PIP) --no-build-isolation $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable ".[dev]"
+	@touch $@
+
+# Ray on top of the environment above, which stays as it is: uvicorn takes other parts where Ray has brought them.
+PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+.venv-ray/.ready: pyproject.toml constraints.txt | $(VENV)/.dev
+	$(BIN)/python -m venv .venv-ray
+	printf 'import site; site.addsitedir("%s")\n' "$$($(BIN)/python $(PURELIB))" \
+		> "$$(.venv-ray/bin/python $(PURELIB))/dev.pth"
+	.venv-ray/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt "outpace[ray]"
 	@touch $@
 
 # Each engine lives in an environment of its own: the comparison must not change what we depend on. Those that are

@@ -26,7 +26,7 @@ PARTS = {
     "drafters": ("test_drafters.py", "test_options.py"),
     "rules": ("test_drafters.py", "test_rules.py"),
     "trees": ("test_drafters.py", "test_trees.py"),
-    **dict.fromkeys(("bench", "cli", "diffusion", "models", "train"), ()),
+    **dict.fromkeys(("bench", "cli", "diffusion", "models", "serve", "server", "train"), ()),
 }
 """Files of the contract suite for a folder of src/outpace; of all others, `COMMON`."""
 COMMON = ("test_drafters.py", "test_targets.py")
@@ -77,6 +77,8 @@ def chosen_for(changed: Iterable[str], root: Path = ROOT) -> list[str]:
             found.update(DOCS)
         elif top == "native":
             found.update(test for pattern in NATIVE for test in _glob(root, pattern))
+        elif top == "deploy":
+            found.add("tests/test_deploy.py")
         elif top == "benchmarks":
             found.add("tests/benchmarks")
         elif path.startswith("src/outpace/"):

@@ -34,6 +34,7 @@ LAYERS: dict[str, list[str]] = {
     "bench": [""],
     "train": [""],
     "server": [""],
+    "serve": ["server"],
     "cli": ["bench", "train", "diffusion", "server"],
 }
 HEAVY = {"diffusers", "torch", "transformers"}

@@ -86,21 +86,25 @@ def serve(
     """Serve models by OpenAI's API."""
     sources = model or [options.DEFAULT_MODEL]
     defaults = dict(map(_default, default or ()))
-    keys = [*(streams.utf8("--api-key", key) for key in api_key or ()), *_keys_in(api_key_file)]
+    keys = [streams.utf8("--api-key", key) for key in api_key or ()]
     if not timeout > 0:
         raise OutpaceError(f"--timeout is {timeout}, accepted are seconds > 0")
     if draft is not None:
         options.method_option(draft, None, "match")
     try:
         from outpace.server import lines, run
-        from outpace.server.serving import Settings
+        from outpace.server.serving import Settings, check_defaults
     except ImportError as error:
         raise OutpaceError(
             f"a server needs the package {error.name}, accepted is an installation of outpace[server]"
         ) from None
     if log not in lines.FORMATS:
         raise OutpaceError(f"--log is {shown(log)}, accepted are {', '.join(lines.FORMATS)}")
-    _check(defaults)
+    check_defaults(defaults, "--default")
+    if api_key_file is not None:
+        from outpace.server.guards import keys_in
+
+        keys += keys_in(options.expanded(api_key_file))
     names = run.names_of(sources, alias or ())
     settings = Settings(draft=draft, rows=rows, places=places, timeout=timeout, defaults=defaults)
 
@@ -122,30 +126,6 @@ def serve(
     return 0
 
 
-def _check(defaults: dict[str, Any]) -> None:
-    from outpace.core.options import taken
-    from outpace.models.options import TextOptions, sampling_of
-
-    unknown = [name for name in defaults if name not in _DEFAULTS]
-    if unknown:
-        raise OutpaceError(f"--default names {unknown[0]}, accepted are {', '.join(_DEFAULTS)}")
-    sampling_of(defaults)
-    taken(TextOptions, dict(defaults))
-
-
-_DEFAULTS = (
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "max_tokens",
-    "chat_template_kwargs",
-)
-
-
 def _default(text: str) -> tuple[str, Any]:
     from outpace.files.json_files import json_value
 
@@ -156,18 +136,6 @@ def _default(text: str) -> tuple[str, Any]:
         raise OutpaceError(
             f"--default is {shown(text)}, accepted are NAME=VALUE with a value of JSON"
         ) from None
-
-
-def _keys_in(path: Path | None) -> list[str]:
-    if path is None:
-        return []
-    try:
-        found = [line.strip() for line in options.expanded(path).read_text("utf-8").splitlines()]
-    except UnicodeDecodeError:
-        raise OutpaceError(f"{path} is not UTF-8 text, accepted is a key in every line") from None
-    if not (keys := [key for key in found if key]):
-        raise OutpaceError(f"{path} has no key, accepted is a key in every line")
-    return keys
 
 
 def _in_url(address: str) -> str:

@@ -25,12 +25,7 @@ def create_app(
     origins: Sequence[str] = (),
     most_bytes: int = MOST_BYTES,
 ) -> FastAPI:
-    """An ASGI app over models that are open; it closes them when it ends.
-
-    keys        API keys, one of which a request must have; none: anybody may ask.
-    origins     web pages of these origins may ask too; "*" for all.
-    most_bytes  of a body.
-    """
+    """An ASGI app over models that are open, with its guards (see `guard`); it closes them when it ends."""
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -46,10 +41,20 @@ def create_app(
     for part in (chat, responses, completions, embeddings, info, pages):
         app.include_router(part.ROUTES)
     errors.install(app)
+    guard(app, keys=keys, origins=origins, most_bytes=most_bytes)
+    return app
+
+
+def guard(app: FastAPI, *, keys: Sequence[str], origins: Sequence[str], most_bytes: int) -> None:
+    """Put before an app what looks at requests from outside.
+
+    keys        API keys, one of which a request must have; none: anybody may ask.
+    origins     web pages of these origins may ask too; "*" for all.
+    most_bytes  of a body.
+    """
     app.add_middleware(Bounded, most=most_bytes)
     app.add_middleware(Keys, keys=keys)
     if origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"]
         )
-    return app

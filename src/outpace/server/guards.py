@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Sequence
+from pathlib import Path
 
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from outpace.core.errors import OutpaceError
 from outpace.server.errors import error_body
 from outpace.server.pages import FILES
 
 FREE = frozenset({"/health", "/v1/health", *FILES})
 """Paths that need no key. The page asks for one itself."""
+
+
+def keys_in(path: Path) -> list[str]:
+    """The keys of a file, one in every line. Raises an OutpaceError where there is none, and OSError."""
+    try:
+        found = [line.strip() for line in path.read_text("utf-8").splitlines()]
+    except UnicodeDecodeError:
+        raise OutpaceError(f"{path} is not UTF-8 text, accepted is a key in every line") from None
+    if not (keys := [key for key in found if key]):
+        raise OutpaceError(f"{path} has no key, accepted is a key in every line")
+    return keys
 
 
 class Keys:

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError, PromptTooLong
-from outpace.core.options import shown
+from outpace.core.options import shown, taken
 from outpace.drafters.forced import with_forced
 from outpace.engine.engine import Engine
 from outpace.engine.prefixes import prefixes_of
@@ -20,7 +20,7 @@ from outpace.engine.text import TextStream
 from outpace.engine.trace import Trace
 from outpace.models.face import rule_of
 from outpace.models.grammar import Grammar
-from outpace.models.options import Text, TextOptions
+from outpace.models.options import Text, TextOptions, sampling_of
 from outpace.models.text import Model
 from outpace.pricing.clock import now
 from outpace.pricing.pace import pace_of
@@ -48,6 +48,28 @@ class Settings:
     places: int = 64
     timeout: float = 600.0
     defaults: Mapping[str, Any] | None = None
+
+
+DEFAULTS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "max_tokens",
+    "chat_template_kwargs",
+)
+
+
+def check_defaults(defaults: Mapping[str, Any], said: str) -> None:
+    """Raise an OutpaceError for defaults that no request may have. said: the option that names them."""
+    if unknown := [name for name in defaults if name not in DEFAULTS]:
+        raise OutpaceError(f"{said} names {unknown[0]}, accepted are {', '.join(DEFAULTS)}")
+    given = dict(defaults)
+    sampling_of(given)
+    taken(TextOptions, given)
 
 
 class Served:
