@@ -60,7 +60,7 @@ def test_who_reads_slowly_gets_all_of_it(small: Living) -> None:
     before, got, began = num_stalled(small), b"", time.monotonic()
     with sent(small, "/v1/completions", {**BODY, "max_tokens": 120}, receives=2048) as line:
         while b"[DONE]" not in got:
-            piece = line.recv(200)
+            piece = line.recv(100)
             assert piece, got
             got += piece
             time.sleep(0.02)
