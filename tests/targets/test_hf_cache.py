@@ -82,6 +82,24 @@ def test_room_doubles_and_keeps_what_there_is() -> None:
     assert cache.num_bytes == 2 * LAYERS * HEADS * DIM * 720 * 4
 
 
+def test_rows_given_back_one_by_one_move_the_others_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that ends frees its rows in turn: no move for those that have gone by the next call."""
+    cache, copies, copy = SlotCache(), list[int](), SlotCache._copy
+    rows = cache.open(40)
+    texts = [[n, n + 1, n + 2] for n in range(40)]
+    call(cache, rows, texts)
+    cache.keep(rows, [[1, 2]] * 40)
+    monkeypatch.setattr(SlotCache, "_copy", lambda *given: copies.append(given[1]) or copy(*given))
+    for row in rows[:30]:
+        cache.free([row])
+    assert_holds(cache, rows[30:], texts[30:])
+    assert copies == rows[30:]
+    call(cache, rows[30:], [[7]] * 10)
+    cache.keep(rows[30:], [[]] * 10)
+    assert_holds(cache, rows[30:], [[*text, 7] for text in texts[30:]])
+    assert copies == rows[30:]
+
+
 def test_nodes_of_the_last_call_move_with_their_row() -> None:
     cache = SlotCache()
     rows = cache.open(2)

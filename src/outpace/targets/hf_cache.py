@@ -34,7 +34,7 @@ class SlotCache(Cache):
     device     where index tensors live; keys and values live where each layer computes them.
     max_slots  growing stops here unless a call needs more: the model's context length.
 
-    Rows are numbers. Rows in use fill the first places of the tensors in the order of their age, so a call on
+    Rows are numbers. In a call, those in use fill the first places of the tensors by age, so a call on
     all of them, or on neighbours, in that order needs no copy of the cache; any other order works too.
     """
 
@@ -44,6 +44,7 @@ class SlotCache(Cache):
         self._max_slots = max_slots
         self._ids = itertools.count()
         self._place: dict[int, int] = {}  # row -> place, ascending
+        self._has_gaps = False  # places of rows that were given back
         self._length: dict[int, int] = {}
         self._held: dict[int, int] = {}  # slots that may hold something: the nodes of a row's last call too
         self._allotted = (0, 0)  # places, slots
@@ -61,6 +62,7 @@ class SlotCache(Cache):
 
     def open(self, count: int = 1) -> list[int]:
         """New rows without tokens."""
+        self._close_up()
         if not self._place:
             for layer in self._slot_layers():
                 layer.is_empty = True
@@ -78,15 +80,21 @@ class SlotCache(Cache):
         return copy
 
     def free(self, rows: Sequence[int]) -> None:
-        """Give rows back. Younger rows move up, so that those in use stay neighbours."""
+        """Give rows back. Before the next call younger rows move up: those in use stay neighbours."""
         for row in rows:
-            del self._length[row], self._held[row]
-        for place, row in enumerate(list(self._length)):
+            del self._length[row], self._held[row], self._place[row]
+        self._has_gaps = True
+
+    def _close_up(self) -> None:
+        """Not with every row that is given back: of n, one after the other, that would be n^2 moves."""
+        if not self._has_gaps:
+            return
+        for place, row in enumerate(self._place):
             if self._place[row] != place:
                 # Nodes of the last call, which may still be kept, move with their row.
                 self._copy(row, place, self._held[row])
                 self._place[row] = place
-        self._place = {row: self._place[row] for row in self._length}
+        self._has_gaps = False
 
     def length(self, row: int) -> int:
         """How many tokens the row has."""
@@ -100,6 +108,7 @@ class SlotCache(Cache):
         them. Returns how many slots are in sight: the last axis of the attention mask. With num_nodes = 0
         nothing is written, and every layer's `keys` and `values` are the rows' tokens.
         """
+        self._close_up()
         assert rows and (num_nodes == 0 or len(set(rows)) == len(rows)), "different rows, if written to"
         starts = [self._length[row] for row in rows]
         if known:
