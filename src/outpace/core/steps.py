@@ -210,12 +210,15 @@ class ScoredCall:
         if self._choices is None:
             samplings = [ask.sampling for ask in self.asks]
             positions = [ask.position for ask in self.asks]
+            top = max(ask.top for ask in self.asks)
+            if all(row is None for row in self.edits):
+                self._choices = [*self.scores.choose(samplings, positions, None, top)]
+                return self._choices
             plain = [_plain(row) for row in self.edits]
             lazy = [one is None and row is not None for one, row in zip(plain, self.edits, strict=True)]
-            edits = None if all(row is None for row in plain) else plain
-            top = max(ask.top for ask in self.asks)
             self._choices = [_LazyChoices(self, row) for row in range(len(self.trees))]
             if not all(lazy):
+                edits = None if all(row is None for row in plain) else plain
                 chosen = self.scores.choose(samplings, positions, edits, top)
                 for row, one in enumerate(chosen):
                     self._choices[row] = self._choices[row] if lazy[row] else one

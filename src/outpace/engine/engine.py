@@ -203,8 +203,10 @@ class Engine:
         traits = self._target.traits
         ready = [job for job in self._running if not job.reads][: traits.max_nodes]
         reading = [job for job in self._running if job.reads]
+        if not reading:
+            return ready, []
         if traits.chunk == UNBOUNDED:  # prompts are read whole, which nobody else should be padded for
-            return (reading, []) if reading else (ready, [])
+            return reading, []
         reading.sort(key=lambda job: (len(job.pending) if job.passed < PATIENCE else 0, job.number))
         parts = self._places(ready, reading)
         placed = {*ready, *(job for job, _ in parts)}
