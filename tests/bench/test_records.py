@@ -21,7 +21,7 @@ def record(**changed: Any) -> dict[str, Any]:
     return {
         "category": "qa", "draft": "none", "tree": None, "rule": "match", "prompt_id": "1", "model": "m",
         "completion_tokens": 11, "tokens_per_s": 10.0, "target_calls": 10, "mean_accepted_length": 1.0,
-        "num_passes": 0, "num_drafted": 0, "num_tried_at": [], "num_kept_at": [], "wall_s": 3.0,
+        "num_passes": 0, "rows": 1, "num_drafted": 0, "num_tried_at": [], "num_kept_at": [], "wall_s": 3.0,
         "prompt_s": 2.0, "draft_s": 0.0, "score_s": 0.9,
         "exactness": "identical", "numerics": "bitwise", "identical_to_plain": True, "token_ids": [1],
     } | changed  # fmt: skip
@@ -197,7 +197,7 @@ def test_records_of_before_trees_and_rules_are_read_and_found(tmp_path: Path) ->
     old = {
         key: value
         for key, value in record(draft="ngram").items()
-        if key not in ("tree", "rule", "num_passes")
+        if key not in ("tree", "rule", "num_passes", "rows")
     }
     path.write_text(json.dumps(old) + "\n")
     assert list(read_records(path)) == [record(draft="ngram")]

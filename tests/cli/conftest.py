@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import pytest
 
 from outpace.cli.main import main
-from outpace.core.errors import PromptTooLong
 from outpace.core.stats import GenerationStats
 from outpace.core.steps import Exactness
 from outpace.core.traits import Numerics, Traits
@@ -91,13 +90,14 @@ class FakeModel:
 
     own_draft = "ngram"
 
-    target = SimpleNamespace(traits=Traits())
+    target = SimpleNamespace(traits=Traits(), context_length=8)
 
     pieces: list[Any] = field(default_factory=lambda: ["The ", "moon ", "pulls."])
     wrong: bool = False
     calls: list[tuple[Any, dict[str, Any]]] = field(default_factory=list)
     loaded_with: dict[str, Any] = field(default_factory=dict)
     made: list[tuple[str, str | None]] = field(default_factory=list)
+    together: list[int] = field(default_factory=list)
 
     def new_drafter(self, draft: str, *, tree: str | None = None) -> str:
         self.made.append((draft, tree))
@@ -131,9 +131,13 @@ class FakeModel:
             result.logprobs = [TokenLogprob(token, -0.5, [(token, -0.5)][:count]) for token in tokens]
         return FakeStream(list(self.pieces), result)
 
-    def generate(self, prompt: Any, **request: Any) -> FakeGeneration:
-        if isinstance(prompt, str) and "endless" in prompt:
-            raise PromptTooLong("the prompt has 9 tokens, the context holds 8")
+    def prompt_ids(self, prompt: str) -> list[int]:
+        return [0] * (9 if "endless" in prompt else 4)
+
+    def generate(self, prompt: Any, **request: Any) -> FakeGeneration | list[FakeGeneration]:
+        if isinstance(prompt, list) and prompt and isinstance(prompt[0], str):
+            self.together.append(len(prompt))
+            return [self.generate(one, **request) for one in prompt]  # type: ignore[misc]
         stream = self.stream(prompt, **request)
         for _ in stream:
             pass

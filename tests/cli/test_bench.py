@@ -140,6 +140,35 @@ def test_prompts_beyond_the_context_are_named(run: Run, model: FakeModel, tmp_pa
     assert outcome.out.endswith("left out, longer than the context: 2\n")
 
 
+def test_prompts_of_a_category_side_by_side(run: Run, model: FakeModel, tmp_path: Path) -> None:
+    items = [(1, "qa", "a"), (2, "qa", "b"), (3, "qa", "c"), (4, "code", "d"), (5, "code", "endless")]
+    prompts, out = spec_bench(tmp_path / "p.jsonl", *items), tmp_path / "out.jsonl"
+    command = ("bench", "--prompts", prompts, "--rows", "2", "--json", str(out))
+    outcome = run(*command)
+    assert model.together == [2, 2, 1, 1, 1, 1], "each method on two, on the third, and on the one of code"
+    lines = out.read_text().splitlines(keepends=True)
+    records = [json.loads(line) for line in lines]
+    assert [(r["prompt_id"], r["draft"]) for r in records[:4]] == [
+        ("1", "none"), ("2", "none"), ("1", "ngram"), ("2", "ngram")
+    ]  # fmt: skip
+    assert {r["rows"] for r in records} == {2} and len(records) == 8
+    out.write_text("".join(lines[:3]))  # killed between two that belong together
+    model.together.clear()
+    assert run(*command) == outcome
+    assert model.together == [2, 1, 1, 1, 1] and sorted(out.read_text().splitlines(keepends=True)) == sorted(
+        lines
+    )
+    run(*command[:3], "--json", str(out), "--rows", "1")
+    assert len(out.read_text().splitlines()) == 16, "another number of rows is another measurement"
+
+
+def test_rows_are_a_number_of_them(run: Run, model: FakeModel) -> None:
+    for rows in ("0", "257"):
+        outcome = run("bench", "--rows", rows)
+        assert outcome.status == 2 and outcome.err.count("\n") == 1 and "from 1 to 256" in outcome.err
+    assert not model.calls
+
+
 def test_bad_files_are_one_line(run: Run, model: FakeModel, tmp_path: Path) -> None:
     (tmp_path / "broken.jsonl").write_text('{"category": "qa", "turns": []}\n')
     (tmp_path / "empty.txt").write_text("\n")

@@ -34,6 +34,9 @@ def bench(
     min_p: options.MinP = 0.0,
     seed: options.Seed = 0,
     threads: options.Threads = None,
+    rows: Annotated[
+        int, typer.Option("--rows", metavar="N", help="Prompts of a category that run side by side.")
+    ] = 1,
     summary: Annotated[
         bool,
         typer.Option("--summary", help="One line per method: over all, and the category where it is worst."),
@@ -76,12 +79,13 @@ def bench(
                 max_tokens=max_tokens,
                 sampling=sampling,
                 threads=threads,
+                rows=rows,
                 records=file,
                 progress=progress or (lambda done, total, label: None),
             )
-    rows = summarise(measured)
-    print(format_summary(rows) if summary else format_report(rows))
-    if depths and (table := format_depths(rows)):
+    lines = summarise(measured)
+    print(format_summary(lines) if summary else format_report(lines))
+    if depths and (table := format_depths(lines)):
         print(f"\n{table}")
     if too_long:
         print(f"\nleft out, longer than the context: {', '.join(prompt.prompt_id for prompt in too_long)}")
