@@ -26,7 +26,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 
 from outpace.core.edits import ComputedEdit, TextEdit, edited, known_edit
 from outpace.core.errors import OutpaceError
-from outpace.core.options import shown
+from outpace.targets.hf_called import Listed
 
 FIELDS = (
     "bad_words_ids",
@@ -43,7 +43,7 @@ FIELDS = (
 )
 """The fields of a GenerationConfig that processors are made of, lengths and end tokens aside."""
 
-# Processors of transformers that are no functions of one row's tokens and scores, and why.
+# Of transformers' own, the refused ones are no functions of one row's tokens and scores.
 _REFUSED = {
     "ClassifierFreeGuidanceLogitsProcessor": "reads the scores of two texts at once",
     "DiaClassifierFreeGuidanceLogitsProcessor": "reads the scores of two texts at once",
@@ -58,6 +58,13 @@ _REFUSED = {
     "UnbatchedClassifierFreeGuidanceLogitsProcessor": "keeps a cache from call to call",
     "WhisperNoSpeechDetection": "runs the model once more, and keeps what it says",
 }
+_PROCESSORS = Listed(
+    option="logits_processor",
+    kinds="a LogitsProcessorList and a list of processors",
+    exact="processors that are functions of one row's input_ids and scores",
+    refused=_REFUSED,
+    no=(type, list),  # transformers does not call a list within a list
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,26 +181,7 @@ class NodeProcessors:
 
 def check_processors(given: Any) -> tuple[Any, ...]:
     """The processors of a call, or an OutpaceError for what is no list of them, or cannot be exact."""
-    if given is None:
-        return ()
-    if not isinstance(given, list | tuple):
-        raise OutpaceError(
-            f"logits_processor is {shown(given)}, accepted are a LogitsProcessorList and a list of "
-            "processors, which are called with (input_ids, scores)"
-        )
-    for one in given:
-        if not callable(one) or isinstance(one, type | list):
-            raise OutpaceError(
-                f"logits_processor has {shown(one)}, accepted are objects that are called with "
-                "(input_ids, scores)"
-            )
-        for kind in type(one).__mro__:
-            if kind.__name__ in _REFUSED and kind.__module__.startswith("transformers."):
-                raise OutpaceError(
-                    f"logits_processor has a {type(one).__name__}, which {_REFUSED[kind.__name__]}; accepted "
-                    "are processors that are functions of one row's input_ids and scores"
-                )
-    return tuple(given)
+    return tuple(_PROCESSORS.read(given))
 
 
 def _check(processor: Any, scores: Any, shape: Sequence[int], dtype: torch.dtype) -> None:

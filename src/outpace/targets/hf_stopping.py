@@ -12,6 +12,7 @@ from transformers import StopStringCriteria
 
 from outpace.core.errors import OutpaceError
 from outpace.core.options import shown
+from outpace.targets.hf_called import Listed
 
 # Criteria of transformers that are no functions of the tokens, or stand in for an option, and why.
 _REFUSED = {
@@ -20,6 +21,12 @@ _REFUSED = {
     "MaxLengthCriteria": "takes the place of max_length: give max_length",
     "MaxTimeCriteria": "reads the clock, by which a text ends elsewhere when it is written sooner",
 }
+_CRITERIA = Listed(
+    option="stopping_criteria",
+    kinds="a StoppingCriteriaList and a list of criteria",
+    exact="criteria that are functions of input_ids",
+    refused=_REFUSED,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,28 +70,11 @@ def read_stopping(given: Any, strings: Any, tokenizer: Any, device: Any) -> Stop
 
 
 def _checked(given: Any) -> list[Any]:
-    if given is None:
-        return []
-    if not isinstance(given, list | tuple):
-        raise OutpaceError(
-            f"stopping_criteria is {shown(given)}, accepted are a StoppingCriteriaList and a list of "
-            "criteria, which are called with (input_ids, scores)"
-        )
-    for one in given:
-        if isinstance(one, list):
+    criteria = _CRITERIA.read(given)
+    for one in criteria:
+        if isinstance(one, list):  # transformers asks a list within a list
             _checked(one)
-        if not callable(one) or isinstance(one, type):
-            raise OutpaceError(
-                f"stopping_criteria has {shown(one)}, accepted are objects that are called with "
-                "(input_ids, scores)"
-            )
-        for kind in type(one).__mro__:
-            if kind.__name__ in _REFUSED and kind.__module__.startswith("transformers."):
-                raise OutpaceError(
-                    f"stopping_criteria has a {type(one).__name__}, which {_REFUSED[kind.__name__]}; "
-                    "accepted are criteria that are functions of input_ids"
-                )
-    return list(given)
+    return criteria
 
 
 def _says(criterion: Any, answer: Any) -> bool:
