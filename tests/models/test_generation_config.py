@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from outpace.models.generation_config import (  # noqa: E402
 )
 from tests.hf_seq2seq_families import START_ID, tiny_seq2seq  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("quiet")
 GenerationConfig = transformers.GenerationConfig
 PROMPTS = {
     "llama": torch.tensor([[5, 6, 7, 5, 6, 7, 5, 33], [0, 0, 9, 8, 9, 8, 9, 8]]),
@@ -123,13 +123,6 @@ def made(model_type: str) -> Any:
             if weight.ndim == 2:
                 weight.mul_(4.0)
     return model
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    transformers.logging.set_verbosity_error()
-    yield
-    transformers.logging.set_verbosity_warning()
 
 
 @pytest.fixture(scope="module", params=["llama", "t5"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from tests.hf_seq2seq_families import sources, tiny_seq2seq  # noqa: E402
 from tests.models.test_seq2seq import settled, theirs  # noqa: E402
 from tests.models.test_transformers import batch, blurred, prompts, repetitive  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("quiet")
 NGRAM = "ngram:min_n=1,max_n=2,length=5"
 
 
@@ -64,13 +65,6 @@ MAKERS: dict[str, Callable[[], list[Any]]] = {
         lambda input_ids, scores: scores * (1 - 0.5 * ((input_ids[:, -1:] + torch.arange(1, 301)) % 2)),
     ],
 }
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    transformers.logging.set_verbosity_error()
-    yield
-    transformers.logging.set_verbosity_warning()
 
 
 @pytest.fixture(scope="module", params=["llama", "gemma3_text", "gpt2", "opt"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from tests.hf_families import tiny_model  # noqa: E402
 from tests.hf_seq2seq_families import tiny_seq2seq  # noqa: E402
 from tests.models.test_logits_processors import Bent, OfThePath  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("quiet")
 TEXT = "the rain in"
 DRAFTS = ["ngram:min_n=1,max_n=2,length=5", "mix"]
 STEERED: list[dict[str, Any]] = [
@@ -52,13 +52,6 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder: Path = tmp_path_factory.mktemp("tokenizer")
     write_tokenizer(folder)
     return transformers.AutoTokenizer.from_pretrained(folder)
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    transformers.logging.set_verbosity_error()
-    yield
-    transformers.logging.set_verbosity_warning()
 
 
 @pytest.fixture(scope="module", params=["llama", "t5"])

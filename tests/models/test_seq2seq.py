@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,9 @@ from tests.fakes import hostile  # noqa: E402
 from tests.hf_families import tiny_model  # noqa: E402
 from tests.hf_seq2seq_families import PAD_ID, START_ID, sources, tiny_seq2seq  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("quiet")
 MODEL_TYPES = ["t5", "bart", "marian", "whisper", "mbart", "m2m_100"]
 LENGTHS = [[7, 3, 12, 5], [4, 9, 2, 6]]
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    transformers.logging.set_verbosity_error()
-    yield
-    transformers.logging.set_verbosity_warning()
 
 
 def settled(model: Any) -> Any:

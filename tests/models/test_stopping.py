@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from tests.hf_seq2seq_families import sources, tiny_seq2seq  # noqa: E402
 from tests.models.test_seq2seq import settled, theirs  # noqa: E402
 from tests.models.test_transformers import batch, prompts, repetitive  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("quiet")
 NGRAM = "ngram:min_n=1,max_n=2,length=5"
 
 
@@ -31,13 +31,6 @@ class SumOf(transformers.StoppingCriteria):  # type: ignore[misc, name-defined]
     def __call__(self, input_ids: Any, scores: Any, **more: Any) -> Any:
         assert scores is None
         return input_ids[:, -3:].sum(1) % self.modulus == 0
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    transformers.logging.set_verbosity_error()
-    yield
-    transformers.logging.set_verbosity_warning()
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])

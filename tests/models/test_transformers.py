@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from tests.fakes import hostile  # noqa: E402
 from tests.hf_families import tiny_looped, tiny_model  # noqa: E402
 from tests.laws import g_test  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("quiet")
 PAD_ID = 299
 
 
@@ -32,13 +32,6 @@ PAD_ID = 299
 def model(request: pytest.FixtureRequest) -> Any:
     both = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
     return repetitive(tiny_model(request.param, **both if request.param == "gemma3_text" else {}))
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    transformers.logging.set_verbosity_error()
-    yield
-    transformers.logging.set_verbosity_warning()
 
 
 def repetitive(model: Any) -> Any:
