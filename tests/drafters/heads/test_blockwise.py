@@ -1,9 +1,9 @@
-"""Blockwise heads against a twin in numpy, heads that know a text by heart, and what is refused."""
+"""Blockwise heads against a twin in numpy, and what is drafted with them."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,49 +11,27 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-from outpace import drafters  # noqa: E402
 from outpace.core.call import Prompt  # noqa: E402
-from outpace.core.contracts import Tapped  # noqa: E402
-from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.core.sampling import Sampling, choose, warp  # noqa: E402
 from outpace.core.steps import Ask, RowScores, ScoredCall, Step, Verdict  # noqa: E402
 from outpace.core.tree import TokenTree  # noqa: E402
-from outpace.drafters import mix  # noqa: E402
 from outpace.drafters.heads.blockwise import Blockwise  # noqa: E402
 from outpace.drafters.heads.independent import RANKS  # noqa: E402
 from outpace.drafters.heads.last_state import HeadsState  # noqa: E402
-from outpace.drafters.heads.markov_heads import MarkovHeads  # noqa: E402
-from outpace.drafters.lookup.backoff import FILE_NAME  # noqa: E402
-from outpace.drafters.lookup.ngram import NGram  # noqa: E402
-from outpace.drafters.mix import mix as make_mix  # noqa: E402
-from outpace.drafters.none import NoDraft  # noqa: E402
-from outpace.engine.generate import events, generate  # noqa: E402
-from outpace.engine.request import Generation, Request  # noqa: E402
 from outpace.files.packing import unpack  # noqa: E402
-from outpace.heads import packaged  # noqa: E402
-from outpace.heads.file import Heads, read_heads, write_heads  # noqa: E402
 from outpace.heads.proposals import ProposalHeads  # noqa: E402
-from outpace.pricing.costs import straight  # noqa: E402
-from outpace.rules import RULES  # noqa: E402
-from outpace.rules.match import Match  # noqa: E402
 from outpace.targets.hf_causal import HfCausalTarget  # noqa: E402
-from outpace.targets.table import TableTarget  # noqa: E402
 from outpace.trees import TREES  # noqa: E402
 from outpace.trees.grow import grow_trees, point_law  # noqa: E402
-from tests.fakes import whole  # noqa: E402
 from tests.hf_families import tiny_model  # noqa: E402
 from tests.hf_seq2seq_families import OneSource, tiny_seq2seq  # noqa: E402
 from tests.made_heads import (  # noqa: E402
     head_states,
-    learn_by_heart,
-    random_heads,
     states_of,
     write_random,
-    write_random_markov,
 )
 from tests.native_models import gguf_target  # noqa: E402
 
-PROMPTS = [[1, 2, 3, 1, 2], [4], [5, 6, 7, 0, 5, 6, 7]]
 SAMPLED = Sampling(temperature=0.8, top_p=0.95, seed=4)
 SAMPLINGS = [Sampling(), SAMPLED]
 
@@ -205,25 +183,6 @@ def test_near_drafts_where_most_probability_is(
             assert sums[token - (40 if token_ids else 0)] > max(sums) * (1 - 1e-5)
 
 
-@pytest.mark.parametrize(
-    ("tree", "near", "ids", "message"),
-    [
-        ("chain:length=2", -1, None, "near=-1, accepted are 0 to 299"),
-        ("chain:length=2", 300, None, "near=300, accepted are 0 to 299"),
-        ("chain:length=2", 3, [3, 4, 5], "near=3, accepted are 0 to 2"),
-        (None, 2, None, "near=2, accepted with tree=chain"),
-        ("chain:length=2,min_p=0.2", 2, None, "near=2, accepted with tree=chain"),
-        ("chain:length=2", 2, [3, 8, 77], "near=2, accepted with heads that draft neighbouring ids"),
-    ],
-)
-def test_near_where_it_means_nothing(
-    causal: Any, tmp_path: Path, tree: str | None, near: int, ids: Any, message: str
-) -> None:
-    write_random(tmp_path, causal, token_ids=ids)
-    with pytest.raises(OutpaceError, match=message):
-        make(causal, tmp_path, tree=tree, near=near)
-
-
 @pytest.mark.parametrize("sampling", [*SAMPLINGS, Sampling(temperature=2.0, top_k=3, seed=1)], ids=str)
 @pytest.mark.parametrize("token_ids", [None, [0, 3, 8, 77, 150, 255, 256, 299]])
 def test_a_chain_is_what_the_growth_loop_makes(
@@ -371,159 +330,3 @@ def test_it_goes_on_from_the_last_kept_node(causal: Any, tmp_path: Path) -> None
         [state] = drafter.observe([state], [step])
         assert state.hidden is not None
         assert state.hidden.tolist() == behind[4 + (path[-1] if path else 0)].tolist()
-
-
-def plainly(target: Any, prompt: Sequence[int], sampling: Sampling, count: int = 24) -> list[int]:
-    ended: Generation = whole(generate(target, NoDraft(), Match(), Request(prompt, sampling, count)))[1]
-    return ended.token_ids
-
-
-SHAPES = [
-    None,
-    "chain:length=3",
-    "chain:length=9,min_p=0.2",
-    "static:widths=[2,2,1]",
-    "dynamic:size=7",
-]
-
-
-@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
-@pytest.mark.parametrize("factory", EXACT, ids=lambda factory: factory.__name__)
-def test_heads_that_know_the_text_by_heart(
-    factory: Any, made: Callable[..., Any], sampling: Sampling, tmp_path: Path
-) -> None:
-    """Three drafts in four are right: the output is plain decoding's, and whole drafts are kept."""
-    target = made(factory)
-    prompt = PROMPTS[0]
-    plain = plainly(target, prompt, sampling)
-    learn_by_heart(tmp_path, target, output_of(target)[0], prompt, [plain], wrong=range(2, 24, 4))
-    for shape in SHAPES:
-        options = {} if shape else {"min_p": 0.01, "size": 8}
-        drafter = make(target, tmp_path, tree=shape, **options)
-        ended: Generation = whole(generate(target, drafter, Match(), Request(prompt, sampling, 24)))[1]
-        assert ended.token_ids == plain, shape
-        assert ended.stats.mean_accepted_length > 1.9, shape
-    drafter = make(target, tmp_path, tree="chain", heads=2)
-    ended = whole(generate(target, drafter, Match(), Request(prompt, sampling, 24)))[1]
-    assert ended.token_ids == plain and 1.2 < ended.stats.mean_accepted_length <= 2
-
-
-@pytest.mark.parametrize("shape", [None, "static:widths=[2,2,1]"])
-@pytest.mark.parametrize("factory", EXACT, ids=lambda factory: factory.__name__)
-def test_rows_of_a_batch(factory: Any, made: Callable[..., Any], shape: str | None, tmp_path: Path) -> None:
-    """Three rows that draft, and are right, to different lengths."""
-    target = made(factory)
-    plain = [plainly(target, prompt, SAMPLED, 18) for prompt in PROMPTS]
-    for right in range(3):
-        folder = tmp_path / str(right)
-        learn_by_heart(folder, target, output_of(target)[0], PROMPTS[right], [plain[right]])
-        requests = [Request(prompt, SAMPLED, 18) for prompt in PROMPTS]
-        ended = whole(events(target, make(target, folder, tree=shape), Match(), requests))[1]
-        assert [one.token_ids for one in ended] == plain
-        lengths = [one.stats.mean_accepted_length for one in ended]
-        assert np.argmax(lengths) == right and lengths[right] > 2.5, lengths
-
-
-@pytest.mark.parametrize("rule", ["speculative", "block"])
-def test_rules_that_read_laws_run(causal: Any, tmp_path: Path, rule: str) -> None:
-    write_random(tmp_path, causal)
-    drafter = make(causal, tmp_path, tree="chain:length=3")
-    request = Request(PROMPTS[0], SAMPLED, 20)
-    ended: Generation = whole(generate(causal, drafter, RULES.create(rule), request))[1]
-    assert ended.exactness == "distribution" and ended.stats.num_drafted > 20
-    greedy = Request(PROMPTS[0], Sampling(), 20)
-    ended = whole(generate(causal, drafter, RULES.create(rule), greedy))[1]
-    assert ended.token_ids == plainly(causal, PROMPTS[0], Sampling(), 20)
-
-
-def test_other_numbers_of_heads_are_refused(causal: Any, tmp_path: Path) -> None:
-    write_random(tmp_path, causal, num_heads=4)
-    for num_heads in (5, 1, 0, -1):
-        with pytest.raises(
-            OutpaceError, match=rf"are 4, head 1 included; accepted are 2 to 4, not {num_heads}"
-        ):
-            make(causal, tmp_path, heads=num_heads)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"size": 0}, "size=0, accepted are whole"), ({"min_p": 1.5}, "min_p=1.5, accepted are 0 to 1")],
-)
-def test_options_out_of_range(causal: Any, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(OutpaceError, match=message):
-        make(causal, Path("nowhere"), **options)
-
-
-def test_heads_of_another_model_are_refused(causal: Tapped, tmp_path: Path) -> None:
-    write_random(tmp_path, causal)
-    other: Any = tiny_model("gpt2", num_hidden_layers=1)
-    with torch.no_grad():
-        other.transformer.h[0].attn.c_proj.weight[0, 0] += 1
-    with pytest.raises(
-        OutpaceError, match=r"trained on another model \(a tiny model\); accepted are heads of"
-    ):
-        make(HfCausalTarget(other, context_length=64), tmp_path)
-    heads = random_heads(causal.hidden_size // 2, causal.fingerprint())
-    write_heads(tmp_path, heads)
-    with pytest.raises(OutpaceError, match=r"another model .*accepted are"):
-        make(causal, tmp_path)
-    Blockwise(causal, path=str(rewritten(tmp_path, random_heads(causal.hidden_size, causal.fingerprint()))))
-
-
-def rewritten(folder: Path, heads: Heads) -> Path:
-    write_heads(folder, heads)
-    return folder
-
-
-def test_tokens_beyond_the_vocabulary_are_refused(causal: Any, tmp_path: Path) -> None:
-    write_random(tmp_path, causal, token_ids=[4, 300])
-    with pytest.raises(OutpaceError, match=r"draft the token 300, accepted are .* 0 to 299"):
-        make(causal, tmp_path)
-    write_random(tmp_path, causal, token_ids=[4, 299])
-    make(causal, tmp_path)
-
-
-def test_targets_without_hidden_states_are_refused(causal: Any, tmp_path: Path) -> None:
-    write_random(tmp_path, causal)
-    untapped: Any = TableTarget.random(vocab_size=300, order=1)
-    for path in (str(tmp_path), "auto"):
-        with pytest.raises(OutpaceError, match="target TableTarget shows none, accepted are native and"):
-            Blockwise(untapped, path=path)
-
-
-def test_what_is_no_folder_of_heads_is_named(causal: Any, tmp_path: Path) -> None:
-    with pytest.raises(OutpaceError, match="no folder of heads"):
-        drafters.make_drafter(f"blockwise:path={tmp_path / 'gone'}", None, {"target": causal})
-
-
-def test_packaged_heads(causal: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Heads that lie in the package are found by the model that they are for."""
-    monkeypatch.setattr(packaged, "PACKAGED", tmp_path)
-    with pytest.raises(OutpaceError, match=r"it has: none\); accepted is blockwise:path=FOLDER"):
-        Blockwise(causal)
-    write_heads(tmp_path / "blockwise" / "another", random_heads(32, "sha256:another"))
-    with pytest.raises(OutpaceError, match=r"it has: another\); accepted is blockwise:path=FOLDER"):
-        Blockwise(causal)
-    assert packaged.find_packaged_heads(causal, "blockwise") is None
-    heads = write_random(tmp_path / "blockwise" / "mine", causal, seed=7)
-    assert Blockwise(causal)._heads.num_drafted == 3
-    assert packaged.packaged_heads(causal, "blockwise") == tmp_path / "blockwise" / "mine"
-    assert read_heads(tmp_path / "blockwise" / "mine").config == heads.config
-
-
-def test_mix_has_the_packages_heads(causal: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packaged, "PACKAGED", tmp_path)
-    context = {"target": causal}
-    before = make_mix(context, lambda: straight(0.05)).sources
-    write_random(tmp_path / "blockwise" / "mine", causal)
-    after = make_mix(context, lambda: straight(0.05)).sources
-    assert [type(one) for one in after] == [NGram, Blockwise] and Blockwise not in map(type, before)
-    write_random_markov(tmp_path / "own" / "markov_heads", causal, taps=("final",))
-    own = {**context, "beside": lambda name: tmp_path / "own" / name}
-    assert [type(one) for one in make_mix(own, lambda: straight(0.05)).sources] == [NGram, MarkovHeads]
-    without_states = {"target": TableTarget.random(vocab_size=300, order=1)}
-    other = make_mix(without_states, lambda: straight(0.05)).sources
-    assert [type(one) for one in other] == [type(one) for one in before]
-    (tmp_path / FILE_NAME).touch()
-    with_table = {**context, "beside": lambda name: tmp_path / name}
-    assert mix._auto(with_table) == "ngram+backoff"
