@@ -159,3 +159,40 @@ def test_a_forced_call_ends_the_text_and_its_requests_are_built_once(
         assert json.loads(call.function.arguments).keys() == {"port", "boats"}
         assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
     assert answer.usage is not None and answer.usage.completion_tokens < 100 * n
+
+
+CALL = '<tool_call>\n{"name": "tide", "arguments": {"port": "Oslo", "boats": 3}}\n</tool_call>'
+
+
+@pytest.mark.parametrize("parallel", [False, None])
+def test_a_text_ends_with_the_one_call_that_it_may_make(
+    server: Living, monkeypatch: pytest.MonkeyPatch, parallel: bool | None
+) -> None:
+    """A grammar stands in for a model that calls, and then goes on."""
+    monkeypatch.setattr(server.model, "chat", ChatTemplate(TEMPLATE))
+    lark = f"start: {json.dumps(CALL)} /[a-z]{{40}}/"
+    asked = {
+        "messages": MESSAGES, "tools": TOOLS, "parallel_tool_calls": parallel, "max_tokens": 200, "seed": 1,
+        "structured_outputs": {"lark": lark},
+    }  # fmt: skip
+    found = list[Any]()
+    for budget in (0, 63):
+        _, _, whole = server.ask("POST", "/v1/chat/completions", asked | {"draft_budget": budget})
+        [choice] = whole["choices"]
+        _, _, text = server.ask(
+            "POST",
+            "/v1/chat/completions",
+            asked | {"draft_budget": budget, "stream": True, "stream_options": {"include_usage": True}},
+        )
+        chunks = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+        deltas = [chunk["choices"][0] for chunk in chunks if chunk["choices"]]
+        calls = [call["function"] for one in deltas for call in one["delta"].get("tool_calls", ())]
+        arguments = "".join(call["arguments"] for call in calls)
+        assert arguments == choice["message"]["tool_calls"][0]["function"]["arguments"]
+        assert deltas[-1]["finish_reason"] == choice["finish_reason"] == "tool_calls"
+        assert chunks[-1]["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"]
+        found.append((arguments, choice["message"]["content"], whole["usage"]["completion_tokens"]))
+    assert found[0] == found[1] and json.loads(found[0][0]) == {"port": "Oslo", "boats": 3}
+    # Up to the end of the arguments, or all of it.
+    tokens = len(server.model.tokenizer.encode(CALL[: CALL.index("}") + 1], add_special_tokens=False))
+    assert (found[0][2] <= tokens + 1) == (parallel is False), found[0]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi import Request as Http
 from fastapi.responses import Response
 
-from outpace.engine.request import Generation
+from outpace.engine.request import Generation, Request
+from outpace.engine.text import TextStream
 from outpace.engine.trace import Trace
 from outpace.files.tokenizer import Tokenizer
 from outpace.models.grammar import Grammar
@@ -19,7 +20,17 @@ from outpace.server.bodies import ChatBody
 from outpace.server.errors import Refused, named
 from outpace.server.exchange import DONE, respond
 from outpace.server.reached import house_of
-from outpace.server.tools import Arguments, CallBegins, Content, Delta, Reader, template_messages, tool_use
+from outpace.server.tools import (
+    Arguments,
+    CallBegins,
+    Content,
+    Delta,
+    LastCall,
+    Reader,
+    ToolUse,
+    template_messages,
+    tool_use,
+)
 from outpace.server.worker import Update
 
 ROUTES = APIRouter(tags=["texts"])
@@ -59,6 +70,8 @@ async def chat_completions(body: ChatBody, http: Http) -> Response:
 
     requests = await served.requests(messages, options, body.seeds(), forced=forced if use.forces else None)
     tail = _tail(tokenizer, requests[0][0].prompt)
+    if use.most_calls is not None:
+        requests = [(_with_last_call(request, use, tokenizer, tail), text) for request, text in requests]
     trace = served.trace(body.stop, shown=use.shown) if body.trace else None
     form = ChatForm(served.name, tokenizer, body, [use.reader(tail) for _ in requests], trace)
     return await respond(http, form, served.start(requests, timeout=body.timeout), stream=bool(body.stream))
@@ -66,6 +79,12 @@ async def chat_completions(body: ChatBody, http: Http) -> Response:
 
 def _tail(tokenizer: Tokenizer, prompt: Sequence[int]) -> str:
     return tokenizer.decode(list(prompt[-TAIL:]), skip_special_tokens=False)
+
+
+def _with_last_call(request: Request, use: ToolUse, tokenizer: Tokenizer, tail: str) -> Request:
+    """The request, which ends with the last call that it may make: no word behind it would be said."""
+    text = TextStream(tokenizer, shown=use.shown)
+    return replace(request, stops=LastCall(use.reader(tail), text, len(request.prompt)))
 
 
 @dataclass(slots=True)

@@ -38,6 +38,7 @@ class ToolUse(Protocol):
     - `variables`: of the chat template, for `chat_template_kwargs`.
     - `shown`: special tokens that the text has to show.
     - `forces`: the text has to be a call.
+    - `most_calls`: behind so many the text is over; None is any number.
     """
 
     @property
@@ -48,6 +49,9 @@ class ToolUse(Protocol):
 
     @property
     def forces(self) -> bool: ...
+
+    @property
+    def most_calls(self) -> int | None: ...
 
     def messages(self, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """The messages with all that the template reads there."""
@@ -73,6 +77,7 @@ class NoTools:
     variables: Mapping[str, Any] = {}
     shown: frozenset[int] = frozenset()
     forces = False
+    most_calls = None
 
     def messages(self, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """See ToolUse."""
@@ -96,6 +101,7 @@ class OfferedTools:
         self._offer = offer
         self._source = source
         self.forces = offer.forced
+        self.most_calls = offer.most_calls
         self._special = {text: special[text] for text in (*form.markers, *_THINKING) if text in special}
         self.shown = frozenset(self._special[text] for text in form.markers if text in self._special)
         variable = tool_variable(source)
@@ -116,7 +122,7 @@ class OfferedTools:
         return self.format.reader(
             self._offer.schemas,
             new_id=self.format.new_id,
-            most_calls=self._offer.most_calls,
+            most_calls=self.most_calls,
             thinks=_opens_thoughts(prompt),
         )
 
@@ -127,7 +133,7 @@ class OfferedTools:
         return self.format.grammar(
             self._offer.schemas,
             special=self._special,
-            parallel=self._offer.most_calls is None,
+            parallel=self.most_calls is None,
             may_think=THINK in self._source,
             thinks=_opens_thoughts(prompt),
         )
