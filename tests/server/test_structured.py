@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import openai
@@ -96,9 +97,9 @@ def test_structured_outputs(client: openai.OpenAI, outputs: dict[str, Any], patt
                     "json_schema": {"name": "a", "schema": {"type": "bottle"}},
                 }
             },
-            None,
+            "response_format",
         ),
-        ({"structured_outputs": {"regex": "("}}, None),
+        ({"structured_outputs": {"regex": "("}}, "structured_outputs"),
         ({"structured_outputs": {"regex": "a", "lark": "b"}}, "structured_outputs"),
         (
             {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
@@ -111,6 +112,20 @@ def test_what_is_no_grammar_is_refused(server: Living, options: dict[str, Any], 
     assert status == 400 and "\n" not in answer["error"]["message"], answer
     if param is not None:
         assert answer["error"]["param"].startswith(param)
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+@pytest.mark.parametrize("regex", ["(a{1000}){20}", "[bc](a{1000}){20}"])
+def test_what_is_too_much_to_be_followed_is_refused(server: Living, path: str, regex: str) -> None:
+    """At once, or where the text comes to it; others go on."""
+    said = {"messages": MESSAGES} if path.startswith("chat") else {"prompt": "a"}
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(server.ask, "POST", f"/v1/{path}", {**said, "max_tokens": 100, "seed": 1})
+        asked = {**said, "structured_outputs": {"regex": regex}}
+        status, _, answer = server.ask("POST", f"/v1/{path}", asked)
+        assert other.result()[0] == 200
+    assert (status, answer["error"]["param"]) == (400, "structured_outputs"), answer
+    assert "accepted are 8192 at most" in answer["error"]["message"]
 
 
 @pytest.mark.parametrize("stream", [False, True])

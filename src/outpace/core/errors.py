@@ -27,6 +27,10 @@ class CacheFull(OutpaceError):
     """No room is left for keys and values until a row is given back."""
 
 
+class GrammarError(OutpaceError):
+    """A grammar that cannot be read, or is too much to be followed."""
+
+
 class PromptTooLong(OutpaceError):
     """A prompt (with the tokens asked for) that does not fit into the model's context."""
 

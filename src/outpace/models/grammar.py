@@ -13,7 +13,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, Literal
 
-from outpace.core.errors import OutpaceError
+from outpace.core.errors import GrammarError, OutpaceError
 from outpace.core.options import accept, checked, shown
 
 LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # as of json.dumps
@@ -69,7 +69,7 @@ class Grammar:
         return cls("gbnf", accept("gbnf", text, str))
 
     def compiled(self) -> str:
-        """As llguidance reads it. Raises an OutpaceError for what cannot be translated."""
+        """As llguidance reads it. Raises a GrammarError for what cannot be translated."""
         matcher = llguidance().LLMatcher
         try:
             if self.kind == "json_schema":
@@ -84,9 +84,9 @@ class Grammar:
         except Exception as error:  # its converters raise whatever their parsers meet
             raise self.wrong(str(error)) from None
 
-    def wrong(self, reason: str) -> OutpaceError:
+    def wrong(self, reason: str) -> GrammarError:
         """The error of a grammar that cannot be compiled."""
-        return OutpaceError(f"the {self.name} {shown(self.text)} cannot be read: {reason}")
+        return GrammarError(f"the {self.name} {shown(self.text)} cannot be read: {reason}")
 
     @property
     def name(self) -> str:

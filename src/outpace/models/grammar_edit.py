@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core.edits import NO_FLOATS, NO_TOKENS, AnyEdit, Edit, TextEdit
-from outpace.core.errors import OutpaceError
+from outpace.core.errors import GrammarError, OutpaceError
 
 MOST = 64  # tokens that are known at once
+MOST_FORCED = 8192  # bytes of a text that are forced at once: every mask walks along them, a microsecond each
 Path = tuple[int, ...]
 
 
@@ -140,5 +141,14 @@ class GrammarEdit:
         return chain[:MOST]
 
     def _check(self) -> None:
-        if self._matcher.is_error():
-            raise OutpaceError(f"the grammar cannot be followed: {self._matcher.get_error()}")
+        if (wrong := too_much(self._matcher)) is not None:
+            raise GrammarError(f"the grammar cannot be followed: {wrong}")
+
+
+def too_much(matcher: Any) -> str | None:
+    """What is wrong with a matcher that has just been asked, or None."""
+    if matcher.is_error():
+        return str(matcher.get_error()).removesuffix("\n<non-verbose/>")
+    if (size := len(matcher.compute_ff_bytes())) > MOST_FORCED:
+        return f"it forces {size} bytes at once, accepted are {MOST_FORCED} at most"
+    return None

@@ -12,9 +12,10 @@ from outpace.core.edits import TextEdit
 from outpace.core.errors import OutpaceError
 from outpace.engine.request import Request
 from outpace.models.grammar import Grammar, llguidance
-from outpace.models.grammar_edit import GrammarEdit
+from outpace.models.grammar_edit import GrammarEdit, too_much
 
 MOST_GRAMMARS = 32  # that stay compiled
+MOST_FUEL = 100_000  # for a mask of a text, half of llguidance's own limit: 0.2 seconds
 MARK = "\x02"  # no vocabulary merges it with what follows
 
 
@@ -34,6 +35,7 @@ class Grammars:
         """Takes half a second for 50,000 tokens. OutpaceError where llguidance is not installed."""
         library = llguidance()
         self._matcher = library.LLMatcher
+        self._limits = library.LLParserLimits(step_lexer_fuel=MOST_FUEL, verbose_errors=False)
         self._vocab_size = vocab_size
         vocabulary = _Vocabulary(tokenizer, vocab_size)
         self._tokens = library.LLTokenizer(library.TokenizerWrapper(vocabulary))
@@ -63,9 +65,11 @@ class Grammars:
         if grammar in self._known:
             self._known.move_to_end(grammar)
             return self._known[grammar]
-        matcher = self._matcher(self._tokens, grammar.compiled(), log_level=0)
-        if matcher.is_error():
-            raise grammar.wrong(matcher.get_error())
+        matcher = self._matcher(self._tokens, grammar.compiled(), log_level=0, limits=self._limits)
+        # Asked once before a step asks: this is what takes long, and Python's other threads go on meanwhile.
+        matcher.compute_bitmask()
+        if (wrong := too_much(matcher)) is not None:
+            raise grammar.wrong(wrong)
         self._known[grammar] = matcher
         if len(self._known) > MOST_GRAMMARS:
             self._known.popitem(last=False)

@@ -213,6 +213,11 @@ class Options(Body):
             raise Refused(message, param="structured_outputs")
         return form or outputs
 
+    @property
+    def grammar_field(self) -> str:
+        """The field that `grammar` is made of."""
+        return "response_format" if self.structured_outputs is None else "structured_outputs"
+
     def seeds(self) -> list[int]:
         """A seed for each of the n answers: the given one, and those that follow it."""
         first = secrets.randbits(64) if self.seed in (None, -1) else self.seed or 0

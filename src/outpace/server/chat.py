@@ -17,7 +17,7 @@ from outpace.files.tokenizer import Tokenizer
 from outpace.models.grammar import Grammar
 from outpace.server import replies
 from outpace.server.bodies import ChatBody
-from outpace.server.errors import Refused, named
+from outpace.server.errors import Refused, named, of_grammar
 from outpace.server.exchange import DONE, respond
 from outpace.server.reached import house_of
 from outpace.server.tools import (
@@ -68,13 +68,19 @@ async def chat_completions(body: ChatBody, http: Http) -> Response:
         assert rules is not None, "it forces a call"
         return Grammar.lark(rules)
 
-    requests = await served.requests(messages, options, body.seeds(), forced=forced if use.forces else None)
+    asked = "tools" if use.forces else body.grammar_field
+    with of_grammar(asked):
+        requests = await served.requests(
+            messages, options, body.seeds(), forced=forced if use.forces else None
+        )
     tail = _tail(tokenizer, requests[0][0].prompt)
     if use.most_calls is not None:
         requests = [(_with_last_call(request, use, tokenizer, tail), text) for request, text in requests]
     trace = served.trace(body.stop, shown=use.shown) if body.trace else None
     form = ChatForm(served.name, tokenizer, body, [use.reader(tail) for _ in requests], trace)
-    return await respond(http, form, served.start(requests, timeout=body.timeout), stream=bool(body.stream))
+    answers = served.start(requests, timeout=body.timeout)
+    with of_grammar(asked):
+        return await respond(http, form, answers, stream=bool(body.stream))
 
 
 def _tail(tokenizer: Tokenizer, prompt: Sequence[int]) -> str:

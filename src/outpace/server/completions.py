@@ -13,6 +13,7 @@ from outpace.engine.request import Generation
 from outpace.files.tokenizer import Tokenizer
 from outpace.server import replies
 from outpace.server.bodies import CompletionBody
+from outpace.server.errors import of_grammar
 from outpace.server.exchange import DONE, respond
 from outpace.server.reached import house_of
 from outpace.server.serving import prompt_of
@@ -30,12 +31,15 @@ async def completions(body: CompletionBody, http: Http) -> Response:
     requests, echoes = [], []
     for prompt in prompts:
         about = {"raw": True, "parse_special": True} if isinstance(prompt, str) else {}
-        requests += await served.requests(prompt_of(prompt), {**options, **about}, seeds)
+        with of_grammar(body.grammar_field):
+            requests += await served.requests(prompt_of(prompt), {**options, **about}, seeds)
         if isinstance(prompt, list):
             prompt = served.model.tokenizer.decode(prompt) if body.echo else ""
         echoes += [prompt if body.echo else ""] * len(seeds)
     form = CompletionForm(served.name, served.model.tokenizer, body, echoes, len(seeds))
-    return await respond(http, form, served.start(requests, timeout=body.timeout), stream=bool(body.stream))
+    answers = served.start(requests, timeout=body.timeout)
+    with of_grammar(body.grammar_field):
+        return await respond(http, form, answers, stream=bool(body.stream))
 
 
 class CompletionForm:

@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from outpace.core.errors import OutpaceError, PromptTooLong, one_line
+from outpace.core.errors import GrammarError, OutpaceError, PromptTooLong, one_line
 from outpace.server.worker import Busy, Closing, TimedOut
 
 LOG = logging.getLogger("outpace.server")
@@ -37,11 +37,20 @@ def named(fields: Collection[str]) -> Iterator[None]:
     """An error of the library is about the field that it names first, if it names one."""
     try:
         yield
-    except (Refused, PromptTooLong, Busy, Closing):
+    except (Refused, GrammarError, PromptTooLong, Busy, Closing):
         raise
     except OutpaceError as error:
         words = re.findall(r"\w+", str(error))
         raise Refused(str(error), param=next((word for word in words if word in fields), None)) from None
+
+
+@contextmanager
+def of_grammar(field: str) -> Iterator[None]:
+    """What is wrong with a request's grammar is about the field that it is made of."""
+    try:
+        yield
+    except GrammarError as error:
+        raise Refused(str(error), param=field) from None
 
 
 def error_body(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from outpace.core.call import Prompt
-from outpace.core.errors import OutpaceError, PromptTooLong
+from outpace.core.errors import GrammarError, OutpaceError, PromptTooLong
 from outpace.core.options import shown, taken
 from outpace.drafters.forced import with_forced
 from outpace.engine.engine import Engine
@@ -275,7 +275,7 @@ class House:
 def _check_size(grammar: Grammar) -> None:
     if len(grammar.text) > MOST_GRAMMAR:
         size = len(grammar.text)
-        raise OutpaceError(f"the {grammar.name} has {size} letters, accepted are {MOST_GRAMMAR} at most")
+        raise GrammarError(f"the {grammar.name} has {size} letters, accepted are {MOST_GRAMMAR} at most")
 
 
 def prompt_of(prompt: str | list[int]) -> str | Prompt:
