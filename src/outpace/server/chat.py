@@ -18,7 +18,7 @@ from outpace.models.grammar import Grammar
 from outpace.server import replies
 from outpace.server.bodies import ChatBody
 from outpace.server.errors import Refused, named, of_grammar
-from outpace.server.exchange import DONE, respond
+from outpace.server.exchange import DONE, GONE, respond, unless_gone
 from outpace.server.reached import house_of
 from outpace.server.tools import (
     Arguments,
@@ -70,9 +70,9 @@ async def chat_completions(body: ChatBody, http: Http) -> Response:
 
     asked = "tools" if use.forces else body.grammar_field
     with of_grammar(asked):
-        requests = await served.requests(
-            messages, options, body.seeds(), forced=forced if use.forces else None
-        )
+        making = served.requests(messages, options, body.seeds(), forced=forced if use.forces else None)
+        if (requests := await unless_gone(http, making)) is None:
+            return Response(status_code=GONE)
     tail = _tail(tokenizer, requests[0][0].prompt)
     if use.most_calls is not None:
         requests = [(_with_last_call(request, use, tokenizer, tail), text) for request, text in requests]

@@ -14,7 +14,7 @@ from outpace.files.tokenizer import Tokenizer
 from outpace.server import replies
 from outpace.server.bodies import CompletionBody
 from outpace.server.errors import of_grammar
-from outpace.server.exchange import DONE, respond
+from outpace.server.exchange import DONE, GONE, respond, unless_gone
 from outpace.server.reached import house_of
 from outpace.server.serving import prompt_of
 from outpace.server.worker import Update
@@ -32,7 +32,10 @@ async def completions(body: CompletionBody, http: Http) -> Response:
     for prompt in prompts:
         about = {"raw": True, "parse_special": True} if isinstance(prompt, str) else {}
         with of_grammar(body.grammar_field):
-            requests += await served.requests(prompt_of(prompt), {**options, **about}, seeds)
+            made = await unless_gone(http, served.requests(prompt_of(prompt), {**options, **about}, seeds))
+        if made is None:
+            return Response(status_code=GONE)
+        requests += made
         if isinstance(prompt, list):
             prompt = served.model.tokenizer.decode(prompt) if body.echo else ""
         echoes += [prompt if body.echo else ""] * len(seeds)

@@ -18,7 +18,7 @@ from pydantic import Field
 from outpace.engine.request import Generation
 from outpace.server.bodies import Body, Many, Text, Whole
 from outpace.server.errors import Refused
-from outpace.server.exchange import respond
+from outpace.server.exchange import GONE, respond, unless_gone
 from outpace.server.reached import house_of
 from outpace.server.worker import Update
 
@@ -101,7 +101,9 @@ class ResponsesBody(Body):
 async def responses(body: ResponsesBody, http: Http) -> Response:
     """Answer a text or a conversation."""
     served = house_of(http).of(body.model)
-    requests = await served.requests(body.messages(), body.text_options(), [secrets.randbits(64)])
+    making = served.requests(body.messages(), body.text_options(), [secrets.randbits(64)])
+    if (requests := await unless_gone(http, making)) is None:
+        return Response(status_code=GONE)
     form = ResponsesForm(served.name, body)
     return await respond(http, form, served.start(requests), stream=bool(body.stream))
 
