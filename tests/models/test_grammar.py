@@ -327,9 +327,14 @@ def test_forced_tokens_save_calls(model: Any) -> None:
         drafted = model.generate(PROMPT, draft=draft, **wanted)
         assert drafted.token_ids == plain.token_ids
         assert drafted.stats.target_calls < 0.6 * plain.stats.target_calls
-    # Tokens that are certain, and the one end there is.
-    sure = model.generate(PROMPT, grammar=Grammar.regex("the certain end"), draft=Forced(NoDraft()))
-    assert sure.text == "the certain end" and sure.stats.target_calls == 0
+    # Tokens that are certain; an end, one or several, is what their call gives.
+    for ends in ([], [0], [290, 297]):
+        wanted = {"grammar": Grammar.regex("the certain end"), "stop_token_ids": ends}
+        plain = model.generate(PROMPT, draft="none", **wanted)
+        sure = model.generate(PROMPT, draft=Forced(NoDraft()), **wanted)
+        assert sure.text == "the certain end" and sure.token_ids == plain.token_ids
+        assert sure.stats.target_calls == 0
+        assert sure.stats.num_drafted == sure.stats.num_accepted == len(sure.token_ids) - 1
 
 
 def test_folders_and_vocabularies_of_other_kinds(folder: Path, tmp_path: Path) -> None:
@@ -353,8 +358,8 @@ def test_sentence_piece_puts_no_space_into_a_text() -> None:
         tokenizer = Tokenizer.from_gguf(metadata)
         edit = Grammars(tokenizer, tokenizer.vocab_size).edit(Grammar.regex("The hat, é"), ends=[2], first=0)
         chain = edit.forced([], [])
-        spelt = b"".join(tokenizer.text_bytes[token] for token in chain[:-1])
-        assert spelt.decode() == "The hat, é" and chain[-1] == 2
+        spelt = b"".join(tokenizer.text_bytes[token] for token in chain)
+        assert spelt.decode() == "The hat, é"
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,6 @@ class GrammarEdit:
     ) -> None:
         self._fresh = matcher
         self._vocab_size = vocab_size
-        self._ends = tuple(ends)
         self._first = first
         self._other = other
         is_end = np.zeros(vocab_size, bool)
@@ -133,9 +132,7 @@ class GrammarEdit:
         while len(chain) < MOST and self._walk([*path, *chain]):
             more = [token for token in self._matcher.compute_ff_tokens() if token < self._vocab_size]
             self._check()
-            if not more:
-                if len(self._ends) == 1 and self._matcher.is_stopped():
-                    chain += self._ends
+            if not more:  # an end is what the call of the tokens before it gives: it is not drafted
                 break
             chain += more
         return chain[:MOST]
