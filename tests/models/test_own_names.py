@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,28 @@ def test_grammars(model: Any, tokenizer: Any, sampling: dict[str, Any]) -> None:
             assert (drafted.token_ids, drafted.text) == (plain.token_ids, plain.text)
             assert drafted.stats.target_calls < plain.stats.target_calls, "what is certain is drafted"
             assert "".join(fast.stream(TEXT, **options, **more)) == plain.text
+
+
+@pytest.mark.parametrize("more", [{}, {"logits_processor": [Bent()]}])
+@pytest.mark.parametrize("sampling", [{}, {"sampling": outpace.Sampling(temperature=0.9, seed=3)}])
+def test_a_grammar_is_about_what_is_not_forced(tokenizer: Any, sampling: dict[str, Any], more: Any) -> None:
+    """Behind a first token that is forced, such as a language, and up to a last one."""
+    pytest.importorskip("llguidance")
+    model = tiny_seq2seq("t5")
+    model.generation_config.update(max_length=None, eos_token_id=2)
+    options: dict[str, Any] = {"grammar": outpace.Grammar.regex("[ab]{3}, or else"), **sampling, **more}
+    options |= {"forced_bos_token_id": 77, "forced_eos_token_id": 2}
+    for most, pattern in ((20, "[ab]{3}, or else"), (4, "[ab]{2,}.*")):
+        found = [
+            outpace.accelerate(model, tokenizer, draft=draft).generate(TEXT, max_tokens=most, **options)
+            for draft in ("none", *DRAFTS)
+        ]
+        ids = found[0].token_ids
+        assert [one.token_ids for one in found] == [ids] * len(found)
+        assert ids[0] == 77 and ids[-1] == 2 and found[0].finish_reason == "stop"
+        assert re.fullmatch(pattern, tokenizer.decode(ids[1:-1])), ids
+        if most == 20:
+            assert all(one.stats.target_calls < found[0].stats.target_calls for one in found[1:])
 
 
 def test_logprobs(model: Any, tokenizer: Any) -> None:

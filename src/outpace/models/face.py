@@ -280,8 +280,8 @@ class Face(ABC):
         stop = () if stop is None else stop
         return ids, TextStream(self._tokenizer, stop=stop, keep_first_space=keep, shown=shown)
 
-    def _constrained(self, request: Request, grammar: Grammar | None) -> Request:
-        """The request with a grammar; an OutpaceError for one that cannot be read."""
+    def _constrained(self, request: Request, grammar: Grammar | None, first: int | None = None) -> Request:
+        """The request with a grammar; an OutpaceError for one that cannot be read. `first`: see Grammars."""
         grammar = check_grammar(grammar)
         if grammar is None:
             return request
@@ -289,7 +289,7 @@ class Face(ABC):
         with turns_of(self):
             if self._grammars is None:
                 self._grammars = Grammars(self.tokenizer, self.target.vocab_size)
-            return self._grammars.constrained(request, grammar, self.target)
+            return self._grammars.constrained(request, grammar, self.target, first)
 
     def _shown(self, ids: Sequence[int] | None) -> frozenset[int]:
         last = self.target.vocab_size - 1

@@ -8,6 +8,8 @@ the one before, and no text is read twice.
     end      where nothing else may follow, no bias, penalty or least length counts: the text ends, by the end
              token that the model likes best
     wrong    below a token that the grammar forbids there is no mask: no such node is ever kept
+    forced   where another edit forces a token, the grammar says nothing: the first one stands before its
+             text, the last one cuts it off
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.edits import NO_FLOATS, NO_TOKENS, AnyEdit, Edit, TextEdit
+from outpace.core.edits import NO_FLOATS, NO_TOKENS, AnyEdit, Edit, TextEdit, known_edit
 from outpace.core.errors import GrammarError, OutpaceError
 
 MOST = 64  # tokens that are known at once
@@ -31,7 +33,7 @@ class GrammarEdit:
 
     matcher     an LLMatcher at the beginning, for tokens 0 to V - 1 and V, which stands for an end.
     vocab_size  V. ends: tokens that end a text, one or more.
-    first       how many tokens of a text are its prompt.
+    first       how many tokens of a text are not the grammar's: its prompt, and a first one that is forced.
     other       what else changes the logits; both hold.
     """
 
@@ -52,6 +54,7 @@ class GrammarEdit:
         self._text = text
         self._matcher = self._fresh.deep_copy()
         self._read = self._first  # tokens of the text: the matcher stands behind them and the path
+        self._length = 0  # of the text
         self._path: list[int] = []
         self._edits: dict[Path, AnyEdit | None] = {}
         self._forced: dict[Path, list[int]] = {}
@@ -76,19 +79,21 @@ class GrammarEdit:
         """Take in what the text has grown by. Raises an OutpaceError where that is against the grammar."""
         if text is not self._text:
             self._begin(text)
-        new = text[self._read :]
-        if not new:
+        if len(text) == self._length:
             return
+        self._length = len(text)
         self._edits.clear()
         self._forced.clear()
-        if not self._walk(new):
+        new = text[self._read :]
+        if new and not self._walk(new):
             self._check()  # it may have met a limit
             raise OutpaceError(
                 f"the text has left its grammar with the token {new[len(self._path)]}, accepted are rules "
                 "that keep nothing but what may be chosen, such as match"
             )
-        self._path = []
-        self._read = len(text)
+        if new:
+            self._path = []
+            self._read = len(text)
 
     def _walk(self, path: Sequence[int]) -> bool:
         """Move the matcher behind a path, or as far as the grammar goes; whether all of it was gone."""
@@ -106,7 +111,10 @@ class GrammarEdit:
         return bool(taken == len(rest))
 
     def _edit(self, path: Path) -> AnyEdit | None:
-        if not self._walk(path):
+        before = max(0, self._first - self._length)
+        if len(path) < before:
+            return None if self._other is None else self._other(self._text, path)
+        if not self._walk(path[before:]):
             return None
         allowed, may_end = self._mask()
         is_over = may_end and not allowed.any()
@@ -114,7 +122,7 @@ class GrammarEdit:
             allowed |= self._end_mask
         edit = None if self._other is None or is_over else self._other(self._text, path)
         if edit is not None:
-            return edit.within(allowed)
+            return edit if _forces_another(edit, allowed) else edit.within(allowed)
         return Edit.of_fields(NO_TOKENS, NO_FLOATS, NO_TOKENS, 1.0, allowed)
 
     def _mask(self) -> tuple[NDArray[np.uint8], bool]:
@@ -129,7 +137,8 @@ class GrammarEdit:
 
     def _certain(self, path: Path) -> list[int]:
         chain: list[int] = []
-        while len(chain) < MOST and self._walk([*path, *chain]):
+        before = max(0, self._first - self._length)
+        while len(path) >= before and len(chain) < MOST and self._walk([*path[before:], *chain]):
             more = [token for token in self._matcher.compute_ff_tokens() if token < self._vocab_size]
             self._check()
             if not more:  # an end is what the call of the tokens before it gives: it is not drafted
@@ -140,6 +149,13 @@ class GrammarEdit:
     def _check(self) -> None:
         if (wrong := too_much(self._matcher)) is not None:
             raise GrammarError(f"the grammar cannot be followed: {wrong}")
+
+
+def _forces_another(edit: AnyEdit, allowed: NDArray[np.uint8]) -> bool:
+    """Whether an edit leaves nothing but what a grammar forbids."""
+    known = known_edit(edit)
+    both = None if known is None or known.allowed is None else known.within(allowed).allowed
+    return both is not None and not both.any()
 
 
 def too_much(matcher: Any) -> str | None:

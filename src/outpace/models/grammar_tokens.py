@@ -41,21 +41,27 @@ class Grammars:
         self._tokens = library.LLTokenizer(library.TokenizerWrapper(vocabulary))
         self._known: OrderedDict[Grammar, Any] = OrderedDict()
 
-    def constrained(self, request: Request, grammar: Grammar, target: Target) -> Request:
-        """The request with a grammar, beside whatever else edits its logits. Raises an OutpaceError."""
+    def constrained(
+        self, request: Request, grammar: Grammar, target: Target, first: int | None = None
+    ) -> Request:
+        """The request with a grammar, beside whatever else edits its logits. Raises an OutpaceError.
+
+        first  how many tokens are none of the grammar's; None: those of the prompt.
+        """
         ends = target.eos_ids if request.eos_ids is None else request.eos_ids
         if not ends:
             raise OutpaceError(
                 "a grammar needs a token that ends the text, accepted are models with an end token without "
                 "ignore_eos, and stop_token_ids"
             )
-        edit = self.edit(grammar, ends=ends, first=len(request.prompt), other=request.edit)
+        first = len(request.prompt) if first is None else first
+        edit = self.edit(grammar, ends=ends, first=first, other=request.edit)
         return replace(request, eos_ids=frozenset(ends), edit=edit)
 
     def edit(
         self, grammar: Grammar, *, ends: Iterable[int], first: int, other: TextEdit | None = None
     ) -> GrammarEdit:
-        """The edit of a request whose prompt has `first` tokens, with a matcher of its own."""
+        """The edit of a request whose text begins behind `first` tokens, with a matcher of its own."""
         return GrammarEdit(
             self._compiled(grammar), vocab_size=self._vocab_size, ends=sorted(ends), first=first, other=other
         )

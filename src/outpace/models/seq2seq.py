@@ -121,7 +121,8 @@ class AcceleratedSeq2Seq(Wrapped):
             inputs = inputs.to(self.target.model.device)
             (made,), ids = self._prompts(inputs, None, asked), inputs[0].tolist()
         (request,) = asked.requests([made], [ids])
-        request = self._constrained(replace(request, logprobs=logprobs), grammar)
+        first = asked.wanted.first(len(request.prompt))
+        request = self._constrained(replace(request, logprobs=logprobs), grammar, first)
         if not (streams or stop or grammar is not None):
             return request, None
         if self._tokenizer is None and (stop or self._theirs is not None):

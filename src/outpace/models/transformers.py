@@ -198,7 +198,7 @@ class Accelerated(Wrapped):
         logprobs, grammar, own = given.pop("logprobs", None), given.pop("grammar", None), own_names(given)
         wanted = with_own_names(self._wanted(given), own, self.target.vocab_size)
         request = replace(self._row_request(list(ids), wanted), logprobs=logprobs)
-        return self._constrained(request, grammar), text
+        return self._constrained(request, grammar, wanted.first(len(request.prompt))), text
 
     def _wanted(self, given: Mapping[str, Any]) -> Wanted:
         return read_options(

@@ -64,6 +64,10 @@ class Wanted:
                 "row: transformers writes on until the last one ends"
             )
 
+    def first(self, width: int) -> int:
+        """The length at which a text that begins with `width` tokens has its first one that is not forced."""
+        return width + (width == 1 and self.rules.forced_first is not None)
+
     def request(
         self,
         prompt: Sequence[int],
@@ -88,9 +92,7 @@ class Wanted:
         )
         if least <= width:
             rules = replace(rules, ends=frozenset())
-        # As in transformers: the first token after a forced one is not the first.
-        first = width + (width == 1 and rules.forced_first is not None)
-        place = Place(vocab_size, first, least, longest, tuple(padding), tuple(source))
+        place = Place(vocab_size, self.first(width), least, longest, tuple(padding), tuple(source))
         edit: TextEdit | None = None
         if rules != Rules():
             forced = {"forced_bos_token_id": rules.forced_first, "forced_eos_token_id": rules.forced_last}
