@@ -46,9 +46,10 @@ def test_who_leaves_while_a_request_is_read_is_not_written_for(
     long = dict(LONG)
     if path.endswith("responses"):
         long = {"max_output_tokens": BUDGET}
-    sent(server, path, {**asked, **long, "stream": stream}).close()
+    line = sent(server, path, {**asked, **long, "stream": stream})
     assert reads.wait(30)
-    time.sleep(0.1)  # the server hears of it
+    line.close()
+    time.sleep(0.3)  # the server hears of it
     has_left.set()
     assert within(30, lambda: len(made) == asked.get("n", 1))
     monkeypatch.setattr(server.model, "request", make)
