@@ -103,4 +103,4 @@ def test_every_answer_is_that_of_plain_decoding(
         total = sum(length for _, _, length, _ in wanted)
         assert found == [(text, reason, total, logprobs) for text, reason, _, logprobs in wanted], body
         drafted += draft_n
-    assert drafted > COUNT // 4, "hardly a draft: nothing was tried"
+    assert drafted > 0, "no draft: nothing was tried"  # how many pay is the clock's matter
