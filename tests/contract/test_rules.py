@@ -35,11 +35,12 @@ from outpace.trees.chain import Chain
 from tests.contract.rows import RULE_NAMES
 from tests.fakes import Hostile, TableDraft, Wide, full_tree, whole
 from tests.laws import FALSE_ALARM_RATE, g_test
+from tests.lazy_table import LazyTable
 from tests.rows import on, opened
 
 VOCAB_SIZE, NUM_TOKENS, NUM_SEEDS = 4, 4, 2000
 PROMPT = [1, 2]
-TARGET = TableTarget.random(vocab_size=VOCAB_SIZE, order=2, spread=1.0, seed=8)
+TARGET = LazyTable.random(vocab_size=VOCAB_SIZE, order=2, spread=1.0, seed=8)
 TARGET.table[1, 2, :3] = -np.inf  # the first token is certain: its step has no drafts
 DRAFT_TABLE = TableTarget.random(vocab_size=VOCAB_SIZE, order=2, spread=1.0, seed=9)
 
@@ -196,7 +197,7 @@ def test_a_block_without_its_cap_is_caught() -> None:
 def two_token_p_value(seed: int, num_seeds: int) -> float:
     """Block verification on a table of two tokens, where little is hidden: six tokens have 32 outcomes."""
     target, table = (
-        TableTarget.random(vocab_size=2, order=1, spread=2.0, seed=seed + more) for more in (0, 50)
+        LazyTable.random(vocab_size=2, order=1, spread=2.0, seed=seed + more) for more in (0, 50)
     )
     with mock.patch(f"{__name__}.PROMPT", [1, 0]):
         sample = outputs(

@@ -23,6 +23,7 @@ from outpace.targets.table import TableTarget
 from outpace.trees import TREES
 from tests.fakes import Hostile, hostile, whole
 from tests.laws import FALSE_ALARM_RATE, g_test
+from tests.lazy_table import LazyTable
 
 VOCAB_SIZE = 6
 SAMPLING = Sampling(temperature=1.0, seed=7)
@@ -47,14 +48,13 @@ def test_the_first_token_has_the_targets_law(widths: str, rule: str) -> None:
     Behind 0 the draft likes 1 too little; behind that it is sure, and so has one draft where 2 has two.
     """
     sure = 30.0
-    target = TableTarget(np.tile([-sure, 0.0, 0.0], (3, 1)))
+    target = LazyTable(np.tile([-sure, 0.0, 0.0], (3, 1)))
     draft = TableTarget(np.array([[-sure, np.log(0.2), np.log(0.8)], [-sure, 0.0, sure], [-sure, 0.0, 0.0]]))
     drafter = SmallModel.of(draft, tree=TREES.create(f"static:widths={widths}", costs=None))
-    firsts = []
-    for seed in range(1500):
-        request = Request([0, 0], Sampling(temperature=1.0, top_p=0.999, seed=seed), 3)
-        firsts.append(whole(generate(target, drafter, RULES.create(rule), request))[1].token_ids[0])
-    assert g_test(firsts, {1: 0.5, 2: 0.5}) > FALSE_ALARM_RATE / 6
+    samplings = [Sampling(temperature=1.0, top_p=0.999, seed=seed) for seed in range(1500)]
+    requests = [Request([0, 0], sampling, 3) for sampling in samplings]
+    texts = whole(events(target, drafter, RULES.create(rule), requests))[1]
+    assert g_test([one.token_ids[0] for one in texts], {1: 0.5, 2: 0.5}) > FALSE_ALARM_RATE / 6
 
 
 def requests(max_tokens: int = 20) -> list[Request]:
