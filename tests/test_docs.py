@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -62,9 +63,15 @@ def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
+@cache
+def outpace_command() -> Any:
+    """Made once: every line of a page is parsed by it."""
+    return typer.main.get_command(app)
+
+
 def help_text(verbs: list[str]) -> str:
     """What `outpace VERBS --help` prints on a terminal of 80 columns."""
-    command: Any = typer.main.get_command(app)
+    command = outpace_command()
     with mock.patch.dict(os.environ, {"COLUMNS": "80"}):
         context = command.make_context("outpace", [], resilient_parsing=True)
         for verb in verbs:
@@ -84,7 +91,7 @@ def test_help_texts_are_not_stale(page: Path) -> None:
 
 def test_every_command_has_its_help_in_the_docs() -> None:
     shown = {match["verbs"].strip() for match in HELP.finditer((ROOT / "docs" / "cli.md").read_text())}
-    command: Any = typer.main.get_command(app)
+    command = outpace_command()
     for name, group in command.commands.items():
         missing = {name, *(f"{name} {verb}" for verb in getattr(group, "commands", ()))} - shown
         assert not missing, "docs/cli.md needs their markers, <!-- help: ... --> and <!-- /help -->"
@@ -105,7 +112,7 @@ def test_commands_in_the_docs_parse() -> None:
     for page, words in shell_lines():
         if "outpace" not in words:
             continue
-        command: Any = typer.main.get_command(app)
+        command = outpace_command()
         words = words[words.index("outpace") + 1 :]
         context = command.make_context("outpace", [], resilient_parsing=True)
         while hasattr(command, "commands"):
