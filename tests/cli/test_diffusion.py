@@ -220,7 +220,7 @@ def test_seconds_are_a_median_and_runs_go_in_turns(monkeypatch: pytest.MonkeyPat
         (["bench", MIXTURE, "--repeats", "0"], "repeats is 0"),
         (["sample", MIXTURE, "--steps", "1000000000000"], "the number of steps is 1000000000000, accepted"),
         (["sample", MIXTURE, "--num", "1000000000000"], "num is 1000000000000, accepted are whole numbers"),
-        (["sample", MIXTURE, "--num", "2000000000", "--steps", "1000"], "not enough memory for 2000000000 s"),
+        (["sample", "mixture:dimensions=100000", "--num", "4000000"], "not enough memory for 4000000 sa"),
         (["sample", MIXTURE, "--seed", "1" * 30], "accepted are whole numbers of 64 bits"),
         (["sample", "mixture:dimensions=2000000000,components=2000000"], "memory for 2000000 comp"),
         (["sample", MIXTURE, "--window", "1000000000"], "window is 1000000000, accepted are whole numbers"),
