@@ -67,7 +67,10 @@ MAKERS: dict[str, Callable[[], list[Any]]] = {
 }
 
 
-@pytest.fixture(scope="module", params=["llama", "gemma3_text", "gpt2", "opt"])
+MODELS = ["llama", "gemma3_text", "gpt2", "opt"]
+
+
+@pytest.fixture(scope="module", params=MODELS)
 def model(request: pytest.FixtureRequest) -> Any:
     both = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
     return repetitive(tiny_model(request.param, **both if request.param == "gemma3_text" else {}))
@@ -75,18 +78,17 @@ def model(request: pytest.FixtureRequest) -> Any:
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_greedy_is_that_of_transformers(model: Any, name: str) -> None:
+    """Two of four drafts for each: every processor and every model meets all of them."""
     options: dict[str, Any] = {"max_new_tokens": 16}
+    drafts: list[tuple[Any, str | None]] = [(NGRAM, None), ("mix", None)]
+    if (list(MAKERS).index(name) + MODELS.index(model.config.model_type)) % 2:
+        drafts = [(blurred(model, 0.01), "static"), ("none", None)]
     changed = 0
     for texts in (prompts(1, seed=5), prompts(4, seed=6)):
         inputs = batch(texts)
         given = transformers.LogitsProcessorList(MAKERS[name]())
         expected = model.generate(**inputs, **options, do_sample=False, logits_processor=given)
-        for draft, tree in (
-            (NGRAM, None),
-            ("mix", None),
-            (blurred(model, 0.01), "static"),
-            ("none", None),
-        ):
+        for draft, tree in drafts:
             ours = outpace.accelerate(model, draft=draft, tree=tree)
             assert torch.equal(ours.generate(**inputs, **options, logits_processor=MAKERS[name]()), expected)
             assert ours.target.num_rows == 0

@@ -33,6 +33,7 @@ from outpace.trees.grow import grow_trees
 from outpace.trees.static import Static
 from tests.fakes import Letters, whole
 from tests.laws import FALSE_ALARM_RATE, g_test
+from tests.lazy_table import LazyTable
 from tests.native_models import gguf_target
 from tests.rows import opened
 
@@ -308,14 +309,11 @@ class Cheating(Static):
 
 
 def p_value(tree: Static | Dynamic) -> float:
-    target = TableTarget.random(vocab_size=4, order=2, spread=1.0, seed=8)
-    draft = TableTarget.random(vocab_size=4, order=1, spread=1.0, seed=1)
-    outputs = []
-    for seed in range(NUM_SEEDS):
-        request = Request([1, 2], replace(LAW, seed=seed), 3, budget=4)
-        drafter = SmallModel.of(draft, tree=tree)
-        outputs.append(tuple(whole(generate(target, drafter, MultiDraft(), request))[1].token_ids))
-    return g_test(outputs, target.law_of([1, 2], 3, LAW))
+    target = LazyTable.random(vocab_size=4, order=2, spread=1.0, seed=8)
+    drafter = SmallModel.of(TableTarget.random(vocab_size=4, order=1, spread=1.0, seed=1), tree=tree)
+    requests = [Request([1, 2], replace(LAW, seed=seed), 3, budget=4) for seed in range(NUM_SEEDS)]
+    texts = whole(events(target, drafter, MultiDraft(), requests))[1]
+    return g_test([tuple(one.token_ids) for one in texts], target.law_of([1, 2], 3, LAW))
 
 
 def test_pruned_trees_leave_the_law_of_the_output_alone() -> None:
