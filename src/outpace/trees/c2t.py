@@ -19,17 +19,15 @@ changes nothing, and it is left out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from outpace.core.options import checked, within
 from outpace.core.steps import Candidates
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
-from outpace.heads.c2t import Classifier, entropy, features_of, read_c2t
+from outpace.heads.c2t import Classifier, features_of, read_c2t
 from outpace.trees.dynamic import joint
+from outpace.trees.level import hang, level_of
 from outpace.trees.template import best
 
 PACKAGED = Path(__file__).parent / "c2t_classifier"
@@ -57,19 +55,9 @@ class C2T:
 
     def grow(self, tree: TokenTree, candidates: Candidates) -> TokenTree:
         """The candidates that pass; the same tree where none does."""
-        joints = joint(tree)
-        paths = candidates.logq + np.array([joints[node] for node in candidates.nodes], np.float32)[:, None]
-        first = np.sort(best(paths.ravel().tolist(), self.width))  # in the order of their draw
-        parents = first // paths.shape[1]
-        joints = paths.ravel()[first]
-        entropies = np.array([entropy(law) for law in candidates.laws])[parents]
-        features = features_of(joints, entropies, np.full(len(first), tree.shape.height + 1))
-        passed = self._classifier(features) >= self.beta
-        chosen = first[passed & (joints > -np.inf)]
-        kept = np.full(paths.shape, -np.inf, np.float32)
-        kept.ravel()[chosen] = candidates.logq.ravel()[chosen]
-        some = replace(candidates, logq=kept, draw="point")
-        return some.hang(tree, [self.width] * len(candidates.nodes)) if len(chosen) else tree
+        level, places = level_of(tree, candidates, self.width)
+        features = features_of(level.joint, level.entropy, level.depth)
+        return hang(tree, candidates, places[self._classifier(features) >= self.beta])
 
     def prune(self, tree: TokenTree, budget: int) -> TokenTree:
         """The likeliest nodes, where there is no room for all."""
