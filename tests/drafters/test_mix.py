@@ -14,7 +14,7 @@ from outpace.core.steps import Ask, Step, StepTimes, Verdict
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.drafters import DRAFTERS
-from outpace.drafters.mix import Mix, _convex
+from outpace.drafters.mix import Mix
 from outpace.drafters.mix_weights import Weights
 from outpace.pricing.costs import CallCosts, LiveCosts, straight
 
@@ -172,11 +172,6 @@ def test_matches_of_different_length_have_weights_of_their_own() -> None:
     drafter = mix(long)
     state = feed(drafter, drafter.start(Prompt.of([7])), *[1] * 20)
     assert state.weights.of((9, 0, 1))[0] > 0.85 > 0.8 > state.weights.of((1, 0, 1))[0]
-
-
-def test_convex_curves() -> None:
-    assert _convex([1.0, 1.0, 4.0, 4.0, 4.0, 9.0]) == pytest.approx([1.0, 1.0, 2.0, 3.0, 4.0, 9.0])
-    assert _convex([2.0]) == [2.0]
 
 
 @pytest.mark.parametrize("options", [{"size": 0}, {"depth": 0}])

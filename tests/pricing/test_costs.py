@@ -7,7 +7,7 @@ import pytest
 
 from outpace.pricing import clock
 from outpace.pricing import costs as costs_
-from outpace.pricing.costs import LARGE, CallCosts, LiveCosts, are_costs, straight
+from outpace.pricing.costs import LARGE, CallCosts, LiveCosts, are_costs, convex, straight
 from outpace.targets.table import TableTarget
 
 
@@ -107,3 +107,8 @@ def test_arrays_from_a_file_are_costs_or_are_told_apart() -> None:
     ):
         assert not are_costs(right | change), change
     assert not are_costs({"sizes": measured.sizes})
+
+
+def test_convex_curves() -> None:
+    assert convex([1.0, 1.0, 4.0, 4.0, 4.0, 9.0]) == pytest.approx([1.0, 1.0, 2.0, 3.0, 4.0, 9.0])
+    assert convex([2.0]) == [2.0]

@@ -23,7 +23,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from heapq import heappop, heappush
-from itertools import pairwise
 from math import exp, log
 from typing import Any
 
@@ -40,7 +39,7 @@ from outpace.drafters.lookup import backoff
 from outpace.drafters.mix_weights import Guesses, Key, Weights
 from outpace.heads import markov_heads
 from outpace.heads.packaged import find_packaged_heads, own_heads
-from outpace.pricing.costs import CallCosts, straight
+from outpace.pricing.costs import CallCosts, convex, straight
 from outpace.pricing.curve import INSTANT
 
 USUAL = 0.07  # of a call: what a further node costs where nobody has measured it
@@ -243,7 +242,7 @@ class Mix:
         key = position // CURVE_STEP, rows
         if key not in self._curves:
             costs = self._costs.curve(rows * (self.size + 3), key[0] * CURVE_STEP + CURVE_STEP // 2)
-            self._curves[key] = [0.0, *_convex(costs[rows - 1 :: rows].tolist())]
+            self._curves[key] = [0.0, *convex(costs[rows - 1 :: rows].tolist())]
         return self._curves[key]
 
 
@@ -337,18 +336,3 @@ def _children(tree: TokenTree | None, node: int) -> Guesses:
     return [
         (tokens[child], 1.0 if logq is None else exp(float(logq[child]))) for child in tree.children(node)
     ]
-
-
-def _convex(costs: Sequence[float]) -> list[float]:
-    """The largest convex curve below: where a step of the costs is followed by cheap nodes, they share it."""
-    hull: list[int] = []
-    for n in range(len(costs)):
-        while len(hull) > 1:
-            a, b = hull[-2:]
-            if (costs[b] - costs[a]) * (n - a) <= (costs[n] - costs[a]) * (b - a):
-                break
-            hull.pop()
-        hull.append(n)
-    return [
-        costs[a] + (costs[b] - costs[a]) * (n - a) / (b - a) for a, b in pairwise(hull) for n in range(a, b)
-    ] + [costs[-1]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from math import log, log2
 from typing import Any
 
@@ -151,3 +152,18 @@ def are_costs(arrays: Mapping[str, NDArray[Any]]) -> bool:
 def straight(per_node: float, *, sizes: Sequence[int] = (1, 64)) -> CallCosts:
     """A made-up curve: a call of M nodes costs 1 + per_node (M - 1)."""
     return CallCosts(sizes, [1], [[1 + per_node * (size - 1) for size in sizes]])
+
+
+def convex(costs: Sequence[float]) -> list[float]:
+    """The largest convex curve below: where a step of the costs is followed by cheap nodes, they share it."""
+    hull: list[int] = []
+    for n in range(len(costs)):
+        while len(hull) > 1:
+            a, b = hull[-2:]
+            if (costs[b] - costs[a]) * (n - a) <= (costs[n] - costs[a]) * (b - a):
+                break
+            hull.pop()
+        hull.append(n)
+    return [
+        costs[a] + (costs[b] - costs[a]) * (n - a) / (b - a) for a, b in pairwise(hull) for n in range(a, b)
+    ] + [costs[-1]]
