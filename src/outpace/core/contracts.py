@@ -268,7 +268,7 @@ class ByPath(Drafter, Protocol):
 
 
 class TreePolicy(Protocol):
-    """Where a model-based drafter spends its budget; knows no model and keeps no state.
+    """Where a model-based drafter spends its budget; knows no model, and keeps no state unless it learns.
 
     The growth loop (`trees/grow.py`) asks in turns which nodes to expand, has the drafter's model score them,
     draws `width` candidates after each, and lets the policy hang what it wants. At the end it prunes, always.
@@ -290,6 +290,24 @@ class TreePolicy(Protocol):
 
     def prune(self, tree: TokenTree, budget: int) -> TokenTree:
         """The tree with at most `budget` drafted nodes."""
+
+
+class Growth(TreePolicy, Protocol):
+    """One tree of a policy that learns, from its first level to what became of it."""
+
+    def learn(self, scored: TokenTree, tokens: Sequence[int]) -> None:
+        """What of the tree was scored, maybe among other nodes, and the tokens that came after its root."""
+
+
+@runtime_checkable
+class Learning(TreePolicy, Protocol):
+    """A policy that learns from verdicts. What it has learnt may change its trees, never the output.
+
+    A text's steps come in their order, those of several texts in any. A tree that nobody scores has none.
+    """
+
+    def begin(self) -> Growth:
+        """Grows the next tree."""
 
 
 class Rule(Protocol):

@@ -6,7 +6,7 @@ Shapes: N nodes of a tree, V vocabulary, D width of a hidden state.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, get_args, overload
 
 import numpy as np
@@ -329,6 +329,12 @@ class Step:
         parents = [*tree.shape.parent_list, *[last] * len(self.guessed)]
         right = [first + i for i, token in enumerate(self.guessed) if token == self.verdict.token]
         return TokenTree.of([*tree.token_list, *self.guessed], parents), [*path, *right]
+
+    def told(self, times: StepTimes) -> Step:
+        """The step with what it took, once who learns from its tree has been told what became of that."""
+        if self.tree.learn is not None:
+            self.tree.learn(self.tree, self.tokens)
+        return replace(self, times=times)
 
     @property
     def tokens(self) -> list[int]:

@@ -134,9 +134,11 @@ class TokenTree:
     laws    one f32[V] or None per node: the law from which the node's children were drawn. A draw other than
             "point" needs it for every node that has children.
     sources says for each node who drafted it ("" for the root), where a drafter of several sources tells.
+    learn   is told, where somebody has drafted it who learns from it, what of it was scored, and the tokens
+            that came after the root: nodes that were left out since do not matter.
     """
 
-    __slots__ = ("_array", "_index", "_list", "draw", "laws", "logq", "shape", "sources")
+    __slots__ = ("_array", "_index", "_list", "draw", "laws", "learn", "logq", "shape", "sources")
 
     def __init__(
         self,
@@ -153,6 +155,7 @@ class TokenTree:
         self._index: dict[tuple[int, int], int] | None = None
         self.draw: Draw = draw
         self.sources: Callable[[], list[str]] | None = None
+        self.learn: Callable[[TokenTree, Sequence[int]], None] | None = None
         self.logq: NDArray[np.float32] | None = None if logq is None else _frozen(logq, np.float32)
         self.laws: tuple[NDArray[np.floating] | None, ...] | None = None if laws is None else tuple(laws)
         num_nodes = self.shape.num_nodes
@@ -178,7 +181,7 @@ class TokenTree:
         tree = cls.__new__(cls)
         tree._list = [token, *map(int, drafts)]
         tree.shape = Shape.chain(len(tree._list))
-        tree._array = tree._index = tree.logq = tree.laws = tree.sources = None
+        tree._array = tree._index = tree.logq = tree.laws = tree.sources = tree.learn = None
         tree.draw = "point"
         return tree
 
@@ -195,7 +198,7 @@ class TokenTree:
         tree = cls.__new__(cls)
         tree._list = tokens
         tree.shape = Shape(parents)
-        tree._array = tree._index = tree.laws = tree.sources = None
+        tree._array = tree._index = tree.laws = tree.sources = tree.learn = None
         tree.logq = _frozen(logq, np.float32)
         tree.draw = "point"
         assert len(tokens) == tree.shape.num_nodes == len(tree.logq), "one token and one logq per node"
@@ -346,13 +349,15 @@ class TokenTree:
     def _take(self, kept: Sequence[int], draw: Draw) -> TokenTree:
         """The tree of `kept`: ascending ids, closed under ancestors."""
         new_id = {old: new for new, old in enumerate(kept)} | {-1: -1}
-        return TokenTree(
+        tree = TokenTree(
             [self._list[node] for node in kept],
             [new_id[self.shape.parent_list[node]] for node in kept],
             draw=draw,
             logq=None if self.logq is None else self.logq[list(kept)],
             laws=None if self.laws is None else [self.laws[node] for node in kept],
         )
+        tree.learn = self.learn
+        return tree
 
     def __repr__(self) -> str:
         return f"TokenTree(tokens={self._list}, parents={self.shape.parent_list}, draw={self.draw!r})"

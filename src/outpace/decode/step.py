@@ -33,7 +33,7 @@ def step(
     target.keep(rows, [*(step.verdict.path for step in steps), *(() for _ in reading)])
     kept = perf_counter()
     times = StepTimes(draft_s=proposed - began, score_s=judged - proposed, keep_s=kept - judged)
-    steps = [replace(step, times=times) for step in steps]
+    steps = [step.told(times) for step in steps]
     states = drafter.observe(states, steps)
     return steps, states, replace(times, draft_s=times.draft_s + perf_counter() - kept)
 

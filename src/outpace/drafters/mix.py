@@ -175,6 +175,8 @@ class Mix:
             places.append(self._below(trees, places[parent], token))
         tree = TokenTree.grown(tokens, parents, logq)
         tree.sources = partial(_named, self.names, tree, expected_at)
+        if learners := [one.learn for one in trees if one is not None and one.learn is not None]:
+            tree.learn = partial(_tell, learners)
         return tree
 
     def _below(self, trees: Sequence[TokenTree | None], places: Sequence[int], token: int) -> Sequence[int]:
@@ -281,6 +283,12 @@ class MixState:
         self.tree = TokenTree.root(text[-1])
         self.expected: dict[int, tuple[Key, list[Guesses]]] = {}
         self.without: tuple[Key, list[Guesses]] | None = None  # at the root, of those that run nothing first
+
+
+def _tell(learners: Sequence[Callable[..., None]], scored: TokenTree, tokens: Sequence[int]) -> None:
+    """What became of a tree that others' trees went into."""
+    for learn in learners:
+        learn(scored, tokens)
 
 
 def _named(

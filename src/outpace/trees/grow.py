@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.contracts import TreePolicy
+from outpace.core.contracts import Growth, Learning, TreePolicy
 from outpace.core.edits import edited, known_edit
 from outpace.core.sampling import Sampling, fresh_seed, gumbel, survivors, warp
 from outpace.core.steps import Ask, Candidates
@@ -76,8 +76,10 @@ def grow_trees(
     """A tree for each ask, within its budget and depth; `step` is called once per level for all rows.
 
     `pick` stands in for `step` where nobody reads more than tokens: neither the rules nor the policy, and no
-    row has an edit.
+    row has an edit. A policy that learns is told by the loop what became of each tree.
     """
+    growths: list[Growth] = [policy.begin() for _ in asks] if isinstance(policy, Learning) else []
+    policies: Sequence[TreePolicy] = growths or [policy] * len(asks)
     trees = [TokenTree.root(ask.root) for ask in asks]
     rows = [row for row, ask in enumerate(asks) if ask.budget > 0]
     stops = [ask.min_p if policy.traits.stops else None for ask in asks]
@@ -85,7 +87,7 @@ def grow_trees(
         pick = None
     while True:
         expanded = {
-            row: policy.expand(trees[row]) for row in rows if trees[row].shape.height < asks[row].depth
+            row: policies[row].expand(trees[row]) for row in rows if trees[row].shape.height < asks[row].depth
         }
         rows = [row for row, nodes in expanded.items() if nodes]
         if not rows:
@@ -105,9 +107,13 @@ def grow_trees(
         for row, candidates in zip(rows, drawn, strict=True):
             stop = stops[row] or 0.0
             if candidates is not None and (stop == 0 or _sureness(candidates) >= stop):
-                trees[row] = policy.grow(trees[row], candidates)
+                trees[row] = policies[row].grow(trees[row], candidates)
         rows = [row for row, tree in zip(rows, before, strict=True) if trees[row] is not tree]
-    return [policy.prune(tree, ask.budget) for tree, ask in zip(trees, asks, strict=True)]
+    grown = [one.prune(tree, ask.budget) for one, tree, ask in zip(policies, trees, asks, strict=True)]
+    if growths:
+        for tree, growth in zip(grown, growths, strict=True):
+            tree.learn = growth.learn
+    return grown
 
 
 def _sureness(candidates: Candidates) -> float:
