@@ -178,7 +178,11 @@ def test_proposals_keep_to_the_ask(target: Any, name: str) -> None:
             assert all(0 <= token < target.vocab_size for token in tree.token_list)
 
 
-@pytest.mark.parametrize(("factory", "name"), pairs(DRAFTER_SPECS), indirect=["factory"])
+# What a tree policy has learnt is shared by all rows on purpose (docs/decisions/0017).
+ALONE = [spec for spec in DRAFTER_SPECS if "tree=survival" not in spec]
+
+
+@pytest.mark.parametrize(("factory", "name"), pairs(ALONE), indirect=["factory"])
 def test_state_of_one_row_never_leaks_into_another(target: Target, name: str) -> None:
     """Proposals of a batch are those of its rows alone."""
 

@@ -29,6 +29,8 @@ TREE_SPECS = [
     "dynamic:size=5,k=2,depth=3",
     "sequoia:auto=false,size=12,depth=3,acceptance=[0.1,0.3,0.2]",
     "opt_tree:size=7,k=3,gain=0",
+    "survival:beta=auto,k=3,draft_cost=0.01",
+    "survival:beta=0,prior=c2t,k=4",
 ]
 DRAWS: tuple[Draw, ...] = ("iid", "without_replacement", "hub")
 

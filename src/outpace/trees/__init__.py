@@ -16,6 +16,7 @@ TREES = Registry(
         "sequoia": "outpace.trees.sequoia:Sequoia",
         "opt_tree": "outpace.trees.opt_tree:OptTree",
         "c2t": "outpace.trees.c2t:c2t",
+        "survival": "outpace.trees.survival:survival",
     },
     "outpace.trees",
 )
