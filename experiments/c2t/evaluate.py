@@ -5,7 +5,8 @@ kind "pair"   a target and a drafter, and how each classifier does on trees held
 kind "text"   a text of a pair by a policy: tokens, calls, drafted, accepted, seconds, and whether it is that
               of plain decoding
 
-A way is a list: the policy, the classifier ("" for none), and its number (size, beta, or length).
+A way is a list: the policy, the classifier ("" for none) or what trees that learn begin with, and its number
+(size, beta, or length).
 """
 
 from __future__ import annotations
@@ -15,24 +16,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.c2t.pairs import ADAPTED, Pair, classifier_of
+from experiments.c2t.pairs import ADAPTED, ROWS, Pair, classifier_of
+from experiments.c2t.replay import replay
 from experiments.c2t.scales import ALL, Scale
 from experiments.kit.results import RESULTS, Record, Results, run_record
 from outpace.bench.prompts import Prompt as Asked
 from outpace.core.call import Prompt
-from outpace.core.contracts import Drafter, TreePolicy
+from outpace.core.contracts import Drafter, Growth, Learning, TreePolicy
 from outpace.core.steps import Candidates
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.heads.c2t import Classifier, read_c2t
 from outpace.models.text import Model
+from outpace.pricing.worth import AtLeast
 from outpace.progress import progress_bar
+from outpace.train.c2t import Rows, read_rows
 from outpace.train.checkpoint import RUN
 from outpace.trees.c2t import C2T
 from outpace.trees.chain import Chain
 from outpace.trees.dynamic import Dynamic
+from outpace.trees.survival import SurvivalTree, neutral, trained
 
-PLAIN, EAGLE_2, OURS, CHAIN, C2T_CHAIN = "plain", "dynamic", "c2t", "chain", "c2t chain"
+PLAIN, EAGLE_2, OURS, CHAIN, C2T_CHAIN, ONLINE = "plain", "dynamic", "c2t", "chain", "c2t chain", "survival"
+NEUTRAL, TRAINED, COLD = "none", "c2t", "none, cold"  # priors of trees that learn; cold: no steps before
 ELSEWHERE = "elsewhere"  # the other pair's classifier, as it is
 Way = tuple[str, str, float]
 
@@ -42,8 +48,12 @@ class Switched:
 
     traits = Traits(keeps_draw=False)
 
-    def __init__(self) -> None:
-        self.policy: TreePolicy = Chain()
+    def __init__(self, policy: TreePolicy) -> None:
+        self.policy = policy
+
+    def begin(self) -> Growth:
+        """By the policy now; the policy goes on learning when its turn comes again."""
+        return self.policy.begin() if isinstance(self.policy, Learning) else Untaught(self.policy)
 
     @property
     def width(self) -> int:
@@ -63,6 +73,13 @@ class Switched:
         return self.policy.prune(tree, budget)
 
 
+class Untaught(Switched):
+    """One tree of a policy that learns nothing."""
+
+    def learn(self, scored: TokenTree, tokens: Sequence[int]) -> None:
+        """There is nobody to tell."""
+
+
 def evaluate(
     folder: Path, pairs: Sequence[Pair], asked: Sequence[Asked], scale: Scale, *, command: str
 ) -> None:
@@ -70,7 +87,9 @@ def evaluate(
     results = Results(folder / RESULTS, run_record(command, "cpu"))
     for number, pair in enumerate(pairs):
         classifiers = _classifiers(folder, pairs, number, scale)
-        policies = ways_of(classifiers, scale)
+        policies = ways_of(classifiers, scale) | learning_ways(
+            classifiers[_name(ALL)], read_rows(folder / pair.name / ROWS), scale
+        )
         if not results.of("pair", pair=pair.name):
             results.add({"kind": "pair", "pair": pair.name} | _facts(folder, pair, classifiers))
         missing = [
@@ -95,6 +114,18 @@ def ways_of(classifiers: dict[str, Classifier], scale: Scale) -> dict[Way, TreeP
     ways |= {(CHAIN, "", length): Chain(length=length) for length in scale.lengths}
     own = classifiers[_name(ALL)]
     return ways | {(C2T_CHAIN, _name(ALL), beta): C2T(own, beta=beta, k=1, depth=depth) for beta in scale.few}
+
+
+def learning_ways(classifier: Classifier, rows: Rows, scale: Scale) -> dict[Way, TreePolicy]:
+    """Trees that learn while they write, and what the trees recorded for training have taught them."""
+    ways: dict[Way, TreePolicy] = {}
+    for name, prior in ((NEUTRAL, neutral), (TRAINED, trained(classifier))):
+        for beta in scale.online:
+            policy = SurvivalTree(AtLeast(beta), prior, k=scale.k, depth=scale.depth)
+            replay(policy, rows, scale.warm)
+            ways[ONLINE, name, beta] = policy
+    cold = scale.online[0]
+    return ways | {(ONLINE, COLD, cold): SurvivalTree(AtLeast(cold), k=scale.k, depth=scale.depth)}
 
 
 def _classifiers(folder: Path, pairs: Sequence[Pair], number: int, scale: Scale) -> dict[str, Classifier]:
@@ -125,7 +156,7 @@ def _texts(
     policies: dict[Way, TreePolicy],
     scale: Scale,
 ) -> None:
-    switch = Switched()
+    switch = Switched(Chain())
     drafter = model.new_drafter(pair.draft, tree=switch)
     with progress_bar() as progress:
         for done, (number, one) in enumerate(asked):

@@ -11,7 +11,7 @@ from statistics import median
 
 from matplotlib.figure import Figure
 
-from experiments.c2t.evaluate import C2T_CHAIN, CHAIN, EAGLE_2, OURS, PLAIN
+from experiments.c2t.evaluate import C2T_CHAIN, CHAIN, EAGLE_2, ONLINE, OURS, PLAIN
 from experiments.c2t.pairs import ADAPTED, WORK
 from experiments.c2t.scales import ALL, SCALES
 from experiments.c2t.summary import Sweep, sweeps
@@ -44,6 +44,7 @@ def _text(results: Results, to: Path) -> str:
             "runs": runs_table(results),
             "pairs": _pairs(found),
             "trees": "\n\n".join(_trees(one) for one in found),
+            "online": _online(found),
             "ablation": _ablation(found),
             "chains": _chains(found),
         },
@@ -124,6 +125,34 @@ def _trees(one: Sweep) -> str:
         "same text",
     ]
     return f"`{one.name}`:\n\n{table(head, lines)}"
+
+
+def _online(found: Sequence[Sweep]) -> str:
+    lines = []
+    for one in found:
+        for prior in one.classifiers(ONLINE):
+            for point in one.of(ONLINE, prior):
+                saved = [one.saving(point), one.saving(point, OURS, OWN)]
+                lines.append(
+                    [
+                        one.name, prior, f"{point.way[2]:g}", f"{point.length:.2f}",
+                        f"{point.candidates:.2f}",
+                        *("-" if share is None else _percent(share) for share in saved),
+                        f"{point.speed:.2f}", f"{point.same} of {point.texts}",
+                    ]
+                )  # fmt: skip
+    head = [
+        "pair",
+        "prior",
+        "beta",
+        "accepted per call",
+        "drafted per token",
+        "fewer than EAGLE-2",
+        "fewer than C2T",
+        "times plain",
+        "same text",
+    ]
+    return table(head, lines)
 
 
 def _ablation(found: Sequence[Sweep]) -> str:

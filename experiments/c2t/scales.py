@@ -6,7 +6,7 @@ On two cores, in minutes, with the models of the report (1.5 billion weights, an
     prompts                 20          5
     full trees             130         25
     classifiers              5          2
-    evaluation             240         60
+    evaluation             275         69
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Scale:
     judged     prompts of each category to be judged by, and tokens from each.
     sizes      of EAGLE-2's trees. betas: of C2T's; few: of those that other classifiers shape, and of chains.
     ablation   sets of features, beside all of them.
+    online     betas of trees that learn while they write, after `warm` steps of the prompts trained on.
     """
 
     k: int = 10
@@ -43,6 +44,8 @@ class Scale:
     few: tuple[float, ...] = (0.03, 0.08, 0.2)
     lengths: tuple[int, ...] = (1, 2, 4, 6)
     ablation: tuple[Features, ...] = (("joint", "entropy"), ("joint", "depth"), ("entropy", "depth"))
+    online: tuple[float, ...] = (0.08, 0.2)
+    warm: int = 2000
 
 
 SCALES = {
@@ -61,6 +64,8 @@ SCALES = {
         few=(0.05,),
         lengths=(1, 3),
         ablation=(("joint", "depth"),),
+        online=(0.05, 0.3),
+        warm=50,
     ),
 }
 ALL: Features = FEATURES

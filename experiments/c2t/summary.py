@@ -56,17 +56,18 @@ class Sweep:
         """Their names."""
         return list(dict.fromkeys(point.way[1] for point in self.points if point.way[0] == policy))
 
-    def saving(self, point: Point, policy: str = EAGLE_2) -> float | None:
+    def saving(self, point: Point, policy: str = EAGLE_2, classifier: str = "") -> float | None:
         """The share of another policy's candidates that a point does without at its accepted length.
 
-        Straight lines between that policy's points; None for a length that it does not reach or fall to.
+        Straight lines between that policy's points; None for a length that it does not reach or fall to, or
+        has without a draft.
         """
-        known = self.of(policy)
+        known = self.of(policy, classifier)
         lengths = np.maximum.accumulate([one.length for one in known])
         if not lengths[0] <= point.length <= lengths[-1]:
             return None
         needed = float(np.interp(point.length, lengths, [one.candidates for one in known]))
-        return 1 - point.candidates / needed
+        return 1 - point.candidates / needed if needed else None
 
     def middle(self, policy: str, classifier: str, beside: str = EAGLE_2) -> list[float]:
         """The savings of the points in the middle of the other policy's lengths."""

@@ -5,22 +5,30 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
 from experiments.c2t import run
-from experiments.c2t.evaluate import CHAIN, EAGLE_2, OURS
+from experiments.c2t.evaluate import CHAIN, EAGLE_2, ONLINE, OURS
 from experiments.c2t.pairs import ADAPTED, PROMPTS, Pair, pairs_of
+from experiments.c2t.replay import replay
 from experiments.c2t.scales import SCALES
 from experiments.c2t.summary import Point, Sweep, sweeps
 from experiments.kit.results import Results
+from outpace.pricing.worth import AtLeast
+from outpace.train.c2t import FullTrees, _rows
+from outpace.trees.survival import SurvivalTree
 from tests.experiment_runs import check_report, kill, state
 from tests.fake_models import write_gguf
+from tests.trees.growing import Paths, grow
+from tests.trees.test_survival import Noted
 
 SMOKE = SCALES["smoke"]
-WAYS = 1 + sum(map(len, (SMOKE.sizes, SMOKE.lengths, SMOKE.betas, SMOKE.few)))  # those of one classifier
+CLASSIFIED = 1 + sum(map(len, (SMOKE.sizes, SMOKE.lengths, SMOKE.betas, SMOKE.few)))  # by one classifier
+WAYS = CLASSIFIED + 2 * len(SMOKE.online) + 1
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +59,7 @@ def test_every_way_writes_the_text_of_plain_decoding(made: Path) -> None:
     assert all(record["same"] for record in results.of("text"))
     for sweep, classifiers in zip(sweeps(results), (2, 4), strict=True):
         assert len(sweep.classifiers()) == classifiers
+        assert sweep.classifiers(ONLINE) == ["none", "c2t", "none, cold"]
         assert len(sweep.points) == WAYS + (classifiers - 1) * len(SMOKE.few)
         for point in sweep.points:
             assert point.texts == SMOKE.judged and 0 <= point.length <= SMOKE.depth
@@ -79,6 +88,28 @@ def test_a_second_run_changes_nothing_and_a_killed_one_goes_on(made: Path) -> No
     check_report(folder, "frontiers.png")
 
 
+def test_recorded_trees_teach_what_trees_do_that_are_written() -> None:
+    """The same candidates, features and verdicts."""
+    for seed in range(20):
+        paths, full = Paths(5, seed=seed), FullTrees(k=5, depth=3)
+        grow(full, paths)
+        assert full.last is not None
+        text = [node % 5 for node in range(seed, seed + 4)]
+        told = []
+        for online in (True, False):
+            policy = SurvivalTree(AtLeast(0.05), k=4, depth=2)
+            policy.estimate = noted = Noted()
+            if online:
+                tree = grow(policy, paths)
+                assert tree.learn is not None
+                tree.learn(tree, text)
+            else:
+                replay(policy, _rows(full.last, text, 7), 1)
+            [(prior, read, kept)] = noted.told
+            told.append(sorted(np.column_stack([prior, read, kept]).tolist()))
+        assert told[0] == [pytest.approx(row, abs=1e-3) for row in told[1]]
+
+
 def point(policy: str, length: float, candidates: float) -> Point:
     return Point((policy, "x" if policy == OURS else "", candidates), length, candidates, [1.0], 1, 1)
 
@@ -88,6 +119,8 @@ def test_savings_are_at_equal_accepted_length() -> None:
     ours = [point(OURS, 0.5, 1.0), point(OURS, 1.5, 3.0), point(OURS, 2.5, 13.0), point(OURS, 3.5, 30.0)]
     sweep = Sweep({"pair": "p"}, [*known, *ours])
     assert [sweep.saving(one) for one in ours] == [None, pytest.approx(0.25), pytest.approx(0.0), None]
+    nothing = Sweep({"pair": "p"}, [point(EAGLE_2, 0.0, 0.0), *known])
+    assert nothing.saving(point(OURS, 0.0, 0.0)) is None
     assert sweep.middle(OURS, "x") == [pytest.approx(0.25), pytest.approx(0.0)]  # from 1.5 to 2.5
 
 

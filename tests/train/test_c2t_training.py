@@ -102,8 +102,9 @@ def test_rows_are_written_once(model: Model, tmp_path: Path, monkeypatch: pytest
     first = write_rows(model, DRAFT, PROMPTS[:2], tmp_path, **options)
     monkeypatch.setattr(c2t, "rows_of", lambda *_, **__: pytest.fail("written already"))
     again = write_rows(model, DRAFT, PROMPTS[:2], tmp_path, **options)
-    for name in ("features", "kept", "tree"):
+    for name in ("features", "kept", "tree", "parent"):
         assert np.array_equal(getattr(first, name), getattr(again, name))
+        assert np.array_equal(getattr(first, name), getattr(c2t.read_rows(tmp_path), name))
     assert len(np.unique(first.tree)) == first.tree.max() + 1
     (tmp_path / "00001.npz").write_bytes(b"PK")
     with pytest.raises(OutpaceError, match=r"00001\.npz cannot be read .*remove it"):
@@ -115,7 +116,7 @@ def made_rows(count: int, seed: int = 0) -> Rows:
     rng = np.random.default_rng(seed)
     joint, entropy, depth = rng.random(count) ** 3, 5 * rng.random(count), rng.integers(1, 9, count)
     features = features_of(np.log(joint), entropy, depth)
-    return Rows(features, rng.random(count) < joint / 2, np.arange(count) // 50)
+    return Rows(features, rng.random(count) < joint / 2, np.arange(count) // 50, np.full(count, -1))
 
 
 def test_what_it_says_is_a_probability(tmp_path: Path) -> None:
@@ -175,7 +176,7 @@ def test_a_killed_training_goes_on_to_the_same_classifier(
 @pytest.mark.parametrize("kept", [True, False])
 def test_nodes_of_one_kind_teach_nothing(tmp_path: Path, kept: bool) -> None:
     rows = made_rows(100)
-    same = Rows(rows.features, np.full(100, kept), rows.tree)
+    same = Rows(rows.features, np.full(100, kept), rows.tree, rows.parent)
     with pytest.raises(OutpaceError, match="accepted are nodes of both kinds"):
         train_c2t(same, tmp_path, C2TConfig(4))
     with pytest.raises(OutpaceError, match="of 0 drafted nodes 0 are kept"):

@@ -112,11 +112,15 @@ class Watched:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Drafted nodes. features f32[n, 3] as FEATURES; kept bool[n]; tree i64[n]: which tree each is of."""
+    """Drafted nodes. features f32[n, 3] as FEATURES; kept bool[n]; tree i64[n]: which tree each is of.
+
+    parent  i64[n]: the place of the node's parent among those of its tree, -1 for the root.
+    """
 
     features: NDArray[np.float32]
     kept: NDArray[np.bool_]
     tree: NDArray[np.int64]
+    parent: NDArray[np.int64]
 
     @staticmethod
     def of(parts: Sequence[Rows]) -> Rows:
@@ -130,14 +134,17 @@ class Rows:
             np.concatenate([part.features for part in parts]),
             np.concatenate([part.kept for part in parts]),
             np.concatenate(trees),
+            np.concatenate([part.parent for part in parts]),
         )
 
     def only(self, some: NDArray[Any]) -> Rows:
         """The rows at places, or where a mask says so."""
-        return Rows(self.features[some], self.kept[some], self.tree[some])
+        return Rows(self.features[some], self.kept[some], self.tree[some], self.parent[some])
 
 
-NO_ROWS = Rows(np.zeros((0, len(FEATURES)), np.float32), np.zeros(0, bool), np.zeros(0, np.int64))
+NO_ROWS = Rows(
+    np.zeros((0, len(FEATURES)), np.float32), np.zeros(0, bool), np.zeros(0, np.int64), np.zeros(0, np.int64)
+)
 
 
 def rows_of(model: Model, drafter: Watched, prompt: Ids, *, depth: int, max_tokens: int) -> Rows:
@@ -163,7 +170,8 @@ def _rows(one: FullTree, rest: Ids, number: int) -> Rows:
     for node, parent in enumerate(shape.parent_list[1:], 1):
         right.append(right[parent] and tokens[node] == rest[shape.depths[node] - 1])
     features = features_of(np.array(joint(one.tree)), np.array(one.entropies), np.array(shape.depths))
-    return Rows(features[1:], np.array(right[1:]), np.full(len(features) - 1, number))
+    parents = np.array(shape.parent_list[1:], np.int64) - 1
+    return Rows(features[1:], np.array(right[1:]), np.full(len(parents), number), parents)
 
 
 def write_rows(
@@ -185,12 +193,18 @@ def write_rows(
         if not path.exists():
             buffer = io.BytesIO()
             rows = rows_of(model, drafter, prompt, depth=depth, max_tokens=max_tokens)
-            np.savez(buffer, features=rows.features, kept=rows.kept, tree=rows.tree.astype(np.int64))
+            tree = rows.tree.astype(np.int64)
+            np.savez(buffer, features=rows.features, kept=rows.kept, tree=tree, parent=rows.parent)
             write_whole(path, buffer.getbuffer())
         parts.append(_read_rows(path))
         if progress is not None:
             progress(number + 1, len(prompts), f"{sum(map(_num_trees, parts))} trees")
     return Rows.of([NO_ROWS, *parts])
+
+
+def read_rows(folder: Path) -> Rows:
+    """Those that `write_rows` has written to a folder."""
+    return Rows.of([NO_ROWS, *map(_read_rows, sorted(folder.glob("*.npz")))])
 
 
 def train_c2t(
@@ -320,6 +334,6 @@ def _num_trees(rows: Rows) -> int:
 def _read_rows(path: Path) -> Rows:
     try:
         with np.load(path, allow_pickle=False) as found:
-            return Rows(found["features"], found["kept"], found["tree"])
+            return Rows(found["features"], found["kept"], found["tree"], found["parent"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
         raise OutpaceError(f"{path} cannot be read ({error}); remove it to have it made again") from None
