@@ -56,10 +56,10 @@ def caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_soak(caller: str) -> None:
-    """`make soak SECONDS=120` is a longer one of the default model, which judges the growth of memory too."""
+    """Two minutes; `make soak` is a longer one of the default model, which judges the growth of memory too."""
     with load(caller, threads=1) as model:
         asked = known(model, 20, 24, seed=1)
-    found = asyncio.run(soak.soak(caller, asked, seconds=20, threads=1))
+    found = asyncio.run(soak.soak(caller, asked, seconds=120, threads=1))
     assert found.violations() == [] and len(found.memory) == 2
     ways = {"whole", "streamed", "cancelled", "slow", "stopped", "vanished", "half", "too_long", "wrong"}
     assert found.heard.asked.keys() == ways
