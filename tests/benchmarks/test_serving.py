@@ -56,7 +56,7 @@ def caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_soak(caller: str) -> None:
-    """Two minutes; `make soak` is a longer one of the default model, which judges the growth of memory too."""
+    """Two minutes; `make soak` is a longer one of the default model, which judges memory too."""
     with load(caller, threads=1) as model:
         asked = known(model, 20, 24, seed=1)
     found = asyncio.run(soak.soak(caller, asked, seconds=120, threads=1))
