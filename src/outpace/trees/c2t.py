@@ -27,7 +27,7 @@ from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
 from outpace.heads.c2t import Classifier, features_of, read_c2t
 from outpace.trees.dynamic import joint
-from outpace.trees.level import hang, level_of
+from outpace.trees.level import hang, last_level, level_of
 from outpace.trees.template import best
 
 PACKAGED = Path(__file__).parent / "c2t_classifier"
@@ -48,10 +48,7 @@ class C2T:
 
     def expand(self, tree: TokenTree) -> Sequence[int]:
         """The last level: what it holds has passed."""
-        height = tree.shape.height
-        if height >= self.depth:
-            return []
-        return [node for node, depth in enumerate(tree.shape.depths) if depth == height]
+        return last_level(tree, self.depth)
 
     def grow(self, tree: TokenTree, candidates: Candidates) -> TokenTree:
         """The candidates that pass; the same tree where none does."""

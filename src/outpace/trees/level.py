@@ -37,6 +37,12 @@ class Level:
         return len(self.tokens)
 
 
+def last_level(tree: TokenTree, depth: int) -> list[int]:
+    """The deepest nodes, to be expanded; none where the tree has `depth` levels."""
+    height = tree.shape.height
+    return [] if height >= depth else [node for node, at in enumerate(tree.shape.depths) if at == height]
+
+
 def level_of(tree: TokenTree, candidates: Candidates, k: int) -> tuple[Level, NDArray[np.integer]]:
     """The `k` of the highest joint probability among the children of all nodes, and their places."""
     above = joint(tree)

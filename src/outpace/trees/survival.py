@@ -33,7 +33,7 @@ from outpace.pricing.survival import Survival, logit
 from outpace.pricing.worth import AtLeast, Priced, Worth
 from outpace.trees.c2t import PACKAGED
 from outpace.trees.dynamic import joint
-from outpace.trees.level import Floats, Level, hang, level_of
+from outpace.trees.level import Floats, Level, hang, last_level, level_of
 from outpace.trees.template import best
 
 NUM_FEATURES = 3
@@ -78,10 +78,7 @@ class SurvivalTree:
 
     def expand(self, tree: TokenTree) -> Sequence[int]:
         """The last level: what it holds has passed."""
-        height = tree.shape.height
-        if height >= self.depth:
-            return []
-        return [node for node, depth in enumerate(tree.shape.depths) if depth == height]
+        return last_level(tree, self.depth)
 
     def grow(self, tree: TokenTree, candidates: Candidates) -> TokenTree:
         """As a tree whose earlier levels nobody has noted."""
