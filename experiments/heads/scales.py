@@ -3,8 +3,8 @@
 On two cores, in minutes, with the default model (135 million weights):
 
                           full      hours
-    own text                35         12
-    trainings           5 x 60     5 x 12   (and 5 to 10 each for states)
+    own text                35          9
+    trainings           5 x 60      5 x 8   (and 3 to 10 each for states)
     evaluation              60         15
 """
 
@@ -42,7 +42,7 @@ class Scale:
 
 SCALES = {
     "full": Scale(2_000_000, 60, judged=10, tokens=128, long=4000, long_prompts=6, window=500),
-    "hours": Scale(500_000, 12, judged=2, tokens=128, long=4000, long_prompts=2, window=1000),
+    "hours": Scale(400_000, 8, judged=2, tokens=128, long=4000, long_prompts=2, window=1000),
     "smoke": Scale(
         400, 0, judged=1, tokens=10, long=24, long_prompts=1, window=8, ahead=3, drafted=64, nodes=4, steps=4
     ),

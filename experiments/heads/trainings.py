@@ -15,7 +15,7 @@ import torch
 
 import outpace
 from experiments.heads.scales import Scale
-from experiments.kit.trainings import is_finished, train_within
+from experiments.kit.trainings import is_finished, measured_once, train_within
 from outpace.files.backoff import write_backoff
 from outpace.files.datastore import vocabulary_id
 from outpace.files.whole import write_whole
@@ -27,6 +27,7 @@ from outpace.train.jobs import BlockwiseJob
 from outpace.train.jobs_eagle import EagleJob
 from outpace.train.jobs_markov import MarkovJob
 from outpace.train.jobs_residual import ResidualJob
+from outpace.train.precision import faster_precision
 from outpace.train.self_text import OWN_TEXT, write_text
 
 WORK = Path(__file__).parent / "work"
@@ -37,11 +38,11 @@ SEGMENT = 64  # of which a batch is made
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """name: of the drafter. states: shared by name. job: made of (model, folder, steps, scale, seed)."""
+    """name: of the drafter. states: shared by name. job: made of options that all have and the scale."""
 
     name: str
     states: str
-    job: Callable[[str, Path, int, Scale, int], Any]
+    job: Callable[[dict[str, Any], Scale], Any]
 
 
 def own_text(model_name: str, folder: Path, scale: Scale, seed: int) -> Path:
@@ -84,11 +85,17 @@ def train_all(model: str, folder: Path, scale: Scale, *, seed: int) -> None:
     if not missing:
         return
     pairs = read_pairs([own_text(model, folder, scale, seed)])
+    # Measured once: a training that goes on keeps its precision.
+    precision = measured_once(folder, lambda: {"precision": faster_precision("cpu")})["precision"]
+    common = {
+        "target": model, "tokens": scale.drafted, "lr": 1e-3, "precision": precision, "checkpoint_s": 120.0,
+        "seed": seed, "threads": torch.get_num_threads(),
+    }  # fmt: skip
     for kind in missing:
-        _train(kind, model, pairs, folder, scale, seed)
+        _train(kind, common, pairs, folder, scale)
 
 
-def _train(kind: Kind, model: str, pairs: Sequence[Pair], folder: Path, scale: Scale, seed: int) -> None:
+def _train(kind: Kind, common: dict[str, Any], pairs: Sequence[Pair], folder: Path, scale: Scale) -> None:
     where, states = folder / HEADS / kind.name, folder / STATES / kind.states
     states.mkdir(parents=True, exist_ok=True)
 
@@ -96,46 +103,32 @@ def _train(kind: Kind, model: str, pairs: Sequence[Pair], folder: Path, scale: S
         into.mkdir(parents=True, exist_ok=True)
         if not (into / FEATURES).exists():
             (into / FEATURES).symlink_to(states.resolve(), target_is_directory=True)
-        kind.job(model, into, steps, scale, seed).run(pairs, progress)
+        kind.job({**common, "output": into, "steps": steps}, scale).run(pairs, progress)
 
     train_within(scale.minutes, where, run, steps=scale.steps)
 
 
-def _common(model: str, into: Path, steps: int, scale: Scale, seed: int) -> dict[str, Any]:
-    return {
-        "target": model, "output": into, "steps": steps, "tokens": scale.drafted, "lr": 1e-3,
-        "precision": "float32", "checkpoint_s": 120.0, "seed": seed, "threads": torch.get_num_threads(),
-    }  # fmt: skip
-
-
-def _blockwise(*given: Any) -> BlockwiseJob:
-    scale: Scale = given[3]
+def _blockwise(common: dict[str, Any], scale: Scale) -> BlockwiseJob:
     return BlockwiseJob(
-        **_common(*given), regime="frozen", heads=scale.ahead + 1, width=None, first="identity", batch=BATCH,
+        **common, regime="frozen", heads=scale.ahead + 1, width=None, first="identity", batch=BATCH,
         heads_per_step=scale.ahead, weights="falling", model_rate=0.5, own_text=0,
     )  # fmt: skip
 
 
-def _residual(method: str) -> Callable[..., ResidualJob]:
-    def job(*given: Any) -> ResidualJob:
-        scale: Scale = given[3]
-        return ResidualJob(
-            method, **_common(*given), heads=scale.ahead, layers=1, outputs="shared", batch=BATCH, own_text=0
-        )
-
-    return job
+def _residual(method: str) -> Callable[[dict[str, Any], Scale], ResidualJob]:
+    return lambda common, scale: ResidualJob(
+        method, **common, heads=scale.ahead, layers=1, outputs="shared", batch=BATCH, own_text=0
+    )
 
 
-def _markov(*given: Any) -> MarkovJob:
-    scale: Scale = given[3]
+def _markov(common: dict[str, Any], scale: Scale) -> MarkovJob:
     return MarkovJob(
-        **_common(*given), taps=None, length=scale.ahead, width=1280, rank=128, segments=BATCH // SEGMENT,
-        own_text=0,
-    )  # fmt: skip
+        **common, taps=None, length=scale.ahead, width=1280, rank=128, segments=BATCH // SEGMENT, own_text=0
+    )
 
 
-def _eagle(*given: Any) -> EagleJob:
-    return EagleJob(**_common(*given), taps=None, width=None, unrolled=4, batch=2 * BATCH)
+def _eagle(common: dict[str, Any], scale: Scale) -> EagleJob:
+    return EagleJob(**common, taps=None, width=None, unrolled=4, batch=2 * BATCH)
 
 
 KINDS = (

@@ -78,7 +78,7 @@ def train_base(
         number = max(1, round(60 * minutes / seconds[faster])) if steps is None else steps
         return {"precision": faster, "steps": number}
 
-    pace = _measured_once(where, measure)
+    pace = measured_once(where, measure)
     plan = Plan(int(pace["steps"]), lr, weight_decay=weight_decay, seed=seed)
     checkpoint = Checkpoint(where, {**settings, "precision": pace["precision"], **asdict(plan)})
     _announce(where.name, plan.steps, 0 if steps else minutes)
@@ -115,7 +115,7 @@ def steps_for(
     def measure() -> dict[str, Any]:
         return {"minutes": minutes, "steps": max(1, round(60 * minutes / step_seconds()))}
 
-    return int(_measured_once(folder, measure)["steps"])
+    return int(measured_once(folder, measure)["steps"])
 
 
 def precision_of(folder: Path) -> Precision:
@@ -129,7 +129,7 @@ def _announce(name: str, steps: int, minutes: float) -> None:
     print(f"{name}: {steps} steps" + (f", about {minutes:g} minutes" if minutes else ""), flush=True)
 
 
-def _measured_once(folder: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def measured_once(folder: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The facts of a folder's pace.json, which are measured where there is none."""
     path = folder / PACE
     if not path.exists():
