@@ -31,7 +31,7 @@ from outpace.models.text import Model
 from outpace.progress import progress_bar
 from outpace.rules.match import Match
 
-CHAIN, TREE, OWN = "chain", "tree", ""
+CHAIN, TREE, LEARNT, OWN = "chain", "tree", "learnt", ""
 NGRAM, TABLE = "ngram", "ngram+backoff"
 Way = tuple[str, str, str]
 PLAIN: Way = ("none", OWN, "")
@@ -41,12 +41,15 @@ def ways_of(folder: Path, table: Path, scale: Scale) -> dict[Way, dict[str, Any]
     """All that is compared but plain decoding: options of `new_drafter` by way."""
     chain = f"chain:length={scale.ahead}"
     tree = f"dynamic:size={scale.nodes},k=4,depth={scale.ahead}"
+    # Heads run once or for little a level: a tenth of what a draft model's level is taken to cost.
+    learnt = f"survival:beta=auto,k=4,depth={scale.ahead},draft_cost=0.03"
     backoff = f"[backoff:path={table}]"
     found: dict[Way, dict[str, Any]] = {}
     for kind in KINDS:
         heads = f"{kind.name}:path={folder / HEADS / kind.name}"
         found[kind.name, CHAIN, ""] = {"draft": heads, "tree": chain}
         found[kind.name, TREE, ""] = {"draft": heads, "tree": tree}
+        found[kind.name, LEARNT, ""] = {"draft": heads, "tree": learnt}
         found[kind.name, OWN, ""] = {"draft": heads}
         found[kind.name, OWN, NGRAM] = {"draft": f"mix:drafts=ngram+[{heads}]"}
         found[kind.name, OWN, TABLE] = {"draft": f"mix:drafts=ngram+{backoff}+[{heads}]"}

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 from matplotlib.figure import Figure
 
-from experiments.heads.evaluate import CHAIN, NGRAM, OWN, PLAIN, TABLE, TREE
+from experiments.heads.evaluate import CHAIN, LEARNT, NGRAM, OWN, PLAIN, TABLE, TREE
 from experiments.heads.scales import SCALES, Scale
 from experiments.heads.summary import Row, long_blocks, rows
 from experiments.heads.trainings import WORK
@@ -21,7 +22,7 @@ from experiments.kit.results import Results
 
 TEMPLATE = Path(__file__).parent / "REPORT.template.md"
 DEPTHS, LONG = "depths.png", "long.png"
-SHAPES = {CHAIN: "chain", TREE: "tree", OWN: "its own"}
+SHAPES = {CHAIN: "chain", TREE: "tree", LEARNT: "learnt", OWN: "its own"}
 BESIDE = {"": "-", NGRAM: "`ngram`", TABLE: "`ngram`, `backoff`"}
 
 
@@ -72,12 +73,21 @@ def _findings(found: Sequence[Row]) -> str:
     order = sorted((row for row in alone if row.way[1] == CHAIN), key=lambda row: -row.block)
     longest, fastest = max(alone, key=lambda row: row.block), max(drafted, key=lambda row: row.speed)
     name, slowest = fastest.slowest
+    learnt = [
+        (row.way[0], median(a / b for a, b in zip(row.speeds, fixed.speeds, strict=True)))
+        for row in alone
+        for fixed in alone
+        if row.way[1] == LEARNT and fixed.way == (row.way[0], OWN, "")
+    ]
     return bullets(
         [
             f"{same} of {texts} texts are those of plain decoding.",
             "Chains keep " + ", ".join(f"{row.block:.2f} (`{row.way[0]}`)" for row in order)
             + " tokens per call.",
             f"The most tokens per call without copying are {longest.block:.2f}: {_named(longest)}.",
+            "Trees that learn what pays have, in the median text, "
+            + ", ".join(f"{ratio:.2f} (`{kind}`)" for kind, ratio in learnt)
+            + " times the speed of the shape that the heads have where nobody names one.",
             f"The fastest way has {fastest.speed:.2f} times plain decoding's speed, and {slowest:.2f} times "
             f"in its slowest category ({name}): {_named(fastest)}.",
         ]

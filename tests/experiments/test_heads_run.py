@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
 from experiments.heads import run
-from experiments.heads.evaluate import CHAIN, NGRAM, OWN, PLAIN, TABLE, TREE
+from experiments.heads.evaluate import CHAIN, LEARNT, NGRAM, OWN, PLAIN, TABLE, TREE
 from experiments.heads.scales import SCALES
 from experiments.heads.summary import long_blocks, rows
 from experiments.heads.trainings import HEADS, KINDS, STATES
@@ -24,7 +24,7 @@ from tests.experiment_runs import check_report, state
 from tests.fake_models import write_gguf
 
 SMOKE = SCALES["smoke"]
-SHAPES = ((CHAIN, ""), (TREE, ""), (OWN, ""), (OWN, NGRAM), (OWN, TABLE))
+SHAPES = ((CHAIN, ""), (TREE, ""), (LEARNT, ""), (OWN, ""), (OWN, NGRAM), (OWN, TABLE))
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_kinds_that_read_the_same_states_share_them(made: Path) -> None:
 def test_a_report_has_every_kind_and_a_second_run_changes_nothing(made: Path) -> None:
     report = check_report(made / "smoke", "depths.png", "long.png")
     for kind in KINDS:
-        assert f"| `{kind.name}` | chain |" in report
+        assert f"| `{kind.name}` | chain |" in report and f"| `{kind.name}` | learnt |" in report
     before = state(made)
     again(made)
     assert state(made) == before
