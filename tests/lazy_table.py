@@ -7,13 +7,10 @@ all the others are most of its time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast, overload
-
-import numpy as np
+from typing import Any
 
 from outpace.core.call import Call
-from outpace.core.edits import Edit
-from outpace.core.sampling import Sampling, choose
+from outpace.core.sampling import choose
 from outpace.targets.table import TableScores, TableTarget
 
 
@@ -24,42 +21,18 @@ class LazyTable(TableTarget):
 
 
 class LazyScores(TableScores):
-    def choose(
-        self,
-        samplings: Sequence[Sampling],
-        positions: Sequence[int],
-        edits: Sequence[Sequence[Edit | None] | None] | None = None,
-        top: int = 0,
-    ) -> list[list[int]]:
+    def choose(self, samplings: Any, positions: Any, edits: Any = None, top: int = 0) -> Any:
         if edits is not None:
             return super().choose(samplings, positions, edits, top)
-        rows = zip(self._logits, samplings, positions, self._trees, strict=True)
-        lazy = [
-            LazyChoices(logits, sampling, [position + 1 + depth for depth in tree.shape.depths])
-            for logits, sampling, position, tree in rows
-        ]
-        return cast(Any, lazy)
+        return list(map(LazyChoices, self._logits, self._trees, samplings, positions))
 
 
-class LazyChoices(Sequence[int]):
-    """The choice after each node of a row."""
+class LazyChoices:
+    """The choice after each node of a row: all that is read of it are single ones."""
 
-    def __init__(self, logits: np.ndarray, sampling: Sampling, positions: Sequence[int]) -> None:
-        self.logits = logits
-        self.sampling = sampling
-        self.positions = positions
+    def __init__(self, *row: Any) -> None:
+        self.logits, self.tree, self.sampling, self.position = row
 
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    @overload
-    def __getitem__(self, node: int) -> int: ...
-
-    @overload
-    def __getitem__(self, node: slice) -> list[int]: ...
-
-    def __getitem__(self, node: int | slice) -> int | list[int]:
-        if isinstance(node, slice):
-            return choose(self.logits[node], self.sampling, self.positions[node])
-        node = range(len(self))[node]
-        return self[node : node + 1][0]
+    def __getitem__(self, node: int) -> int:
+        position = self.position + 1 + self.tree.shape.depths[node]
+        return choose(self.logits[node][None], self.sampling, [position])[0]
