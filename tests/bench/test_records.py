@@ -155,6 +155,14 @@ def test_how_often_drafts_are_right_by_depth() -> None:
     assert format_depths(summarise([record()])) == ""
 
 
+def test_a_ratio_is_to_plain_decoding_of_the_same_rounds() -> None:
+    """Of two rounds the machine was half as fast in the second, in which one draft ran no more."""
+    speeds = [("none", 0, 10.0), ("a", 0, 12.0), ("b", 0, 15.0), ("none", 1, 5.0), ("b", 1, 7.5)]
+    rows = summarise(record(draft=draft, round=number, tokens_per_s=speed) for draft, number, speed in speeds)
+    assert {row.method.draft: row.ratio for row in rows} == pytest.approx({"none": 1.0, "a": 1.2, "b": 1.5})
+    assert {row.method.draft: row.num_prompts for row in rows} == {"none": 2, "a": 1, "b": 2}
+
+
 def test_tokens_that_the_prompts_call_gave_count_for_no_speed() -> None:
     opened = record(tokens_per_s=8.0, target_calls=4, mean_accepted_length=2.0)  # 11 tokens, 3 of them first
     (row, _) = summarise([opened, record(prompt_id="2")])

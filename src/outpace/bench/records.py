@@ -82,6 +82,11 @@ def generation_record(
     }
 
 
+def decode_s(record: Mapping[str, Any]) -> float:
+    """Seconds behind the prompt's own call, as `tokens_per_s` counts them; 0.0 where nothing followed it."""
+    return float(record["wall_s"] - record["time_to_first_token_s"]) if record["target_calls"] else 0.0
+
+
 def record_key(record: Mapping[str, Any]) -> str:
     """The measurement that a bench record is of, as one comparable text."""
     return json.dumps([record.get(name, OLDER.get(name)) for name in KEY], sort_keys=True)

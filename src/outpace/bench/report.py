@@ -33,7 +33,8 @@ class Row:
     """One line of the table: what one method did on the prompts of one category.
 
     tokens_per_s          all tokens over all decode time, so long answers weigh more than short ones.
-    ratio                 of that to plain decoding of the same prompts; None where that has no speed.
+    ratio                 of that to plain decoding of the same prompts, in the same rounds where records
+                          have a `round`; None where that has no speed.
     mean_accepted_length  tokens per call, the one that the call itself adds counted.
     passes_per_token      of a looped model's layers, in a pipeline; 0.0 elsewhere.
     drafted_per_call      drafted nodes per call.
@@ -167,8 +168,8 @@ def _ratio(ratio: float | None) -> str:
 
 def _row(category: str, method: Method, by_method: dict[Method, list[Record]]) -> Row:
     records = by_method[method]
-    speed = _speed(records)
-    plain = _speed(by_method.get(PLAIN, []))
+    speed, rounds = _speed(records), {record.get("round") for record in records}
+    plain = _speed([record for record in by_method.get(PLAIN, []) if record.get("round") in rounds])
     calls = _sum(records, "target_calls")
     accepted = sum(record["mean_accepted_length"] * record["target_calls"] for record in records)
     after_prompt_s = _sum(records, "wall_s") - _sum(records, "prompt_s")

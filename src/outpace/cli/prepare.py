@@ -3,10 +3,11 @@
     text     the model writes questions and answers them (`train/self_text.py`)
     table    the n-grams of that text, for the draft `backoff`
     heads    Markov heads, trained on the model's states over it; needs torch
-    measure  plain decoding and the drafts that there are now, in turns on a small set of prompts
+    measure  plain decoding and the drafts that there are now, in rounds on a small set of prompts, until it
+             is clear which is fastest (`bench/race.py`)
 
-Everything lies beside the packed model. A run that was interrupted goes on; what is there is not made again.
-A second run beside the first is refused.
+Everything lies beside the packed model. A run that was interrupted goes on; what is there is not made again,
+only the measuring begins anew. A second run beside the first is refused.
 The fastest draft becomes the one of calls that name none.
 """
 
@@ -16,6 +17,7 @@ import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 CLEARLY = 1.02  # times the speed of prompt lookup: less is no reason for another draft
 MEASURED = 64  # tokens of each answer
+MOST_ROUNDS = 6
+LONGEST_S = 1800.0  # no round of measuring begins later
 
 
 def prepare(
@@ -50,7 +54,8 @@ def prepare(
 ) -> None:
     """Make drafts for a model: its own text, a table of it, trained heads; and measure which are fastest.
 
-    The bar shows how long a part still takes. A run that was stopped goes on with the same command.
+    The bar shows how long a part still takes. A run that was stopped goes on with the same command. Measuring
+    takes rounds until it is clear which draft is fastest; none begins after half an hour.
     """
     from outpace.train.self_text import OWN_TEXT
 
@@ -69,8 +74,8 @@ def prepare(
         _count(loaded, text)
         if steps:
             _train(loaded, model, text, steps, seed, threads)
-        rows = _measure(loaded, model, _drafts(loaded), threads)
-        _choose(loaded, rows)
+        best, rows = _measure(loaded, model, _drafts(loaded), threads)
+        _choose(loaded, best, rows)
 
 
 def _write(model: Model, path: Path, tokens: int, seed: int) -> None:
@@ -127,7 +132,7 @@ def _train(model: Model, name: str, text: Path, steps: int, seed: int, threads: 
 
 
 def _drafts(model: Model) -> list[str]:
-    """What there is to choose from."""
+    """What there is to choose from, the usual one first."""
     from outpace.heads.markov_heads import METHOD
     from outpace.heads.packaged import find_packaged_heads, own_heads
 
@@ -137,39 +142,55 @@ def _drafts(model: Model) -> list[str]:
     return drafts
 
 
-def _measure(model: Model, name: str, drafts: Sequence[str], threads: int | None) -> list[Row]:
-    """A row for each draft, over all prompts."""
+def _measure(model: Model, name: str, drafts: Sequence[str], threads: int | None) -> tuple[str, list[Row]]:
+    """The draft that wins, and a row for each one, over all prompts and all rounds that it was in."""
     from outpace.bench.prompts import BUILTIN, read_prompts
-    from outpace.bench.records import RecordFile
+    from outpace.bench.race import race
+    from outpace.bench.records import Record, RecordFile, decode_s
     from outpace.bench.report import OVERALL, format_summary, summarise
     from outpace.bench.run import run_bench
     from outpace.models.method import Method
 
-    with RecordFile(None) as records, progress_bar() as progress:
-        measured, _ = run_bench(
-            model,
-            read_prompts(BUILTIN),
-            [Method(draft) for draft in drafts],
-            name=name,
-            max_tokens=MEASURED,
-            sampling={},
-            threads=threads,
-            records=records,
-            progress=progress or (lambda done, total, label: None),
-        )
+    prompts, measured = read_prompts(BUILTIN), list[Record]()
+
+    def measure(number: int, left: Sequence[str]) -> dict[str, list[float]]:
+        # Every round has drafters of its own: those that remember would copy the last round's answers. What
+        # they learn in a round, and who comes behind whom, is mixed anew.
+        first = number % len(left)
+        methods = [Method(draft) for draft in (*left[first:], *left[:first])]
+        ordered = Random(number).sample(prompts, len(prompts)) if number else prompts
+        with RecordFile(None) as records, progress_bar() as progress:
+            shown = progress or (lambda done, total, label: None)
+            found, _ = run_bench(
+                model,
+                ordered,
+                methods,
+                name=name,
+                max_tokens=MEASURED,
+                sampling={},
+                threads=threads,
+                records=records,
+                progress=lambda done, total, label: shown(
+                    done, total, f"{label}, round {number + 1} of at most {MOST_ROUNDS}"
+                ),
+            )
+        measured.extend(record | {"round": number} for record in found)
+        found = sorted(found, key=lambda record: str(record["prompt_digest"]))
+        return {draft: [decode_s(record) for record in found if record["draft"] == draft] for draft in left}
+
+    best, rounds = race(drafts, measure, margin=CLEARLY, most_rounds=MOST_ROUNDS, longest_s=LONGEST_S)
     rows = summarise(measured)
     print(format_summary(rows))
-    return [row for row in rows if row.category == OVERALL]
+    num_prompts = len({record["prompt_digest"] for record in measured})
+    print(f"rounds: {rounds}, of {num_prompts} prompts each; drafts that were surely behind left early")
+    return best, [row for row in rows if row.category == OVERALL]
 
 
-def _choose(model: Model, rows: Sequence[Row]) -> None:
+def _choose(model: Model, best: str, rows: Sequence[Row]) -> None:
     from outpace.drafters.auto import FILE_NAME, write_prepared
 
     if any(row.identical_share < 1 for row in rows):
         raise OutpaceError("a draft has changed the text, which no draft may: nothing was chosen")
     times = {row.method.draft: round(row.ratio or 0.0, 3) for row in rows}
-    best = max(times, key=times.__getitem__)
-    if times[best] < CLEARLY * times["ngram"]:
-        best = "ngram"
     write_prepared(model.beside(FILE_NAME), best, times)
     print(f"from now on, where no draft is named: {best}")
