@@ -18,6 +18,7 @@ from outpace.heads.foreign.doctor import OWN, examine  # noqa: E402
 from outpace.heads.foreign.eagle import IDS  # noqa: E402
 from outpace.heads.foreign.taking import take_in  # noqa: E402
 from tests.eagle_heads import write_random_eagle  # noqa: E402
+from tests.exit_adapters import write_random_adapter  # noqa: E402
 from tests.foreign_heads import (  # noqa: E402
     BF16,
     VOCAB,
@@ -234,6 +235,7 @@ def write_own(folder: Path, method: str, target: Any) -> None:
         "eagle": lambda: write_random_eagle(folder, target),
         "early": lambda: write_random_early(folder, target),
         "c2t": lambda: write_classifier(folder),
+        "early_exit": lambda: write_random_adapter(folder, target, token_ids=[2, 5]),
     }
     writers[method]()
 
@@ -252,6 +254,18 @@ class Looped:
     def __init__(self, target: Any) -> None:
         self.num_loops, self.hidden_size = 4, target.hidden_size
         self.fingerprint = target.fingerprint
+
+
+def test_what_is_trained_here_is_known() -> None:
+    from outpace.cli.train import app
+
+    assert {command.name for command in app.registered_commands} <= OWN.keys()
+
+
+def test_heads_of_attention_are_no_heads(tiny: Tiny, tmp_path: Path) -> None:
+    for method in ("eagle", "early_exit"):
+        write_own(tmp_path / method, method, tiny.target)
+        assert "heads" not in dict(examine(tmp_path / method).facts)
 
 
 @pytest.mark.parametrize("method", OWN)

@@ -13,7 +13,7 @@ from outpace.core.contracts import Tapped, Target
 from outpace.core.errors import FormatError, OutpaceError
 from outpace.files.raw import RawTensor, RawTensors
 from outpace.files.safetensors import FolderWeights
-from outpace.heads import c2t, eagle, early, file, hydra, markov_heads, medusa
+from outpace.heads import c2t, eagle, early, exit_adapter, file, hydra, markov_heads, medusa
 from outpace.heads.folder import HeadConfig
 from outpace.heads.foreign.eagle import USUAL_LAYERS, usual_taps
 from outpace.heads.foreign.layout import Fault, Layout, said, tensor_faults, value_faults
@@ -46,7 +46,11 @@ OWN = {
     "medusa": OwnHeads("Medusa heads", medusa.read_config, medusa.read_medusa, ("token_map", medusa.SHARED)),
     "hydra": OwnHeads("Hydra heads", hydra.read_config, hydra.read_hydra, ("token_ids",)),
     "eagle": OwnHeads("an EAGLE layer", eagle.read_config, eagle.read_eagle, ("token_ids",)),
+    "early_exit": OwnHeads(
+        "an adapter of an early exit", exit_adapter.read_config, exit_adapter.read_adapter, ("token_ids",)
+    ),
 }
+OF_ATTENTION = ("eagle", "early_exit")  # what their num_heads are
 
 
 @dataclass(slots=True)
@@ -169,7 +173,8 @@ def _own(found: Found, target: Target | None) -> Report:
         report.facts.append(("width", str(named.hidden_size)))
     if taps := getattr(named, "taps", ()):
         report.facts.append(("taps", ", ".join(taps)))
-    if depth := getattr(named, "length", 0) or getattr(named, "num_heads", 0) * (found.method != "eagle"):
+    num_heads = 0 if found.method in OF_ATTENTION else getattr(named, "num_heads", 0)
+    if depth := getattr(named, "length", 0) or num_heads:
         report.facts.append(("heads", str(depth)))
     count = getattr(named, "num_tokens", 0) or getattr(named, "truncated_vocab_size", 0)
     ids = weights.tensors.get("token_ids")
