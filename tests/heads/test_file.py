@@ -198,3 +198,12 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutpaceError, match=r"cannot write .*file"):
         write_heads(tmp_path / "file" / "heads", random_heads(6, "x"))
+
+
+@pytest.mark.parametrize("value", [7e4, -7e4, float("inf"), float("nan")])
+def test_weights_that_float16_cannot_hold_are_not_written(tmp_path: Path, value: float) -> None:
+    heads = random_heads(6, "x")
+    heads.tensors["hidden.weight"][0, 0] = value
+    with pytest.raises(OutpaceError, match=r"hidden\.weight .*above 65504, which float16 cannot hold"):
+        write_heads(tmp_path / "heads", heads)
+    assert not (tmp_path / "heads").exists()

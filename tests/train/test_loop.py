@@ -226,7 +226,25 @@ def test_the_rate_warms_up_and_falls_as_a_cosine() -> None:
     assert Plan(1, lr=2.0).rate(0) == 2.0
 
 
-@pytest.mark.parametrize("options", [{"steps": 0}, {"lr": 0.0}, {"lr": math.nan}, {"checkpoint_s": -1.0}])
+def test_weights_that_are_no_numbers_replace_no_checkpoint(tmp_path: Path) -> None:
+    layer, plan = model(), Plan(10, lr=0.5, checkpoint_s=0)
+    checkpoint, usual = Checkpoint(tmp_path, {}), loss_of(layer)
+
+    def loss(step: int, random: torch.Generator) -> Loss:
+        one = usual(step, random)
+        if step == 6:  # the loss is finite, its gradient is not
+            layer.weight.register_hook(lambda gradient: gradient * math.nan)
+        return one
+
+    with pytest.raises(OutpaceError, match=r"weights are no numbers after step 6; a lower learning rate"):
+        train([layer], loss, plan, checkpoint)
+    state = checkpoint.load()
+    assert state is not None and state["step"] == 6 and state["modules"][0]["weight"].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "options", [{"steps": 0}, {"lr": 0.0}, {"lr": math.nan}, {"lr": math.inf}, {"checkpoint_s": -1.0}]
+)
 def test_plans_out_of_range(options: dict[str, Any]) -> None:
     [(name, value)] = options.items()
     with pytest.raises(OutpaceError, match=rf"{name}={value}.*accepted are"):

@@ -21,6 +21,7 @@ from outpace.files.whole import write_whole
 VERSION = 1
 MAX_SIZE = 1 << 20
 HEAD_STEP = 16  # of the width of a head of attention, which the kernels take
+MOST = float(np.finfo(np.float16).max)  # of a weight that is written
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _FLOATS: Mapping[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 Tensors = Mapping[str, NDArray[np.float32]]
@@ -113,16 +114,26 @@ def write_folder(
     tensors: Tensors,
     **more: NDArray[Any],
 ) -> None:
-    """Write a folder, each file whole or not at all; weights as f16, which is all that they are worth."""
+    """Write a folder, each file whole or not at all; weights as f16, which is all that they are worth.
+
+    An OutpaceError, before anything is written, for weights that f16 cannot hold: nobody could read them.
+    """
     from safetensors.numpy import save  # comes with the extra torch, as all training does
 
     folder = Path(folder)
+    # `save` writes the memory of an array as it lies.
+    with np.errstate(over="ignore"):
+        arrays: dict[str, NDArray[Any]] = {n: np.ascontiguousarray(t, np.float16) for n, t in tensors.items()}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise OutpaceError(
+                f"the tensor {name} of {folder} has values that are not finite or above {MOST:g}, which "
+                "float16 cannot hold; a lower learning rate helps"
+            )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutpaceError(f"cannot write {folder}: {error.strerror or error}") from error
-    # `save` writes the memory of an array as it lies.
-    arrays: dict[str, NDArray[Any]] = {n: np.ascontiguousarray(t, np.float16) for n, t in tensors.items()}
     fields = {"method": method, "version": VERSION, **config}
     write_whole(folder / WEIGHTS, save(arrays | more))
     write_whole(folder / CONFIG, (json.dumps(fields, indent=1) + "\n").encode())

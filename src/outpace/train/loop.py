@@ -36,10 +36,10 @@ class Plan:
     checkpoint_s: float = 120.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not self.lr > 0 or not self.checkpoint_s >= 0:
+        if self.steps < 1 or not 0 < self.lr < math.inf or not self.checkpoint_s >= 0:
             raise OutpaceError(
                 f"a training has steps={self.steps}, lr={self.lr} and checkpoint_s={self.checkpoint_s}, "
-                "accepted are whole numbers >= 1, numbers > 0 and numbers >= 0"
+                "accepted are whole numbers >= 1, finite numbers > 0 and numbers >= 0"
             )
         if not 0 <= self.seed < NUM_SEEDS:
             raise OutpaceError(f"a training has seed={self.seed}, accepted are 0 to {NUM_SEEDS - 1}")
@@ -76,7 +76,8 @@ def train(
 ) -> None:
     """Train the modules' parameters to the end of the plan, from where the checkpoint stands.
 
-    `loss(step, random)` is of one batch. A loss that is no number ends the training with an OutpaceError.
+    `loss(step, random)` is of one batch. A loss or a weight that is no number ends the training with an
+    OutpaceError; the checkpoint stays as it was.
 
     rates  a learning rate of a step for each module; None: the plan's for all.
     """
@@ -113,6 +114,10 @@ def train(
             shown = curve[-1][1] if curve else value
             progress(step + 1, plan.steps, f"loss {shown:.3f}, {tokens / (now - began):.0f} tokens/s")
         if step + 1 == plan.steps or now - saved >= plan.checkpoint_s:
+            if not all(parameter.isfinite().all() for parameter in parameters):
+                raise OutpaceError(
+                    f"weights are no numbers after step {step}; a lower learning rate than {plan.lr} helps"
+                )
             state = {"step": step + 1, "modules": [m.state_dict() for m in modules]}
             state["optimizer"] = optimizer.state_dict()
             checkpoint.save(state, steps_done=step + 1, seconds=before + now - began, losses=curve)
