@@ -13,13 +13,18 @@ from outpace.cli.training import (
     GOES_ON,
     CheckpointSeconds,
     Data,
+    HeadsOutput,
     LearningRate,
+    Output,
     OwnText,
     PrecisionOption,
     Steps,
     Target,
+    Tokens,
+    TokensOrAll,
     check_seed,
     check_source,
+    finite_rate,
     needs_torch,
     own_pairs,
 )
@@ -31,7 +36,7 @@ app = options.group("Train drafters for a model.")
 
 @app.command("blockwise")
 def blockwise(
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the heads go.")],
+    output: HeadsOutput,
     data: Data = None,
     own_text: OwnText = 0,
     target: Target = options.DEFAULT_MODEL,
@@ -61,9 +66,7 @@ def blockwise(
         Literal["identity", "learned"],
         typer.Option("--first", metavar="F", help="Head 1: identity, or learned (changes the output)."),
     ] = "identity",
-    tokens: Annotated[
-        int, typer.Option("--tokens", metavar="N", help="Draft the N most frequent tokens only; 0 for all.")
-    ] = 0,
+    tokens: TokensOrAll = 0,
     steps: Steps = 5000,
     batch: Annotated[int, typer.Option("--batch", metavar="N", help="Tokens of a batch.")] = 1024,
     lr: LearningRate = 1e-3,
@@ -124,7 +127,7 @@ def blockwise(
 
 @app.command("markov_heads")
 def markov_heads(
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where it goes.")],
+    output: Output,
     data: Data = None,
     own_text: OwnText = 0,
     target: Target = options.DEFAULT_MODEL,
@@ -139,9 +142,7 @@ def markov_heads(
     rank: Annotated[
         int, typer.Option("--rank", metavar="N", help="Numbers that know the tokens before a position.")
     ] = 128,
-    tokens: Annotated[
-        int, typer.Option("--tokens", metavar="N", help="Draft the N most frequent tokens only.")
-    ] = 4096,
+    tokens: Tokens = 4096,
     steps: Steps = 5000,
     segments: Annotated[
         int, typer.Option("--segments", metavar="N", help="Of a batch, 64 tokens each.")
@@ -186,7 +187,7 @@ def markov_heads(
 @app.command("medusa", help=f"Train Medusa heads for a model. {GOES_ON}")
 def residual(
     command: typer.Context,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the heads go.")],
+    output: HeadsOutput,
     data: Data = None,
     own_text: OwnText = 0,
     target: Target = options.DEFAULT_MODEL,
@@ -200,9 +201,7 @@ def residual(
             help="shared: the model's output matrix for all; own: one for each head.",
         ),
     ] = "shared",
-    tokens: Annotated[
-        int, typer.Option("--tokens", metavar="N", help="Draft the N most frequent tokens only; 0 for all.")
-    ] = 4096,
+    tokens: TokensOrAll = 4096,
     steps: Steps = 5000,
     batch: Annotated[
         int, typer.Option("--batch", metavar="N", help="Tokens of a batch, a multiple of 64.")
@@ -241,7 +240,7 @@ def residual(
 
 @app.command("eagle")
 def eagle(
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where it goes.")],
+    output: Output,
     data: Data = None,
     own_text: OwnText = 0,
     target: Target = options.DEFAULT_MODEL,
@@ -253,9 +252,7 @@ def eagle(
         int | None,
         typer.Option("--width", metavar="N", help="Units of its feed-forward; as many as the model's."),
     ] = None,
-    tokens: Annotated[
-        int, typer.Option("--tokens", metavar="N", help="Draft the N most frequent tokens only.")
-    ] = 4096,
+    tokens: Tokens = 4096,
     unrolled: Annotated[
         int, typer.Option("--unrolled", metavar="N", help="Steps that it drafts in training.")
     ] = 4,
@@ -272,7 +269,6 @@ def eagle(
     """Train an EAGLE-3 layer for a model. The same command goes on with a run that was stopped."""
     from outpace.train.data import read_pairs
 
-    output = options.expanded(output)  # its own text is written by others, who do so
     if steps < 1 or not lr > 0 or not checkpoint >= 0:
         raise OutpaceError("--steps must be 1 or more, --lr more than 0, --checkpoint 0 or more")
     check_seed(seed, threads)
@@ -295,16 +291,14 @@ def eagle(
 
 @app.command("early_exit")
 def early_exit(
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where it goes.")],
+    output: Output,
     data: Data = None,
     own_text: OwnText = 0,
     target: Target = options.DEFAULT_MODEL,
     layers: Annotated[
         int, typer.Option("--layers", metavar="N", help="Layers before it; 0 for a sixteenth of the model's.")
     ] = 0,
-    tokens: Annotated[
-        int, typer.Option("--tokens", metavar="N", help="Draft the N most frequent tokens only; 0 for all.")
-    ] = 4096,
+    tokens: TokensOrAll = 4096,
     steps: Steps = 2000,
     batch: Annotated[
         int, typer.Option("--batch", metavar="N", help="Tokens of a batch, of whole texts.")
@@ -318,7 +312,6 @@ def early_exit(
     """Train an adapter behind a model's first layers. The same command goes on with a stopped run."""
     from outpace.train.data import read_pairs
 
-    output = options.expanded(output)  # its own text is written by others, who do so
     if steps < 1 or not lr > 0 or not checkpoint >= 0:
         raise OutpaceError("--steps must be 1 or more, --lr more than 0, --checkpoint 0 or more")
     check_seed(seed, threads)
@@ -340,7 +333,7 @@ def early_exit(
 
 @app.command("c2t")
 def c2t(
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where it goes.")],
+    output: Output,
     draft: Annotated[
         str, typer.Option("--draft", metavar="SPEC", help="The drafter whose trees it is to judge.")
     ],
@@ -364,7 +357,12 @@ def c2t(
     epochs: Annotated[int, typer.Option("--epochs", metavar="N", help="How often each node is seen.")] = 20,
     lr: Annotated[
         float | None,
-        typer.Option("--lr", metavar="X", help="The highest learning rate; 3e-3, or 3e-4 with --from."),
+        typer.Option(
+            "--lr",
+            metavar="X",
+            help="The highest learning rate; 3e-3, or 3e-4 with --from.",
+            callback=finite_rate,
+        ),
     ] = None,
     seed: options.Seed = 0,
     threads: options.Threads = None,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from outpace.cli import render
+from outpace.cli import options, render
 from outpace.core.errors import OutpaceError
 from outpace.progress import Progress
 
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
 
 GOES_ON = "The same command goes on with a run that was stopped."
 
+
+def _folder(text: str) -> Any:
+    """The option of where a training's files go; ~ is the home folder, as where they are read."""
+    return typer.Option("--output", "-o", metavar="FOLDER", help=text, callback=options.expanded)
+
+
+Output = Annotated[Path, _folder("Where it goes.")]
+HeadsOutput = Annotated[Path, _folder("Where the heads go.")]
 Data = Annotated[
     list[Path] | None,
     typer.Option("--data", metavar="FILE", help="JSON lines of inputs and outputs; may be repeated."),
@@ -24,8 +33,23 @@ OwnText = Annotated[
     int, typer.Option("--own-text", metavar="N", help="Instead: N tokens that the model writes itself.")
 ]
 Target = Annotated[str, typer.Option("--target", metavar="MODEL", help="The model: as --model of generate.")]
+Tokens = Annotated[int, typer.Option("--tokens", metavar="N", help="Draft the N most frequent tokens only.")]
+TokensOrAll = Annotated[
+    int, typer.Option("--tokens", metavar="N", help="Draft the N most frequent tokens only; 0 for all.")
+]
 Steps = Annotated[int, typer.Option("--steps", metavar="N", help="Batches to train on.")]
-LearningRate = Annotated[float, typer.Option("--lr", metavar="X", help="The highest learning rate.")]
+
+
+def finite_rate(lr: float | None) -> float | None:
+    """A learning rate that can be multiplied with; the commands look at the rest."""
+    if lr == math.inf:
+        raise OutpaceError("--lr is inf, accepted are finite numbers more than 0")
+    return lr
+
+
+LearningRate = Annotated[
+    float, typer.Option("--lr", metavar="X", help="The highest learning rate.", callback=finite_rate)
+]
 PrecisionOption = Annotated[
     Literal["float32", "bfloat16"],
     typer.Option("--precision", metavar="P", help="Of matrix products: float32, or bfloat16."),

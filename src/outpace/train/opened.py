@@ -23,12 +23,13 @@ def open_transformers(source: str, *, seq2seq: bool) -> tuple[Any, Any]:
     import transformers
     from safetensors import SafetensorError
 
-    if not Path(os.path.expanduser(source)).is_dir():
+    folder = os.path.expanduser(source)
+    if not os.path.isdir(folder):
         raise OutpaceError(f"{source} is no folder of a transformers model, which finetuning needs")
     kind = transformers.AutoModelForSeq2SeqLM if seq2seq else transformers.AutoModelForCausalLM
     try:
-        model = kind.from_pretrained(source, dtype=torch.float32).eval()
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source) if seq2seq else None
+        model = kind.from_pretrained(folder, dtype=torch.float32).eval()
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder) if seq2seq else None
     except (OSError, ValueError, SafetensorError) as error:
         raise OutpaceError(f"{source} cannot be loaded by transformers: {error}") from error
     return model, tokenizer
