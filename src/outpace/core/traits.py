@@ -35,7 +35,8 @@ class Traits:
     reads_top   the largest k that it asks `RowScores.top` for.
     paced       when its drafts are as deep as has paid of late, maybe not at all: "always", if they cost so
                 much, in time or in nodes, that they may not pay; "shared", where rows share a call, in which
-                a node is not nearly free; "never", if somebody has named their shape.
+                a node is not nearly free; "never", if somebody has named their shape. Of a policy: "always"
+                if it is to follow what pays, so that drafters with it are paced although it was named.
     whole_calls whether it runs the target on the rows of its asks, or reads hidden states of steps: a
                 pipeline has none.
     goes_on     whether it drafts behind `Ask.known` where there is some. Others know of the root alone.

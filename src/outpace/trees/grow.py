@@ -31,7 +31,7 @@ from outpace.core.contracts import Growth, Learning, TreePolicy
 from outpace.core.edits import edited, known_edit
 from outpace.core.sampling import Sampling, fresh_seed, gumbel, survivors, warp
 from outpace.core.steps import Ask, Candidates
-from outpace.core.traits import Traits, check_traits
+from outpace.core.traits import Paced, Traits, check_traits
 from outpace.core.tree import Draw, TokenTree
 
 Logits = NDArray[np.floating]
@@ -58,16 +58,21 @@ EVERY_DRAW: frozenset[Draw] = frozenset({"iid", "without_replacement", "hub"})
 def traits_of(policy: TreePolicy, *, own: bool) -> Traits:
     """Those of a drafter that has a law and grows its trees by a policy.
 
-    own  whether the policy is the drafter's own. A shape that somebody names is taken as it is: not paced.
+    own  whether the policy is the drafter's own; see `paced_by` for one that somebody names.
     """
     check_traits(policy)  # it may be another package's
     draws = EVERY_DRAW if policy.traits.keeps_draw else frozenset[Draw]()
     return Traits(
         draws=draws,
         branches=policy.width > 1,
-        paced="always" if own or policy.traits.stops else "never",
+        paced="always" if own or policy.traits.stops else paced_by(policy),
         stops=policy.traits.stops,
     )
+
+
+def paced_by(policy: TreePolicy) -> Paced:
+    """When a drafter is paced whose shape somebody has named: never, unless that is to follow what pays."""
+    return "always" if policy.traits.paced == "always" else "never"
 
 
 def grow_trees(

@@ -17,6 +17,7 @@ draw: which nodes stay depends on the tokens drawn.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -71,6 +72,8 @@ class SurvivalTree:
         self.width = k
         self.depth = depth
         self.estimate = Survival(NUM_FEATURES)
+        # Prices are of calls: whether drafts pay at all, with their own time, is for `Pace` to find out.
+        self.traits = replace(self.traits, paced="always") if isinstance(worth, Priced) else self.traits
 
     def begin(self) -> Growing:
         """See `Learning`."""

@@ -20,6 +20,7 @@ from outpace.drafters.heads.independent import RANKS  # noqa: E402
 from outpace.drafters.heads.last_state import HeadsState  # noqa: E402
 from outpace.files.packing import unpack  # noqa: E402
 from outpace.heads.proposals import ProposalHeads  # noqa: E402
+from outpace.pricing.costs import straight  # noqa: E402
 from outpace.targets.hf_causal import HfCausalTarget  # noqa: E402
 from outpace.trees import TREES  # noqa: E402
 from outpace.trees.grow import grow_trees, point_law  # noqa: E402
@@ -138,6 +139,14 @@ def test_states_do_not_see_one_another(target: Any, tmp_path: Path) -> None:
 def make(target: Any, folder: Path, *, tree: str | None = None, **options: Any) -> Blockwise:
     policy = TREES.create(tree, costs=None) if tree else None
     return Blockwise(target, path=str(folder), tree=policy, **options)
+
+
+def test_a_shape_that_is_to_pay_is_paced(target: Any, tmp_path: Path) -> None:
+    write_random(tmp_path, target)
+    priced = TREES.create("survival:beta=auto", costs=lambda: straight(0.1))
+    made = [Blockwise(target, path=str(tmp_path), tree=shape) for shape in (None, priced)]
+    assert [one.traits.paced for one in made] == ["shared", "always"]
+    assert make(target, tmp_path, tree="survival:beta=0.1").traits.paced == "never"
 
 
 def proposed(drafter: Blockwise, states: np.ndarray, root: int, **asked: Any) -> list[TokenTree]:

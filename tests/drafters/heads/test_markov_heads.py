@@ -21,6 +21,7 @@ from outpace.drafters.none import NoDraft  # noqa: E402
 from outpace.engine.generate import generate  # noqa: E402
 from outpace.engine.request import Generation, Request  # noqa: E402
 from outpace.heads.markov_heads import MarkovWeights  # noqa: E402
+from outpace.pricing.costs import straight  # noqa: E402
 from outpace.rules.match import Match  # noqa: E402
 from outpace.targets.hf_causal import HfCausalTarget  # noqa: E402
 from outpace.trees import TREES  # noqa: E402
@@ -51,6 +52,14 @@ def block(target: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Marko
 def make(target: Any, folder: Path, *, tree: str | None = None, **options: Any) -> MarkovHeads:
     policy = TREES.create(tree, costs=None) if tree else None
     return MarkovHeads(target, path=str(folder), tree=policy, **options)
+
+
+def test_a_shape_that_is_to_pay_is_paced(target: Any, tmp_path: Path) -> None:
+    write_random_markov(tmp_path, target, token_ids=IDS)
+    priced = TREES.create("survival:beta=auto", costs=lambda: straight(0.1))
+    made = [MarkovHeads(target, path=str(tmp_path), tree=shape) for shape in (None, priced)]
+    assert [one.traits.paced for one in made] == ["shared", "always"]
+    assert make(target, tmp_path, tree="survival:beta=0.1").traits.paced == "never"
 
 
 def states_for(target: Any, count: int) -> np.ndarray:

@@ -29,7 +29,7 @@ from outpace.core.traits import Paced
 from outpace.core.tree import TokenTree
 from outpace.drafters.heads.last_state import HeadsState, begun_rows, keep_last, stacked
 from outpace.trees.chain import Chain
-from outpace.trees.grow import StepFunction, grow_trees, point_law, traits_of
+from outpace.trees.grow import StepFunction, grow_trees, paced_by, point_law, traits_of
 from outpace.trees.likeliest import After, likeliest
 
 RANKS = 8  # of each head's tokens come into a tree of the likeliest
@@ -67,7 +67,7 @@ class IndependentHeads:
         self._tree = tree
         self.policy: TreePolicy = Chain(length=heads.num_drafted) if tree is None else tree
         branches = tree is None or tree.width > 1
-        paced: Paced = "shared" if tree is None else "never"
+        paced: Paced = "shared" if tree is None else paced_by(tree)
         self.traits = replace(
             traits_of(self.policy, own=False), branches=branches, paced=paced, whole_calls=True
         )

@@ -33,7 +33,7 @@ from outpace.heads.markov_heads import METHOD
 from outpace.heads.markov_pass import Block, MarkovPass, embedding
 from outpace.heads.packaged import heads_for
 from outpace.trees.chain import Chain
-from outpace.trees.grow import StepFunction, grow_trees, point_law, traits_of
+from outpace.trees.grow import StepFunction, grow_trees, paced_by, point_law, traits_of
 from outpace.trees.likeliest import Offer, best_first
 
 RANKS = 8  # children of a node at most
@@ -77,7 +77,7 @@ class MarkovHeads:
         self._pass = MarkovPass(target, folder)
         self._size, self._min_p, self._tree = size, min_p, tree
         self.policy: TreePolicy = Chain(length=self._pass.length) if tree is None else tree
-        paced: Paced = "shared" if tree is None else "never"
+        paced: Paced = "shared" if tree is None else paced_by(tree)
         self.traits = replace(
             traits_of(self.policy, own=False),
             branches=tree is None or tree.width > 1,
