@@ -278,6 +278,13 @@ def test_bad_input_is_one_line_and_status_2(
     [
         (MemoryError(), "there is not enough memory"),
         (MemoryError("(std::bad_alloc)"), "there is not enough memory (std::bad_alloc)"),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: "
+                "you tried to allocate 768 bytes. Error code 12 (Cannot allocate memory)"
+            ),
+            "there is not enough memory (you tried to allocate 768 bytes)",
+        ),
         (PermissionError(13, "Permission denied", "/a\x1b\nb"), r"/a\x1b b: Permission denied"),
         (OSError(28, "No space left on device"), "No space left on device"),
     ],

@@ -12,6 +12,7 @@ from outpace.cli import streams
 from outpace.cli.interrupts import INTERRUPTS
 from outpace.core.errors import OutpaceError, one_line
 
+TORCH_LACKS_MEMORY = "DefaultCPUAllocator: can't allocate memory: "  # its error is a RuntimeError
 UNREAD, WRONG, INTERRUPTED = 1, 2, 130
 
 
@@ -64,6 +65,8 @@ def _answer(error: BaseException) -> tuple[int, str | None] | None:
         return UNREAD, None
     if isinstance(error, OutpaceError):
         return WRONG, str(error)
+    if isinstance(error, RuntimeError) and TORCH_LACKS_MEMORY in str(error):
+        error = MemoryError(f"({str(error).partition(TORCH_LACKS_MEMORY)[2].partition('. ')[0]})")
     if isinstance(error, MemoryError):
         return WRONG, one_line(f"there is not enough memory {error}".rstrip())
     if isinstance(error, OSError):

@@ -91,11 +91,14 @@ def blockwise(
     trained on the states of the engine that will run them. Distilled outputs are kept as the target's
     tokens where it writes them; a model that is finetuned on them reads the data as it is in turns.
     """
+    from outpace.heads.folder import MAX_SIZE
     from outpace.train.data import read_pairs
 
-    if min(steps, batch, 1 if width is None else width) < 1 or heads < 2 or tokens < 0:
+    sizes = (batch, heads, 1 if width is None else width)
+    if min(steps, *sizes) < 1 or heads < 2 or tokens < 0 or max(sizes) > MAX_SIZE:
         raise OutpaceError(
-            "--steps, --batch and --width must be 1 or more, --heads 2 or more, --tokens 0 or more"
+            "--steps, --batch and --width must be 1 or more, --heads 2 or more, --tokens 0 or more; --batch, "
+            f"--width and --heads up to {MAX_SIZE}"
         )
     if not 1 <= heads_per_step <= heads or not lr > 0 or not checkpoint >= 0:
         raise OutpaceError("--heads-per-step must be 1 to --heads, --lr more than 0, --checkpoint 0 or more")

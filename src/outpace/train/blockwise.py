@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from outpace.core.errors import OutpaceError
 from outpace.heads.file import First, Heads, HeadsConfig, read_heads, write_heads
+from outpace.heads.folder import MAX_SIZE
 from outpace.progress import Progress
 from outpace.train.bases import Base, without_gradients
 from outpace.train.checkpoint import Checkpoint
@@ -109,10 +110,10 @@ def train_blockwise(
     if regime not in get_args(Regime) or (regime == "finetuned" and base.module is None):
         accepted = "frozen" if base.module is None else ", ".join(get_args(Regime))
         raise OutpaceError(f"the regime is {regime!r}, accepted for {base.name} are {accepted}")
-    if num_heads < 2 or not 1 <= heads_per_step <= num_heads:
+    if not 2 <= num_heads <= MAX_SIZE or not 1 <= heads_per_step <= num_heads:
         raise OutpaceError(
-            f"blockwise has num_heads={num_heads} and heads_per_step={heads_per_step}, accepted are 2 or "
-            "more and 1 to num_heads"
+            f"blockwise has num_heads={num_heads} and heads_per_step={heads_per_step}, accepted are 2 to "
+            f"{MAX_SIZE} and 1 to num_heads"
         )
     weights = _checked_weights(falling(num_heads) if weights is None else weights, num_heads)
     if precision not in PRECISIONS:
@@ -120,8 +121,8 @@ def train_blockwise(
     if first not in get_args(First):
         raise OutpaceError(f"first is {first!r}, accepted are {', '.join(get_args(First))}")
     width = base.hidden_size if width is None else width
-    if width < 1:
-        raise OutpaceError(f"blockwise has width={width}, accepted are whole numbers >= 1")
+    if not 1 <= width <= MAX_SIZE:
+        raise OutpaceError(f"blockwise has width={width}, accepted are whole numbers from 1 to {MAX_SIZE}")
     ids = None if token_ids is None else _checked_ids(token_ids, base.vocab_size)
     if start is not None:
         _check_start(start.config, base, num_heads, width, first)
