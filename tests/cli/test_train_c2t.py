@@ -60,6 +60,9 @@ def test_a_classifier_is_trained_and_shapes_trees(
     next_one = train(run, folder, tmp_path / "next", "--from", str(tmp_path / "one"), "--limit", "2")
     assert next_one.status == 0, next_one.err
     assert json.loads((tmp_path / "next" / "run.json").read_text())["settings"]["lr"] == 3e-4
+    wide = train(run, folder, tmp_path / "wide", "--from", str(tmp_path / "one"), "--width", "9")
+    assert wide.status == 2 and "accepted is one of 9 units" in wide.err
+    assert not (tmp_path / "wide").exists(), "said before the rows are written"
     monkeypatch.setattr(c2t, "rows_of", lambda *_, **__: pytest.fail("written already"))
     monkeypatch.setattr(c2t, "train", lambda *_, **__: pytest.fail("trained already"))
     again = train(run, folder, tmp_path / "one")
@@ -81,7 +84,12 @@ def test_a_classifier_is_trained_and_shapes_trees(
         (["--draft", "ngram"], "takes no tree, accepted are"),
         (["--draft", "nothing"], "unknown drafter 'nothing', accepted are"),
         (["--target", "nowhere.gguf"], "nowhere.gguf"),
-        (["--max-tokens", "100000"], "every input of the data has more than"),
+        (["--max-tokens", "100000"], "c2t has max_tokens=100000, accepted are 1 to"),
+        (["--max-tokens", "2"], "c2t has max_tokens=2 and depth=3"),
+        (
+            ["--width", str((1 << 20) + 1)],
+            "c2t has width=1048577, accepted are whole numbers from 1 to 1048576",
+        ),
         (["--max-tokens", "3"], "of 0 drafted nodes 0 are kept"),
         (["--from", "nowhere"], "no folder of heads nowhere"),
     ],

@@ -232,16 +232,7 @@ def train_c2t(
     """
     judged = rows.tree % HELD_OUT == HELD_OUT - 1
     some, share = _sample(rows.only(~judged), negatives, seed)
-    before = None if start is None else read_c2t(start)
-    if before is not None and (before.config.features, before.config.width) != (
-        config.features,
-        config.width,
-    ):
-        raise OutpaceError(
-            f"{start} has a classifier of {before.config.width} units that reads "
-            f"{', '.join(before.config.features)}; accepted is one of {config.width} units and "
-            f"{', '.join(config.features)}"
-        )
+    before = None if start is None else read_start(start, config)
     steps = epochs * -(-len(some.kept) // batch)
     plan = Plan(steps, lr, seed=seed)
     settings = {
@@ -250,9 +241,8 @@ def train_c2t(
     }  # fmt: skip
     checkpoint = Checkpoint(folder, json.loads(json.dumps(settings)))
     if "held_out" in checkpoint.run:
-        checkpoint.done()
-        facts: dict[str, float] = checkpoint.run["held_out"]
-        return facts
+        checkpoint.done()  # it may have been killed before
+        return judge(read_c2t(folder), rows.only(judged))
     torch.manual_seed(seed)
     net = _Net(config, before, share)
     places = [FEATURES.index(name) for name in config.features]
@@ -272,6 +262,18 @@ def train_c2t(
     checkpoint.note(trees=_num_trees(rows), rows=len(some.kept), held_out=held_out)
     checkpoint.done()
     return held_out
+
+
+def read_start(start: str | Path, config: C2TConfig) -> Classifier:
+    """The classifier in a folder, to go on from; OutpaceError for one of another shape."""
+    before = read_c2t(start)
+    if (before.config.features, before.config.width) != (config.features, config.width):
+        raise OutpaceError(
+            f"{start} has a classifier of {before.config.width} units that reads "
+            f"{', '.join(before.config.features)}; accepted is one of {config.width} units and "
+            f"{', '.join(config.features)}"
+        )
+    return before
 
 
 def judge(classifier: Classifier, rows: Rows) -> dict[str, float]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from outpace.core.errors import OutpaceError
-from outpace.heads.c2t import C2TConfig, read_c2t
+from outpace.heads.c2t import C2TConfig
+from outpace.heads.folder import MAX_SIZE
 from outpace.models.text import load
 from outpace.progress import Progress
-from outpace.train.c2t import train_c2t, write_rows
+from outpace.train.c2t import read_start, train_c2t, write_rows
 from outpace.train.data import Pair, data_hash
 from outpace.train.origin import ORIGIN, claim
 
@@ -40,10 +41,22 @@ class C2TJob:
         """Write the rows and train. Returns how the classifier does on trees held out."""
         if self.threads:
             torch.set_num_threads(self.threads)
+        if self.width > MAX_SIZE:
+            raise OutpaceError(f"c2t has width={self.width}, accepted are whole numbers from 1 to {MAX_SIZE}")
+        config = C2TConfig(self.width, draft=self.draft)
         if self.start is not None:
-            read_c2t(self.start)  # what is wrong with it is said before an hour has passed
+            read_start(self.start, config)  # what is wrong with it is said before an hour has passed
+        if self.max_tokens < self.depth:
+            raise OutpaceError(
+                f"c2t has max_tokens={self.max_tokens} and depth={self.depth}; accepted are texts as "
+                "long as trees are deep, or longer"
+            )
         model = load(self.target, threads=self.threads)
         most = model.target.context_length - self.max_tokens
+        if most < 1:
+            raise OutpaceError(
+                f"c2t has max_tokens={self.max_tokens}, accepted are 1 to {model.target.context_length - 1}"
+            )
         prompts = [
             pair.given if isinstance(pair.given, list) else model.prompt_ids(pair.given) for pair in pairs
         ]
@@ -71,7 +84,7 @@ class C2TJob:
         return train_c2t(
             rows,
             self.output,
-            C2TConfig(self.width, draft=self.draft, model=model.name),
+            replace(config, model=model.name),
             epochs=self.epochs,
             lr=self.lr,
             start=self.start,
