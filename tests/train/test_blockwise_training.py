@@ -528,7 +528,7 @@ def test_a_trimmed_vocabulary_is_written_with_the_heads(tmp_path: Path) -> None:
         ({"weights": (0.5, 0.5)}, r"weights=\[0.5, 0.5\], accepted are 3 numbers"),
         ({"weights": (1, 0, 0)}, r"weights=\[1, 0, 0\], accepted are"),
         ({"weights": (1, -1, 2)}, "accepted are 3 numbers >= 0"),
-        ({"width": 0}, "width=0, accepted are whole numbers >= 1"),
+        ({"width": 0}, "width=0, accepted are whole numbers from 1 to 1048576"),
         ({"token_ids": np.array([], np.int64)}, "token_ids are not one or more ascending ids of 0 to"),
         ({"token_ids": np.array([3, 2])}, "token_ids are not one or more ascending"),
         ({"token_ids": np.array([-1, 2])}, "token_ids are not one or more ascending"),
