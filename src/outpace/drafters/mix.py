@@ -28,7 +28,7 @@ from typing import Any
 
 from outpace.core.call import Prompt
 from outpace.core.contracts import ByDepth, ByPath, Drafter, Successors
-from outpace.core.edits import AnyEdit, Forcing
+from outpace.core.edits import AnyEdit, EditAfter, Forcing
 from outpace.core.errors import OutpaceError
 from outpace.core.options import checked, within
 from outpace.core.registry import split_specs
@@ -134,7 +134,7 @@ class Mix:
         self, state: MixState, ask: Ask, trees: Sequence[TokenTree | None], curve: Sequence[float]
     ) -> TokenTree:
         # Not `trees.likeliest.best_first`: with a callback for a node's children this takes a tenth longer.
-        known, masks = [*ask.known], ask.edit if isinstance(ask.edit, Forcing) else None
+        known, masks = [*ask.known], _masks(ask.edit)
         if len(known) >= min(self.size, ask.budget):
             return TokenTree.chain(ask.root, known)
         size, depth = min(self.size, ask.budget), min(self.depth + len(known), ask.depth)
@@ -327,6 +327,11 @@ def _expecting(source: Drafter) -> Callable[[Any, Ask], Expect] | None:
         return lambda path: pairs[len(path)] if len(path) < len(pairs) else ()
 
     return begin
+
+
+def _masks(edit: EditAfter | None) -> EditAfter | None:
+    """An edit that masks. Most rows have none, which a protocol is slow to tell."""
+    return edit if edit is not None and isinstance(edit, Forcing) else None
 
 
 def _allowed(mixture: Mapping[int, float], edit: AnyEdit | None) -> dict[int, float]:
