@@ -17,9 +17,11 @@ from outpace.core.edits import Edit
 from outpace.core.sampling import Sampling, choose, gumbel, survivors, warp
 from outpace.core.steps import Ask
 from outpace.core.tree import Draw, TokenTree
+from outpace.pricing.costs import straight
+from outpace.trees import TREES
 from outpace.trees.chain import Chain
 from outpace.trees.dynamic import Dynamic
-from outpace.trees.grow import draw_candidates, grow_trees, point_law
+from outpace.trees.grow import draw_candidates, grow_trees, paced_by, point_law, traits_of
 from outpace.trees.static import Static
 from tests.laws import FALSE_ALARM_RATE, g_test
 from tests.strategies import logits, samplings
@@ -214,3 +216,19 @@ def test_the_law_of_a_trimmed_vocabulary_is_that_of_all(drafted: int, width: int
     assert law.dtype == np.float32 and law.shape == (1000,)
     likeliest = np.argsort(-noisy, kind="stable")[: min(width, drafted)]
     assert best[: len(likeliest)].tolist() == likeliest.tolist()
+
+
+@pytest.mark.parametrize(
+    ("spec", "paced"),
+    [
+        ("survival:beta=auto", "always"),
+        ("survival:beta=0.1", "never"),
+        ("sequoia", "always"),
+        ("sequoia:auto=false", "never"),
+        ("static", "never"),
+    ],
+)
+def test_a_shape_that_is_to_pay_is_paced_although_it_was_named(spec: str, paced: str) -> None:
+    """Its prices are of calls: alone it would go on with drafts that never pay."""
+    policy = TREES.create(spec, costs=lambda: straight(0.1))
+    assert paced_by(policy) == traits_of(policy, own=False).paced == paced

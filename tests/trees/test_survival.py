@@ -29,7 +29,6 @@ from outpace.rules.match import Match
 from outpace.targets.table import TableTarget
 from outpace.trees import TREES
 from outpace.trees.c2t import C2T
-from outpace.trees.grow import paced_by, traits_of
 from outpace.trees.survival import SurvivalTree, survival, trained
 from tests.fakes import whole
 from tests.trees.growing import ROOT, Paths, grow, softmax
@@ -269,13 +268,6 @@ def test_options() -> None:
     auto = TREES.create("survival:beta=auto,draft_cost=0.5", costs=lambda: straight(0.1))
     assert isinstance(auto.worth, Priced)
     assert survival(prior="c2t").prior is not survival().prior
-
-
-@pytest.mark.parametrize(("beta", "paced"), [("auto", "always"), ("0.1", "never")])
-def test_a_shape_that_is_to_pay_is_paced_although_it_was_named(beta: str, paced: str) -> None:
-    """Its prices leave out what a draft takes: alone it would go on with drafts that never pay."""
-    policy = TREES.create(f"survival:beta={beta}", costs=lambda: straight(0.1))
-    assert paced_by(policy) == traits_of(policy, own=False).paced == paced
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from outpace.core.traits import Paced
 from outpace.pricing.costs import CallCosts, convex
 
 Floats = NDArray[np.floating]
@@ -18,6 +19,10 @@ CONTEXT = 256  # tokens before the tree, for which calls are priced
 
 class Worth(Protocol):
     """What a node has to have, and a level."""
+
+    @property
+    def paced(self) -> Paced:
+        """When drafters are paced whose trees it decides about (see `Traits`)."""
 
     def passes(self, chance: Floats, nodes: int, expected: float) -> NDArray[np.bool_]:
         """bool[n]: which of n nodes are worth their place in a tree of `nodes`, the root included.
@@ -33,6 +38,11 @@ class AtLeast(NamedTuple):
     """A chance of `beta`, whatever the tree is like."""
 
     beta: float
+
+    @property
+    def paced(self) -> Paced:
+        """Never: somebody has named the chance."""
+        return "never"
 
     def passes(self, chance: Floats, nodes: int, expected: float) -> NDArray[np.bool_]:
         """Each for itself."""
@@ -55,6 +65,11 @@ class Priced:
         self._costs = costs
         self._draft_cost = draft_cost
         self._most_nodes = most_nodes
+
+    @property
+    def paced(self) -> Paced:
+        """Always: prices are of calls. Whether drafts pay, with their own time, is for `Pace` to find out."""
+        return "always"
 
     def passes(self, chance: Floats, nodes: int, expected: float) -> NDArray[np.bool_]:
         """The likeliest first, each at the price that those before it leave."""

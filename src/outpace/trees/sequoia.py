@@ -18,6 +18,7 @@ be smaller loses the nodes of the lowest chance.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -66,6 +67,8 @@ class Sequoia:
             raise OutpaceError("sequoia has auto=true and no costs of a target, accepted is auto=false")
         self._size, self._depth, self._draft_cost = size, depth, draft_cost
         self._costs = costs if auto else None
+        # Prices are of calls: whether drafts pay, with their own time, is for `Pace` to find out.
+        self.traits = replace(self.traits, paced="always") if auto else self.traits
         self.width = min(size, len(self._chances))
 
     def expand(self, tree: TokenTree) -> Sequence[int]:

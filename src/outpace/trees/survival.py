@@ -72,8 +72,7 @@ class SurvivalTree:
         self.width = k
         self.depth = depth
         self.estimate = Survival(NUM_FEATURES)
-        # Prices are of calls: whether drafts pay at all, with their own time, is for `Pace` to find out.
-        self.traits = replace(self.traits, paced="always") if isinstance(worth, Priced) else self.traits
+        self.traits = replace(self.traits, paced=worth.paced)
 
     def begin(self) -> Growing:
         """See `Learning`."""
