@@ -70,6 +70,17 @@ def test_what_gains_little_or_by_chance_is_not_taken(monkeypatch: pytest.MonkeyP
     assert found["huge"].tolist() == [0]
 
 
+@pytest.mark.parametrize(("gain", "huge"), [(0.1, 1), (0.01, 0)])
+def test_huge_pages_are_taken_for_calls_of_several_tokens(
+    gain: float, huge: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seconds(tokens: int, fetch: Fetch, huge: bool) -> float:
+        return 0.010 * (1 - gain * (huge and tokens >= 4))
+
+    machine = Machine(seconds, monkeypatch)
+    assert measured(machine.call, machine.use, machine.use_huge)["huge"].tolist() == [huge]
+
+
 def test_slow_models_are_timed_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     for pace in (0.001, 0.1):
@@ -134,7 +145,7 @@ def test_measured_once_and_kept(
     target.tune(memo)
     target.tune(memo)
     assert len(times) == 1
-    (path,) = tmp_path.glob("model.fetch-*.npz")
+    (path,) = tmp_path.glob("model.fetches-*.npz")
     assert target.isa in path.name
     path.write_bytes(b"damaged")
     target.tune(memo)

@@ -54,7 +54,12 @@ def measured(call: Call, use: UseFetch, use_huge: UseHuge | None) -> Arrays:
             found = _fastest(ways, lambda way: use(1, way), lambda: call(1))
         use(size, found)
         best.append(found)
-    huge = use_huge is not None and _fastest([False, True], use_huge, lambda: call(1))
+
+    def calls() -> None:  # large pages may help those of several tokens most
+        for size in SIZES:
+            call(size)
+
+    huge = use_huge is not None and _fastest([False, True], use_huge, calls)
     return {"fetches": np.array(best, np.int64), "huge": np.array([huge], np.int64)}
 
 

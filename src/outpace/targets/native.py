@@ -276,7 +276,7 @@ class NativeTarget:
             return
         room = wanted is None and has_room_for_copy(size)
         # Measurements without room for a copy do not tell whether a copy pays.
-        name = f"fetch-{processor_key()}-{self.isa}-{self.threads}{'' if room else '-mapped'}"
+        name = f"fetches-{processor_key()}-{self.isa}-{self.threads}{'' if room else '-mapped'}"
         found = memo(name, partial(self._measure, room), are_fetches)
         apply(found, lambda tokens, fetch: self._decoder.set_fetch(tokens, *fetch))
         if wanted == "huge" or (room and found["huge"][0]):
