@@ -132,6 +132,20 @@ def test_heads_of_other_options_are_kept(run: Run, model: str) -> None:
     assert outcome.status == 2 and f"to train heads anew, remove {folder}" in outcome.err
 
 
+def test_heads_of_another_text_are_kept(run: Run, model: str) -> None:
+    """More text, or less, is asked for: nothing is written, and the first run still goes on."""
+    assert prepared(run, model, "--steps", "2").status == 0
+    loaded = outpace.load(model, threads=1)
+    folder, before = loaded.beside("markov_heads"), loaded.beside("own.jsonl").read_bytes()
+    for tokens in ("90000", "20"):
+        outcome = prepared(run, model, "--steps", "2", "--tokens", tokens)
+        assert outcome.status == 2 and outcome.err.count("\n") == 1 and outcome.out == ""
+        assert f"{folder} holds files of tokens=300 (now {tokens}); accepted are the same" in outcome.err
+        assert outcome.err.endswith(f"; to train heads anew, remove {folder}\n")
+    assert loaded.beside("own.jsonl").read_bytes() == before
+    assert prepared(run, model, "--steps", "2").status == 0
+
+
 def test_a_looped_model_is_refused_at_once(run: Run, model: str, tmp_path: Path) -> None:
     write_looped(tmp_path / "looped", "looped")
     outcome = prepared(run, str(tmp_path / "looped"))

@@ -55,3 +55,30 @@ def test_the_home_folder(
     assert outcome.status == 2 and outcome.err.count("\n") == 1
     assert outcome.err.startswith(f"error: cannot write {tmp_path / 'file'}")
     assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize("method", [method for method in OPTIONS if method != "c2t"])
+def test_own_text_of_another_length(run: Run, folder: Path, tmp_path: Path, method: str) -> None:
+    """It is refused before a word is written, also in the folder of a run that was stopped."""
+    shape = ["--steps", "1", "--tokens", "24"]
+    outcome = train(run, folder, method, tmp_path, [*shape, "--own-text", "150"], data=False)
+    assert outcome.status == 0, outcome.err
+    (tmp_path / "run.json").unlink()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for tokens in ("9000", "20"):
+        outcome = train(run, folder, method, tmp_path, [*shape, "--own-text", tokens], data=False)
+        assert outcome.status == 2 and outcome.err.count("\n") == 1
+        named = f"data='own text, seed 0, 150 tokens' (now 'own text, seed 0, {tokens} tokens')"
+        assert f"holds files of {named}; accepted are the same or a new folder" in outcome.err
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("method", ["eagle", "early_exit"])
+def test_own_text_of_another_model(run: Run, folder: Path, tmp_path: Path, method: str) -> None:
+    shape = ["--steps", "1", "--tokens", "24", "--own-text", "150"]
+    assert train(run, folder, method, tmp_path, shape, data=False).status == 0
+    before = (tmp_path / "own.jsonl").read_bytes()
+    other = ["--target", str(folder / "other.gguf"), "--own-text", "300"]
+    outcome = train(run, folder, method, tmp_path, shape, *other, data=False)
+    assert outcome.status == 2 and "target='sha256:" in outcome.err and outcome.err.count("\n") == 1
+    assert (tmp_path / "own.jsonl").read_bytes() == before

@@ -173,7 +173,9 @@ def test_a_second_run_does_nothing(made: Path, capsys: pytest.CaptureFixture[str
 
 @pytest.mark.slow
 def test_another_seed_is_not_taken_for_this_one(made: Path) -> None:
-    with pytest.raises(SystemExit, match=r"error: .*base holds a run with seed=0; accepted are the same"):
+    with pytest.raises(
+        SystemExit, match=r"error: .*base holds a run with seed=0 \(now \d+\); accepted are the same"
+    ):
         run.main([*smoke_arguments(made), "--seed", "1"])
     record = made / "smoke" / "heads" / "finetuned-gold-4" / "run.json"
     before = record.read_text()

@@ -50,10 +50,10 @@ def test_what_was_saved_is_taken_up(tmp_path: Path) -> None:
 def test_other_settings_are_refused_by_name_and_value(tmp_path: Path) -> None:
     saved(tmp_path)
     for changed, listed in (
-        ({"lr": 0.2}, "holds a run with lr=0.1; accepted are the same"),
-        ({"steps": 8, "data": "sha256:b"}, "with data='sha256:a', steps=7;"),
-        ({"more": 1}, "with more=None;"),
-        ({"width": 4}, "with width=None;"),
+        ({"lr": 0.2}, "holds a run with lr=0.1 (now 0.2); accepted are the same"),
+        ({"steps": 8, "data": "sha256:b"}, "with data='sha256:a' (now 'sha256:b'), steps=7 (now 8);"),
+        ({"more": 1}, "with more=None (now 1);"),
+        ({"width": 4}, "with width=None (now 4);"),
     ):
         with pytest.raises(OutpaceError, match=re.escape(listed)):
             Checkpoint(tmp_path, SETTINGS | changed)

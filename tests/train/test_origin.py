@@ -27,9 +27,12 @@ def test_who_began_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("facts", "named"),
     [
-        (FACTS | {"target": "sha256:b"}, "files of target='sha256:a'; accepted are the same or a new folder"),
-        (FACTS | {"more": 1}, "files of more=None;"),
-        ({"target": "sha256:a"}, "files of data=['x', 1];"),
+        (
+            FACTS | {"target": "sha256:b"},
+            "files of target='sha256:a' (now 'sha256:b'); accepted are the same or a new folder",
+        ),
+        (FACTS | {"more": 1}, "files of more=None (now 1);"),
+        ({"target": "sha256:a"}, "files of data=['x', 1] (now None);"),
     ],
 )
 @pytest.mark.parametrize("begun", [False, True])
@@ -44,6 +47,13 @@ def test_files_without_a_note_are_refused(tmp_path: Path) -> None:
     with pytest.raises(OutpaceError, match="holds files of what nobody has noted; accepted are the same"):
         claim(tmp_path / ORIGIN, FACTS, begun=True)
     assert not (tmp_path / ORIGIN).exists()
+
+
+def test_a_long_fact_of_a_note_stays_a_short_line(tmp_path: Path) -> None:
+    (tmp_path / ORIGIN).write_text(json.dumps(FACTS | {"data": "x" * 9999}))
+    with pytest.raises(OutpaceError) as caught:
+        claim(tmp_path / ORIGIN, FACTS, begun=True)
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize("kind", SPECIAL)

@@ -70,12 +70,30 @@ def prepare(
         raise OutpaceError(f"{model} is a looped model, which drafts for itself (speed), accepted are others")
     text = loaded.beside(OWN_TEXT)
     with alone_at(text):
+        if steps:
+            _claim_heads(loaded, tokens, seed)
         _write(loaded, text, tokens, seed)
         _count(loaded, text)
         if steps:
             _train(loaded, model, text, steps, seed, threads)
         best, rows = _measure(loaded, model, _drafts(loaded), threads)
         _choose(loaded, best, rows)
+
+
+def _claim_heads(model: Model, tokens: int, seed: int) -> None:
+    """Refuse a text of another length than the heads' own, before the hours that it takes."""
+    from outpace.heads.markov_heads import METHOD
+    from outpace.train.origin import ORIGIN, claim
+
+    folder = model.beside(METHOD)
+    try:
+        claim(folder / ORIGIN, {"tokens": tokens, "seed": seed}, begun=False)
+    except OutpaceError as error:
+        raise _kept(error, folder) from None
+
+
+def _kept(error: OutpaceError, folder: Path) -> OutpaceError:
+    return OutpaceError(f"{error}; to train heads anew, remove {folder}")
 
 
 def _write(model: Model, path: Path, tokens: int, seed: int) -> None:
@@ -124,7 +142,7 @@ def _train(model: Model, name: str, text: Path, steps: int, seed: int, threads: 
             with progress_bar() as progress:
                 job.run(read_pairs([text]), progress)
         except OutpaceError as error:
-            raise OutpaceError(f"{error}; to train heads anew, remove {folder}") from None
+            raise _kept(error, folder) from None
         print(f"heads: trained in {steps} steps")
     else:
         print(f"heads: there since before; to train them anew, remove {folder}")

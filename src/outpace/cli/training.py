@@ -68,18 +68,18 @@ def check_seed(seed: int, threads: int | None) -> None:
 def own_pairs(
     target: str, folder: Path, tokens: int, seed: int, threads: int | None, progress: Progress | None
 ) -> list[Pair]:
-    """What the model writes itself, kept in the folder."""
+    """What the model writes itself, kept in the folder, where the same run goes on with it."""
     from outpace.cli.own_text import write_own
     from outpace.core.sampling import Sampling
+    from outpace.heads.proposals import tapped
     from outpace.train.data import read_pairs
-    from outpace.train.self_text import OWN_TEXT, batch_for
+    from outpace.train.origin import ORIGIN, claim
+    from outpace.train.self_text import OWN_TEXT, batch_for, own_text_name
 
     path = folder / OWN_TEXT
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutpaceError(f"cannot write {path.parent}: {error.strerror or error}") from error
     model = render.load_model(target, threads=threads)
+    facts = {"target": tapped(model.target, "training").fingerprint(), "data": own_text_name(tokens, seed)}
+    claim(folder / ORIGIN, facts, begun=path.exists())
     answers, batch = Sampling(seed=seed), batch_for(model.target)
     write_own(model, path, tokens, batch=batch, answers=answers, seed=seed, progress=progress)
     model.close()

@@ -13,7 +13,7 @@ from outpace.train.features import ENDS, FeatureFile, Features, add_answers
 from outpace.train.origin import ORIGIN, claim
 from outpace.train.own_states import write_own_text
 from outpace.train.recording import FINAL
-from outpace.train.self_text import OWN_TEXT
+from outpace.train.self_text import OWN_TEXT, own_text_name
 
 if TYPE_CHECKING:
     from outpace.models.text import Model
@@ -34,11 +34,11 @@ def native_features(
     """(the model's states at these taps over the answers of the pairs, what names the data).
 
     own_text  if not 0: over so many tokens that the model writes itself instead. Both are kept in the folder,
-              and the same call goes on with what it has.
+              and the same call goes on with what it has; another number is refused.
     """
     target: Any = model.target
     target.tap(*taps)
-    data = f"own text, seed {seed}" if own_text else data_hash(pairs)
+    data = own_text_name(own_text, seed) if own_text else data_hash(pairs)
     facts = {"target": target.fingerprint(), "data": data}
     if tuple(taps) != (FINAL,):
         facts["taps"] = ", ".join(taps)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from outpace.core.errors import FormatError, OutpaceError
+from outpace.core.options import shown
 from outpace.files.json_files import json_file
 from outpace.files.whole import write_whole
 
@@ -37,6 +38,6 @@ def claim(path: Path, facts: Mapping[str, Any], *, begun: bool) -> None:
 
 
 def unlike(before: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
-    """The facts that differ, as they were before; "" where none does."""
+    """The facts that differ, as they were before and as they are now; "" where none does."""
     changed = sorted(key for key in {*before, *mine} if before.get(key) != mine.get(key))
-    return ", ".join(f"{key}={before.get(key)!r}" for key in changed)
+    return ", ".join(f"{key}={shown(before.get(key))} (now {shown(mine.get(key))})" for key in changed)

@@ -68,6 +68,11 @@ def batch_for(target: Target) -> int:
     return max(1, min(BATCH, target.context_length * DEFAULT_CACHE_ROWS // ROW))
 
 
+def own_text_name(tokens: int, seed: int) -> str:
+    """Names the text of a run that asks for so many tokens; one with another name does not go on with it."""
+    return f"own text, seed {seed}, {tokens} tokens"
+
+
 def write_text(
     model: Model,
     *,
