@@ -176,7 +176,7 @@ def test_matches_of_different_length_have_weights_of_their_own() -> None:
 
 @pytest.mark.parametrize("options", [{"size": 0}, {"depth": 0}])
 def test_bad_options(options: dict[str, Any]) -> None:
-    with pytest.raises(OutpaceError, match="accepted are whole numbers >= 1"):
+    with pytest.raises(OutpaceError, match="accepted are whole numbers from 1 to 65536"):
         mix(Fixed(), **options)
 
 

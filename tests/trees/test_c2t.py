@@ -132,7 +132,7 @@ def test_an_entropy_is_of_the_likeliest_thousand() -> None:
 
 @pytest.mark.parametrize("options", [{"k": 0}, {"depth": 0}])
 def test_options_out_of_range(options: dict[str, int]) -> None:
-    with pytest.raises(OutpaceError, match="accepted are whole numbers >= 1"):
+    with pytest.raises(OutpaceError, match="accepted are whole numbers from 1 to 65536"):
         C2T(classifier(0), **options)
     with pytest.raises(OutpaceError, match=r"beta=1\.5"):
         C2T(classifier(0), beta=1.5)

@@ -108,11 +108,11 @@ def test_in_known_noise_nodes_are_weighed_by_it() -> None:
     assert len(firsts) > 2
 
 
-@pytest.mark.parametrize("options", [{"size": 0}, {"k": 0}, {"depth": 0}])
+@pytest.mark.parametrize("options", [{"size": 0}, {"k": 0}, {"depth": 0}, {"k": 65537}])
 def test_options_out_of_range(options: dict[str, int]) -> None:
-    with pytest.raises(OutpaceError, match="accepted are whole numbers >= 1"):
+    with pytest.raises(OutpaceError, match="accepted are whole numbers from 1 to 65536"):
         Dynamic(**options)
-    with pytest.raises(OutpaceError, match="accepted are whole numbers >= 1"):
+    with pytest.raises(OutpaceError, match="accepted are whole numbers from 1 to 65536"):
         OptTree(**options)
     with pytest.raises(OutpaceError, match="gain=-1"):
         OptTree(gain=-1)

@@ -41,6 +41,7 @@ R = TypeVar("R")
 Shape = TypeVar("Shape")
 
 LEAST, MOST = -(2**63), 2**64 - 1  # whole numbers beyond these fit no counter and no seed
+MOST_SIZE = 65_536  # of a draft, in any direction: no call scores a fraction of it
 
 _WORDS = {
     bool: "True and False",
@@ -144,6 +145,11 @@ def within(method: str, least: float, most: float = math.inf, /, **options: floa
             numbers = "whole numbers" if isinstance(value, int) else "numbers"
             accepted = f">= {least}" if most == math.inf else f"from {least} to {most}"
             raise OutpaceError(f"{method} has {name}={value}, accepted are {numbers} {accepted}")
+
+
+def sizes(method: str, /, **options: int) -> None:
+    """Raise an OutpaceError for an option that is no size of a draft: 1 to MOST_SIZE."""
+    within(method, 1, MOST_SIZE, **options)
 
 
 def accept_object(name: str, value: Any, methods: AnySequence[str], accepted: str) -> None:

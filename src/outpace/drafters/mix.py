@@ -30,7 +30,7 @@ from outpace.core.call import Prompt
 from outpace.core.contracts import ByDepth, ByPath, Drafter, Successors
 from outpace.core.edits import AnyEdit, EditAfter, Forcing
 from outpace.core.errors import OutpaceError
-from outpace.core.options import checked, within
+from outpace.core.options import checked, sizes
 from outpace.core.registry import split_specs
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
@@ -65,7 +65,7 @@ class Mix:
     def __init__(
         self, sources: Sequence[Drafter], costs: CallCosts | None = None, *, size: int = 24, depth: int = 16
     ) -> None:
-        within("mix", 1, size=size, depth=depth)
+        sizes("mix", size=size, depth=depth)
         if not 1 <= len(sources) <= MAX_SOURCES:
             raise OutpaceError(f"mix has {len(sources)} drafts, accepted are 1 to {MAX_SOURCES}")
         self.sources = list(sources)

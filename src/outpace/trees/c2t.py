@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from outpace.core.options import checked, within
+from outpace.core.options import checked, sizes, within
 from outpace.core.steps import Candidates
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -39,7 +39,7 @@ class C2T:
     traits = Traits(keeps_draw=False)
 
     def __init__(self, classifier: Classifier, *, beta: float = 0.1, k: int = 10, depth: int = 8) -> None:
-        within("c2t", 1, k=k, depth=depth)
+        sizes("c2t", k=k, depth=depth)
         within("c2t", 0, 1, beta=beta)
         self._classifier = classifier
         self.beta = beta

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from outpace.core.options import checked, within
+from outpace.core.options import checked, sizes, within
 from outpace.core.steps import Candidates
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -31,7 +31,7 @@ class Chain:
 
     @checked
     def __init__(self, *, length: int = 4, min_p: float = 0.0) -> None:
-        within("chain", 1, length=length)
+        sizes("chain", length=length)
         within("chain", 0, 1, min_p=min_p)
         self.length = length
         self.min_p = min_p

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from outpace.core.options import checked, within
+from outpace.core.options import checked, sizes
 from outpace.core.steps import Candidates
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -34,7 +34,7 @@ class Dynamic:
 
     @checked
     def __init__(self, *, size: int = 16, k: int = 4, depth: int = 6) -> None:
-        within(self._name, 1, size=size, k=k, depth=depth)
+        sizes(self._name, size=size, k=k, depth=depth)
         self.size = size
         self.width = k
         self.depth = depth

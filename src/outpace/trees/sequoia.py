@@ -57,7 +57,7 @@ class Sequoia:
         auto: bool = True,
         costs: Callable[[], CallCosts] | None = None,
     ) -> None:
-        self._chances = _chances(acceptance)
+        chances = _chances(acceptance)
         if not (1 <= size <= 512 and 1 <= depth <= 64):
             raise OutpaceError(
                 f"sequoia has size={size} and depth={depth}, accepted are 1 to 512 and 1 to 64"
@@ -65,11 +65,12 @@ class Sequoia:
         within("sequoia", 0, draft_cost=draft_cost)
         if auto and costs is None:
             raise OutpaceError("sequoia has auto=true and no costs of a target, accepted is auto=false")
+        self._chances = chances[:size]  # no node has more children than there are nodes
         self._size, self._depth, self._draft_cost = size, depth, draft_cost
         self._costs = costs if auto else None
         # Prices are of calls: whether drafts pay, with their own time, is for `Pace` to find out.
         self.traits = replace(self.traits, paced="always") if auto else self.traits
-        self.width = min(size, len(self._chances))
+        self.width = len(self._chances)
 
     def expand(self, tree: TokenTree) -> Sequence[int]:
         """The nodes of the last level that have children in the shape."""

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core.errors import OutpaceError
-from outpace.core.options import checked, shown, within
+from outpace.core.options import MOST_SIZE, checked, shown, sizes, within
 from outpace.core.steps import Candidates
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -66,7 +66,7 @@ class SurvivalTree:
     traits = Traits(keeps_draw=False)
 
     def __init__(self, worth: Worth, prior: Prior = neutral, *, k: int = 10, depth: int = 8) -> None:
-        within("survival", 1, k=k, depth=depth)
+        sizes("survival", k=k, depth=depth)
         self.worth = worth
         self.prior = prior
         self.width = k
@@ -189,8 +189,8 @@ def survival(
         raise OutpaceError(
             "survival has beta=auto and no costs of a target, accepted are numbers from 0 to 1"
         )
-    within("survival", 1, k=k, depth=depth)
-    return SurvivalTree(Priced(costs, draft_cost, 1 + k * depth), before, k=k, depth=depth)
+    sizes("survival", k=k, depth=depth)
+    return SurvivalTree(Priced(costs, draft_cost, min(1 + k * depth, MOST_SIZE)), before, k=k, depth=depth)
 
 
 def _chance(text: str) -> float:

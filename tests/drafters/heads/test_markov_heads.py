@@ -210,7 +210,7 @@ def test_plain_decodings_tokens(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "size=0, accepted are whole numbers >= 1"),
+        ({"size": 0}, "size=0, accepted are whole numbers from 1 to 65536"),
         ({"min_p": 1.5}, "min_p=1.5, accepted are 0 to 1"),
         ({"min_p": -0.1}, "min_p=-0.1, accepted are 0 to 1"),
         ({"size": "x"}, "size"),

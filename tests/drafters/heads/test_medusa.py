@@ -151,7 +151,7 @@ def test_rules_that_read_laws_and_the_papers_own_run(target: Any, tmp_path: Path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "medusa has size=0, accepted are whole numbers >= 1"),
+        ({"size": 0}, "medusa has size=0, accepted are whole numbers from 1 to 65536"),
         ({"min_p": 1.5}, "medusa has min_p=1.5, accepted are 0 to 1"),
         ({"heads": 2.5}, "heads is 2.5, accepted are whole numbers and None"),
     ],

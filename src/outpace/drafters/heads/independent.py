@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from outpace.core.call import Prompt
 from outpace.core.contracts import TreePolicy
 from outpace.core.errors import OutpaceError
+from outpace.core.options import sizes
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Paced
 from outpace.core.tree import TokenTree
@@ -176,8 +177,7 @@ class IndependentHeads:
 
 def check_shape(method: str, size: int, min_p: float) -> None:
     """OutpaceError for a tree that nobody can grow; before heads are read, which takes a while."""
-    if size < 1:
-        raise OutpaceError(f"{method} has size={size}, accepted are whole numbers >= 1")
+    sizes(method, size=size)
     if not 0 <= min_p <= 1:
         raise OutpaceError(f"{method} has min_p={min_p}, accepted are 0 to 1")
 

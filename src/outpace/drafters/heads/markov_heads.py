@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from outpace.core.call import Prompt
 from outpace.core.contracts import Embedding, TreePolicy
 from outpace.core.errors import OutpaceError
-from outpace.core.options import checked, within
+from outpace.core.options import checked, sizes
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Paced
 from outpace.core.tree import TokenTree
@@ -70,7 +70,7 @@ class MarkovHeads:
         min_p: float = 0.1,
         tree: TreePolicy | None = None,
     ) -> None:
-        within("markov_heads", 1, size=size)
+        sizes("markov_heads", size=size)
         if not 0 <= min_p <= 1:
             raise OutpaceError(f"markov_heads has min_p={min_p}, accepted are 0 to 1")
         folder = heads_for(embedding(target), METHOD, beside) if path == "auto" else path

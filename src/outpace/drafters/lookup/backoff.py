@@ -20,7 +20,7 @@ from typing import Any
 from outpace.core.call import Prompt
 from outpace.core.contracts import Target
 from outpace.core.errors import OutpaceError
-from outpace.core.options import checked, within
+from outpace.core.options import checked, sizes, within
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -52,7 +52,7 @@ class Backoff:
         size: int = 6,
         min_p: float = 0.1,
     ) -> None:
-        within("backoff", 1, size=size)
+        sizes("backoff", size=size)
         within("backoff", 0, 1, min_p=min_p)
         self.table = table_for(target, tokenizer, beside, path)
         self.size = size

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from outpace.core.call import Call, Prompt, begin
 from outpace.core.contracts import Target
-from outpace.core.options import checked, within
+from outpace.core.options import checked, sizes
 from outpace.core.sampling import Sampling
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
@@ -64,7 +64,7 @@ class Bigram:
         depth: int = 8,
         copy: bool = True,
     ) -> None:
-        within("bigram", 1, size=size, depth=depth)
+        sizes("bigram", size=size, depth=depth)
         self.size = size
         self.depth = depth
         # A match of m tokens drafts m, so the length of this chain says how sure it is.

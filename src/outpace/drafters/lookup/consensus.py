@@ -22,7 +22,7 @@ from itertools import count
 
 from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
-from outpace.core.options import checked, within
+from outpace.core.options import checked, sizes
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -66,7 +66,7 @@ class Consensus:
             raise OutpaceError(
                 f"consensus has min_n={min_n} and max_n={max_n}, accepted are 1 <= min_n <= max_n"
             )
-        within("consensus", 1, size=size, depth=depth)
+        sizes("consensus", max_n=max_n, size=size, depth=depth)
         self.max_n = max_n
         self.size = size
         self.depth = depth

@@ -23,7 +23,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 from outpace.core.call import Prompt
-from outpace.core.options import checked, within
+from outpace.core.options import checked, sizes
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -78,7 +78,7 @@ class Copy:
 
     @checked
     def __init__(self, *, length: int = 8, min_match: int = 2) -> None:
-        within("copy", 1, length=length, min_match=min_match)
+        sizes("copy", length=length, min_match=min_match)
         self.length = length
         self.min_match = min_match
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from outpace.core.call import Prompt
-from outpace.core.options import checked, within
+from outpace.core.options import checked, sizes
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -44,7 +44,7 @@ class Jacobi:
 
     @checked
     def __init__(self, *, length: int = 8) -> None:
-        within("jacobi", 1, length=length)
+        sizes("jacobi", length=length)
         self.length = length
 
     def start(self, prompt: Prompt) -> JacobiState:

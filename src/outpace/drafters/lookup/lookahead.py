@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from outpace.core.call import Prompt
-from outpace.core.options import checked, within
+from outpace.core.options import MOST_SIZE, checked, sizes, within
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -53,8 +53,8 @@ class Lookahead:
 
     @checked
     def __init__(self, *, window: int = 4, ngram: int = 4, candidates: int = 4) -> None:
-        within("lookahead", 1, window=window, candidates=candidates)
-        within("lookahead", 2, ngram=ngram)
+        sizes("lookahead", window=window, candidates=candidates)
+        within("lookahead", 2, max(2, MOST_SIZE // window), ngram=ngram)
         self.window = window
         self.height = ngram - 1
         self.candidates = candidates

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
-from outpace.core.options import checked, within
+from outpace.core.options import checked, sizes
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -48,7 +48,7 @@ class NGram:
     def __init__(self, *, min_n: int = 1, max_n: int = 3, length: int = 3, max_length: int = 12) -> None:
         if not 1 <= min_n <= max_n:
             raise OutpaceError(f"ngram has min_n={min_n} and max_n={max_n}, accepted are 1 <= min_n <= max_n")
-        within("ngram", 1, length=length, max_length=max_length)
+        sizes("ngram", max_n=max_n, length=length, max_length=max_length)
         self.min_n = min_n
         self.max_n = max_n
         self.length = length

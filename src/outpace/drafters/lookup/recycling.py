@@ -23,7 +23,7 @@ import numpy as np
 
 from outpace.core.call import Prompt
 from outpace.core.contracts import Target
-from outpace.core.options import checked, within
+from outpace.core.options import checked, sizes, within
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -42,7 +42,7 @@ class Recycling:
 
     @checked
     def __init__(self, target: Target, *, size: int = 16, k: int = len(RANK_ODDS)) -> None:
-        within("recycling", 1, size=size)
+        sizes("recycling", size=size)
         within("recycling", 1, len(RANK_ODDS), k=k)
         self.k = min(k, target.vocab_size)
         self.traits = Traits(branches=True, reads_top=self.k)

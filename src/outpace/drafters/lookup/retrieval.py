@@ -24,7 +24,7 @@ import numpy as np
 from outpace.core.call import Prompt
 from outpace.core.contracts import Target
 from outpace.core.errors import OutpaceError
-from outpace.core.options import checked, within
+from outpace.core.options import checked, sizes, within
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -68,7 +68,7 @@ class Retrieval:
         if not 1 <= min_n <= max_n <= KEY_LENGTH:
             given = f"min_n={min_n} and max_n={max_n}"
             raise OutpaceError(f"retrieval has {given}, accepted are 1 <= min_n <= max_n <= {KEY_LENGTH}")
-        within("retrieval", 1, max_hits=max_hits, length=length, size=size)
+        sizes("retrieval", max_hits=max_hits, length=length, size=size)
         within("retrieval", 0, 1, min_p=min_p)
         self._store = Datastore(path)
         known = self._store.tokens.max() < target.vocab_size

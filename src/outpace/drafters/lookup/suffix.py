@@ -23,7 +23,7 @@ from math import inf
 
 from outpace.core.call import Prompt
 from outpace.core.errors import OutpaceError
-from outpace.core.options import checked, within
+from outpace.core.options import checked, sizes, within
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -55,7 +55,7 @@ class Suffix:
         if not 0 < factor < inf:
             raise OutpaceError(f"suffix has factor={factor}, accepted are finite numbers > 0")
         within("suffix", 0, 1, min_p=min_p)
-        within("suffix", 1, size=size, max_depth=max_depth)
+        sizes("suffix", size=size, max_depth=max_depth)
         within("suffix", 0, store=store)
         within("suffix", 1, 2**20, memory_mb=memory_mb)
         self.factor = factor

@@ -23,7 +23,7 @@ from typing import Any
 from outpace.core.call import Prompt
 from outpace.core.contracts import Drafter, Forkable, Target
 from outpace.core.errors import OutpaceError
-from outpace.core.options import checked, within
+from outpace.core.options import checked, sizes, within
 from outpace.core.steps import Ask, Step
 from outpace.core.traits import Traits
 from outpace.core.tree import TokenTree
@@ -64,7 +64,7 @@ class Cascade:
         tail: int = 0,
         eos_ids: frozenset[int] = frozenset(),
     ) -> None:
-        within("cascade", 1, length=length)
+        sizes("cascade", length=length)
         within("cascade", 0, tail=tail)
         check_pairing(small, inner, MATCH)
         self._small = small
