@@ -63,6 +63,8 @@ def test_what_was_written_drafts(tmp_path: Path, model: str, capsys: pytest.Capt
         (["write", "-o", "FOREIGN", "--tokens", "5"], "not a file that this command has written"),
         (["write", "-o", "DEEP", "--tokens", "5"], "not a file that this command has written"),
         (["write", "-o", "GROUP", "--tokens", "5"], "not a file that this command has written"),
+        (["write", "-o", "IDS", "--tokens", "5"], "its lines have a group from 0 on and token_ids"),
+        (["write", "-o", "HUGE", "--tokens", "5"], "its lines have a group from 0 on and token_ids"),
         (["write", "-o", "PIPE", "--tokens", "5"], "not a regular file"),
         (["count", "PIPE"], "not a regular file"),
         (["write", "-o", "OUT", "--tokens", "0"], ">= 1"),
@@ -79,6 +81,8 @@ def test_bad_input_gets_one_line(
     (tmp_path / "FOREIGN.jsonl").write_text('{"nothing": 1}\n')
     (tmp_path / "DEEP").write_text("[" * 100_000 + "\n")
     (tmp_path / "GROUP").write_text('{"token_ids": [], "group": "1"}\n')
+    (tmp_path / "IDS").write_text('{"token_ids": "abcdefgh", "group": 1}\n')
+    (tmp_path / "HUGE").write_text('{"token_ids": [], "group": 1' + "0" * 40 + "}\n")
     os.mkfifo(tmp_path / "PIPE")
     names = {"FOREIGN": "FOREIGN.jsonl"}
     args = [str(tmp_path / names.get(a, a)) if a.isupper() or "/" in a else a for a in args]

@@ -28,6 +28,7 @@ from outpace.train.loop import Plan  # noqa: E402
 from tests.looped_models import write_looped  # noqa: E402
 
 Run = Callable[..., Outcome]
+WRONG: list[Any] = [None, 3, [], "x"]
 
 
 @pytest.fixture
@@ -130,6 +131,29 @@ def test_heads_of_other_options_are_kept(run: Run, model: str) -> None:
     (folder / "run.json").write_text(json.dumps(note))
     outcome = prepared(run, model, "--steps", "4")
     assert outcome.status == 2 and f"to train heads anew, remove {folder}" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        *(("settings", wrong, "run.json cannot be read") for wrong in WRONG),
+        *(("precision", wrong, "holds a run with precision=") for wrong in [*WRONG, {}]),
+        *(("model", wrong, "holds a run with model=") for wrong in [*WRONG[:-1], {}]),
+    ],
+)
+def test_a_note_of_heads_with_other_types_is_refused(
+    run: Run, model: str, field: str, value: object, said: str
+) -> None:
+    assert prepared(run, model, "--steps", "1").status == 0
+    folder = outpace.load(model, threads=1).beside("markov_heads")
+    note = json.loads((folder / "run.json").read_text())
+    del note["finished"]
+    (note if field == "settings" else note["settings"])[field] = value
+    text = json.dumps(note)
+    (folder / "run.json").write_text(text)
+    outcome = prepared(run, model, "--steps", "1")
+    assert outcome.status == 2 and outcome.err.count("\n") == 1 and said in outcome.err
+    assert (folder / "run.json").read_text() == text
 
 
 def test_heads_of_another_text_are_kept(run: Run, model: str) -> None:

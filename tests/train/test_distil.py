@@ -83,6 +83,11 @@ def test_more_of_the_same_data_is_added(tmp_path: Path) -> None:
         [{"source": PAIRS[0].given, "token_ids": [1]}],
         [{"source": PAIRS[0].given, "target": "x"}],
         [{"source": PAIRS[0].given, "target": 3, "token_ids": [1]}],
+        *(
+            [{"source": PAIRS[0].given, "target": "x", "token_ids": ids}]
+            for ids in ("ab", [-1], [9], [1.0], [True], ["1"], [None], [10**30])
+        ),
+        [{"source": PAIRS[0].given, "target": "x", "token_ids": [1], "ended": "no"}],
         [["source", "target"]],
         ["no JSON"],
         ["[" * 100_000],
@@ -93,9 +98,10 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, lines: list[Any]) -
     path.write_text("".join((x if isinstance(x, str) else json.dumps(x)) + "\n" for x in lines))
     before = path.read_bytes()
     with pytest.raises(
-        OutpaceError, match="holds outputs of other data, accepted are the same or a new folder"
+        OutpaceError,
+        match="holds outputs of other data, or tokens of another model; accepted are the same or a new ",
     ):
-        distil(PAIRS[:3], path, teacher)
+        distil(PAIRS[:3], path, teacher, own=True, vocab_size=9)
     assert path.read_bytes() == before and teacher.batches == []
 
 

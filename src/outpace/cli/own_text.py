@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -157,7 +156,7 @@ def count_texts(
 
 def _written(output: Path) -> tuple[int, int]:
     """(tokens that a file holds, number of the next group). A half-written last line is cut off."""
-    from outpace.files.json_files import json_value
+    from outpace.train.self_text import written_line
 
     path = options.expanded(output)
     if not path.exists():
@@ -171,9 +170,8 @@ def _written(output: Path) -> tuple[int, int]:
                 if not line.endswith(b"\n"):
                     file.truncate(path.stat().st_size - len(line))
                     break
-                record = json_value(line)
-                done += len(record["token_ids"])
-                group = max(group, operator.index(record["group"]) + 1)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+                of_line, count = written_line(line)
+                done, group = done + count, max(group, of_line + 1)
+    except (OSError, ValueError) as error:
         raise OutpaceError(f"{output} is not a file that this command has written: {error}") from None
     return done, group

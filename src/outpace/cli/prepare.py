@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -120,23 +120,25 @@ def _count(model: Model, text: Path) -> None:
 
 
 def _train(model: Model, name: str, text: Path, steps: int, seed: int, threads: int | None) -> None:
-    from outpace.files.json_files import json_file
     from outpace.heads.markov_heads import METHOD
-    from outpace.train.checkpoint import RUN
+    from outpace.train.checkpoint import read_run
     from outpace.train.data import read_pairs
     from outpace.train.examples import FEATURES
     from outpace.train.jobs_markov import MarkovJob
-    from outpace.train.precision import faster_precision
+    from outpace.train.precision import Precision, faster_precision
 
     folder = model.beside(METHOD)
-    begun = json_file(folder / RUN) if (folder / RUN).exists() else {}
+    begun = read_run(folder) or {}
     if "finished" not in begun:
         # What is measured or written in several ways stays as it was when the training began.
         before = begun.get("settings", {})
+        called, precision = before.get("model"), before.get("precision")
+        if precision not in get_args(Precision):  # of a note that somebody has changed: refused below
+            precision = faster_precision("cpu")
         job = MarkovJob(
             name, folder, taps=None, length=4, width=1536, rank=128, tokens=4096, steps=steps, segments=16,
-            lr=2e-3, precision=before.get("precision") or faster_precision("cpu"), checkpoint_s=120.0,
-            seed=seed, threads=threads, own_text=0, name=before.get("model"),
+            lr=2e-3, precision=precision, checkpoint_s=120.0, seed=seed, threads=threads, own_text=0,
+            name=called if isinstance(called, str) else None,
         )  # fmt: skip
         try:
             with progress_bar() as progress:

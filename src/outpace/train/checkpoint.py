@@ -42,7 +42,11 @@ class Checkpoint:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutpaceError(f"cannot write {self.folder}: {error.strerror or error}") from error
-        found = self._read_run()
+        found = read_run(self.folder)
+        if found is not None and (listed := unlike(found["settings"], json.loads(json.dumps(self.settings)))):
+            raise OutpaceError(
+                f"{self.folder} holds a run with {listed}; accepted are the same settings or a new folder"
+            )
         self.run: dict[str, Any] = found or {
             "settings": self.settings,
             "versions": {name: version(name) for name in VERSIONS} | {"python": platform.python_version()},
@@ -84,33 +88,24 @@ class Checkpoint:
         """The state is of no use any more."""
         (self.folder / STATE).unlink(missing_ok=True)
 
-    def _read_run(self) -> dict[str, Any] | None:
-        path = self.folder / RUN
-        if not os.path.lexists(path):
-            return None
-        try:
-            run = json_file(path)
-            before = _checked_settings(run)
-            _check_progress(run)
-        except (ValueError, KeyError, TypeError) as error:
-            raise OutpaceError(f"{path} cannot be read ({error}); remove the folder to begin anew") from None
-        listed = unlike(before, json.loads(json.dumps(self.settings)))
-        if listed:
-            raise OutpaceError(
-                f"{self.folder} holds a run with {listed}; accepted are the same settings or a new folder"
-            )
-        return run
+
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """What a folder's run.json says, None without one; OutpaceError where nothing can go on from it."""
+    path = folder / RUN
+    if not os.path.lexists(path):
+        return None
+    try:
+        run = json_file(path)
+        _check_fields(run)
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutpaceError(f"{path} cannot be read ({error}); remove the folder to begin anew") from None
+    return run
 
 
-def _checked_settings(run: Mapping[str, Any]) -> dict[str, Any]:
-    """KeyError or TypeError where there are none."""
-    if not isinstance(settings := run["settings"], dict):  # `dict` also takes a list of pairs
-        raise TypeError("settings are not named values")
-    return settings
-
-
-def _check_progress(run: Mapping[str, Any]) -> None:
+def _check_fields(run: Mapping[str, Any]) -> None:
     """ValueError, TypeError or KeyError where a training could not count on from these."""
+    if not isinstance(run["settings"], dict):  # `dict` also takes a list of pairs
+        raise TypeError("settings are not named values")
     numbers = [run["seconds"], *(number for point in run["losses"] for number in point)]
     pairs = isinstance(run["losses"], list) and all(len(point) == 2 for point in run["losses"])
     if not pairs or not all(type(number) in (int, float) and abs(number) < _MOST for number in numbers):

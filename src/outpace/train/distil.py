@@ -36,6 +36,7 @@ Write = Callable[[Sequence[str]], list[Output]]
 DISTILLED, TEACHER = "distilled.jsonl", "distilled.origin.json"
 """Where trainings keep the outputs, and note who wrote them."""
 BATCH = 64
+MAX_ID = 1 << 31  # of the file of states
 PAGE = 32  # more than a row of the native cache takes beyond its tokens
 
 
@@ -45,6 +46,7 @@ def distil(
     write: Write,
     *,
     own: bool = False,
+    vocab_size: int | None = None,
     batch: int = BATCH,
     progress: Progress | None = None,
 ) -> list[Pair]:
@@ -52,6 +54,8 @@ def distil(
 
     own  whether the teacher is the model that is taught: then the pairs have its tokens, which it will say
          again. Encoded once more, some outputs become other tokens.
+
+    vocab_size  of that model: a file with other tokens is refused.
     """
     texts = [pair.given for pair in pairs if isinstance(pair.given, str)]
     if len(texts) < len(pairs):
@@ -60,8 +64,12 @@ def distil(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         lines = whole_lines(path)
-        if list(map(_source, lines)) != texts[: len(lines)]:
-            raise OutpaceError(f"{path} holds outputs of other data, accepted are the same or a new folder")
+        most = MAX_ID if vocab_size is None else vocab_size
+        if [_source(line, most) for line in lines] != texts[: len(lines)]:
+            raise OutpaceError(
+                f"{path} holds outputs of other data, or tokens of another model; accepted are the same or a "
+                "new folder"
+            )
         with path.open("rb+") as file:
             file.truncate(sum(map(len, lines)))
             file.seek(0, 2)
@@ -89,13 +97,15 @@ def _pair(line: str) -> Pair:
     return Pair(record["source"], record["target"], record.get("ended", True), record["token_ids"])
 
 
-def _source(line: bytes) -> object:
+def _source(line: bytes, vocab_size: int) -> object:
     """The text that a line is the output of; None for what is no such line."""
     try:
         record = json_value(line)
-        whole = isinstance(record["target"], str) and isinstance(record["token_ids"], list)
-        return record["source"] if whole else None
-    except (ValueError, KeyError, TypeError):
+        ids = record["token_ids"]
+        whole = isinstance(record["target"], str) and isinstance(record.get("ended", True), bool)
+        known = isinstance(ids, list) and all(type(token) is int and 0 <= token < vocab_size for token in ids)
+        return record["source"] if whole and known else None
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -69,13 +69,14 @@ class BlockwiseJob:
             model, tokenizer = open_transformers(source, seq2seq=True)
             # What the target itself will say is greedy; a teacher's best is what the paper takes.
             write = beam_search(model, tokenizer, beams=1 if teacher is None else 4)
-            fingerprint = model_fingerprint(model)
+            fingerprint, vocab_size = model_fingerprint(model), int(model.config.vocab_size)
         else:
             ours = load(source, threads=self.threads)
             write, fingerprint = greedy(ours), tapped(ours.target, "blockwise").fingerprint()
+            vocab_size = ours.target.vocab_size
         path = self.output / DISTILLED
         claim(self.output / TEACHER, {"teacher": fingerprint}, begun=path.exists())
-        return distil(pairs, path, write, own=teacher is None, progress=progress)
+        return distil(pairs, path, write, own=teacher is None, vocab_size=vocab_size, progress=progress)
 
     def run(
         self, pairs: Sequence[Pair], progress: Progress | None, *, gold: Sequence[Pair] = ()

@@ -79,7 +79,14 @@ class MarkovJob:
         teacher = {"teacher": target.fingerprint()}
         path, states = self.output / DISTILLED, self.output / FEATURES
         claim(self.output / TEACHER, teacher, begun=path.exists())
-        pairs = distil(pairs, path, beam_search(model, tokenizer, beams=1), own=True, progress=progress)
+        pairs = distil(
+            pairs,
+            path,
+            beam_search(model, tokenizer, beams=1),
+            own=True,
+            vocab_size=target.vocab_size,
+            progress=progress,
+        )
         data = data_hash(pairs)
         claim(states / ORIGIN, {**teacher, "data": data, "taps": list(taps)}, begun=(states / ENDS).exists())
         cut: Any = {"truncation": True, "max_length": longest_text(model, tokenizer)}

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from outpace.core.errors import OutpaceError
-from outpace.files.json_files import json_value
 from outpace.progress import Progress
 from outpace.train.data import whole_lines
 from outpace.train.features import FeatureFile
 from outpace.train.recording import FINAL
-from outpace.train.self_text import batch_for, write_text
+from outpace.train.self_text import batch_for, write_text, written_line
 
 if TYPE_CHECKING:
     from outpace.models.text import Model
@@ -64,10 +63,8 @@ def _whole_groups(path: Path, file: FeatureFile) -> int:
     """
     lines = whole_lines(path)
     try:
-        groups: list[int] = [json_value(line)["group"] for line in lines]
-        if any(type(group) is not int or not 0 <= group < 1 << 32 for group in groups):
-            raise ValueError("groups are whole numbers from 0 on")
-    except (ValueError, KeyError, TypeError) as error:
+        groups = [written_line(line)[0] for line in lines]
+    except ValueError as error:
         raise OutpaceError(f"{path} is not a file that this command has written: {error}") from None
     both = min(len(groups), file.num_texts)
     if both < max(len(groups), file.num_texts) and groups:

@@ -25,6 +25,7 @@ from outpace.core.sampling import Sampling, fresh_seed
 from outpace.drafters.none import NoDraft
 from outpace.engine.generate import events, result_of
 from outpace.engine.request import Generation, Request
+from outpace.files.json_files import json_value
 from outpace.rules.match import Match
 from outpace.targets.native import DEFAULT_CACHE_ROWS
 from outpace.train.recording import Recorder
@@ -61,6 +62,16 @@ class Document:
     prompt_ids: Sequence[int]
     token_ids: list[int]
     states: NDArray[np.float16] | None = None
+
+
+def written_line(line: bytes) -> tuple[int, int]:
+    """(group, how many tokens) of a line of own text; ValueError for what is none."""
+    record = json_value(line)
+    group = record.get("group") if isinstance(record, dict) else None
+    token_ids = record.get("token_ids") if isinstance(record, dict) else None
+    if type(group) is not int or not 0 <= group < 1 << 32 or not isinstance(token_ids, list):
+        raise ValueError("its lines have a group from 0 on and token_ids")
+    return group, len(token_ids)
 
 
 def batch_for(target: Target) -> int:
