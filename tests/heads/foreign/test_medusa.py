@@ -137,3 +137,12 @@ def test_heads_are_counted(tiny: Tiny, tmp_path: Path) -> None:
     layout = taken(tiny, tmp_path / "a", tmp_path / "b")
     assert layout.notes == ("config.json says 2 heads, the weights have 5: these count",)
     assert read_medusa(tmp_path / "b").config.num_heads == 5
+
+
+def test_a_model_with_another_vocabulary_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    write_random_medusa(tmp_path / "a", tiny.target)
+    said = rf"a is for a model of {VOCAB} tokens and this one has {VOCAB - 1}; accepted is its own model"
+    with pytest.raises(FormatError, match=said):
+        give_out(tmp_path / "a", tmp_path / "b", vocab_size=VOCAB - 1)
+    assert not (tmp_path / "b").exists()
+    give_out(tmp_path / "a", tmp_path / "b", vocab_size=VOCAB)

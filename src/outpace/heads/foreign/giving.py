@@ -92,18 +92,18 @@ def give_out(
     config, weights, faults = own_faults(found)
     if faults:
         raise FormatError(f"{found.folder}: {brief_faults(faults)}")
-    check_new(output)
-    tensors = {name: _as_it_is(weights, name) for name in weights.tensors}
-    if not isinstance(config, EagleConfig):
-        assert isinstance(config, MedusaConfig), "the other method that is given out"
-        fields = {name: value for name, value in asdict(config).items() if name not in OURS}
-        write_heads(output, {"model_type": MEDUSA} | fields, tensors, progress)
-        return Given("Medusa heads, vLLM's layout", _medusa_notes(config))
+    assert isinstance(config, EagleConfig | MedusaConfig), "the methods that are given out"
     if vocab_size and config.vocab_size not in (0, vocab_size):
         raise FormatError(
             f"{found.folder} is for a model of {config.vocab_size} tokens and this one has {vocab_size}; "
             "accepted is its own model"
         )
+    check_new(output)
+    tensors = {name: _as_it_is(weights, name) for name in weights.tensors}
+    if isinstance(config, MedusaConfig):
+        fields = {name: value for name, value in asdict(config).items() if name not in OURS}
+        write_heads(output, {"model_type": MEDUSA} | fields, tensors, progress)
+        return Given("Medusa heads, vLLM's layout", _medusa_notes(config))
     vocab_size = vocab_size or config.vocab_size
     if not vocab_size:
         raise OutpaceError(
