@@ -68,7 +68,11 @@ def test_a_classifier_is_trained_and_shapes_trees(
     again = train(run, folder, tmp_path / "one")
     assert again.status == 0
     other = train(run, folder, tmp_path / "one", "--k", "2")
-    assert other.status == 2 and "holds files of k=3" in other.err
+    assert other.status == 2 and "holds files of k=3 (now 2)" in other.err
+    write_gguf(tmp_path / "tiny.gguf", "llama", seed=1)  # another model of the same name
+    other = train(run, folder, tmp_path / "one", "--target", str(tmp_path / "tiny.gguf"))
+    assert other.status == 2 and "holds files of target='sha256:" in other.err
+    assert other.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -90,6 +94,7 @@ def test_a_classifier_is_trained_and_shapes_trees(
             ["--width", str((1 << 20) + 1)],
             "c2t has width=1048577, accepted are whole numbers from 1 to 1048576",
         ),
+        (["--k", "1000"], "k nodes and depth levels has size=2001000, accepted are whole numbers from 1 to"),
         (["--max-tokens", "3"], "of 0 drafted nodes 0 are kept"),
         (["--from", "nowhere"], "no folder of heads nowhere"),
     ],

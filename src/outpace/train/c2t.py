@@ -58,7 +58,7 @@ class FullTree:
 class FullTrees(Dynamic):
     """EAGLE-2's tree before it is ranked; the SCORED best nodes of it are drafted. `last` is the latest."""
 
-    _name = "full tree"
+    _name = "a full tree of k nodes and depth levels"
 
     def __init__(self, *, k: int = 10, depth: int = 10) -> None:
         super().__init__(size=k + (depth - 1) * k * k, k=k, depth=depth)

@@ -11,9 +11,10 @@ import torch
 from outpace.core.errors import OutpaceError
 from outpace.heads.c2t import C2TConfig
 from outpace.heads.folder import MAX_SIZE
+from outpace.heads.proposals import tapped
 from outpace.models.text import load
 from outpace.progress import Progress
-from outpace.train.c2t import read_start, train_c2t, write_rows
+from outpace.train.c2t import FullTrees, read_start, train_c2t, write_rows
 from outpace.train.data import Pair, data_hash
 from outpace.train.origin import ORIGIN, claim
 
@@ -43,6 +44,7 @@ class C2TJob:
             torch.set_num_threads(self.threads)
         if self.width > MAX_SIZE:
             raise OutpaceError(f"c2t has width={self.width}, accepted are whole numbers from 1 to {MAX_SIZE}")
+        FullTrees(k=self.k, depth=self.depth)  # refuses those that are too large
         config = C2TConfig(self.width, draft=self.draft)
         if self.start is not None:
             read_start(self.start, config)  # what is wrong with it is said before an hour has passed
@@ -66,8 +68,8 @@ class C2TJob:
                 f"every input of the data has more than {most} tokens, accepted are shorter ones"
             )
         facts = {
-            "model": model.name, "draft": self.draft, "data": data_hash(pairs), "k": self.k,
-            "depth": self.depth, "max_tokens": self.max_tokens,
+            "target": tapped(model.target, "training").fingerprint(), "draft": self.draft,
+            "data": data_hash(pairs), "k": self.k, "depth": self.depth, "max_tokens": self.max_tokens,
         }  # fmt: skip
         folder = self.output / ROWS
         claim(folder / ORIGIN, facts, begun=any(folder.glob("*.npz")))
