@@ -26,12 +26,12 @@ class Half:
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def fill(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on new files are `Half`."""
+def fill(monkeypatch: pytest.MonkeyPatch, mode_of: str = "x") -> None:
+    """From now on new files are `Half`; "a": those that are added to."""
     real = Path.open
 
     def opened(self: Path, mode: str = "r", *args: Any, **options: Any) -> Any:
         file: Any = real(self, mode, *args, **options)
-        return Half(file) if "x" in mode else file
+        return Half(file) if mode_of in mode else file
 
     monkeypatch.setattr(Path, "open", opened)

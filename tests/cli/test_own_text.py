@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from outpace.cli.main import main
+from tests import full_disk
 from tests.fake_models import write_gguf
 
 
@@ -55,6 +56,27 @@ def test_what_was_written_drafts(tmp_path: Path, model: str, capsys: pytest.Capt
             main(["generate", "hello", "-m", model, "--draft", draft, "--max-tokens", "30", "--compare"]) == 0
         )
         assert "identical: yes" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_named_and_leaves_whole_groups(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, parts = tmp_path / "whole.jsonl", tmp_path / "parts.jsonl"
+    assert write(whole, model, 1500) == 0 and write(parts, model, 10) == 0
+    before = parts.read_bytes()
+    assert 0 < len(before) < len(whole.read_bytes())
+    with monkeypatch.context() as patch:
+        full_disk.fill(patch, "a")
+        assert write(parts, model, 1500) == 2
+    assert capsys.readouterr().err == f"error: cannot write {parts}: No space left on device\n"
+    assert parts.read_bytes() == before
+    with monkeypatch.context() as patch:
+        write_one = full_disk.Half.write
+        patch.setattr(full_disk.Half, "write", lambda self, data: write_one(self, data) if data else 0)
+        full_disk.fill(patch, "a")
+        assert write(parts, model, 1500) == 2  # not before there is something to write
+    assert parts.read_bytes() == before
+    assert write(parts, model, 1500) == 0 and parts.read_bytes() == whole.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -62,28 +62,24 @@ def write_own(
     progress: Progress | None,
 ) -> int:
     """Fill a file with so many tokens of answers, or a few more. Returns how many it has."""
+    from outpace.files.whole import append_whole
     from outpace.train.self_text import write_text
 
     done, group = _written(output)
-    try:
-        file = options.expanded(output).open("a", encoding="utf-8")
-    except OSError as error:
-        raise OutpaceError(f"cannot write {output}: {error.strerror}") from error
-    with file:
-        groups = write_text(model, seed=seed, first_group=group, batch=batch, answers=answers)
-        while done < tokens:
-            if progress is not None:
-                progress(done, tokens, f"{done} tokens")
-            documents = next(groups)
-            records = [
-                {"group": group, "prompt_ids": list(d.prompt_ids), "token_ids": d.token_ids}
-                for d in documents
-            ]
-            # One write for a group, which is on disk whole before the next begins.
-            file.write("".join(json.dumps(record) + "\n" for record in records))
-            file.flush()
-            done += sum(len(document.token_ids) for document in documents)
-            group += 1
+    path = options.expanded(output)
+    append_whole(path, b"")  # whether it can be written is said before hours have passed
+    groups = write_text(model, seed=seed, first_group=group, batch=batch, answers=answers)
+    while done < tokens:
+        if progress is not None:
+            progress(done, tokens, f"{done} tokens")
+        documents = next(groups)
+        records = [
+            {"group": group, "prompt_ids": list(d.prompt_ids), "token_ids": d.token_ids} for d in documents
+        ]
+        # A group is on disk whole before the next begins.
+        append_whole(path, "".join(json.dumps(record) + "\n" for record in records).encode())
+        done += sum(len(document.token_ids) for document in documents)
+        group += 1
     return done
 
 

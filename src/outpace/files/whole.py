@@ -81,6 +81,21 @@ def write_whole(path: Path, data: bytes | memoryview, *, after: str = "") -> Non
         raise OutpaceError(f"cannot write {path}: {error.strerror or error}{after}") from error
 
 
+def append_whole(path: Path, data: bytes) -> None:
+    """Add data to a file; an OutpaceError if that fails, and then the file is as it was."""
+    try:
+        size = path.stat().st_size if path.exists() else 0
+        try:
+            with path.open("ab") as file:
+                file.write(data)
+        except OSError:
+            with suppress(OSError):  # what fitted on a full disk
+                os.truncate(path, size)
+            raise
+    except OSError as error:
+        raise OutpaceError(f"cannot write {path}: {error.strerror or error}") from error
+
+
 @contextmanager
 def _locked(part: Path) -> Iterator[int]:
     lock = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
