@@ -143,6 +143,14 @@ def with_nan(values: np.ndarray) -> np.ndarray:
         (with_tensors(hidden__bias=lambda x: x.astype(np.int16)), r"hidden\.bias is I16\[16\]"),
         (with_tensors(hidden__weight=with_nan), r"hidden\.weight has values that are not finite"),
         (with_tensors(output__bias=lambda x: x / np.float16(0)), r"output\.bias has values"),
+        (
+            with_tensors(hidden__weight=lambda x: np.float32(3e38) + x),
+            r"hidden\.weight has .* above 65504, acc",
+        ),
+        (
+            with_tensors(hidden__weight=lambda x: -np.float32(65505) + 0 * x),
+            r"hidden\.weight has .* above 65504",
+        ),
         (with_tensors(token_ids=np.array([2, 0], np.int32)), "token_ids are not ascending"),
         (with_tensors(token_ids=np.array([2, 2], np.int32)), "token_ids are not ascending"),
         (with_tensors(token_ids=np.array([-1, 2], np.int32)), "token_ids are not ascending"),

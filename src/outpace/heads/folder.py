@@ -21,7 +21,7 @@ from outpace.files.whole import write_whole
 VERSION = 1
 MAX_SIZE = 1 << 20
 HEAD_STEP = 16  # of the width of a head of attention, which the kernels take
-MOST = float(np.finfo(np.float16).max)  # of a weight that is written
+MOST = float(np.finfo(np.float16).max)  # of a weight
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _FLOATS: Mapping[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 Tensors = Mapping[str, NDArray[np.float32]]
@@ -89,12 +89,19 @@ class HeadConfig:
 
 
 def read_tensors(weights: FolderWeights, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> Tensors:
-    """f32 tensors by name; FormatError for those that are missing, misshapen or not finite."""
+    """f32 tensors by name; FormatError for those that are missing, misshapen or beyond what f16 holds.
+
+    Trained weights are far below that, and products of larger ones are no numbers, for which a model would be
+    blamed.
+    """
     tensors = {}
     for name, shape in shapes.items():
         tensors[name] = _floats(weights, checked_tensor(weights, name, shape, folder))
-        if not np.isfinite(tensors[name]).all():
-            raise FormatError(f"{folder}: the tensor {name} has values that are not finite")
+        if not -MOST <= tensors[name].min() <= tensors[name].max() <= MOST:
+            raise FormatError(
+                f"{folder}: the tensor {name} has values that are not finite or above {MOST:g}, accepted are "
+                "weights that float16 can hold"
+            )
     return tensors
 
 

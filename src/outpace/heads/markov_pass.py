@@ -39,6 +39,7 @@ class MarkovPass:
                 f"the model's vocabulary, 0 to {target.vocab_size - 1}"
             )
         model.tap(*config.taps)
+        self._path = path
         self.length, self.token_ids = config.length, heads.token_ids
         self.vocab_size: int = target.vocab_size
         self._config = config
@@ -70,6 +71,10 @@ class MarkovPass:
         both, width = self._ahead(units) + self._ahead_bias, c.length * c.hidden_size
         ahead, gates = both[:, :width], both[:, width:].reshape(n, c.length, c.rank)
         logits = self._unembed(ahead.reshape(n * c.length, c.hidden_size)).reshape(n, c.length, -1)
+        if np.isnan(logits.max()):
+            raise OutpaceError(
+                f"the heads in {self._path} give scores that are no numbers: their weights may be damaged"
+            )
         return [Block(self, *row) for row in zip(logits, gates, strict=True)]
 
     def _root(self, token: int) -> NDArray[np.float32]:
@@ -138,7 +143,7 @@ class Block:
         if position not in self._some:
             logits = self.logits[position]
             # A partition of all takes three times as long.
-            some = np.flatnonzero(logits > logits.max() - NEAR)
+            some = np.flatnonzero(logits >= logits.max() - NEAR)
             if len(some) > CANDIDATES:
                 some = some[np.argpartition(logits[some], -CANDIDATES)[-CANDIDATES:]]
             self._some[position] = some, logits[some], self._pass.orders[some] * self.gates[position]

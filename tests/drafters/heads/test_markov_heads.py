@@ -20,7 +20,8 @@ from outpace.drafters.heads.markov_heads import RANKS, MarkovHeads, MarkovState 
 from outpace.drafters.none import NoDraft  # noqa: E402
 from outpace.engine.generate import generate  # noqa: E402
 from outpace.engine.request import Generation, Request  # noqa: E402
-from outpace.heads.markov_heads import MarkovWeights  # noqa: E402
+from outpace.heads.folder import MOST  # noqa: E402
+from outpace.heads.markov_heads import MarkovWeights, write_markov  # noqa: E402
 from outpace.pricing.costs import straight  # noqa: E402
 from outpace.rules.match import Match  # noqa: E402
 from outpace.targets.hf_causal import HfCausalTarget  # noqa: E402
@@ -221,3 +222,24 @@ def test_options_out_of_range(
 ) -> None:
     with pytest.raises(OutpaceError, match=message):
         make(target, tmp_path, **options)
+
+
+def test_the_largest_weights_draft(target: Any, tmp_path: Path) -> None:
+    """Scores so far apart that the smallest difference of floats exceeds that of likely tokens."""
+    heads = write_random_markov(tmp_path, target)
+    tensors = {name: np.where(tensor < 0, -MOST, MOST) for name, tensor in heads.tensors.items()}
+    write_markov(tmp_path, MarkovWeights(heads.config, tensors, heads.token_ids))
+    for sampling in (Sampling(), Sampling(temperature=0.9, seed=3)):
+        request = Request([1, 2, 3], sampling, 8)
+        plain: Generation = whole(generate(target, NoDraft(), Match(), request))[1]
+        found: Generation = whole(generate(target, make(target, tmp_path), Match(), request))[1]
+        assert found.token_ids == plain.token_ids
+
+
+def test_scores_that_are_no_numbers_name_the_heads(target: Any, tmp_path: Path) -> None:
+    write_random_markov(tmp_path, target)
+    drafter = make(target, tmp_path)
+    no_numbers: Any = lambda states: np.full((len(states), 8), np.nan, np.float32)  # noqa: E731
+    drafter._pass._unembed = no_numbers
+    with pytest.raises(OutpaceError, match=f"the heads in {tmp_path} give scores that are no numbers"):
+        whole(generate(target, drafter, Match(), Request([1, 2, 3], Sampling(), 8)))

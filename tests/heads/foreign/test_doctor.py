@@ -115,6 +115,8 @@ def test_facts(tmp_path: Path) -> None:
         ),
         ("eagle1", with_tensor("fc.weight", lambda t: set_last(t, NAN)), "wrong values", "fc.weight"),
         ("speculators", with_tensor("norm.weight", lambda t: set_last(t, -INF)), "wrong values", "norm.w"),
+        ("speculators", with_tensor("norm.weight", lambda t: set_last(t, -7e4)), "wrong values", "above 655"),
+        ("eagle1", with_tensor("fc.weight", lambda t: set_last(t, 6.6e4)), "wrong values", "above 65504"),
         ("eagle3", without("d2t"), "wrong tokens", "d2t is missing, expected I64[8]"),
         ("eagle3", with_tensor("d2t", lambda t: t.float()), "wrong tokens", "d2t F32[8], expected I64[8]"),
         ("eagle3", with_tensor("d2t", lambda t: t[:7]), "wrong tokens", "d2t I64[7], expected I64[8]"),

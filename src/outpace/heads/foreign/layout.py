@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 from outpace.core.errors import FormatError
 from outpace.files.raw import RawTensor, RawTensors
 from outpace.heads.eagle import EagleConfig
+from outpace.heads.folder import MOST
 from outpace.heads.medusa import MedusaConfig
 
-EXPONENTS: Mapping[str, tuple[type[np.unsignedinteger], int]] = {
-    "F32": (np.uint32, 0x7F800000),
-    "F16": (np.uint16, 0x7C00),
-    "BF16": (np.uint16, 0x7F80),
+LARGEST: Mapping[str, tuple[type[np.unsignedinteger], int, int]] = {
+    "F32": (np.uint32, 0x7FFFFFFF, 0x477FE000),
+    "F16": (np.uint16, 0x7FFF, 0x7BFF),
+    "BF16": (np.uint16, 0x7FFF, 0x477F),
 }
-"""Float types that are read: as whole numbers of this type; with all these bits it is no finite number."""
+"""Float types that are read: as whole numbers of this type, of which these bits are all but the sign, and the
+largest that `heads/folder.py` reads, MOST."""
 WHOLE: Mapping[str, type[np.signedinteger]] = {"I64": np.int64, "I32": np.int32}
 PIECE = 16 << 20
 
@@ -96,7 +98,7 @@ def tensor_faults(layout: Layout, weights: RawTensors) -> list[Fault]:
         tensor = weights.tensors.get(one.name)
         if tensor is None:
             faults.append(("missing", f"{one.name}, floats {list(one.shape)}"))
-        elif tensor.shape != one.shape or tensor.type_name not in EXPONENTS:
+        elif tensor.shape != one.shape or tensor.type_name not in LARGEST:
             faults.append(("wrong shape", f"{said(tensor)}, expected floats {list(one.shape)}"))
     read = {one.name for one in layout.wanted.values()} | set(layout.known)
     faults += [("nobody reads", said(tensor)) for name, tensor in weights.tensors.items() if name not in read]
@@ -104,22 +106,23 @@ def tensor_faults(layout: Layout, weights: RawTensors) -> list[Fault]:
 
 
 def value_faults(layout: Layout, weights: RawTensors) -> list[Fault]:
-    """Every tensor with values that are not finite. Reads all of them."""
+    """Every tensor with values that are not finite or too large for heads. Reads all of them."""
     found = []
     for one in layout.wanted.values():
-        if not all_finite(weights, weights.tensors[one.name]):
-            found.append(("wrong values", f"{one.name} has values that are not finite"))
+        if not all_fit(weights, weights.tensors[one.name]):
+            text = f"{one.name} has values that are not finite or above {MOST:g}"
+            found.append(("wrong values", text))
         weights.release()
     return found
 
 
-def all_finite(weights: RawTensors, tensor: RawTensor) -> bool:
-    """Whether a tensor of floats has no infinity and no NaN."""
-    kind, bits = EXPONENTS[tensor.type_name]
+def all_fit(weights: RawTensors, tensor: RawTensor) -> bool:
+    """Whether a tensor of floats has no infinity, no NaN and nothing above MOST."""
+    kind, bits, largest = LARGEST[tensor.type_name]
     flat = weights.rows(tensor).reshape(-1)
     for start in range(0, len(flat), PIECE):
         piece = np.ascontiguousarray(flat[start : start + PIECE]).view(kind)
-        if ((piece & bits) == bits).any():
+        if ((piece & bits) > largest).any():
             return False
     return True
 
