@@ -97,7 +97,17 @@ def test_a_scale_that_is_not_there_is_one(tmp_path: Path) -> None:
         (with_config(truncated_vocab_size=12), "truncated_vocab_size is 12, accepted are .* from 1 to 11"),
         (with_config(original_lm_head=1), "original_lm_head is 1, accepted are true and false"),
         (with_config(medusa_fc_bias=...), "medusa_fc_bias is None, accepted are true and false"),
-        (with_config(logit_scale=0), "logit_scale is 0, accepted are numbers > 0"),
+        (with_config(logit_scale=0), "logit_scale is 0, accepted are numbers above 1e-06, up to 1e"),
+        (
+            with_config(logit_scale=1e300),
+            r"logit_scale is 1e\+300, accepted are numbers above 1e-06, up to 1e",
+        ),
+        (
+            with_config(logit_scale=1e-300),
+            "logit_scale is 1e-300, accepted are numbers above 1e-06, up to 1e",
+        ),
+        (with_config(logit_scale=10**400), "logit_scale is 10000"),
+        (with_config(logit_scale=float("nan")), "logit_scale is nan"),
         (with_config(logit_scale=True), "logit_scale is True"),
         (with_config(logit_scale=float("inf")), "logit_scale is inf|config.json is not valid JSON"),
         (with_config(target=""), "target is '', expected the fingerprint"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -329,6 +330,25 @@ def test_training_mode_and_other_attention_are_refused() -> None:
         HfCausalTarget(model.train())
     model.eval().config._attn_implementation = "flash_attention_2"
     with pytest.raises(OutpaceError, match="accepted are eager, sdpa"):
+        HfCausalTarget(model)
+
+
+@pytest.mark.parametrize("value", [0, 0.0, 1e300, -1.0, float("inf"), float("nan"), 1e-300])
+@pytest.mark.parametrize(
+    ("model_type", "name"),
+    [
+        ("cohere", "logit_scale"),
+        *(("granite", f"{kind}_multiplier") for kind in ("attention", "embedding", "residual")),
+        ("granite", "logits_scaling"),
+        *(("gemma2", f"{kind}_logit_softcapping") for kind in ("attn", "final")),
+    ],
+)
+def test_scales_that_leave_no_scores_are_refused(model_type: str, name: str, value: float) -> None:
+    model = tiny_model(model_type)
+    HfCausalTarget(model)
+    model.config.__dict__[name] = value  # not all versions of transformers refuse another type
+    said = f"the model's {name} is {value}, accepted are numbers from 1e-06 to 1e+06"
+    with pytest.raises(OutpaceError, match=re.escape(said)):
         HfCausalTarget(model)
 
 

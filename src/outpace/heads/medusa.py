@@ -16,7 +16,6 @@ and beside them the fields of all heads here. For D, M drafted tokens, h from 0 
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from outpace.heads.folder import HeadConfig, Tensors, checked_tensor, read_tenso
 
 METHOD = "medusa"
 MAX_HEADS, MAX_LAYERS = 64, 16
+LOGIT_SCALES = 1e-6, 1e6  # of f32 logits: beyond it they are all alike, or infinite
 SHARED = "lm_heads.0.weight"
 
 
@@ -133,9 +133,7 @@ def read_config(found: HeadConfig) -> MedusaConfig:
     target, scale = found.field("target"), found.field("logit_scale")
     if not isinstance(target, str) or not target:
         raise found.fault("target", "expected the fingerprint of a model")
-    scale = 1.0 if scale is None else scale
-    if type(scale) not in (int, float) or not 0 < scale <= sys.float_info.max:
-        raise found.fault("logit_scale", "accepted are numbers > 0")
+    scale = 1.0 if scale is None else found.number("logit_scale", *LOGIT_SCALES)
     vocab_size = found.size("vocab_size")
     return MedusaConfig(
         found.size("num_heads", 1, MAX_HEADS),
@@ -147,5 +145,5 @@ def read_config(found: HeadConfig) -> MedusaConfig:
         found.model,
         found.field("original_lm_head"),
         found.field("medusa_fc_bias"),
-        float(scale),
+        scale,
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from outpace.core.errors import OutpaceError
+from outpace.core.options import number
 
 TESTED = (
     "cohere",
@@ -36,6 +37,18 @@ TESTED = (
     "starcoder2",
 )
 ATTENTION = ("eager", "sdpa")
+SCALES = (
+    "logit_scale",
+    "logits_scaling",
+    "final_logit_softcapping",
+    "attn_logit_softcapping",
+    "attention_multiplier",
+    "embedding_multiplier",
+    "residual_multiplier",
+    "query_pre_attn_scalar",
+)
+"""Numbers that configurations multiply and divide by; beyond LEAST and MOST, scores are no numbers."""
+LEAST, MOST = 1e-6, 1e6
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
@@ -69,6 +82,7 @@ def inspect_model(model: Any) -> ModelFacts:
             f"the model type {name!r} cannot be a target: {why}; tested are {', '.join(TESTED)}, "
             "and decoders like them are accepted"
         )
+    _check_scales(config)
     check_mode(model)
     head = model.get_output_embeddings()
     listed = getattr(model.generation_config, "eos_token_id", None)
@@ -82,6 +96,14 @@ def inspect_model(model: Any) -> ModelFacts:
         windows=_windows(config),
         picks_logits="logits_to_keep" in parameters,
     )
+
+
+def _check_scales(config: Any) -> None:
+    accepted = f"numbers from {LEAST:g} to {MOST:g}"
+    for name in SCALES:
+        value = getattr(config, name, None)
+        if value is not None:
+            number(f"the model's {name}", value, lambda scale: LEAST <= scale <= MOST, accepted)
 
 
 def check_mode(model: Any, vocab_size: int | None = None) -> None:

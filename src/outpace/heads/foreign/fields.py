@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,8 +51,7 @@ class Fields:
         value = default if value is None else value
         # A whole number may be too long for any float.
         if isinstance(value, bool) or not isinstance(value, int | float) or not above < value <= most:
-            bound = "" if most == sys.float_info.max else f", up to {most:g}"
-            raise self.fault(name, f"are numbers above {above:g}{bound}")
+            raise self.fault(name, f"are numbers above {above:g}, up to {most:g}")
         return float(value)
 
     def text(self, name: str) -> str:

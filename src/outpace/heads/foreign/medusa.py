@@ -16,7 +16,6 @@ missing, `truncated_vocab_size` is the vocabulary's, `medusa_fc_bias` and `origi
 from __future__ import annotations
 
 import re
-import sys
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from outpace.core.errors import FormatError
 from outpace.files.raw import RawTensors
 from outpace.heads.foreign.fields import Fields
 from outpace.heads.foreign.layout import Fault, Layout, Wanted, in_order, plain_names, said, whole_numbers
-from outpace.heads.medusa import MAX_HEADS, MAX_LAYERS, SHARED, MedusaConfig
+from outpace.heads.medusa import LOGIT_SCALES, MAX_HEADS, MAX_LAYERS, SHARED, MedusaConfig
 
 PREFIXES = {"medusa_heads.": ""}
 MAP = "token_map"
@@ -76,7 +75,7 @@ def vllm(fields: Fields, weights: RawTensors | None) -> Layout:
         "",
         original_lm_head=fields.flag("original_lm_head"),
         medusa_fc_bias=fields.flag("medusa_fc_bias"),
-        logit_scale=fields.number("logit_scale", 1.0, 0.0, sys.float_info.max),
+        logit_scale=fields.number("logit_scale", 1.0, *LOGIT_SCALES),
     )
     names = plain_names(weights, PREFIXES)
     count, width = config.truncated_vocab_size, config.hidden_size
