@@ -78,7 +78,7 @@ def test_own_text_of_another_model(run: Run, folder: Path, tmp_path: Path, metho
     shape = ["--steps", "1", "--tokens", "24", "--own-text", "150"]
     assert train(run, folder, method, tmp_path, shape, data=False).status == 0
     before = (tmp_path / "own.jsonl").read_bytes()
-    other = ["--target", str(folder / "other.gguf"), "--own-text", "300"]
+    other = ["--target", str(folder / "other.gguf"), "--own-text", "3000"]
     outcome = train(run, folder, method, tmp_path, shape, *other, data=False)
     assert outcome.status == 2 and "target='sha256:" in outcome.err and outcome.err.count("\n") == 1
     assert (tmp_path / "own.jsonl").read_bytes() == before
