@@ -111,7 +111,7 @@ def _stored(weights: PackedFile, tensor: PackedTensor) -> tuple[PackedTensor, ND
 
 
 def _rows(tensor: PackedTensor, data: NDArray[np.uint8], rows: NDArray[np.integer]) -> NDArray[np.float32]:
-    """These rows of a packed matrix f32[n, K], every tile unpacked once."""
+    """These rows of a packed matrix f32[n, K], every tile unpacked once, as far as its last row of these."""
     from outpace import _native
 
     tiles = data.reshape(-1, tensor.tile_bytes)
@@ -119,7 +119,8 @@ def _rows(tensor: PackedTensor, data: NDArray[np.uint8], rows: NDArray[np.intege
     order = np.argsort(rows, kind="stable")
     for places in np.split(order, np.flatnonzero(np.diff(rows[order] // TILE)) + 1):
         tile = tiles[rows[places[0]] // TILE]
-        out[places] = _native.unpack(tensor.kind, TILE, tensor.cols, tile)[rows[places] % TILE]
+        wanted = rows[places] % TILE
+        out[places] = _native.unpack(tensor.kind, int(wanted.max()) + 1, tensor.cols, tile)[wanted]
     return out
 
 

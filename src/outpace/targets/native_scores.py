@@ -99,7 +99,8 @@ class NativeScores:
         An OutpaceError for any other tap.
         """
         every = self._states(tap)
-        return np.concatenate([every[first : first + count] for first, count in self._places])
+        parts = [every[first : first + count] for first, count in self._places]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def read(self, row: int, tap: str) -> NDArray[np.float32]:
         """f32[P - 1, D]: those of the row's pending tokens before the root."""
