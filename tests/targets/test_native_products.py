@@ -13,7 +13,7 @@ from outpace.core.contracts import Tapped
 from outpace.core.sampling import Sampling
 from outpace.core.tree import TokenTree
 from outpace.files.packing import FLOAT_BYTES, LAYOUTS, unpack
-from outpace.files.quants import quantise_q8
+from outpace.files.quants import quantise_q4, quantise_q8
 from outpace.targets.native import NativeTarget
 from outpace.targets.native_products import packed_matrix
 from tests.fake_models import VOCAB_SIZE
@@ -82,6 +82,38 @@ def test_equals_numpy(tensor_type: str, kind: str, shape: tuple[int, int], isa: 
         weight, seen = rounded, quantised(x)
     size = np.abs(x).max() * np.abs(weight).sum(axis=1)  # the largest that the sum could be
     assert (np.abs(out - seen @ weight.T.astype(np.float64)) <= 1e-6 * size).all()
+
+
+@pytest.mark.parametrize("isa", INSTRUCTION_SETS)
+def test_for_drafts_a_matrix_has_4_bits(isa: str, tmp_path: Path) -> None:
+    with instruction_set(isa):
+        target = gguf_target(tmp_path, "llama", "Q8_0", threads=2)
+    rng = np.random.default_rng(7)
+    weight = rng.standard_normal((900, 300)).astype(np.float32)
+    x = rng.standard_normal((5, 300)).astype(np.float32)
+    product = target.product(weight).rounded()
+    assert (product.kind, product.num_outputs) == ("q4m", 900)
+    made = quantise_q4(weight).dequantise()
+    size = np.abs(x).max() * np.abs(made).sum(axis=1)
+    out, exact = product(x), quantised(x) @ made.T.astype(np.float64)
+    assert (np.abs(out - exact) <= 1e-6 * size).all()
+    assert np.abs(out - target.product(weight)(x)).max() > 0.1  # 8 bits are something else
+    again = product.rounded()
+    np.testing.assert_array_equal(again(x), out)
+
+
+def test_what_has_nothing_to_gain_from_4_bits_stays(tmp_path: Path) -> None:
+    target = gguf_target(tmp_path, "llama", "Q8_0")
+    rng = np.random.default_rng(8)
+    small = rng.standard_normal((100, 64)).astype(np.float32)
+    assert target.product(small).rounded().kind == "q8s"
+    projection = target.projection()
+    assert projection.rounded() is projection  # it lies in the model's file
+    called = target.product(rng.standard_normal((900, 300)).astype(np.float32))
+    called(np.zeros((1, 300), np.float32))
+    assert called.kind == "q8s" and called.rounded() is called
+    floats = gguf_target(tmp_path, "llama", "F32")
+    assert floats.product(rng.standard_normal((900, 300)).astype(np.float32)).rounded().kind == "f32"
 
 
 def test_weights_that_are_bf16_stay_so_beside_floats(tmp_path: Path) -> None:

@@ -23,4 +23,7 @@ class Product(Protocol):
         """f32[n, D] -> f32[n, M]."""
 
     def rounded(self) -> Product:
-        """The same for drafts, which need not be exact: of fewer bits where that is cheaper."""
+        """The same for drafts, which need not be exact: of fewer bits where that is cheaper.
+
+        To be asked for before the first call.
+        """

@@ -71,11 +71,12 @@ class MarkovPass:
         both, width = self._ahead(units) + self._ahead_bias, c.length * c.hidden_size
         ahead, gates = both[:, :width], both[:, width:].reshape(n, c.length, c.rank)
         logits = self._unembed(ahead.reshape(n * c.length, c.hidden_size)).reshape(n, c.length, -1)
-        if np.isnan(logits.max()):
+        highest = logits.max(axis=2)
+        if np.isnan(highest).any():
             raise OutpaceError(
                 f"the heads in {self._path} give scores that are no numbers: their weights may be damaged"
             )
-        return [Block(self, *row) for row in zip(logits, gates, strict=True)]
+        return [Block(self, *row) for row in zip(logits, highest, gates, strict=True)]
 
     def _root(self, token: int) -> NDArray[np.float32]:
         """f32[D], its row of the output matrix."""
@@ -123,13 +124,20 @@ def embedding(target: Target) -> Embedding:
 class Block:
     """What one pass says of the tokens behind a root.
 
-    logits  f32[L, M], as if no token of the block were known. gates: f32[L, r].
+    logits   f32[L, M], as if no token of the block were known. gates: f32[L, r].
+    highest  f32[L], the largest logit of each position.
     """
 
-    __slots__ = ("_pass", "_some", "gates", "logits")
+    __slots__ = ("_highest", "_pass", "_some", "gates", "logits")
 
-    def __init__(self, made_by: MarkovPass, logits: NDArray[np.float32], gates: NDArray[np.float32]) -> None:
-        self._pass, self.logits, self.gates = made_by, logits, gates
+    def __init__(
+        self,
+        made_by: MarkovPass,
+        logits: NDArray[np.float32],
+        highest: NDArray[np.float32],
+        gates: NDArray[np.float32],
+    ) -> None:
+        self._pass, self.logits, self._highest, self.gates = made_by, logits, highest, gates
         self._some: dict[int, tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]] = {}
 
     def law(self, position: int, order: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -143,7 +151,7 @@ class Block:
         if position not in self._some:
             logits = self.logits[position]
             # A partition of all takes three times as long.
-            some = np.flatnonzero(logits >= logits.max() - NEAR)
+            some = np.flatnonzero(logits >= self._highest[position] - NEAR)
             if len(some) > CANDIDATES:
                 some = some[np.argpartition(logits[some], -CANDIDATES)[-CANDIDATES:]]
             self._some[position] = some, logits[some], self._pass.orders[some] * self.gates[position]

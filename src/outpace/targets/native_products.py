@@ -1,7 +1,7 @@
 """Extra matrices of a native model, multiplied by its kernels on its threads: heads, rows of the output.
 
-A matrix is packed once (see `files/packing.py`): to 8 bit in groups of 32 where the model is quantised;
-where its weights are floats, nothing is lost.
+A matrix is packed once (see `files/packing.py`): to 8 bit in groups of 32 where the model is quantised, for
+drafts to 4 bit; where its weights are floats, nothing is lost.
 """
 
 from __future__ import annotations
@@ -21,28 +21,48 @@ from outpace.files.packing import (
     pack_floats,
     tile_bytes,
 )
-from outpace.files.quants import quantise_q8
+from outpace.files.quants import quantise_q4, quantise_q8
 
 if TYPE_CHECKING:
     from outpace._native import Decoder
     from outpace.files.packed import PackedFile
 
 _ALIGNMENT = 64
+LEAST_WEIGHTS = 1 << 18  # of a matrix that is worth 4 bits: a smaller one stays in the caches
 _ROWS_AT_ONCE = 1024  # packing needs several times the memory of the rows that it works on
+
+QUANTISERS = {"q8s": quantise_q8, "q4m": quantise_q4}
 
 PackedMatrix = tuple[str, int, int, NDArray[np.uint8]]
 """(kind, M, K, its tiles), as the kernels take it."""
 
 
 class NativeProduct:
-    """A packed matrix [M, K] (see `core/products.py`). Products leave the scores of the last call valid."""
+    """A matrix [M, K] (see `core/products.py`). Products leave the scores of the last call valid.
 
-    __slots__ = ("_decoder", "_matrix", "num_outputs")
+    weight  f32[M, K], packed to 8 bit at the first call: a matrix that is rounded first is packed only then.
+    """
 
-    def __init__(self, decoder: Decoder, matrix: PackedMatrix) -> None:
+    __slots__ = ("_decoder", "_packed", "_weight", "num_outputs")
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        matrix: PackedMatrix | None = None,
+        *,
+        weight: NDArray[np.float32] | None = None,
+    ) -> None:
+        assert (matrix is None) != (weight is None), "packed, or to be packed"
         self._decoder = decoder
-        self._matrix = matrix
-        self.num_outputs = matrix[1]
+        self._packed, self._weight = matrix, weight
+        self.num_outputs = len(weight) if weight is not None else matrix[1] if matrix is not None else 0
+
+    @property
+    def _matrix(self) -> PackedMatrix:
+        if self._packed is None:
+            assert self._weight is not None
+            self._packed, self._weight = packed_matrix(self._weight, "q8s"), None
+        return self._packed
 
     @property
     def kind(self) -> str:
@@ -54,8 +74,10 @@ class NativeProduct:
         return self._decoder.product(*self._matrix, x)
 
     def rounded(self) -> NativeProduct:
-        """As it is: to 8 bit where the model is quantised."""
-        return self
+        """In 4 bit, where it is to be packed and not small; else as it is."""
+        if self._weight is None or self._weight.size < LEAST_WEIGHTS:
+            return self
+        return NativeProduct(self._decoder, packed_matrix(self._weight, "q4m"))
 
     def top(self, x: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """f32[n, K] -> ([n, k] rows of the matrix, [n, k] outputs): best first, the lower row on ties."""
@@ -70,7 +92,7 @@ def product_of(decoder: Decoder, weights: PackedFile, weight: NDArray[np.float32
     """A matrix f32[M, K] of the caller's, for the model of these weights."""
     weight = np.ascontiguousarray(weight, np.float32)
     if any(tensor.kind not in FLOAT_BYTES for tensor in weights.tensors.values()):
-        return NativeProduct(decoder, packed_matrix(weight, "q8s"))
+        return NativeProduct(decoder, weight=weight)
     return NativeProduct(decoder, packed_matrix(weight, floats_kind(weight)))
 
 
@@ -87,8 +109,10 @@ def projection_of(
     ids = np.asarray(token_ids)
     if ids.ndim != 1 or not ids.size or ids.min() < 0 or ids.max() >= output.rows:
         raise OutpaceError(f"a projection takes one or more token ids, accepted are 0 to {output.rows - 1}")
-    kind = output.kind if output.kind in FLOAT_BYTES else "q8s"
-    return NativeProduct(decoder, packed_matrix(_rows(output, data, ids), kind))
+    rows = _rows(output, data, ids)
+    if output.kind in FLOAT_BYTES:
+        return NativeProduct(decoder, packed_matrix(rows, output.kind))
+    return NativeProduct(decoder, weight=rows)
 
 
 def output_rows(weights: PackedFile, token_ids: NDArray[np.integer] | None) -> NDArray[np.float32]:
@@ -147,8 +171,8 @@ def packed_matrix(weight: NDArray[np.float32], kind: str) -> PackedMatrix:
 
 def _pack(weight: NDArray[np.float32], kind: str) -> NDArray[np.uint8]:
     """u8[tiles, tile_bytes]; of floats, those that the kind can hold exactly."""
-    if kind == "q8s":
-        return pack_blocks(kind, quantise_q8(weight))
+    if kind in QUANTISERS:
+        return pack_blocks(kind, QUANTISERS[kind](weight))
     if kind == "bf16":
         raw = (np.ascontiguousarray(weight).view(np.uint32) >> 16).astype("<u2")
     else:
