@@ -75,7 +75,7 @@ def test_a_second_run_beside_the_first_is_refused(
     command = [sys.executable, "-c", f"from outpace.cli.main import main; raise SystemExit(main({args}))"]
     seen = []
 
-    def beside(loaded: Any, text: Path) -> None:
+    def beside(loaded: Any, text: Path, tokens: int) -> None:
         before = text.read_bytes()
         seen.append(subprocess.run(command, capture_output=True, text=True))
         assert before and text.read_bytes() == before
@@ -183,6 +183,34 @@ def test_a_table_alone(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) ->
     assert outcome.status == 0 and "markov_heads" not in outcome.out
     assert "heads are left out: training needs the extra torch" in outcome.err
     monkeypatch.undo()
+
+
+def test_a_table_of_less_text_is_counted_anew(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless somebody else has made it; how much text there is by default goes by what it is for."""
+    monkeypatch.setattr(prepare, "OF_A_TABLE", 200)
+    monkeypatch.setattr(prepare, "TOKENS", 600)
+    monkeypatch.setattr(prepare, "_measure", lambda *args: ("ngram", []))
+    monkeypatch.setattr(prepare, "_choose", lambda *args: None)
+    plain = ("prepare", "-m", model, "--threads", "1")
+
+    def tokens(said: str) -> int:
+        return int(said.split()[1])
+
+    first = run(*plain, "--steps", "0").out.splitlines()
+    table = outpace.load(model, threads=1).beside("backoff.npz")
+    before = table.read_bytes()
+    assert 200 <= tokens(first[0]) < 600
+    assert run(*plain, "--steps", "0").out.splitlines()[1].startswith("table: there since before")
+    assert table.read_bytes() == before
+    second = run(*plain, "--steps", "1").out.splitlines()
+    assert tokens(second[0]) >= 600 and "contexts" in second[1] and table.read_bytes() != before
+    for damaged in (b"{}", b"[", b'{"tokens": "x"}', None):
+        if damaged is None:
+            table.with_name(table.name.replace("backoff.npz", prepare.COUNTED)).unlink()
+        else:
+            table.with_name(table.name.replace("backoff.npz", prepare.COUNTED)).write_bytes(damaged)
+        kept = run(*plain, "--steps", "0", "--tokens", str(tokens(second[0]) + 200))
+        assert kept.status == 0 and "table: there since before" in kept.out, kept.err
 
 
 def test_drafts_race_in_rounds(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> None:

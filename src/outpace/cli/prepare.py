@@ -7,12 +7,14 @@
              is clear which is fastest (`bench/race.py`)
 
 Everything lies beside the packed model. A run that was interrupted goes on; what is there is not made again,
-only the measuring begins anew. A second run beside the first is refused.
+only the measuring begins anew, and a table of less text. A second run beside the first is refused.
 The fastest draft becomes the one of calls that name none.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -38,13 +40,20 @@ CLEARLY = 1.02  # times the speed of prompt lookup: less is no reason for anothe
 MEASURED = 64  # tokens of each answer
 MOST_ROUNDS = 6
 LONGEST_S = 1800.0  # no round of measuring begins later
+TOKENS, OF_A_TABLE = 400_000, 100_000  # of a text for heads, and for a table alone
+COUNTED = "counted.json"  # which text prepare's own table is of
 
 
 def prepare(
     model: options.Model = options.DEFAULT_MODEL,
     tokens: Annotated[
-        int, typer.Option("--tokens", metavar="N", help="Answer tokens that the model writes.")
-    ] = 400_000,
+        int | None,
+        typer.Option(
+            "--tokens",
+            metavar="N",
+            help=f"Answer tokens that the model writes.  [default: {TOKENS}; {OF_A_TABLE} for a table alone]",
+        ),
+    ] = None,
     steps: Annotated[
         int,
         typer.Option("--steps", metavar="N", help="Batches to train heads on; 0 for none, a table alone."),
@@ -59,12 +68,14 @@ def prepare(
     """
     from outpace.train.self_text import OWN_TEXT
 
-    if tokens < 1 or steps < 0:
+    if (tokens is not None and tokens < 1) or steps < 0:
         raise OutpaceError("--tokens must be 1 or more, --steps 0 or more")
     check_seed(seed, threads)
     if steps and find_spec("torch") is None:
         render.note("heads are left out: training needs the extra torch (pip install 'outpace[torch]')")
         steps = 0
+    if tokens is None:
+        tokens = TOKENS if steps else OF_A_TABLE
     loaded = render.load_model(model, threads=threads)
     if isinstance(loaded.target, Looped) and loaded.target.num_loops > 1:
         raise OutpaceError(f"{model} is a looped model, which drafts for itself (speed), accepted are others")
@@ -72,8 +83,7 @@ def prepare(
     with alone_at(text):
         if steps:
             _claim_heads(loaded, tokens, seed)
-        _write(loaded, text, tokens, seed)
-        _count(loaded, text)
+        _count(loaded, text, _write(loaded, text, tokens, seed))
         if steps:
             _train(loaded, model, text, steps, seed, threads)
         best, rows = _measure(loaded, model, _drafts(loaded), threads)
@@ -96,7 +106,8 @@ def _kept(error: OutpaceError, folder: Path) -> OutpaceError:
     return OutpaceError(f"{error}; to train heads anew, remove {folder}")
 
 
-def _write(model: Model, path: Path, tokens: int, seed: int) -> None:
+def _write(model: Model, path: Path, tokens: int, seed: int) -> int:
+    """How many tokens the text has."""
     from outpace.core.sampling import Sampling
     from outpace.train.self_text import batch_for
 
@@ -105,18 +116,35 @@ def _write(model: Model, path: Path, tokens: int, seed: int) -> None:
         batch = batch_for(model.target)
         done = write_own(model, path, tokens, batch=batch, answers=answers, seed=seed, progress=progress)
     print(f"text: {done} tokens of its own, {path}")
+    return done
 
 
-def _count(model: Model, text: Path) -> None:
+def _count(model: Model, text: Path, tokens: int) -> None:
     from outpace.drafters.lookup.backoff import FILE_NAME
+    from outpace.files.whole import write_whole
 
-    path = model.beside(FILE_NAME)
-    if path.exists():  # it may be of texts that somebody has chosen
+    path, note = model.beside(FILE_NAME), model.beside(COUNTED)
+    if path.exists() and _counted(path, note) in (None, tokens):
         print(f"table: there since before; to count anew, remove {path}")
         return
     with progress_bar() as progress:
         counted = count_texts(path, [text], model.tokenizer, model.target.vocab_size, progress)
+    made = {"tokens": tokens, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    write_whole(note, (json.dumps(made) + "\n").encode())
     print(f"table: {counted}")
+
+
+def _counted(table: Path, note: Path) -> int | None:
+    """Of how many tokens a table is; None for one that may be of texts that somebody has chosen."""
+    from outpace.files.json_files import json_file
+
+    try:
+        made = json_file(note)
+        ours = made.get("sha256") == hashlib.sha256(table.read_bytes()).hexdigest()
+    except (OutpaceError, OSError):
+        return None
+    tokens = made.get("tokens")
+    return tokens if ours and type(tokens) is int else None
 
 
 def _train(model: Model, name: str, text: Path, steps: int, seed: int, threads: int | None) -> None:
