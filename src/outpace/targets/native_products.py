@@ -40,29 +40,22 @@ PackedMatrix = tuple[str, int, int, NDArray[np.uint8]]
 class NativeProduct:
     """A matrix [M, K] (see `core/products.py`). Products leave the scores of the last call valid.
 
-    weight  f32[M, K], packed to 8 bit at the first call: a matrix that is rounded first is packed only then.
+    matrix  packed, or f32[M, K]: floats are packed to 8 bit at the first call, so that a matrix which is
+            rounded before is packed once.
     """
 
-    __slots__ = ("_decoder", "_packed", "_weight", "num_outputs")
+    __slots__ = ("_decoder", "_given", "num_outputs")
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        matrix: PackedMatrix | None = None,
-        *,
-        weight: NDArray[np.float32] | None = None,
-    ) -> None:
-        assert (matrix is None) != (weight is None), "packed, or to be packed"
+    def __init__(self, decoder: Decoder, matrix: PackedMatrix | NDArray[np.float32]) -> None:
         self._decoder = decoder
-        self._packed, self._weight = matrix, weight
-        self.num_outputs = len(weight) if weight is not None else matrix[1] if matrix is not None else 0
+        self._given = matrix
+        self.num_outputs = len(matrix) if isinstance(matrix, np.ndarray) else matrix[1]
 
     @property
     def _matrix(self) -> PackedMatrix:
-        if self._packed is None:
-            assert self._weight is not None
-            self._packed, self._weight = packed_matrix(self._weight, "q8s"), None
-        return self._packed
+        if isinstance(self._given, np.ndarray):
+            self._given = packed_matrix(self._given, "q8s")
+        return self._given
 
     @property
     def kind(self) -> str:
@@ -75,9 +68,9 @@ class NativeProduct:
 
     def rounded(self) -> NativeProduct:
         """In 4 bit, where it is to be packed and not small; else as it is."""
-        if self._weight is None or self._weight.size < LEAST_WEIGHTS:
+        if not isinstance(self._given, np.ndarray) or self._given.size < LEAST_WEIGHTS:
             return self
-        return NativeProduct(self._decoder, packed_matrix(self._weight, "q4m"))
+        return NativeProduct(self._decoder, packed_matrix(self._given, "q4m"))
 
     def top(self, x: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """f32[n, K] -> ([n, k] rows of the matrix, [n, k] outputs): best first, the lower row on ties."""
@@ -92,7 +85,7 @@ def product_of(decoder: Decoder, weights: PackedFile, weight: NDArray[np.float32
     """A matrix f32[M, K] of the caller's, for the model of these weights."""
     weight = np.ascontiguousarray(weight, np.float32)
     if any(tensor.kind not in FLOAT_BYTES for tensor in weights.tensors.values()):
-        return NativeProduct(decoder, weight=weight)
+        return NativeProduct(decoder, weight)
     return NativeProduct(decoder, packed_matrix(weight, floats_kind(weight)))
 
 
@@ -112,7 +105,7 @@ def projection_of(
     rows = _rows(output, data, ids)
     if output.kind in FLOAT_BYTES:
         return NativeProduct(decoder, packed_matrix(rows, output.kind))
-    return NativeProduct(decoder, weight=rows)
+    return NativeProduct(decoder, rows)
 
 
 def output_rows(weights: PackedFile, token_ids: NDArray[np.integer] | None) -> NDArray[np.float32]:
