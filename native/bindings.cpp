@@ -119,13 +119,13 @@ class PyDecoder {
   }
 
   void score_given(const std::vector<int>& rows, const std::vector<int>& starts, const std::vector<int32_t>& parents,
-                   const Rows& given, const Rows& residuals) {
+                   const Rows& given, const Rows& residuals, bool whole) {
     check_call(rows, starts, std::vector<int32_t>(parents.size()), parents);
     const Config& c = decoder_->model.config;
     if (given.shape(0) != parents.size() || given.shape(1) != (size_t)c.input_width ||
         residuals.shape(0) != parents.size() || residuals.shape(1) != (size_t)c.hidden_size)
       refuse("what is given has to be [nodes, input_width], residuals [nodes, hidden_size]");
-    held()->score_given(rows, starts, parents.data(), given.data(), residuals.data());
+    held()->score_given(rows, starts, parents.data(), given.data(), residuals.data(), whole);
   }
 
   void advance(const std::vector<int>& rows, const std::vector<int>& starts, const std::vector<int32_t>& tokens,
@@ -309,9 +309,10 @@ NB_MODULE(_native, m) {
       .def("score", &PyDecoder::score, "rows"_a, "starts"_a, "tokens"_a, "parents"_a, "taps"_a = std::vector<int>{},
            "layers"_a = -1, "skip"_a = std::vector<int>{})
       .def("score_given", &PyDecoder::score_given, "rows"_a, "starts"_a, "parents"_a, "given"_a, "residuals"_a,
+           "whole"_a = false,
            "All of a model with an input_width, for nodes that are no tokens: what its attention reads [nodes, "
            "input_width] and the residual stream before the layer [nodes, hidden_size]. hidden(0) is the stream behind "
-           "it.")
+           "it. whole: every node sees all of its row's, which have to be a chain.")
       .def("advance", &PyDecoder::advance, "rows"_a, "starts"_a, "tokens"_a, "parents"_a, "loops"_a, "came"_a,
            "One loop for nodes of different age; came: their numbers in the row's last pass, -1 for new ones.")
       .def(

@@ -39,10 +39,11 @@ void Decoder::score(const std::vector<int>& rows, const std::vector<int>& starts
 }
 
 void Decoder::score_given(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* parents,
-                          const float* given, const float* residuals) {
+                          const float* given, const float* residuals, bool whole) {
   const int wide = model.config.input_width, width = model.config.hidden_size, n = starts.back();
   if (!wide) throw std::invalid_argument("this model reads tokens and no states");
   begin(rows, starts, std::vector<int32_t>(n).data(), parents, {0}, part_of(1, -1, {}));
+  if (whole) call.see_all();
   call.last_loop = 0;
   for (int i = 0; i < n; i++) {
     std::copy_n(given + (size_t)i * wide, wide, call.given.row(i, model.input_width()));

@@ -30,9 +30,9 @@ struct Decoder {
   void score(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens,
              const int32_t* parents, const std::vector<int>& taps, int depth, const std::vector<int>& skip);
   // All of a model with an input_width, for nodes that are no tokens. given [nodes][input_width], residuals
-  // [nodes][hidden_size]: see Config. The residual stream behind the layer is kept as tap 0.
+  // [nodes][hidden_size]: see Config. The residual stream behind the layer is kept as tap 0. whole: see Call::see_all.
   void score_given(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* parents,
-                   const float* given, const float* residuals);
+                   const float* given, const float* residuals, bool whole);
   // One loop of a model that runs its layers in several, for nodes of any age: see Flights::check. Nodes that ran the
   // last loop may be kept, the others stay in flight until their row is used in another way.
   void advance(const std::vector<int>& rows, const std::vector<int>& starts, const int32_t* tokens,

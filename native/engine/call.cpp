@@ -30,6 +30,7 @@ void Call::plan(const std::vector<int>& numbers, const std::vector<int>& starts,
                 const int32_t* new_parents, int vocab_size, int context_length, Cache& cache) {
   const int total = starts.back();
   nodes = 0;
+  whole = false;
   const auto refuse = [](const std::string& what) { throw std::invalid_argument(what); };
   if (total < 1 || total > kMaxNodes)
     refuse("a call scores 1 to " + std::to_string(kMaxNodes) + " nodes, not " + std::to_string(total));
@@ -60,6 +61,12 @@ void Call::plan(const std::vector<int>& numbers, const std::vector<int>& starts,
   tokens.assign(new_tokens, new_tokens + total);
   parents.assign(new_parents, new_parents + total);
   loops.assign(total, 0);
+}
+
+void Call::see_all() {
+  if (!std::all_of(rows.begin(), rows.end(), [](const CallRow& r) { return r.chain; }))
+    throw std::invalid_argument("nodes that see their whole row have to be a chain");
+  whole = true;
 }
 
 void Call::activate(std::vector<int> nodes) {

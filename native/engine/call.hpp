@@ -31,6 +31,8 @@ struct Call {
   // room in the cache, after checks of everything that comes from outside.
   void plan(const std::vector<int>& numbers, const std::vector<int>& starts, const int32_t* new_tokens,
             const int32_t* new_parents, int vocab_size, int context_length, Cache& cache);
+  // Every node sees all of its row's. Throws std::invalid_argument where these are no chain.
+  void see_all();
   // The nodes that run now, in groups. Number i among them is row i of every buffer that the layers work on.
   void activate(std::vector<int> nodes);
   void activate_all();
@@ -47,8 +49,9 @@ struct Call {
   std::vector<int32_t> loops;  // that each node runs in a pass of one loop; 0 in any other call
   std::vector<int> active, taps;
   Part part;
-  int last_loop = 0;  // the nodes that ran it are through with the whole model; -1: none is
-  int64_t work = 0;   // how many sublayers it ran, each node counted
+  bool whole = false;  // every node sees all of its row's, which are a chain
+  int last_loop = 0;   // the nodes that ran it are through with the whole model; -1: none is
+  int64_t work = 0;    // how many sublayers it ran, each node counted
   // The residual stream behind the part, behind the final norm and, for each tap, behind its layer. [nodes][width]
   Buffer states, hidden, tapped;
   Buffer given;  // what the attention of a model with an input_width reads. [nodes][input_width padded]

@@ -4,7 +4,7 @@
 // Committed positions 0 ... length-1 sit in slots of the same number; node j of the tree in slot length + j.
 // A node sees the committed positions and its ancestors-or-self; these are put at their absolute position before
 // the softmax, and sums run over absolute positions in ascending order in fixed groups of 16: the bits are those of
-// plain decoding, whatever else the tree or the call holds.
+// plain decoding, whatever else the tree or the call holds. In a call of whole chains a node sees those behind it too.
 #pragma once
 #include "kernels.hpp"
 #include "math.hpp"
@@ -83,7 +83,7 @@ inline void dot_keys(const AttentionJob& j, int q0, int begin, int end) {
 // Scores of one query become weights in place; returns the number of positions it sees. Weights outside are 0.
 inline int soften(const AttentionJob& j, int q, int first, int tile_begin, int tile_end, float& total) {
   float* s = j.scores + (size_t)q * j.score_stride;
-  const int node = j.node[q], depth = j.depths[node], seen = j.length + depth + 1;
+  const int node = j.node[q], depth = j.depths[node], seen = j.length + (j.whole ? j.whole : depth + 1);
   if (!j.chain) {  // from the slots of the ancestors to their positions, by way of the spare row
     float* spare = j.scores + (size_t)j.num_queries * j.score_stride;
     for (int d = depth, a = node; d >= 0; d--, a = j.parents[a]) spare[d] = s[j.length + a];
@@ -170,7 +170,7 @@ void mix_dims(const AttentionJob& j, int dim, int first, const int* seen, const 
 
 template <class T>
 void attend(const AttentionJob& j) {
-  int first = j.length, reach = 0, lows[kMaxQueries];  // the first position that any query sees
+  int first = j.length, reach = j.whole ? j.whole - 1 : 0, lows[kMaxQueries];  // the first position that any query sees
   for (int q = 0; q < j.num_queries; q++) {
     const int position = j.length + j.depths[j.node[q]];
     const int low = j.window > 0 && position + 1 > j.window ? position + 1 - j.window : 0;

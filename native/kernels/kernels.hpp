@@ -82,6 +82,7 @@ struct AttentionJob {
   const int32_t* parents;  // [nodes] of this row's tree, -1 for the root
   const int32_t* depths;   // [nodes]
   bool chain;
+  int whole;                  // how many nodes of a chain every query sees; 0: its ancestors-or-self
   int num_queries;            // at most kMaxQueries
   const float* const* query;  // [num_queries] pointers to head_dim floats, already scaled
   float* const* out;          // [num_queries]

@@ -269,6 +269,7 @@ void Layers::attend_some(int thread, int layer, const Group& some, int head, int
                       .parents = call_.parents.data() + row.start,
                       .depths = call_.depths.data() + row.start,
                       .chain = row.chain,
+                      .whole = call_.whole ? row.nodes : 0,
                       .num_queries = count,
                       .query = query,
                       .out = out,

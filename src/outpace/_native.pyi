@@ -56,6 +56,7 @@ class Decoder:
         parents: Sequence[int],
         given: NDArray[np.float32],
         residuals: NDArray[np.float32],
+        whole: bool = ...,
     ) -> None: ...
     def advance(
         self,

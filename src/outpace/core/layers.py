@@ -20,7 +20,7 @@ class LayerSpec:
 
     input_width     W: what the queries, keys and values are made of.
     rope_inv_freq   f32[head_dim / 2]; rope_scale: of cosine and sine.
-    context_length  the most tokens of a row.
+    context_length  the most tokens of a row. window: how many of these a token sees, with itself; 0 for all.
     matrices        q, k, v [.., W], o [D, ..], gate, up [.., D], down [D, ..].
     vectors         ffn_norm [D] and, where there are such, q_bias, k_bias, v_bias, q_norm, k_norm.
     """
@@ -37,6 +37,7 @@ class LayerSpec:
     rope_scale: float
     matrices: Mapping[str, Floats]
     vectors: Mapping[str, Floats]
+    window: int = 0
 
 
 class GivenLayer(Protocol):
@@ -65,12 +66,15 @@ class GivenLayer(Protocol):
         parents: Sequence[int],
         read: Floats,
         residuals: Floats,
+        *,
+        whole: bool = False,
     ) -> Floats:
         """f32[n, D], what stands behind the layer for n nodes of some rows; nothing is committed.
 
         starts     n_0 = 0, n_1, ...: row r has the nodes n_r to n_(r+1) - 1.
         parents    of each node, its number within the row; -1 for the first one.
         read       f32[n, W], what the attention is made of. residuals: f32[n, D], what the layer adds to.
+        whole      every node sees all of its row's, those behind it too; each row is a chain then.
 
         CacheFull if there is no memory left for these rows.
         """

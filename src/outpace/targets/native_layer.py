@@ -31,8 +31,8 @@ class NativeLayer:
             "intermediate_size": spec.intermediate_size, "context_length": spec.context_length,
             "rms_eps": spec.rms_eps, "activation": "silu", "attention_scale": spec.head_dim**-0.5,
             "embedding_scale": 1.0, "rope_inv_freq": [spec.rope_inv_freq.tolist()],
-            "rope_scale": [spec.rope_scale], "layer_rope": [0], "layer_window": [0], "layer_order": [],
-            "loop_norm": False, "input_width": spec.input_width,
+            "rope_scale": [spec.rope_scale], "layer_rope": [0], "layer_window": [spec.window],
+            "layer_order": [], "loop_norm": False, "input_width": spec.input_width,
         }  # fmt: skip
         tensors, buffer = _packed(spec)
         room = max(spec.context_length, CACHE_TOKENS)
@@ -70,10 +70,12 @@ class NativeLayer:
         parents: Sequence[int],
         read: Floats,
         residuals: Floats,
+        *,
+        whole: bool = False,
     ) -> Floats:
-        """What stands behind the layer; nothing is committed. An OutpaceError for too many nodes."""
+        """What stands behind the layer; nothing is committed. An OutpaceError for nodes that do not fit."""
         try:
-            self._decoder.score_given(rows, starts, parents, read, residuals)
+            self._decoder.score_given(rows, starts, parents, read, residuals, whole)
         except ValueError as error:
             raise OutpaceError(str(error)) from None
         except RuntimeError as error:
