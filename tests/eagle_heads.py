@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from outpace.heads.eagle import LAYER, EagleConfig, EagleWeights, rope, write_eagle
+from outpace.heads.decoder_layer import rope
+from outpace.heads.eagle import LAYER, EagleConfig, EagleWeights, write_eagle
 from tests.made_heads import random_tensors
 
 TAPS = ("0", "1", "final")

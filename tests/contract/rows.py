@@ -23,6 +23,7 @@ from outpace.targets.hf_causal import HfCausalTarget
 from outpace.targets.hf_looped import HfLoopedTarget
 from outpace.targets.table import TableTarget
 from outpace.trees import TREES
+from tests.dflash_heads import write_random_dflash
 from tests.eagle_heads import write_random_eagle
 from tests.exit_adapters import write_random_adapter
 from tests.fakes import Letters, hostile
@@ -130,7 +131,9 @@ CUTTABLE = {table, predictable_table, native_quantised, native_sliding, looped_t
 TAPPED = [factory for factory in TARGETS if factory not in (table, predictable_table)]
 """Those whose hidden states can be had."""
 
-HEADED = ("blockwise", "blockwise_lattice", "blockwise_local", "eagle", "hydra", "markov_heads", "medusa")
+HEADED = (
+    "blockwise", "blockwise_lattice", "blockwise_local", "dflash", "eagle", "hydra", "markov_heads", "medusa",
+)  # fmt: skip
 NEEDS: dict[str, list[Callable[[Path], Target]]] = {
     **{name: [native_quantised, native_sliding, *LOOPED] for name in ("early_exit", "layer_skip", "swift")},
     "speed": [looped_table, native_looped, hf_looped, hf_looped_seq2seq],
@@ -149,6 +152,7 @@ NOTHING_WITHOUT_OPTIONS = {
     "blockwise",
     "blockwise_lattice",
     "blockwise_local",
+    "dflash",
     "eagle",
     "hydra",
     "markov_heads",
@@ -226,6 +230,10 @@ DRAFTER_SPECS = [
     "mix:drafts=ngram+[hydra:path=HYDRA]",
     "eagle:path=EAGLE",
     "eagle:path=EAGLE tree=static:widths=[2,2]",
+    "dflash:path=DFLASH,min_p=0",
+    "dflash:path=DFLASH tree=static:widths=[2,2]",
+    "dflash:path=DSPARK,min_p=0",
+    "mix:drafts=ngram+[dflash:path=DSPARK]",
 ]
 
 
@@ -259,7 +267,7 @@ def targets_of(spec: str) -> list[Callable[[Path], Target]]:
         return LOOPED
     if "ADAPTER" in spec:
         return [native_quantised, native_sliding]
-    if any(heads in spec for heads in ("HEADS", "MARKOV", "MEDUSA", "HYDRA", "EAGLE")):
+    if any(heads in spec for heads in ("HEADS", "MARKOV", "MEDUSA", "HYDRA", "EAGLE", "DFLASH", "DSPARK")):
         return [*TAPPED, *LOOPED]
     found = NEEDS.get(spec.partition(":")[0], TARGETS)
     return [*found, *LOOPED] if spec.startswith("ngram") else found
@@ -267,7 +275,7 @@ def targets_of(spec: str) -> list[Callable[[Path], Target]]:
 
 def make_drafter(name: str, target: Target, *, per_node: float = 0.1) -> Drafter:
     """A fresh drafter; "SPEC tree=SPEC" gives it a tree; CORPUS, HEADS, MARKOV, MEDUSA, HYDRA, EAGLE,
-    EARLY and ADAPTER are files for the target.
+    DFLASH, DSPARK, EARLY and ADAPTER are files for the target.
 
     per_node  what a node costs: a share of a call.
     """
@@ -280,6 +288,8 @@ def make_drafter(name: str, target: Target, *, per_node: float = 0.1) -> Drafter
     spec = spec.replace("MEDUSA", medusa_heads(target)) if "MEDUSA" in spec else spec
     spec = spec.replace("HYDRA", hydra_heads(target)) if "HYDRA" in spec else spec
     spec = spec.replace("EAGLE", eagle(target)) if "EAGLE" in spec else spec
+    spec = spec.replace("DFLASH", dflash(target)) if "DFLASH" in spec else spec
+    spec = spec.replace("DSPARK", dspark(target)) if "DSPARK" in spec else spec
     spec = spec.replace("EARLY", early_head(target)) if "EARLY" in spec else spec
     spec = spec.replace("ADAPTER", exit_adapter(target)) if "ADAPTER" in spec else spec
     policy = TREES.create(tree, costs=lambda: straight(0.1)) if tree else None
@@ -338,6 +348,25 @@ def eagle(target: Any) -> str:
     path = Path(FOLDER.name) / f"{name}.eagle"
     if not path.exists():
         write_random_eagle(path, target, taps=("0", "final"), num_tokens=VOCAB_SIZE)
+    return str(path)
+
+
+def dflash(target: Any) -> str:
+    """Random DFlash layers of this target, one of them causal, which draft the suite's few tokens."""
+    name = target.fingerprint().rpartition(":")[2]
+    path = Path(FOLDER.name) / f"{name}.dflash"
+    if not path.exists():
+        ids, causal, windows = range(VOCAB_SIZE), (False, True), (0, 5)
+        write_random_dflash(path, target, token_ids=ids, causal=causal, windows=windows)
+    return str(path)
+
+
+def dspark(target: Any) -> str:
+    """A random layer of this target with a Markov head, which drafts all tokens."""
+    name = target.fingerprint().rpartition(":")[2]
+    path = Path(FOLDER.name) / f"{name}.dspark"
+    if not path.exists():
+        write_random_dflash(path, target, num_layers=1, from_root=True, markov="rnn", rank=8)
     return str(path)
 
 

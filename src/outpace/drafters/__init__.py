@@ -54,6 +54,7 @@ DRAFTERS = Registry(
         "medusa": "outpace.drafters.heads.medusa:Medusa",
         "hydra": "outpace.drafters.heads.hydra:Hydra",
         "eagle": "outpace.drafters.heads.eagle:Eagle",
+        "dflash": "outpace.drafters.heads.dflash:DFlash",
         "speed": "outpace.drafters.model.speed:speed",
         "cascade": "outpace.drafters.model.cascade:cascade",
     },

@@ -21,7 +21,13 @@ from outpace.files.whole import remove_abandoned
 
 ID_LENGTH = 12
 QUANTIZE = (None, "q8", "q4")
-FOLDERS = ("eagle", "hydra", "markov_heads", "medusa")  # of trained heads that belong to a packed model
+FOLDERS = (
+    "dflash",
+    "eagle",
+    "hydra",
+    "markov_heads",
+    "medusa",
+)  # of trained heads that belong to a packed model
 _NAME = re.compile(r"([0-9a-f]{32})\.(.+)")
 
 State = Literal[

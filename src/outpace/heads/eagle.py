@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.core.errors import FormatError
-from outpace.files.rope import BASES, rope_table
 from outpace.files.safetensors import FolderWeights
+from outpace.heads.decoder_layer import check_rope, flag_field, layer_fields, layer_shapes, taps_field
 from outpace.heads.file import read_token_ids
 from outpace.heads.folder import HeadConfig, Tensors, read_tensors, write_folder
 
@@ -94,20 +94,9 @@ class EagleConfig:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The tensors that the folder has."""
-        d, wide, read = self.hidden_size, self.intermediate_size, len(self.taps) * self.hidden_size
-        q, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
-        attention = LAYER + "self_attn."
-        found: dict[str, tuple[int, ...]] = {
-            "fc.weight": (d, read if self.is_third else d + read),
-            attention + "q_proj.weight": (q, self.input_width),
-            attention + "k_proj.weight": (kv, self.input_width),
-            attention + "v_proj.weight": (kv, self.input_width),
-            attention + "o_proj.weight": (d, q),
-            LAYER + "mlp.gate_proj.weight": (wide, d),
-            LAYER + "mlp.up_proj.weight": (wide, d),
-            LAYER + "mlp.down_proj.weight": (d, wide),
-            LAYER + "post_attention_layernorm.weight": (d,),
-        }
+        d, read = self.hidden_size, len(self.taps) * self.hidden_size
+        found: dict[str, tuple[int, ...]] = {"fc.weight": (d, read if self.is_third else d + read)}
+        found |= layer_shapes(self, LAYER, self.input_width)
         if self.is_third:
             norms = (LAYER + "input_layernorm", LAYER + "hidden_norm", "norm")
             found |= {f"{name}.weight": (d,) for name in norms}
@@ -118,11 +107,6 @@ class EagleConfig:
             found |= {f"fc_norm.{tap}.weight": (d,) for tap in range(len(self.taps))}
         if self.fc_bias:
             found["fc.bias"] = (d,)
-        if self.qkv_bias:
-            sizes = {"q": q, "k": kv, "v": kv}
-            found |= {f"{attention}{name}_proj.bias": (size,) for name, size in sizes.items()}
-        if self.qk_norm:
-            found |= {f"{attention}{name}_norm.weight": (self.head_dim,) for name in "qk"}
         return found
 
 
@@ -161,50 +145,23 @@ def write_eagle(folder: str | Path, heads: EagleWeights) -> None:
 
 def read_config(found: HeadConfig) -> EagleConfig:
     """The fields of a config.json, every one checked."""
-    generation, taps = found.field("generation"), found.field("taps")
+    generation = found.field("generation")
     if generation not in get_args(Generation):
         raise found.fault("generation", f"accepted are {', '.join(get_args(Generation))}")
-    if not isinstance(taps, list) or not taps or not all(isinstance(t, str) and t for t in taps):
-        raise found.fault("taps", "expected one or more names of taps: layers by number, or final")
+    taps = taps_field(found)
     target = found.fingerprint()
-    if generation == "eagle" and taps != ["final"]:
+    if generation == "eagle" and taps != ("final",):
         raise found.fault("taps", "accepted in eagle is final alone")
-    sizes: dict[str, Any] = {
-        name: found.size(name) for name in ("hidden_size", "intermediate_size", "rope_length")
-    }
-    sizes |= found.heads_of_attention()
-    num_tokens = found.size("num_tokens") if generation == "eagle3" else 0
-    flags: dict[str, Any] = {name: _flag(found, name) for name in FLAGS}
+    flags: dict[str, Any] = {name: flag_field(found, name) for name in FLAGS}
     config = EagleConfig(
         generation=generation,
-        taps=tuple(taps),
-        num_tokens=num_tokens,
+        taps=taps,
+        num_tokens=found.size("num_tokens") if generation == "eagle3" else 0,
         target=target,
-        rms_eps=found.number("rms_eps", 1e-20, 1.0),
-        rope_theta=found.number("rope_theta", *BASES),
-        rope_scaling=found.field("rope_scaling"),
         model=found.model,
         vocab_size=0 if found.field("vocab_size") is None else found.size("vocab_size", 0),
-        **sizes,
+        **layer_fields(found),
         **flags,
     )
-    if config.rope_scaling is not None and not isinstance(config.rope_scaling, dict):
-        raise found.fault("rope_scaling", "expected an object, or null")
-    try:
-        rope(config)
-    except FormatError as error:
-        raise FormatError(f"{found.folder}: {error}") from None
+    check_rope(config, found.folder)
     return config
-
-
-def rope(config: EagleConfig) -> tuple[NDArray[np.float32], float]:
-    """(inverse frequencies f32[head_dim / 2], factor for cosine and sine)."""
-    scaling = None if config.rope_scaling is None else dict(config.rope_scaling)
-    return rope_table(config.head_dim, config.rope_theta, scaling=scaling, context_length=config.rope_length)
-
-
-def _flag(found: HeadConfig, name: str) -> bool:
-    value = found.field(name)
-    if type(value) is not bool:
-        raise found.fault(name, "accepted are true and false")
-    return value

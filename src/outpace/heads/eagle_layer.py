@@ -9,9 +9,10 @@ import numpy as np
 
 from outpace.core.contracts import Target
 from outpace.core.errors import OutpaceError
-from outpace.core.layers import Floats, LayerSpec
+from outpace.core.layers import Floats
 from outpace.core.products import Product
-from outpace.heads.eagle import LAYER, METHOD, EagleWeights, read_eagle, rope
+from outpace.heads.decoder_layer import layer_spec, normed
+from outpace.heads.eagle import LAYER, METHOD, read_eagle
 from outpace.heads.embeddings import Embeddings, embedded
 
 
@@ -39,7 +40,10 @@ class EagleLayer:
         self.token_ids = heads.token_ids
         self._tensors = {name: tensor for name, tensor in heads.tensors.items() if tensor.ndim == 1}
         # A row may hold the text, and a tree behind it.
-        self.rows = model.layer(_spec(heads, 2 * target.context_length))
+        room = 2 * target.context_length
+        self.rows = model.layer(
+            layer_spec(config, heads.tensors, LAYER, config.input_width, context_length=room)
+        )
         self._fc = self.rows.product(heads.tensors["fc.weight"])
         self._unembed: Product = (
             self.rows.product(heads.tensors["lm_head.weight"])
@@ -91,24 +95,4 @@ class EagleLayer:
         return combined + self._tensors["fc.bias"] if self.config.fc_bias else combined
 
     def _normed(self, name: str, x: Floats) -> Floats:
-        squares = np.mean(x * x, axis=1, keepdims=True)
-        normed: Floats = x / np.sqrt(squares + np.float32(self.config.rms_eps)) * self._tensors[name]
-        return normed
-
-
-def _spec(heads: EagleWeights, context_length: int) -> LayerSpec:
-    """The layer as the engine takes it."""
-    c, t, attention = heads.config, heads.tensors, LAYER + "self_attn."
-    inv_freq, scale = rope(c)
-    biases = {f"{n}_bias": t[f"{attention}{n}_proj.bias"] for n in "qkv" if c.qkv_bias}
-    norms = {f"{n}_norm": t[f"{attention}{n}_norm.weight"] for n in "qk" if c.qk_norm}
-    return LayerSpec(
-        hidden_size=c.hidden_size, input_width=c.input_width, num_heads=c.num_heads,
-        num_kv_heads=c.num_kv_heads, head_dim=c.head_dim, intermediate_size=c.intermediate_size,
-        context_length=context_length, rms_eps=c.rms_eps, rope_inv_freq=inv_freq, rope_scale=scale,
-        matrices={
-            **{n: t[f"{attention}{n}_proj.weight"] for n in "qkvo"},
-            **{n: t[f"{LAYER}mlp.{n}_proj.weight"] for n in ("gate", "up", "down")},
-        },
-        vectors={"ffn_norm": t[LAYER + "post_attention_layernorm.weight"], **biases, **norms},
-    )  # fmt: skip
+        return normed(x, self._tensors[name], self.config.rms_eps)

@@ -124,11 +124,11 @@ def embedding(target: Target) -> Embedding:
 class Block:
     """What one pass says of the tokens behind a root.
 
-    logits   f32[L, M], as if no token of the block were known. gates: f32[L, r].
+    logits   f32[L, M], as if no token of the block were known, L: levels. gates: f32[L, r].
     highest  f32[L], the largest logit of each position.
     """
 
-    __slots__ = ("_highest", "_pass", "_some", "gates", "logits")
+    __slots__ = ("_highest", "_pass", "_some", "gates", "levels", "logits")
 
     def __init__(
         self,
@@ -138,7 +138,12 @@ class Block:
         gates: NDArray[np.float32],
     ) -> None:
         self._pass, self.logits, self._highest, self.gates = made_by, logits, highest, gates
+        self.levels = len(logits)
         self._some: dict[int, tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]] = {}
+
+    def follow(self, order: NDArray[np.float32] | None, token: int, level: int) -> NDArray[np.float32]:
+        """m f32[r] behind a token, whatever its depth."""
+        return self._pass.follow(order, token)
 
     def law(self, position: int, order: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits f32[M] at a position, 0 the first below the root, behind the token with this order."""

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn import Linear, Module, ModuleDict, ModuleList
 from torch.nn.functional import silu
 
-from outpace.heads.eagle import EagleConfig, rope
+from outpace.heads.decoder_layer import rope
+from outpace.heads.eagle import EagleConfig
 
 KeyValue = tuple[Tensor, Tensor]
 

@@ -186,7 +186,7 @@ def test_while_nobody_drafts_the_layer_rests_and_what_it_has_missed_is_read_in_o
     target: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, fused: list[int]
 ) -> None:
     """Its drafts are then those of the equations, and of a layer that was asked all along."""
-    monkeypatch.setattr("outpace.drafters.heads.eagle.CHUNK", chunk)
+    monkeypatch.setattr("outpace.drafters.heads.given.CHUNK", chunk)
     heads = write_random_eagle(tmp_path, target, num_tokens=40)
     watch, pace = Watch(make(target, tmp_path)), None
     layer: Any = watch.drafter._layer

@@ -16,7 +16,8 @@ from outpace.core.errors import OutpaceError  # noqa: E402
 from outpace.core.sampling import Sampling, warp  # noqa: E402
 from outpace.core.steps import Ask, RowScores, ScoredCall, Step, Verdict  # noqa: E402
 from outpace.core.tree import TokenTree  # noqa: E402
-from outpace.drafters.heads.markov_heads import RANKS, MarkovHeads, MarkovState  # noqa: E402
+from outpace.drafters.heads.blocks import RANKS  # noqa: E402
+from outpace.drafters.heads.markov_heads import MarkovHeads, MarkovState  # noqa: E402
 from outpace.drafters.none import NoDraft  # noqa: E402
 from outpace.engine.generate import generate  # noqa: E402
 from outpace.engine.request import Generation, Request  # noqa: E402

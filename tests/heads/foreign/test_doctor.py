@@ -17,6 +17,7 @@ from outpace.heads.folder import CONFIG, WEIGHTS  # noqa: E402
 from outpace.heads.foreign.doctor import OWN, examine  # noqa: E402
 from outpace.heads.foreign.eagle import IDS  # noqa: E402
 from outpace.heads.foreign.taking import take_in  # noqa: E402
+from tests.dflash_heads import write_random_dflash  # noqa: E402
 from tests.eagle_heads import write_random_eagle  # noqa: E402
 from tests.exit_adapters import write_random_adapter  # noqa: E402
 from tests.foreign_heads import (  # noqa: E402
@@ -236,6 +237,7 @@ def write_own(folder: Path, method: str, target: Any) -> None:
         "medusa": lambda: write_random_medusa(folder, target, token_ids=[2, 5]),
         "hydra": lambda: write_random_hydra(folder, target, token_ids=[2, 5]),
         "eagle": lambda: write_random_eagle(folder, target),
+        "dflash": lambda: write_random_dflash(folder, target, from_root=True, markov="rnn", rank=8),
         "early": lambda: write_random_early(folder, target),
         "c2t": lambda: write_classifier(folder),
         "early_exit": lambda: write_random_adapter(folder, target, token_ids=[2, 5]),
@@ -266,9 +268,12 @@ def test_what_is_trained_here_is_known() -> None:
 
 
 def test_heads_of_attention_are_no_heads(tiny: Tiny, tmp_path: Path) -> None:
-    for method in ("eagle", "early_exit"):
+    for method in ("dflash", "eagle", "early_exit"):
         write_own(tmp_path / method, method, tiny.target)
         assert "heads" not in dict(examine(tmp_path / method).facts)
+    facts = dict(examine(tmp_path / "dflash").facts)
+    assert facts["layers"] == "2" and facts["Markov head"] == "rnn, of rank 8"
+    assert facts["block"] == "4 drafted tokens, the mask is token 299"
 
 
 @pytest.mark.parametrize("method", OWN)

@@ -29,7 +29,7 @@ from outpace.core.layers import Floats
 from outpace.core.options import checked
 from outpace.core.steps import Ask, RowScores, Step
 from outpace.core.tree import TokenTree
-from outpace.drafters.heads.given import CHUNK, Inputs, Levels, give_back, read_ahead
+from outpace.drafters.heads.given import Inputs, Levels, Waiting, give_back, read_ahead
 from outpace.heads.eagle import METHOD
 from outpace.heads.eagle_layer import EagleLayer
 from outpace.heads.embeddings import embedded
@@ -38,21 +38,18 @@ from outpace.trees.dynamic import Dynamic
 from outpace.trees.grow import grow_trees, traits_of
 
 
-class EagleState:
+class EagleState(Waiting):
     """A row: its committed tokens that the layer has not read, the root's last.
 
-    prompt    the tokens of a text whose first call has not been observed. row, lost: see `given.Text`.
-    features  of the first of these tokens, arrays [n, D]; states: of the others, arrays [n, T * D].
+    prompt  the tokens of a text whose first call has not been observed. row, lost: see `given.Text`.
     """
 
-    __slots__ = ("_layer", "features", "lost", "prompt", "row", "states", "tokens", "waiting")
+    __slots__ = ("_layer", "lost", "prompt", "row", "tokens")
 
     def __init__(self, layer: EagleLayer, prompt: Sequence[int]) -> None:
+        super().__init__(layer)
         self.prompt: Sequence[int] = prompt
         self.tokens: list[int] = []
-        self.features: list[Floats] = []
-        self.states: list[Floats] = []
-        self.waiting = 0  # how many tokens have states and no features
         self.row: int | None = None
         self.lost = False
         self._layer = layer
@@ -65,27 +62,16 @@ class EagleState:
     def add(self, tokens: Sequence[int], states: Floats) -> None:
         """Committed tokens, and the states f32[n, T * D] that they were chosen from."""
         self.tokens += tokens
-        self.states.append(states)
-        self.waiting += len(states)
-        if self.waiting >= CHUNK:  # states are several times as wide as features
-            self.fuse()
-
-    def fuse(self) -> None:
-        """Make features of the states that wait, by chunks."""
-        if self.waiting:
-            found, pieces = np.concatenate(self.states), range(0, self.waiting, CHUNK)
-            self.features += [self._layer.features(found[at : at + CHUNK]) for at in pieces]
-            self.states, self.waiting = [], 0
+        self.add_states(states)
 
     def inputs(self, count: int) -> Inputs:
         """Those of the first of them."""
-        self.features = [np.concatenate(self.features)]
-        return self._layer.inputs(self.tokens[:count], self.features[0][:count])
+        return self._layer.inputs(self.tokens[:count], self.first(count))
 
     def drop(self, count: int) -> None:
         """They have been read."""
         del self.tokens[:count]
-        self.features = [np.concatenate(self.features)[count:]]
+        self.drop_first(count)
 
 
 class Eagle:

@@ -1,12 +1,13 @@
 """Trees of a layer beside the target (`core.layers.GivenLayer`), on rows of keys and values of its own.
 
-eagle and the adapter of early_exit share this. A level of a tree is one call of the layer for all rows: the
-nodes of the level with their ancestors, and before them what has been committed since the row's last call.
+eagle and the adapter of early_exit share this, and dflash what reads ahead. A level of a tree is one call of
+the layer for all rows: the nodes of the level with their ancestors, and before them what has been committed
+since the row's last call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,7 +48,67 @@ class Text(Protocol):
         """The layer has read the first `count` of them."""
 
 
-def read_ahead(layer: GivenLayer, text: Text) -> bool:
+class Reader(Protocol):
+    """A layer, or several, with rows of the same numbers; see `GivenLayer`."""
+
+    def open(self) -> int: ...
+    def free(self, row: int) -> None: ...
+    def keep(self, row: int, path: Iterable[int]) -> None: ...
+    def score(
+        self,
+        rows: Sequence[int],
+        starts: Sequence[int],
+        parents: Sequence[int],
+        read: Floats,
+        residuals: Floats,
+    ) -> Floats | None: ...
+
+
+class Fusing(Protocol):
+    """Makes what is read of states: `features`, f32[n, T * D] -> f32[n, D]."""
+
+    def features(self, states: Floats) -> Floats: ...
+
+
+class Waiting:
+    """States of committed tokens that a layer has not read, and what it reads of the first of them.
+
+    features  arrays [n, D]. states: of the tokens after these, arrays [n, T * D].
+    """
+
+    __slots__ = ("_by", "features", "states", "waiting")
+
+    def __init__(self, by: Fusing) -> None:
+        self.features: list[Floats] = []
+        self.states: list[Floats] = []
+        self.waiting = 0  # how many tokens have states and no features
+        self._by = by
+
+    def add_states(self, states: Floats) -> None:
+        """f32[n, T * D], of the tokens that come next."""
+        self.states.append(states)
+        self.waiting += len(states)
+        if self.waiting >= CHUNK:  # states are several times as wide as features
+            self.fuse()
+
+    def fuse(self) -> None:
+        """Make features of the states that wait, by chunks."""
+        if self.waiting:
+            found, pieces = np.concatenate(self.states), range(0, self.waiting, CHUNK)
+            self.features += [self._by.features(found[at : at + CHUNK]) for at in pieces]
+            self.states, self.waiting = [], 0
+
+    def first(self, count: int) -> Floats:
+        """f32[count, D], the first features."""
+        self.features = [np.concatenate(self.features)]
+        return self.features[0][:count]
+
+    def drop_first(self, count: int) -> None:
+        """They have been read."""
+        self.features = [np.concatenate(self.features)[count:]]
+
+
+def read_ahead(layer: Reader, text: Text) -> bool:
     """Read what is unread, all but the last chunk of it; whether the layer can draft for the row."""
     if text.lost:
         return False
@@ -65,7 +126,7 @@ def read_ahead(layer: GivenLayer, text: Text) -> bool:
     return True
 
 
-def give_back(layer: GivenLayer, text: Text) -> None:
+def give_back(layer: Reader, text: Text) -> None:
     """The row's place in the layer."""
     if text.row is not None:
         layer.free(text.row)
@@ -107,7 +168,7 @@ class Levels:
         self._prepare(rows, trees, kept)
         parts = [self._part(*one) for one in zip(rows, trees, kept, strict=True)]
         outputs: list[Floats | None] = [None] * len(rows)
-        for places in _groups([len(part.parents) for part in parts], self._layer.max_nodes):
+        for places in groups([len(part.parents) for part in parts], self._layer.max_nodes):
             some = [parts[place] for place in places]
             starts = np.cumsum([0, *(len(part.parents) for part in some)]).tolist()
             try:
@@ -169,7 +230,7 @@ class Levels:
         return number
 
 
-def _groups(sizes: Sequence[int], most: int) -> list[list[int]]:
+def groups(sizes: Sequence[int], most: int) -> list[list[int]]:
     """Numbers of rows that share a call of at most so many nodes; a row that is larger is in none."""
     groups: list[list[int]] = [[]]
     room = most

@@ -13,7 +13,7 @@ from outpace.core.contracts import Tapped, Target
 from outpace.core.errors import FormatError, OutpaceError
 from outpace.files.raw import RawTensor, RawTensors
 from outpace.files.safetensors import FolderWeights
-from outpace.heads import c2t, eagle, early, exit_adapter, file, hydra, markov_heads, medusa
+from outpace.heads import c2t, dflash, eagle, early, exit_adapter, file, hydra, markov_heads, medusa
 from outpace.heads.folder import HeadConfig
 from outpace.heads.foreign.eagle import USUAL_LAYERS, usual_taps
 from outpace.heads.foreign.layout import Fault, Layout, said, tensor_faults, value_faults
@@ -46,11 +46,12 @@ OWN = {
     "medusa": OwnHeads("Medusa heads", medusa.read_config, medusa.read_medusa, ("token_map", medusa.SHARED)),
     "hydra": OwnHeads("Hydra heads", hydra.read_config, hydra.read_hydra, ("token_ids",)),
     "eagle": OwnHeads("an EAGLE layer", eagle.read_config, eagle.read_eagle, ("token_ids",)),
+    "dflash": OwnHeads("DFlash layers", dflash.read_config, dflash.read_dflash, ("token_ids",)),
     "early_exit": OwnHeads(
         "an adapter of an early exit", exit_adapter.read_config, exit_adapter.read_adapter, ("token_ids",)
     ),
 }
-OF_ATTENTION = ("eagle", "early_exit")  # what their num_heads are
+OF_ATTENTION = ("dflash", "eagle", "early_exit")  # what their num_heads are
 
 
 @dataclass(slots=True)
@@ -174,7 +175,9 @@ def _own(found: Found, target: Target | None) -> Report:
     if taps := getattr(named, "taps", ()):
         report.facts.append(("taps", ", ".join(taps)))
     num_heads = 0 if found.method in OF_ATTENTION else getattr(named, "num_heads", 0)
-    if depth := getattr(named, "length", 0) or num_heads:
+    if isinstance(config, dflash.DFlashConfig):
+        report.facts += _block_facts(config)
+    elif depth := getattr(named, "length", 0) or num_heads:
         report.facts.append(("heads", str(depth)))
     count = getattr(named, "num_tokens", 0) or getattr(named, "truncated_vocab_size", 0)
     ids = weights.tensors.get("token_ids")
@@ -213,6 +216,12 @@ def _foreign_facts(layout: Layout) -> Iterable[tuple[str, str]]:
         yield "states", "the last"
         yield "heads", f"{config.num_heads}, of {config.num_hidden_layers} layers each"
         yield "drafted tokens", str(config.truncated_vocab_size)
+
+
+def _block_facts(config: dflash.DFlashConfig) -> Iterable[tuple[str, str]]:
+    yield "layers", str(config.num_layers)
+    yield "block", f"{config.length} drafted tokens, the mask is token {config.mask_token_id}"
+    yield "Markov head", f"{config.markov}, of rank {config.rank}" if config.rank else "none"
 
 
 def _read_tensors(layout: Layout, weights: RawTensors) -> list[RawTensor]:

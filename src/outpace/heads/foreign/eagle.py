@@ -24,7 +24,8 @@ import numpy as np
 from outpace.core.errors import FormatError
 from outpace.files.raw import RawTensors
 from outpace.files.rope import BASES
-from outpace.heads.eagle import LAYER, EagleConfig, rope
+from outpace.heads.decoder_layer import check_rope
+from outpace.heads.eagle import LAYER, EagleConfig
 from outpace.heads.folder import HEAD_STEP, MAX_SIZE
 from outpace.heads.foreign.fields import Fields
 from outpace.heads.foreign.layout import (
@@ -163,10 +164,7 @@ def _taps(fields: Fields) -> tuple[str, ...]:
 
 def _made(fields: Fields, config: dict[str, Any]) -> EagleConfig:
     made = EagleConfig(**config, target="")
-    try:
-        rope(made)
-    except FormatError as error:
-        raise FormatError(f"{fields.path}: {error}") from None
+    check_rope(made, fields.path)
     return made
 
 
