@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from outpace.heads.dflash import DFlashConfig
 from outpace.heads.eagle import EagleConfig
 from outpace.heads.folder import CONFIG, WEIGHTS
 from tests.made_heads import random_tensors
@@ -27,15 +28,17 @@ def torch_tensors(arrays: Mapping[str, np.ndarray], dtype: torch.dtype) -> dict[
     return {name: tensor.contiguous() for name, tensor in rounded.items()}
 
 
-def random_layer(config: EagleConfig, dtype: torch.dtype, seed: int = 0) -> dict[str, torch.Tensor]:
-    """The tensors of an EAGLE layer, of norms around 1."""
+def random_layer(
+    config: EagleConfig | DFlashConfig, dtype: torch.dtype, seed: int = 0
+) -> dict[str, torch.Tensor]:
+    """The tensors of an EAGLE layer, or of DFlash's layers, of norms around 1."""
     arrays = random_tensors(config.shapes(), seed)
     for name, values in arrays.items():
         arrays[name] = 1 + values / 8 if "norm" in name else values * 2
     return torch_tensors(arrays, dtype)
 
 
-def layer_config(config: EagleConfig, **more: Any) -> dict[str, Any]:
+def layer_config(config: EagleConfig | DFlashConfig, **more: Any) -> dict[str, Any]:
     """What a Llama's config.json says of such a layer."""
     return {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": VOCAB,
@@ -134,6 +137,95 @@ def write_speculators(
         },
     }  # fmt: skip
     write(folder, fields, tensors, change)
+    return config, tensors
+
+
+def dflash_layers(**options: Any) -> DFlashConfig:
+    """Two layers for a target of width 64 with the taps 1 and 4; they draft three tokens, of all."""
+    fields: dict[str, Any] = {
+        "hidden_size": WIDTH, "num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "intermediate_size": 48,
+        "taps": ("1", "4"), "block_size": 4, "mask_token_id": 299, "causal": (False, False),
+        "windows": (0, 0), "target": "", "vocab_size": VOCAB,
+    }  # fmt: skip
+    return DFlashConfig(**fields | options)
+
+
+def qwen_config(config: DFlashConfig, **more: Any) -> dict[str, Any]:
+    """What a Qwen3's config.json says of such layers."""
+    kinds = ["sliding_attention" if window else "full_attention" for window in config.windows]
+    fields = layer_config(config, architectures=["DFlashDraftModel"], model_type="qwen3")
+    sliding = {"layer_types": kinds, "sliding_window": max(config.windows) or None}
+    attention = {"attention_bias": config.qkv_bias, "num_hidden_layers": config.num_layers}
+    return fields | sliding | attention | more
+
+
+def markov_fields(config: DFlashConfig) -> dict[str, Any]:
+    """Those of DSpark."""
+    if config.markov == "none":
+        return {"markov_rank": 0}
+    return {"markov_rank": config.rank, "markov_head_type": config.markov}
+
+
+def write_dflash(
+    folder: Path, *, dtype: torch.dtype = BF16, change: Change | None = None, prefix: str = "", **options: Any
+) -> tuple[DFlashConfig, dict[str, Any]]:
+    """As z-lab/*-DFlash: a part of the fields in dflash_config."""
+    config = dflash_layers(**options)
+    tensors = random_layer(config, dtype)
+    inner = {"mask_token_id": config.mask_token_id, "target_layer_ids": [int(tap) for tap in config.taps]}
+    fields = qwen_config(config, block_size=config.block_size, dflash_config=inner, num_target_layers=8)
+    write(folder, fields, {prefix + name: tensor for name, tensor in tensors.items()}, change)
+    return config, tensors
+
+
+def write_dspark(
+    folder: Path, *, dtype: torch.dtype = BF16, change: Change | None = None, **options: Any
+) -> tuple[DFlashConfig, dict[str, Any]]:
+    """As DeepSpec writes them: with the target's matrices and a confidence head."""
+    config = dflash_layers(**{"from_root": True, "markov": "vanilla", "rank": 16} | options)
+    tensors = random_layer(config, dtype)
+    beside = {
+        "embed_tokens.weight": torch.ones(VOCAB, WIDTH, dtype=dtype),
+        "lm_head.weight": torch.zeros(VOCAB, WIDTH, dtype=dtype),
+        "confidence_head.proj.weight": torch.ones(1, WIDTH + config.rank, dtype=dtype),
+        "confidence_head.proj.bias": torch.ones(1, dtype=dtype),
+    }
+    fields = qwen_config(
+        config, architectures=["Qwen3DSparkModel"], block_size=config.block_size, num_anchors=512,
+        mask_token_id=config.mask_token_id, target_layer_ids=[int(tap) for tap in config.taps],
+        enable_confidence_head=True, confidence_head_with_markov=True, **markov_fields(config),
+    )  # fmt: skip
+    write(folder, fields, tensors | beside, change)
+    return config, tensors
+
+
+def write_block_speculators(
+    folder: Path,
+    *,
+    ids: Sequence[int] = tuple(sorted(DRAFTED)),
+    dtype: torch.dtype = BF16,
+    dspark: bool = False,
+    change: Change | None = None,
+    said: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> tuple[DFlashConfig, dict[str, Any]]:
+    """As speculators writes DFlash's layers, or DSpark's; of all tokens without a matrix of their own."""
+    usual = {"from_root": True, "markov": "gated", "rank": 16} if dspark else {}
+    few = {"num_tokens": len(ids)} if len(ids) < VOCAB else {}
+    config = dflash_layers(**usual | few | options)
+    tensors = random_layer(config, dtype) | (maps(ids) if few else {})
+    fields = {
+        "speculators_model_type": "dspark" if dspark else "dflash", "block_size": config.block_size,
+        "draft_vocab_size": len(ids), "target_hidden_size": None, "mask_token_id": config.mask_token_id,
+        "aux_hidden_state_layer_ids": [int(tap) + 1 for tap in config.taps],
+        "transformer_layer_config": qwen_config(config),
+        "speculators_config": {
+            "algorithm": "dflash", "default_proposal_method": "greedy", "proposal_methods": [],
+            "verifier": {"name_or_path": "org/tiny", "architectures": ["LlamaForCausalLM"]},
+        },
+        **(markov_fields(config) if dspark else {}),
+    }  # fmt: skip
+    write(folder, fields | dict(said or {}), tensors, change)
     return config, tensors
 
 

@@ -20,6 +20,9 @@ from tests.foreign_heads import (  # noqa: E402
     DRAFTED,
     bits,
     config_in,
+    write_block_speculators,
+    write_dflash,
+    write_dspark,
     write_eagle1,
     write_eagle3,
     write_medusa,
@@ -32,6 +35,7 @@ from tests.native_models import gguf_target  # noqa: E402
 
 Run = Callable[..., Outcome]
 LAYOUTS: dict[str, list[Callable[..., Any]]] = {
+    "dflash": [write_dflash, write_dspark, write_block_speculators],
     "eagle": [write_eagle1, write_eagle3, write_speculators],
     "medusa": [write_medusa, write_vllm_medusa],
 }
@@ -83,7 +87,10 @@ def test_what_is_taken_in_drafts_and_changes_nothing(
         outcome = run("heads", "doctor", str(ours), "-m", str(folder / "short.gguf"))
         assert outcome.status == 1 and "trained on another model, by its fingerprint" in outcome.out
         outcome = run("heads", "export", str(ours), "-o", str(tmp_path / f"again{number}"))
-        assert outcome.status == 0, outcome.err
+        if method == "dflash":
+            assert outcome.status == 2 and "'dflash', which came from others" in outcome.err
+        else:
+            assert outcome.status == 0, outcome.err
         outcome = run("heads", "import", str(theirs), "-m", model, "-o", str(ours))
         assert outcome.status == 2 and "exists, accepted is a new folder or an empty one" in outcome.err
 
@@ -146,8 +153,8 @@ def test_bad_input_gets_one_line(run: Run, folder: Path, tmp_path: Path, target:
     (bert / "config.json").write_text(json.dumps({"model_type": "bert"}))
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
-    (tmp_path / "dflash").mkdir()
-    (tmp_path / "dflash" / "config.json").write_text(json.dumps({"speculators_model_type": "dflash"}))
+    (tmp_path / "peagle").mkdir()
+    (tmp_path / "peagle" / "config.json").write_text(json.dumps({"speculators_model_type": "peagle"}))
     output = ["-o", str(tmp_path / "out")]
     cases = [
         (["doctor", "nowhere"], "there is no folder nowhere, accepted are folders of Medusa"),
@@ -155,7 +162,10 @@ def test_bad_input_gets_one_line(run: Run, folder: Path, tmp_path: Path, target:
         (["doctor", str(tmp_path / "empty")], "empty has no config.json, accepted are folders of Medusa"),
         (["doctor", str(bert)], "holds no trained heads that are known here; accepted are"),
         (["doctor", str(tmp_path / "good"), "-m", "nowhere.gguf"], "nowhere.gguf"),
-        (["import", str(tmp_path / "dflash"), "-m", model, *output], "holds DFlash layers, which no drafter"),
+        (
+            ["import", str(tmp_path / "peagle"), "-m", model, *output],
+            "holds a P-EAGLE layer, which no drafter",
+        ),
         (["import", str(tmp_path / "markov"), "-m", model, *output], "is a folder of Outpace already"),
         (
             ["import", str(tmp_path / "good"), "-m", str(folder / "short.gguf"), *output],
@@ -177,9 +187,11 @@ def test_bad_input_gets_one_line(run: Run, folder: Path, tmp_path: Path, target:
         assert outcome.status == 2 and outcome.out == "", args
         assert message in outcome.err and outcome.err.count("\n") == 1, outcome.err
     assert not (tmp_path / "out").exists()
-    outcome = run("heads", "doctor", str(tmp_path / "dflash"))
+    outcome = run("heads", "doctor", str(tmp_path / "peagle"))
     assert (
-        outcome.status == 1 and "DFlash layers" in outcome.out and "no drafter of Outpace runs" in outcome.out
+        outcome.status == 1
+        and "a P-EAGLE layer" in outcome.out
+        and "no drafter of Outpace runs" in outcome.out
     )
 
 

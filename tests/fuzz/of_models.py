@@ -263,6 +263,9 @@ def _foreign_seeds() -> list[Files]:
         foreign_heads.write_eagle1,
         foreign_heads.write_eagle3,
         foreign_heads.write_speculators,
+        foreign_heads.write_dflash,
+        foreign_heads.write_dspark,
+        foreign_heads.write_block_speculators,
         foreign_heads.write_medusa,
         foreign_heads.write_vllm_medusa,
     ):
@@ -273,7 +276,8 @@ def _foreign_seeds() -> list[Files]:
 
 
 def _foreign(folder: Path) -> None:
-    """Taken in, given out again, and loaded beside the model."""
+    """Taken in, given out again where it can be, and loaded beside the model."""
+    from outpace.heads.dflash_pass import DFlashPass
     from outpace.heads.eagle_layer import EagleLayer
     from outpace.heads.foreign.doctor import examine
     from outpace.heads.foreign.giving import give_out
@@ -285,9 +289,10 @@ def _foreign(folder: Path) -> None:
     with TemporaryDirectory() as made:
         ours = Path(made) / "ours"
         layout = take_in(folder, target, "tiny", ours)
-        give_out(ours, Path(made) / "theirs")
-        kind: Any = EagleLayer if layout.what.startswith("EAGLE") else MedusaHeads
-        kind(target, ours)
+        kinds: dict[str, Any] = {"dflash": DFlashPass, "eagle": EagleLayer, "medusa": MedusaHeads}
+        kinds[layout.method](target, ours)
+        if layout.method != "dflash":
+            give_out(ours, Path(made) / "theirs")
 
 
 MODEL_READERS: dict[str, Reader] = {

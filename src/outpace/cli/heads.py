@@ -59,7 +59,8 @@ def take(
     """Check a folder of another project against a model, and write it as one that drafts here.
 
     Medusa's heads become a folder for the draft medusa, EAGLE's layers one
-    for the draft eagle. Weights keep their bits.
+    for the draft eagle, those of DFlash and DSpark one for the draft dflash.
+    Weights keep their bits.
     """
     from outpace.heads.foreign.recognise import recognise
     from outpace.heads.foreign.taking import check_new, take_in
@@ -75,8 +76,7 @@ def take(
     loaded.close()
     for note in layout.notes:
         render.note(f"note: {note}")
-    method = "eagle" if layout.what.startswith("EAGLE") else "medusa"
-    print(f"{output}: {layout.what}, for {loaded.name}; --draft {method}:path={output}")
+    print(f"{output}: {layout.what}, for {loaded.name}; --draft {layout.method}:path={output}")
 
 
 @app.command("export")

@@ -23,6 +23,9 @@ from tests.exit_adapters import write_random_adapter  # noqa: E402
 from tests.foreign_heads import (  # noqa: E402
     BF16,
     VOCAB,
+    write_block_speculators,
+    write_dflash,
+    write_dspark,
     write_eagle1,
     write_eagle3,
     write_medusa,
@@ -44,6 +47,9 @@ WRITERS: dict[str, Write] = {
     "eagle1": write_eagle1,
     "eagle3": write_eagle3,
     "speculators": write_speculators,
+    "dflash": write_dflash,
+    "dspark": write_dspark,
+    "dflash-speculators": write_block_speculators,
     "medusa": write_medusa,
     "vllm": lambda folder, **options: write_vllm_medusa(folder, ids=(5, 2, 9), **options),
 }
@@ -213,11 +219,11 @@ def test_other_models_are_refused(
 @pytest.mark.parametrize(
     ("config", "what"),
     [
-        ({"speculators_model_type": "dflash"}, "DFlash layers"),
-        ({"speculators_model_type": "dspark"}, "DSpark layers"),
+        ({"speculators_model_type": "dflash2"}, "DFlash2 layers"),
         ({"speculators_model_type": "peagle"}, "a P-EAGLE layer"),
         ({"speculators_model_type": "next"}, "speculators' 'next'"),
-        ({"architectures": ["DFlashDraftModel"], "block_size": 16, "mask_token_id": 3}, "DFlash layers"),
+        ({"architectures": ["DFlash2DraftModel"], "block_size": 16, "mask_token_id": 3}, "DFlash2 layers"),
+        ({"speculators_model_type": "dspark", "projector_type": "domino"}, "Domino layers"),
         ({"architectures": ["LlamaForCausalLMEagle4"], "hidden_size": 64}, "an EAGLE-4 layer"),
     ],
 )

@@ -212,6 +212,10 @@ def _foreign_facts(layout: Layout) -> Iterable[tuple[str, str]]:
         else:
             yield "states", "the last"
         yield "drafted tokens", str(config.num_tokens or "all")
+    elif isinstance(config, dflash.DFlashConfig):
+        yield "states", f"the outputs of the layers {', '.join(config.taps)}, the first 0"
+        yield from _block_facts(config)
+        yield "drafted tokens", str(config.num_tokens or "all")
     else:
         yield "states", "the last"
         yield "heads", f"{config.num_heads}, of {config.num_hidden_layers} layers each"

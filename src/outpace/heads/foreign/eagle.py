@@ -19,32 +19,29 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from outpace.core.errors import FormatError
 from outpace.files.raw import RawTensors
-from outpace.files.rope import BASES
 from outpace.heads.decoder_layer import check_rope
 from outpace.heads.eagle import LAYER, EagleConfig
-from outpace.heads.folder import HEAD_STEP, MAX_SIZE
 from outpace.heads.foreign.fields import Fields
-from outpace.heads.foreign.layout import (
-    Fault,
-    Layout,
-    Wanted,
-    in_order,
-    is_zero,
-    plain_names,
-    said,
-    whole_numbers,
+from outpace.heads.foreign.layout import Fault, Layout, Wanted, plain_names
+from outpace.heads.foreign.parts import (
+    EMBEDDING,
+    IN_ORDER,
+    computed,
+    drafted,
+    layer_values,
+    tapped_layers,
+    target_name,
+    with_rows,
+    zeros,
 )
 
 IDS = "eagle_aux_hidden_state_layer_ids"
 USUAL_LAYERS = "2, n // 2 and n - 3 of the target's n"
 LEAST_LAYERS = 7  # such that the usual ones differ
-MOST_TAPS = 16
 PREFIXES = {"model.": "", "midlayer.": LAYER}
-EMBEDDING, OUTPUT_BIAS = "embed_tokens.weight", LAYER + "self_attn.o_proj.bias"
+OUTPUT_BIAS = LAYER + "self_attn.o_proj.bias"
 THIRD_NAMES = ("d2t", "norm.weight", LAYER + "hidden_norm.weight", LAYER + "input_layernorm.weight")
 
 
@@ -112,38 +109,8 @@ def _third(
 
 
 def _layer(layer: Fields, names: dict[str, str]) -> dict[str, Any]:
-    """Fields of ours from a Llama's or Qwen's config, and from which biases and norms there are."""
-    layer.one_of("hidden_act", ("silu", "swish"))
     layer.one_of("num_hidden_layers", (1,))
-    hidden_size, num_heads = layer.size("hidden_size"), layer.size("num_attention_heads")
-    num_kv_heads = layer.size("num_key_value_heads", num_heads)
-    if num_heads % num_kv_heads:
-        raise layer.fault("num_key_value_heads", f"are divisors of num_attention_heads, {num_heads}")
-    head_dim = layer.size("head_dim", hidden_size // num_heads)
-    if head_dim % HEAD_STEP or head_dim > 512:
-        raise FormatError(
-            f"{layer.path}: a head's width is {head_dim}, accepted are multiples of {HEAD_STEP} up to 512"
-        )
-    scaling = layer.table("rope_scaling") or layer.table("rope_parameters")
-    within = Fields(layer.path, scaling, "rope_scaling.")
-    within.one_of("partial_rotary_factor", (1, 1.0))
-    theta = within.number("rope_theta", layer.number("rope_theta", 10000.0, *BASES), *BASES)
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    kept = {name: value for name, value in scaling.items() if name != "rope_theta"}
-    stem = LAYER + "self_attn."
-    return {
-        "hidden_size": hidden_size,
-        "num_heads": num_heads,
-        "num_kv_heads": num_kv_heads,
-        "head_dim": head_dim,
-        "intermediate_size": layer.size("intermediate_size"),
-        "rms_eps": layer.number("rms_norm_eps", 1e-6, 1e-20, 1.0),
-        "rope_theta": theta,
-        "rope_scaling": None if kind == "default" else kept,
-        "rope_length": min(layer.size("max_position_embeddings", 2048, 1 << 40), MAX_SIZE),
-        "qkv_bias": layer.flag("attention_bias") or layer.flag("qkv_bias") or f"{stem}q_proj.bias" in names,
-        "qk_norm": layer.get("model_type") == "qwen3" or f"{stem}q_norm.weight" in names,
-    }
+    return layer_values(layer, names, LAYER)
 
 
 def _taps(fields: Fields) -> tuple[str, ...]:
@@ -151,15 +118,7 @@ def _taps(fields: Fields) -> tuple[str, ...]:
     holder = next((f for f in (fields, fields.within("eagle_config")) if f.get(IDS) is not None), None)
     if holder is None:
         return ("",) * 3
-    ids = holder.get(IDS)
-    if (
-        not isinstance(ids, list)
-        or not 1 <= len(ids) <= MOST_TAPS
-        or not all(type(one) is int and 1 <= one <= MAX_SIZE for one in ids)
-        or ids != sorted(set(ids))
-    ):
-        raise holder.fault(IDS, f"are 1 to {MOST_TAPS} ascending numbers of layers, 1 or more")
-    return tuple(str(one - 1) for one in ids)
+    return tapped_layers(holder, IDS, 1)
 
 
 def _made(fields: Fields, config: dict[str, Any]) -> EagleConfig:
@@ -177,57 +136,31 @@ def _layout(
     weights: RawTensors | None,
 ) -> Layout:
     wanted = {name: Wanted(names.get(name, name), shape) for name, shape in config.shapes().items()}
-    known = [given for name, given in names.items() if name.endswith("rotary_emb.inv_freq")]
+    known = computed(names)
     own = [given for name, given in names.items() if name == EMBEDDING or name.startswith("verifier_")]
     notes = [f"{', '.join(own)}: the target's own, not read"] if own else []
-    if weights is not None and OUTPUT_BIAS in names and is_zero(weights, weights.tensors[names[OUTPUT_BIAS]]):
-        known.append(names[OUTPUT_BIAS])
-        notes.append(f"{names[OUTPUT_BIAS]}: zeros, not read")
+    for given in zeros(weights, names, OUTPUT_BIAS):
+        known.append(given)
+        notes.append(f"{given}: zeros, not read")
     ids, faults = None, list[Fault]()
     if config.is_third and weights is not None:
         known += [names[name] for name in ("d2t", "t2d") if name in names]
         try:
-            ids, rows = _drafted(config, vocab_size, names, weights)
+            ids, rows = drafted(config.num_tokens, vocab_size, names, weights)
         except FormatError as error:
             faults.append(("wrong tokens", str(error)))
         else:
             if rows is not None:
-                wanted["lm_head.weight"] = Wanted(*_place(wanted["lm_head.weight"]), rows)
-                notes.append("drafted tokens are not in order: they are sorted, with their rows")
+                wanted["lm_head.weight"] = with_rows(wanted["lm_head.weight"], rows)
+                notes.append(IN_ORDER)
     return Layout(
-        what, config, vocab_size, _target(fields), wanted, ids, (*known, *own), tuple(faults), tuple(notes)
+        what,
+        config,
+        vocab_size,
+        target_name(fields),
+        wanted,
+        ids,
+        (*known, *own),
+        tuple(faults),
+        tuple(notes),
     )
-
-
-def _drafted(
-    config: EagleConfig, vocab_size: int, names: dict[str, str], weights: RawTensors
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """(token ids i64[M], ascending; the rows of the output matrix in that order, None as they lie)."""
-    count = config.num_tokens
-    if "d2t" not in names:
-        if count < vocab_size:
-            raise FormatError(f"the tensor d2t is missing, expected I64[{count}]")
-        return np.arange(count), None
-    tensor = weights.tensors[names["d2t"]]
-    offsets = whole_numbers(weights, tensor, count)
-    if offsets is None:
-        raise FormatError(f"{said(tensor)}, expected I64[{count}]")
-    # Out of this range no sum is a token, and it may not be a number of 64 bits.
-    ids, rows = in_order(np.arange(count) + offsets.clip(-vocab_size - count, vocab_size), vocab_size)
-    if "t2d" in names:
-        mask = weights.tensors[names["t2d"]]
-        if mask.type_name != "BOOL" or mask.shape != (vocab_size,) or mask.nbytes != vocab_size:
-            raise FormatError(f"{said(mask)}, expected BOOL[{vocab_size}]")
-        if not np.array_equal(np.flatnonzero(weights.rows(mask).reshape(-1)), ids):
-            raise FormatError("t2d and d2t name different tokens")
-    return ids, rows
-
-
-def _place(wanted: Wanted) -> tuple[str, tuple[int, ...]]:
-    return wanted.name, wanted.shape
-
-
-def _target(fields: Fields) -> str:
-    """What the checkpoint calls its target."""
-    verifier = fields.within("speculators_config").within("verifier")
-    return verifier.text("name_or_path") or fields.text("base_model_name_or_path")

@@ -19,6 +19,7 @@ import numpy as np
 from outpace.core.errors import FormatError, OutpaceError
 from outpace.files.raw import RawTensors
 from outpace.files.safetensors_writer import ITEM_BYTES, TensorBytes, bytes_of
+from outpace.heads.dflash import METHOD as DFLASH
 from outpace.heads.eagle import METHOD as EAGLE
 from outpace.heads.eagle import EagleConfig
 from outpace.heads.file import read_token_ids
@@ -85,9 +86,11 @@ def give_out(
     if not found.method:
         raise FormatError(f"{found.folder} is no folder of Outpace, accepted are heads of {EXPORTED}")
     if found.method not in (EAGLE, MEDUSA):
+        why = "which no other engine reads"
+        if found.method == DFLASH:
+            why = "which came from others, whose folder is what they read"
         raise FormatError(
-            f"{found.folder} holds heads of the method {found.method!r}, which no other engine reads; "
-            f"accepted are {EXPORTED}"
+            f"{found.folder} holds heads of the method {found.method!r}, {why}; accepted are {EXPORTED}"
         )
     config, weights, faults = own_faults(found)
     if faults:

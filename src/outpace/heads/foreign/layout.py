@@ -11,8 +11,12 @@ from numpy.typing import NDArray
 
 from outpace.core.errors import FormatError
 from outpace.files.raw import RawTensor, RawTensors
+from outpace.heads.dflash import METHOD as DFLASH
+from outpace.heads.dflash import DFlashConfig
+from outpace.heads.eagle import METHOD as EAGLE
 from outpace.heads.eagle import EagleConfig
 from outpace.heads.folder import MOST
+from outpace.heads.medusa import METHOD as MEDUSA
 from outpace.heads.medusa import MedusaConfig
 
 LARGEST: Mapping[str, tuple[type[np.unsignedinteger], int, int]] = {
@@ -60,7 +64,7 @@ class Layout:
     """
 
     what: str
-    config: EagleConfig | MedusaConfig
+    config: EagleConfig | MedusaConfig | DFlashConfig
     vocab_size: int
     target: str
     wanted: Mapping[str, Wanted]
@@ -72,7 +76,14 @@ class Layout:
     @property
     def taps(self) -> tuple[str, ...]:
         """What is read of the target; empty texts: see `config`."""
-        return self.config.taps if isinstance(self.config, EagleConfig) else ("final",)
+        return ("final",) if isinstance(self.config, MedusaConfig) else self.config.taps
+
+    @property
+    def method(self) -> str:
+        """The drafter that runs it."""
+        if isinstance(self.config, DFlashConfig):
+            return DFLASH
+        return EAGLE if isinstance(self.config, EagleConfig) else MEDUSA
 
 
 def plain_names(weights: RawTensors | None, renamed: Mapping[str, str]) -> dict[str, str]:

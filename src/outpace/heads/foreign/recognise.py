@@ -14,7 +14,7 @@ from outpace.files.json_files import json_file
 from outpace.files.raw import RawTensors
 from outpace.files.safetensors import FolderWeights
 from outpace.heads.folder import CONFIG, WEIGHTS
-from outpace.heads.foreign import eagle, medusa
+from outpace.heads.foreign import dflash, eagle, medusa
 from outpace.heads.foreign.fields import Fields
 from outpace.heads.foreign.hf_pickle import PickledWeights
 from outpace.heads.foreign.layout import Layout
@@ -22,16 +22,19 @@ from outpace.heads.foreign.layout import Layout
 MEDUSA_WEIGHTS = "medusa_lm_head.safetensors"
 PICKLES = ("medusa_lm_head.pt", "pytorch_model.bin")
 ACCEPTED = (
-    "folders of Medusa (FasterDecoding's, vLLM's), EAGLE-1, 2 and 3 (their authors', speculators') and of "
-    "`outpace train`"
+    "folders of Medusa (FasterDecoding's, vLLM's), EAGLE-1, 2 and 3, DFlash and DSpark (their authors', "
+    "speculators') and of `outpace train`"
 )
+RUN = ("eagle3", "dflash", "dspark")  # of speculators
 OTHERS = {
-    "dflash": "DFlash layers",
     "dflash2": "DFlash2 layers",
-    "dspark": "DSpark layers",
     "peagle": "a P-EAGLE layer",
     "eagle": "an EAGLE layer in speculators' older layout",
 }
+DOMINO = "Domino layers"
+BY_ARCHITECTURE = {
+    "dflash2": OTHERS["dflash2"], "domino": DOMINO, "peagle": OTHERS["peagle"], "eagle4": "an EAGLE-4 layer",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,13 @@ def recognise(folder: str | Path, *, allow_pickle: bool = False) -> Found:
     is_medusa = fields.get("medusa_num_heads") is not None
     weights, unread = _weights(folder, MEDUSA_WEIGHTS if is_medusa else WEIGHTS, allow_pickle)
     parse: Callable[[Fields, RawTensors | None], Layout]
-    if fields.get("speculators_model_type") is not None:
+    kind = fields.get("speculators_model_type")
+    is_dflash = kind in ("dflash", "dspark") or (kind is None and dflash.is_original(fields))
+    if is_dflash and (other := dflash.newer(weights)):
+        return Found(folder, fields, other=other)
+    if is_dflash:
+        parse = dflash.original if kind is None else dflash.speculators
+    elif kind is not None:
         parse = eagle.speculators
     elif is_medusa:
         parse = medusa.original
@@ -93,13 +102,12 @@ def recognise(folder: str | Path, *, allow_pickle: bool = False) -> Found:
 def _other(fields: Fields) -> str:
     """What it is, if it is known and not run."""
     kind: Any = fields.get("speculators_model_type")
-    if kind is not None and kind != "eagle3":
+    if kind is not None and kind not in RUN:
         return OTHERS.get(kind, f"speculators' {brief(kind)}") if isinstance(kind, str) else brief(kind)
-    if fields.get("block_size") is not None and fields.get("mask_token_id") is not None:
-        return OTHERS["dflash"]
-    if any("eagle4" in name.lower() for name in fields.texts("architectures")):
-        return "an EAGLE-4 layer"
-    return ""
+    if fields.get("projector_type") == "domino":
+        return DOMINO
+    names = [name.lower() for name in fields.texts("architectures")]
+    return next((what for mark, what in BY_ARCHITECTURE.items() if any(mark in name for name in names)), "")
 
 
 def _weights(folder: Path, single: str, allow_pickle: bool) -> tuple[RawTensors | None, str]:

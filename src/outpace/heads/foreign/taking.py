@@ -15,7 +15,7 @@ from outpace.core.errors import FormatError, OutpaceError
 from outpace.files.raw import RawTensors
 from outpace.files.safetensors_writer import TensorBytes, bytes_of, write_safetensors
 from outpace.files.whole import write_whole
-from outpace.heads import eagle, medusa
+from outpace.heads import medusa
 from outpace.heads.folder import CONFIG, VERSION, WEIGHTS
 from outpace.heads.foreign.doctor import all_faults, taps_for, unfit
 from outpace.heads.foreign.layout import Layout, Wanted, brief_faults
@@ -48,21 +48,22 @@ def take_in(
     layout = found.parse(found.weights)
     if faults := all_faults(layout, found.weights) or unfit(layout, target):
         raise FormatError(f"{found.folder}: {brief_faults(faults)}")
-    needed, shows = (Embedded, "input embedding") if _is_eagle(layout) else (Tapped, "hidden states")
+    is_medusa = layout.method == medusa.METHOD
+    needed, shows = (Tapped, "hidden states") if is_medusa else (Embedded, "input embedding")
     if not isinstance(target, needed):
         raise OutpaceError(f"the model {model} shows no {shows}, accepted are native and transformers models")
     check_new(output)
     taken = {name: _taken(one, found.weights) for name, one in layout.wanted.items()}
     made: dict[str, Any] = {"target": target.fingerprint(), "model": model}
-    if isinstance(layout.config, eagle.EagleConfig):
-        made |= {"taps": taps_for(layout, target), "vocab_size": layout.vocab_size}
-        fields = {"method": eagle.METHOD, "version": VERSION}
-        if layout.ids is not None:
-            taken["token_ids"] = bytes_of(layout.ids.astype(np.int32), "I32")
-    else:
-        fields = {"method": medusa.METHOD, "version": VERSION, "model_type": medusa.METHOD}
+    fields = {"method": layout.method, "version": VERSION}
+    if is_medusa:
+        fields |= {"model_type": medusa.METHOD}
         if layout.ids is not None:
             taken["token_map"] = bytes_of(layout.ids, "I64")
+    else:
+        made |= {"taps": taps_for(layout, target), "vocab_size": layout.vocab_size}
+        if layout.ids is not None:
+            taken["token_ids"] = bytes_of(layout.ids.astype(np.int32), "I32")
     write_heads(output, fields | asdict(replace(layout.config, **made)), taken, progress)
     return layout
 
@@ -83,10 +84,6 @@ def check_new(output: Path) -> None:
     """Refuses a folder with something in it."""
     if os.path.lexists(output) and not (output.is_dir() and not any(output.iterdir())):
         raise OutpaceError(f"{output} exists, accepted is a new folder or an empty one")
-
-
-def _is_eagle(layout: Layout) -> bool:
-    return isinstance(layout.config, eagle.EagleConfig)
 
 
 def _taken(wanted: Wanted, weights: RawTensors) -> TensorBytes:
