@@ -283,15 +283,8 @@ def make_drafter(name: str, target: Target, *, per_node: float = 0.1) -> Drafter
         return HOSTILE[name]
     spec, _, tree = name.partition(" tree=")
     spec = spec.replace("CORPUS", corpus(target.vocab_size)) if "CORPUS" in spec else spec
-    spec = spec.replace("HEADS", heads(target)) if "HEADS" in spec else spec
-    spec = spec.replace("MARKOV", markov_heads(target)) if "MARKOV" in spec else spec
-    spec = spec.replace("MEDUSA", medusa_heads(target)) if "MEDUSA" in spec else spec
-    spec = spec.replace("HYDRA", hydra_heads(target)) if "HYDRA" in spec else spec
-    spec = spec.replace("EAGLE", eagle(target)) if "EAGLE" in spec else spec
-    spec = spec.replace("DFLASH", dflash(target)) if "DFLASH" in spec else spec
-    spec = spec.replace("DSPARK", dspark(target)) if "DSPARK" in spec else spec
-    spec = spec.replace("EARLY", early_head(target)) if "EARLY" in spec else spec
-    spec = spec.replace("ADAPTER", exit_adapter(target)) if "ADAPTER" in spec else spec
+    for word in WRITERS:
+        spec = spec.replace(word, written(word, target)) if word in spec else spec
     policy = TREES.create(tree, costs=lambda: straight(0.1)) if tree else None
     return drafters.make_drafter(spec, policy, context_for(target, per_node))
 
@@ -306,85 +299,33 @@ def corpus(vocab_size: int) -> str:
     return str(path)
 
 
-def heads(target: Any) -> str:
-    """Random heads of this target, which draft the suite's few tokens."""
+FEW = range(VOCAB_SIZE)
+WRITERS: dict[str, Callable[[Path, Any], object]] = {
+    "HEADS": lambda path, target: write_random(path, target, token_ids=FEW),
+    "MARKOV": lambda path, target: write_random_markov(path, target, token_ids=FEW, taps=("0", "final")),
+    "MEDUSA": lambda path, target: write_random_medusa(path, target, token_ids=FEW),
+    "HYDRA": lambda path, target: write_random_hydra(path, target, token_ids=FEW),
+    "EAGLE": lambda path, target: write_random_eagle(
+        path, target, taps=("0", "final"), num_tokens=VOCAB_SIZE
+    ),
+    "DFLASH": lambda path, target: write_random_dflash(
+        path, target, token_ids=FEW, causal=(False, True), windows=(0, 5)
+    ),
+    "DSPARK": lambda path, target: write_random_dflash(
+        path, target, num_layers=1, from_root=True, markov="rnn", rank=8
+    ),
+    "EARLY": write_random_early,
+    "ADAPTER": lambda path, target: write_random_adapter(path, target, token_ids=FEW),
+}
+"""Word in a spec -> random heads of a target in a folder; most draft the suite's few tokens."""
+
+
+def written(word: str, target: Any) -> str:
+    """The folder of such heads, made once for each target."""
     name = target.fingerprint().rpartition(":")[2]
-    path = Path(FOLDER.name) / f"{name}.heads"
+    path = Path(FOLDER.name) / f"{name}.{word.lower()}"
     if not path.exists():
-        write_random(path, target, token_ids=range(VOCAB_SIZE))
-    return str(path)
-
-
-def markov_heads(target: Any) -> str:
-    """Random Markov heads of this target, which draft the suite's few tokens."""
-    name = target.fingerprint().rpartition(":")[2]
-    path = Path(FOLDER.name) / f"{name}.markov"
-    if not path.exists():
-        write_random_markov(path, target, token_ids=range(VOCAB_SIZE), taps=("0", "final"))
-    return str(path)
-
-
-def medusa_heads(target: Any) -> str:
-    """Random Medusa heads of this target, which draft the suite's few tokens."""
-    name = target.fingerprint().rpartition(":")[2]
-    path = Path(FOLDER.name) / f"{name}.medusa"
-    if not path.exists():
-        write_random_medusa(path, target, token_ids=range(VOCAB_SIZE))
-    return str(path)
-
-
-def hydra_heads(target: Any) -> str:
-    """Random Hydra heads of this target, which draft the suite's few tokens."""
-    name = target.fingerprint().rpartition(":")[2]
-    path = Path(FOLDER.name) / f"{name}.hydra"
-    if not path.exists():
-        write_random_hydra(path, target, token_ids=range(VOCAB_SIZE))
-    return str(path)
-
-
-def eagle(target: Any) -> str:
-    """A random EAGLE layer of this target, which drafts the suite's few tokens."""
-    name = target.fingerprint().rpartition(":")[2]
-    path = Path(FOLDER.name) / f"{name}.eagle"
-    if not path.exists():
-        write_random_eagle(path, target, taps=("0", "final"), num_tokens=VOCAB_SIZE)
-    return str(path)
-
-
-def dflash(target: Any) -> str:
-    """Random DFlash layers of this target, one of them causal, which draft the suite's few tokens."""
-    name = target.fingerprint().rpartition(":")[2]
-    path = Path(FOLDER.name) / f"{name}.dflash"
-    if not path.exists():
-        ids, causal, windows = range(VOCAB_SIZE), (False, True), (0, 5)
-        write_random_dflash(path, target, token_ids=ids, causal=causal, windows=windows)
-    return str(path)
-
-
-def dspark(target: Any) -> str:
-    """A random layer of this target with a Markov head, which drafts all tokens."""
-    name = target.fingerprint().rpartition(":")[2]
-    path = Path(FOLDER.name) / f"{name}.dspark"
-    if not path.exists():
-        write_random_dflash(path, target, num_layers=1, from_root=True, markov="rnn", rank=8)
-    return str(path)
-
-
-def early_head(target: Any) -> str:
-    """A random early head of this target."""
-    name = target.fingerprint().rpartition(":")[2]
-    path = Path(FOLDER.name) / f"{name}.early"
-    if not path.exists():
-        write_random_early(path, target)
-    return str(path)
-
-
-def exit_adapter(target: Any) -> str:
-    """A random adapter behind the first layer of this target, which drafts the suite's few tokens."""
-    name = target.fingerprint().rpartition(":")[2]
-    path = Path(FOLDER.name) / f"{name}.adapter"
-    if not path.exists():
-        write_random_adapter(path, target, token_ids=range(VOCAB_SIZE))
+        WRITERS[word](path, target)
     return str(path)
 
 
