@@ -91,10 +91,11 @@ def give(
     ] = "",
     model: OtherModel = None,
 ) -> None:
-    """Write heads in the layout of another project: eagle and medusa, for other engines.
+    """Write heads in the layout of another project: eagle, dflash and medusa, for other engines.
 
-    An EAGLE-3 layer goes out as speculators has it, an EAGLE-1 or 2 layer as
-    its authors have it, Medusa heads as vLLM has them. Weights keep their bits.
+    EAGLE-3, DFlash and DSpark layers go out as speculators has them, an
+    EAGLE-1 or 2 layer as its authors have it, Medusa heads as vLLM has them.
+    Weights keep their bits.
     """
     from outpace.heads.foreign.giving import give_out
 

@@ -169,16 +169,6 @@ def test_facts(tiny: Tiny, tmp_path: Path) -> None:
     assert facts["Markov head"] == "none" and facts["vocabulary"] == "300 tokens"
 
 
-def test_sizes_of_blocks_that_are_not_said(tmp_path: Path) -> None:
-    without = with_field(block_size=None)
-    write_dflash(
-        tmp_path / "a", change=lambda c, t: c.update(architectures=["DFlashDraftModel"], block_size=None)
-    )
-    write_block_speculators(tmp_path / "b", change=without)
-    blocks = [dict(examine(tmp_path / name).facts)["block"] for name in "ab"]
-    assert [block.partition(",")[0] for block in blocks] == ["15 drafted tokens", "7 drafted tokens"]
-
-
 def test_targets_own_tensors_are_left_out(tiny: Tiny, tmp_path: Path) -> None:
     def change(config: dict[str, Any], tensors: dict[str, Any]) -> None:
         for name in ("embed_tokens.weight", "verifier_norm.weight", "verifier_lm_head.weight"):

@@ -12,7 +12,8 @@ speculators: `speculators_model_type` dflash or dspark, the layers' config in `t
 than the target's have lm_head.weight [M, D], d2t and t2d, as in EAGLE-3. Sliding layers are causal within the
 block unless `sliding_window_non_causal` is true.
 
-`sample_from_anchor`: the root's own slot drafts too; true for DSpark, false for DFlash, where it is not said.
+`sample_from_anchor`: the root's own slot drafts too. Where it is not said, a proposal of as many tokens as
+the block has slots, or one less, says it; else it is true for DSpark and false for DFlash.
 
 The tensors have our names (`heads/dflash.py`), maybe with a prefix `model.`. The target's own (embed_tokens,
 verifier_*, an lm_head of all tokens) and a confidence head are known and not read. Newer kinds (DFlash2,
@@ -45,6 +46,7 @@ PREFIXES = {"model.": ""}
 ORIGINALS = ("DFlashDraftModel", "Qwen3DSparkModel", "DSparkDraftModel")
 OF_DFLASH2 = ("attention_conv", "candidate_selector")
 HEAD, CONFIDENCE = "lm_head.weight", "confidence_head."
+ANCHOR = "sample_from_anchor"
 KINDS = {"full_attention": False, "sliding_attention": True}
 HEAD_TYPES = ("vanilla", "gated", "rnn")
 USUAL_BLOCK, USUAL_SPECULATORS_BLOCK = 16, 8
@@ -156,9 +158,9 @@ def _layout(
     del values["qk_norm"]  # they always have them
     fields.one_of("target_hidden_size", (values["hidden_size"],))
     block, mask = held
-    from_root = is_dspark if fields.get("sample_from_anchor") is None else fields.flag("sample_from_anchor")
     usual = USUAL_BLOCK if layer is fields else USUAL_SPECULATORS_BLOCK
     block_size = block.size("block_size", usual, MAX_BLOCK)
+    from_root, unsaid = _from_root(fields, block_size, is_dspark)
     if block_size == 1 and not from_root:
         raise block.fault("block_size", f"are whole numbers from 2 to {MAX_BLOCK}")
     count = fields.size("draft_vocab_size", vocab_size, vocab_size)
@@ -176,6 +178,7 @@ def _layout(
     check_rope(made, fields.path)
     wanted = {name: Wanted(names.get(name, name), shape) for name, shape in made.shapes().items()}
     known, notes = _left_out(made, names, weights)
+    notes += unsaid
     ids, faults = None, list[Fault]()
     if made.num_tokens and weights is not None:
         try:
@@ -189,6 +192,22 @@ def _layout(
     return Layout(
         what, made, vocab_size, target_name(fields), wanted, ids, tuple(known), tuple(faults), tuple(notes)
     )  # fmt: skip
+
+
+def _from_root(fields: Fields, block_size: int, is_dspark: bool) -> tuple[bool, list[str]]:
+    """(whether the root's own slot drafts, what to say if that is taken from nowhere)."""
+    holder = _holder(fields, fields.within("dflash_config"), ANCHOR)
+    if holder.get(ANCHOR) is not None:
+        return holder.flag(ANCHOR), []
+    proposals = fields.within("speculators_config").get("proposal_methods")
+    for one in proposals if isinstance(proposals, list) else ():
+        tokens = one.get("speculative_tokens") if isinstance(one, dict) else None
+        if tokens in (block_size, block_size - 1):
+            return tokens == block_size, []
+    is_mixed = is_dspark and "DFlashDraftModel" in fields.texts("architectures")
+    # Layers of both habits go by this name.
+    note = f"{ANCHOR} is not said and taken as true: if few drafts are kept, try false in config.json"
+    return is_dspark, [note] if is_mixed else []
 
 
 def _mask(holder: Fields, vocab_size: int) -> int:
