@@ -122,7 +122,7 @@ sanitize-address: RUN = LD_PRELOAD="$(foreach of,libasan.so libubsan.so libstdc+
 sanitize-thread: CHECKS := thread
 sanitize-thread: CHECKED := --capture=sys tests/native tests/engine/test_threads.py \
 	tests/heads/test_eagle_layer.py $(addprefix tests/targets/test_native_,\
-	threads.py parts.py products.py sampling.py top.py loop_rows.py)
+	threads.py parts.py products.py sampling.py top.py loop_rows.py crew.py)
 sanitize-thread: RUN = LD_PRELOAD="$(call RUNTIME_OF,libtsan.so)" \
 	TSAN_OPTIONS=ignore_noninstrumented_modules=1 setarch -R
 

@@ -98,14 +98,15 @@ struct Held {
 class PyDecoder {
  public:
   PyDecoder(const nb::dict& config, const nb::dict& tensors, Bytes buffer, int num_threads, bool half_cache,
-            int64_t cache_positions)
+            int64_t cache_positions, const PyDecoder* beside)
       : buffer_(std::move(buffer)) {
     check_threads(num_threads);
     if ((uintptr_t)buffer_.data() % 64) refuse("the packed weights have to begin at a multiple of 64 bytes");
     if (cache_positions < 16 || cache_positions > INT32_MAX)
       refuse("the cache has to hold 16 to " + std::to_string(INT32_MAX) + " positions");
-    decoder_ =
-        std::make_unique<Decoder>(read_model(config, tensors, buffer_), num_threads, half_cache, cache_positions);
+    auto crew = beside ? beside->decoder_->crew : std::make_shared<Crew>(num_threads);
+    decoder_ = std::make_unique<Decoder>(read_model(config, tensors, buffer_), std::move(crew), half_cache,
+                                         cache_positions);
 #ifdef __GLIBC__
     malloc_trim(0);  // what loading the tokenizer and the header has freed: some 30 MB of a small model's memory
 #endif
@@ -298,8 +299,9 @@ NB_MODULE(_native, m) {
   m.def("unpack", &unpack, "kind"_a, "rows"_a, "cols"_a, "data"_a, "A packed matrix as floats [rows, cols].");
 
   nb::class_<PyDecoder>(m, "Decoder")
-      .def(nb::init<const nb::dict&, const nb::dict&, Bytes, int, bool, int64_t>(), "config"_a, "tensors"_a, "buffer"_a,
-           "num_threads"_a, "half_cache"_a, "cache_positions"_a)
+      .def(nb::init<const nb::dict&, const nb::dict&, Bytes, int, bool, int64_t, const PyDecoder*>(), "config"_a,
+           "tensors"_a, "buffer"_a, "num_threads"_a, "half_cache"_a, "cache_positions"_a, "beside"_a.none() = nb::none(),
+           "beside: a decoder whose threads this one uses, in turns with it; num_threads has no effect then.")
       .def("open", [](PyDecoder& d) { return d.held()->cache.open(); })
       .def("fork", [](PyDecoder& d, int row) { return d.held()->cache.fork(row); })
       .def("fork_at", [](PyDecoder& d, int row, int length) { return d.held()->cache.fork(row, length); })

@@ -9,9 +9,11 @@
 
 namespace outpace {
 
-Decoder::Decoder(Model read, int num_threads, bool half_cache, int64_t cache_positions)
-    : model(std::move(read)),
-      threads(num_threads),
+Decoder::Decoder(Model read, std::shared_ptr<Crew> with, bool half_cache, int64_t cache_positions)
+    : crew(std::move(with)),
+      lock(crew->lock),
+      model(std::move(read)),
+      threads(crew->threads),
       products(select_kernels(), threads),
       cache(products.kernels(), model.num_layers(), model.config.num_kv_heads, model.config.head_dim, half_cache,
             cache_positions),

@@ -5,6 +5,7 @@
 // else while he has it. Who waits for it must not hold the GIL.
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "engine/cache.hpp"
@@ -20,8 +21,16 @@
 
 namespace outpace {
 
+// The threads of one decoder, or of several that work in turns: those of one that is done would go on spinning where the
+// next one's run. Who has the lock works with all of these decoders.
+struct Crew {
+  explicit Crew(int num_threads) : threads(num_threads) {}
+  ForkLock lock;
+  Threads threads;
+};
+
 struct Decoder {
-  Decoder(Model read, int num_threads, bool half_cache, int64_t cache_positions);
+  Decoder(Model read, std::shared_ptr<Crew> with, bool half_cache, int64_t cache_positions);
 
   // rows, starts, tokens, parents: see Call::plan.
   // taps: layers whose output is kept for Output::hidden; a call of a part keeps none.
@@ -40,9 +49,10 @@ struct Decoder {
   void keep(int row, const std::vector<int>& path);
   void close(int row);
 
-  ForkLock lock;
+  const std::shared_ptr<Crew> crew;
+  ForkLock& lock;
   Model model;
-  Threads threads;
+  Threads& threads;
   Products products;
   Cache cache;
   Call call;

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 @checked
 def load(source: str | Path, **options: Unpack[LoadOptions]) -> Model:
     """The model of a file, of a folder or of a name; see `outpace.load`."""
+    return _load(source, options)
+
+
+def _load(source: str | Path, options: LoadOptions, beside: Target | None = None) -> Model:
+    """beside: a target that works in turns with this model's, on the same threads where both are native."""
     from outpace.files import open_model
     from outpace.targets.native import NativeTarget, check_ranges
 
@@ -41,6 +46,7 @@ def load(source: str | Path, **options: Unpack[LoadOptions]) -> Model:
         context_length=given["context_length"],
         kv=given["kv"],
         cache_tokens=given["cache_tokens"],
+        beside=beside if isinstance(beside, NativeTarget) else None,
     )
     memo = Memo(loaded.weights.path)
     target.tune(memo)
@@ -170,4 +176,4 @@ class Model(Face):
         return self._loaded
 
     def _open(self, source: str) -> Model:
-        return load(source, threads=self.num_threads)
+        return _load(source, {"threads": self.num_threads}, self.target)

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import torch
@@ -42,6 +43,7 @@ class Taps:
         self._model = model
         self.stack = stack
         self.num_layers = num_layers
+        self.beside: ref[NativeLayer] | None = None  # the last layer beside the model
 
     def add(self, names: Sequence[int | str]) -> None:
         """Offer these too; an OutpaceError for one that the model does not have."""
@@ -149,8 +151,11 @@ class TappedModel:
         return rows
 
     def layer(self, spec: LayerSpec) -> NativeLayer:
-        """A decoder layer of the caller's. It runs on the processor, wherever the model does."""
-        return NativeLayer(spec, threads=default_threads())
+        """A decoder layer of the caller's. All of them run on the same threads, wherever the model does."""
+        last = self._taps.beside and self._taps.beside()
+        layer = NativeLayer(spec, threads=default_threads(), beside=last.decoder if last else None)
+        self._taps.beside = ref(layer)
+        return layer
 
 
 class OutputMatrix:

@@ -50,6 +50,7 @@ class NativeTarget:
     kv              type of the cached keys and values, "f16" or "f32".
     cache_tokens    tokens that all rows together may hold; memory is used as they come.
     taps            layers (0 = first) whose output `Scores.hidden` should offer as "0", "1", ...
+    beside          a target whose threads this one uses, in turns with it; `threads` have no effect then.
 
     After a fork the child starts its threads with its first call; rows and weights are there as they were. A
     fork waits for the call that runs.
@@ -69,6 +70,7 @@ class NativeTarget:
         kv: Literal["f16", "f32"] = "f16",
         cache_tokens: int | None = None,
         taps: Sequence[int] = (),
+        beside: NativeTarget | None = None,
     ) -> None:
         # Loading it costs a moment, and whoever only lists targets has no need of it.
         from outpace import _native
@@ -95,13 +97,14 @@ class NativeTarget:
         }
         tensors = {name: (t.kind, t.rows, t.cols, t.offset, t.nbytes) for name, t in weights.tensors.items()}
         try:
-            self._decoder = _native.Decoder(
+            self._decoder: Decoder = _native.Decoder(
                 fields,
                 tensors,
                 weights.buffer,
                 threads or default_threads(),
                 kv == "f16",
                 self.cache_tokens,
+                beside._decoder if beside is not None else None,
             )
         except ValueError as error:
             raise OutpaceError(str(error)) from None
@@ -111,7 +114,7 @@ class NativeTarget:
         self.max_top: int = _native.Decoder.max_top  # of one `Scores.top` without whole logits
         self._fingerprint: str | None = None
         self._leads: dict[int, int] = {}  # of the last call, by row
-        self._call = 0  # number of the last native call: older scores have been overwritten
+        self._call: int = 0  # number of the last native call: older scores have been overwritten
 
     @property
     def isa(self) -> str:
@@ -319,8 +322,8 @@ class NativeTarget:
         return input_rows(self.weights, token_ids) * np.float32(self.config.embedding_scale)
 
     def layer(self, spec: LayerSpec) -> NativeLayer:
-        """A decoder layer of the caller's, with as many threads as the model has, of its own."""
-        return NativeLayer(spec, threads=self.threads)
+        """A decoder layer of the caller's, on the model's threads."""
+        return NativeLayer(spec, threads=self.threads, beside=self._decoder)
 
 
 def check_ranges(options: Mapping[str, Any]) -> None:

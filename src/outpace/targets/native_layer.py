@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 from outpace.core.errors import CacheFull, OutpaceError
 from outpace.core.layers import Floats, LayerSpec
 from outpace.targets.native_products import NativeProduct, packed_matrix
+
+if TYPE_CHECKING:
+    from outpace._native import Decoder
 
 KIND = "q8s"  # of its matrices; with "f32" keys and values are not rounded either
 CACHE_TOKENS = 1 << 18  # that all rows together may hold; memory is used as they come
@@ -20,9 +24,13 @@ Tensors = dict[str, tuple[str, int, int, int, int]]
 
 
 class NativeLayer:
-    """See `core.layers.GivenLayer`."""
+    """See `core.layers.GivenLayer`.
 
-    def __init__(self, spec: LayerSpec, *, threads: int) -> None:
+    beside  a decoder whose threads it uses, which work in turns for both: those of another one that has just
+            been called go on spinning for a while. `threads` have no effect then.
+    """
+
+    def __init__(self, spec: LayerSpec, *, threads: int, beside: Decoder | None = None) -> None:
         from outpace import _native
 
         fields = {
@@ -37,7 +45,7 @@ class NativeLayer:
         tensors, buffer = _packed(spec)
         room = max(spec.context_length, CACHE_TOKENS)
         try:
-            self._decoder = _native.Decoder(fields, tensors, buffer, threads, KIND != "f32", room)
+            self.decoder = _native.Decoder(fields, tensors, buffer, threads, KIND != "f32", room, beside)
         except ValueError as error:
             raise OutpaceError(str(error)) from None
         except (RuntimeError, MemoryError) as error:
@@ -46,22 +54,22 @@ class NativeLayer:
 
     def open(self) -> int:
         """A row without tokens."""
-        return self._decoder.open()
+        return self.decoder.open()
 
     def fork(self, row: int) -> int:
         """A new row with the same tokens; full pages are shared."""
         try:
-            return self._decoder.fork(row)
+            return self.decoder.fork(row)
         except RuntimeError as error:
             raise CacheFull(str(error)) from None
 
     def free(self, row: int) -> None:
         """Give a row back."""
-        self._decoder.close(row)
+        self.decoder.close(row)
 
     def length(self, row: int) -> int:
         """How many tokens the row holds."""
-        return self._decoder.length(row)
+        return self.decoder.length(row)
 
     def score(
         self,
@@ -75,20 +83,20 @@ class NativeLayer:
     ) -> Floats:
         """What stands behind the layer; nothing is committed. An OutpaceError for nodes that do not fit."""
         try:
-            self._decoder.score_given(rows, starts, parents, read, residuals, whole)
+            self.decoder.score_given(rows, starts, parents, read, residuals, whole)
         except ValueError as error:
             raise OutpaceError(str(error)) from None
         except RuntimeError as error:
             raise CacheFull(str(error)) from None
-        return self._decoder.hidden(0)
+        return self.decoder.hidden(0)
 
     def keep(self, row: int, path: Iterable[int]) -> None:
         """Commit the first node of the row's last call, and a path behind it."""
-        self._decoder.keep(row, list(path))
+        self.decoder.keep(row, list(path))
 
     def product(self, weight: Floats) -> NativeProduct:
         """A matrix f32[M, K] on the layer's own threads."""
-        return NativeProduct(self._decoder, packed_matrix(np.ascontiguousarray(weight, np.float32), KIND))
+        return NativeProduct(self.decoder, packed_matrix(np.ascontiguousarray(weight, np.float32), KIND))
 
 
 def _packed(spec: LayerSpec) -> tuple[Tensors, NDArray[np.uint8]]:
