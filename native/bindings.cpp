@@ -105,8 +105,8 @@ class PyDecoder {
     if (cache_positions < 16 || cache_positions > INT32_MAX)
       refuse("the cache has to hold 16 to " + std::to_string(INT32_MAX) + " positions");
     auto crew = beside ? beside->decoder_->crew : std::make_shared<Crew>(num_threads);
-    decoder_ = std::make_unique<Decoder>(read_model(config, tensors, buffer_), std::move(crew), half_cache,
-                                         cache_positions);
+    decoder_ =
+        std::make_unique<Decoder>(read_model(config, tensors, buffer_), std::move(crew), half_cache, cache_positions);
 #ifdef __GLIBC__
     malloc_trim(0);  // what loading the tokenizer and the header has freed: some 30 MB of a small model's memory
 #endif
@@ -300,7 +300,8 @@ NB_MODULE(_native, m) {
 
   nb::class_<PyDecoder>(m, "Decoder")
       .def(nb::init<const nb::dict&, const nb::dict&, Bytes, int, bool, int64_t, const PyDecoder*>(), "config"_a,
-           "tensors"_a, "buffer"_a, "num_threads"_a, "half_cache"_a, "cache_positions"_a, "beside"_a.none() = nb::none(),
+           "tensors"_a, "buffer"_a, "num_threads"_a, "half_cache"_a, "cache_positions"_a,
+           "beside"_a.none() = nb::none(),
            "beside: a decoder whose threads this one uses, in turns with it; num_threads has no effect then.")
       .def("open", [](PyDecoder& d) { return d.held()->cache.open(); })
       .def("fork", [](PyDecoder& d, int row) { return d.held()->cache.fork(row); })

@@ -21,8 +21,8 @@
 
 namespace outpace {
 
-// The threads of one decoder, or of several that work in turns: those of one that is done would go on spinning where the
-// next one's run. Who has the lock works with all of these decoders.
+// The threads of one decoder, or of several that work in turns: those of one that is done would go on spinning where
+// the next one's run. Who has the lock works with all of these decoders.
 struct Crew {
   explicit Crew(int num_threads) : threads(num_threads) {}
   ForkLock lock;
