@@ -340,12 +340,12 @@ class Reader(NGram):
 def test_every_drafter_opens_a_model_of_its_own_with_as_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
 
-    def load(source: str, *, threads: int) -> Model:
-        opened.append((source, threads))
+    def load(source: str, options: Mapping[str, Any], beside: object) -> Model:
+        opened.append((source, options, beside))
         return model()
 
     monkeypatch.setitem(DRAFTERS._table, "reader", f"{__name__}:Reader")
-    monkeypatch.setattr("outpace.models.text.load", load)
+    monkeypatch.setattr("outpace.models.text._load", load)
     made = model()
     first, second = (cast("Reader", made.new_drafter("reader:model=a")) for _ in range(2))
-    assert opened == [("a", 1)] * 2 and first.other is not second.other
+    assert opened == [("a", {"threads": 1}, made.target)] * 2 and first.other is not second.other

@@ -21,19 +21,19 @@ TASKS = Path("/proc/self/task")
 
 
 def num_tasks() -> int:
-    """Threads of this process, those of native code too; those of Python where nobody says."""
+    """Threads of this process, native ones too where that can be seen. Libraries have some of their own."""
     return len(os.listdir(TASKS)) if TASKS.is_dir() else threading.active_count()
 
 
 def test_layers_share_the_threads_of_their_target(tmp_path: Path) -> None:
     """In turns with it: the bits are those of threads of their own, whoever is closed or gone first."""
-    target = gguf_target(tmp_path, "llama", "Q8_0", threads=3)
+    target = gguf_target(tmp_path, "llama", "Q8_0", threads=5)
     rng = np.random.default_rng(9)
     read, residuals = (rng.normal(size=(5, width)).astype(np.float32) for width in (READ, WIDTH))
     alone, before = NativeLayer(layer_spec(), threads=2), num_tasks()
     layers = [target.layer(layer_spec()) for _ in range(3)]
-    assert num_tasks() == before  # none was started
-    assert {layer.decoder.num_threads for layer in layers} == {3}
+    assert num_tasks() < before + 3 * 4  # none of theirs was started
+    assert {layer.decoder.num_threads for layer in layers} == {5}
 
     def scored(layer: NativeLayer) -> np.ndarray:
         row = layer.open()
@@ -92,15 +92,17 @@ def test_several_threads_of_python_take_turns_on_shared_ones(tmp_path: Path) -> 
 def test_a_draft_model_shares_them_too(tmp_path: Path) -> None:
     write_gguf(tmp_path / "tiny.gguf", "llama")
     path = str(tmp_path / "tiny.gguf")
-    model = outpace.load(path, threads=3)
+    model = outpace.load(path, threads=9)
     plain = model.generate("one two", draft="none", max_tokens=12).token_ids
     before = num_tasks()
     drafter = model.drafter(f"small_model:model={path}")
-    assert num_tasks() == before
+    assert num_tasks() < before + 8
     drafted = model.generate("one two", draft=f"small_model:model={path}", max_tokens=12)
     assert drafted.token_ids == plain and drafted.stats.num_accepted > 0
     inner = drafter._target  # type: ignore[attr-defined]
-    assert isinstance(inner, NativeTarget) and inner.threads == 3
-    alone = outpace.load(path, threads=2)
-    assert num_tasks() == before + 1  # a model of its own starts its own
+    assert isinstance(inner, NativeTarget) and inner.threads == 9
+    between = num_tasks()
+    alone = outpace.load(path, threads=9)
+    if TASKS.is_dir():
+        assert num_tasks() >= between + 4  # a model of its own starts its own; some of others may have ended
     alone.close()

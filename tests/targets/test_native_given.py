@@ -23,7 +23,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def decoder(target: Any, tmp_path: Path) -> Any:
     write_random_eagle(tmp_path, target)
     rows: Any = EagleLayer(target, tmp_path).rows
-    return rows._decoder
+    return rows.decoder
 
 
 def arrays(count: int, wide: int = 128, width: int = 64) -> tuple[np.ndarray, np.ndarray]:
