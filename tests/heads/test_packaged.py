@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import outpace
+from outpace.cli.main import main
+from outpace.core.errors import OutpaceError
 from outpace.drafters.auto import own_draft, usual_draft, write_prepared
 from outpace.drafters.lookup.backoff import FILE_NAME, own_table
 from outpace.drafters.lookup.ngram import NGram
@@ -17,7 +20,7 @@ from outpace.files.catalog import CATALOG
 from outpace.files.json_files import json_file
 from outpace.heads.file import read_heads
 from outpace.heads.folder import CONFIG
-from outpace.heads.packaged import PACKAGED
+from outpace.heads.packaged import PACKAGED, packaged_heads
 from tests.native_models import gguf_target
 
 READ: dict[str, Any] = {"blockwise": read_heads}
@@ -54,6 +57,16 @@ def test_tables_say_whose_they_are_and_how_they_were_made(folder: Path) -> None:
     assert "own text" in made["data"] and made["commands"][-1].startswith("outpace datastore count ")
     assert table.order == 5 and table.num_contexts > 300_000
     assert sum(file.stat().st_size for file in folder.iterdir()) < 20_000_000
+
+
+@pytest.mark.parametrize("method", ["blockwise", "markov_heads", "hydra", "medusa", "eagle", "dflash"])
+def test_where_there_are_none_a_command_is_named_that_makes_some(method: str, tmp_path: Path) -> None:
+    """Not every method is trained here."""
+    with pytest.raises(OutpaceError, match="there are no heads for this model in the package") as raised:
+        packaged_heads(gguf_target(tmp_path, context_length=64), method)
+    [command] = re.findall("`outpace (.*)`", str(raised.value))
+    assert command == ("heads import" if method == "dflash" else f"train {method}")
+    assert main([*command.split(), "--help"]) == 0
 
 
 def test_other_models_have_none(tmp_path: Path) -> None:

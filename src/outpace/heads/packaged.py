@@ -11,6 +11,7 @@ from outpace.files.json_files import json_file
 from outpace.heads.folder import CONFIG
 
 PACKAGED = Path(__file__).parent / "packaged"
+IMPORTED = ("dflash",)  # methods that nothing here trains
 
 
 def heads_for(target: Target, method: str, beside: Callable[[str], Path] | None) -> Path:
@@ -32,9 +33,10 @@ def packaged_heads(target: Target, method: str) -> Path:
     found = find_packaged_heads(target, method)
     if found is None:
         names = ", ".join(path.parent.name for path in _configs(method)) or "none"
+        made = "heads import" if method in IMPORTED else f"train {method}"
         raise OutpaceError(
             f"there are no heads for this model in the package (it has: {names}); accepted is "
-            f"{method}:path=FOLDER with heads that `outpace train {method}` has made"
+            f"{method}:path=FOLDER with heads that `outpace {made}` has made"
         )
     return found
 
