@@ -92,6 +92,7 @@ class Reference:
     """Drafts by numpy, from all states of a text."""
 
     def __init__(self, target: Any, heads: DFlashWeights) -> None:
+        target.tap(*heads.config.taps)  # it may be asked before any drafter
         ids = np.arange(target.vocab_size)
         self._target, self._taps = target, heads.config.taps
         self.twin = DFlashTwin(heads, target.input_rows(ids), target.output_rows())
