@@ -36,10 +36,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.errors import FormatError
 from outpace.files.safetensors import FolderWeights
 from outpace.heads.decoder_layer import check_rope, flag_field, layer_fields, layer_shapes, taps_field
-from outpace.heads.file import read_token_ids
+from outpace.heads.file import read_token_ids_of
 from outpace.heads.folder import MAX_SIZE, HeadConfig, Tensors, read_tensors, write_folder
 
 METHOD = "dflash"
@@ -151,10 +150,7 @@ def read_dflash(folder: str | Path) -> DFlashWeights:
     found = HeadConfig(folder, METHOD, "outpace heads import")
     config = read_config(found)
     weights = FolderWeights(found.folder)
-    ids = read_token_ids(found.folder, weights)
-    if (0 if ids is None else len(ids)) != config.num_tokens:
-        count = "missing" if ids is None else f"of {len(ids)} tokens"
-        raise FormatError(f"{folder}: the tensor token_ids is {count}, expected {config.num_tokens}")
+    ids = read_token_ids_of(found.folder, weights, config.num_tokens)
     return DFlashWeights(config, read_tensors(weights, config.shapes(), found.folder), ids)
 
 

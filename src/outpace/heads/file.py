@@ -108,6 +108,15 @@ def read_token_ids(folder: Path, weights: FolderWeights) -> NDArray[np.int32] | 
     return read_ids(folder, weights, "token_ids", np.int32)
 
 
+def read_token_ids_of(folder: Path, weights: FolderWeights, num_tokens: int) -> NDArray[np.int32] | None:
+    """The tensor token_ids of so many drafted tokens; None for 0. FormatError for another count."""
+    ids = read_token_ids(folder, weights)
+    if (0 if ids is None else len(ids)) != num_tokens:
+        count = "missing" if ids is None else f"of {len(ids)} tokens"
+        raise FormatError(f"{folder}: the tensor token_ids is {count}, expected {num_tokens}")
+    return ids
+
+
 def read_ids(folder: Path, weights: FolderWeights, name: str, kind: type[Id]) -> NDArray[Id] | None:
     """A tensor [M] of ascending token ids; None where there is none."""
     tensor = weights.tensors.get(name)

@@ -28,9 +28,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.core.errors import FormatError
 from outpace.files.safetensors import FolderWeights
-from outpace.heads.file import read_token_ids
+from outpace.heads.file import read_token_ids_of
 from outpace.heads.folder import HeadConfig, Tensors, read_tensors, write_folder
 
 METHOD = "markov_heads"
@@ -110,10 +109,8 @@ def read_markov(folder: str | Path) -> MarkovWeights:
     found = HeadConfig(folder, METHOD, "outpace train markov_heads")
     config = read_config(found)
     weights = FolderWeights(found.folder)
-    ids = read_token_ids(found.folder, weights)
-    if ids is None or len(ids) != config.num_tokens:
-        count = "missing" if ids is None else f"of {len(ids)} tokens"
-        raise FormatError(f"{folder}: the tensor token_ids is {count}, expected {config.num_tokens}")
+    ids = read_token_ids_of(found.folder, weights, config.num_tokens)
+    assert ids is not None, "no config has 0 tokens"
     return MarkovWeights(config, read_tensors(weights, config.shapes(), found.folder), ids)
 
 

@@ -9,6 +9,7 @@ noise to their logits and so draft the very sample.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -60,7 +61,7 @@ class Blocks(Protocol):
         """[F, M] -> [F, V]: -inf for tokens that are never drafted."""
 
 
-class BlockDrafter:
+class BlockDrafter(ABC):
     """Trees of the `size` likeliest nodes of a block, no path less likely than `min_p`.
 
     paced  see `Traits`. tree: another shape; `size` and `min_p` have no effect then, nor has `paced`.
@@ -128,15 +129,15 @@ class BlockDrafter:
 
         return after
 
+    @abstractmethod
     def _is_able(self, state: Any) -> bool:
         """Whether a row can draft; what the drafter has to do before is done here."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _blocks(
         self, states: Sequence[Any], asks: Sequence[Ask], levels: Sequence[int]
     ) -> Sequence[Block | None]:
         """The blocks of rows that are able, of as many levels or more; None for one that is not after all."""
-        raise NotImplementedError
 
     def _made(
         self, states: Sequence[Any], asks: Sequence[Ask], most: Sequence[int]
