@@ -162,6 +162,34 @@ def test_prompts_of_a_category_side_by_side(run: Run, model: FakeModel, tmp_path
     assert len(out.read_text().splitlines()) == 16, "another number of rows is another measurement"
 
 
+def test_rounds_measure_everything_again_with_drafters_that_have_seen_nothing(
+    run: Run, model: FakeModel, tmp_path: Path
+) -> None:
+    prompts, out = spec_bench(tmp_path / "p.jsonl", (1, "qa", "a"), (2, "qa", "b")), tmp_path / "out.jsonl"
+    command = ("bench", "--prompts", prompts, "--json", str(out))
+    once = run(*command)
+    assert len(model.made) == 2
+    outcome = run(*command, "--repeats", "3")
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(r["round"], r["prompt_id"], r["draft"]) for r in records] == [
+        (number, prompt, draft) for number in range(3) for prompt in "12" for draft in ("none", "ngram")
+    ]  # fmt: skip
+    assert len(model.made) == 2 + 3 * 2, "two of each round"
+    header, _, *rows = (cells(line) for line in outcome.out.splitlines())
+    at = header.index("of rounds")
+    assert [row[:5] for row in rows] == [cells(line)[:5] for line in once.out.splitlines()[2:]]
+    assert [row[at] for row in rows] == ["1.00 to 1.00", "2.00 to 2.00"] * 2
+    model.calls.clear()
+    assert run(*command, "--repeats", "3") == outcome and not model.calls
+
+
+def test_repeats_are_a_number_of_them(run: Run, model: FakeModel) -> None:
+    for repeats in ("0", "1001"):
+        outcome = run("bench", "--repeats", repeats)
+        assert outcome.status == 2 and outcome.err.count("\n") == 1 and "from 1 to 1000" in outcome.err
+    assert not model.calls
+
+
 def test_rows_are_a_number_of_them(run: Run, model: FakeModel) -> None:
     for rows in ("0", "257"):
         outcome = run("bench", "--rows", rows)

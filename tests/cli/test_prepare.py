@@ -264,7 +264,7 @@ def test_a_draft_that_changed_the_text_ends_it(model: str) -> None:
     from outpace.models.method import Method
 
     def row(draft: str, identical: float) -> Row:
-        return Row("overall", Method(draft), 1, 9.0, 1.0, 1, 1, 1, 0, 1, "identical", "bitwise", identical)
+        return Row("overall", Method(draft), 1, 9.0, [1.0], 1, 1, 1, 0, 1, "identical", "bitwise", identical)
 
     loaded = outpace.load(model, threads=1)
     with pytest.raises(outpace.OutpaceError, match="a draft has changed the text"):

@@ -24,7 +24,7 @@ Record = dict[str, Any]
 # What makes two records the same measurement: a file that already holds it is not measured again.
 KEY = (
     "model", "draft", "tree", "rule", "sampling", "max_tokens", "threads", "prompt_id", "category",
-    "prompt_digest", "rows",
+    "prompt_digest", "rows", "round",
 )  # fmt: skip
 _FIGURES = (
     "tokens_per_s", "mean_accepted_length", "target_calls", "num_passes", "num_drafted", "wall_s", "prompt_s",
@@ -34,6 +34,7 @@ _FIGURES = (
 OLDER: Mapping[str, Any] = {
     "tree": None, "rule": "match", "numerics": "bitwise", "num_passes": 0, "num_tried_at": [],
     "num_kept_at": [], "rows": 1,
+    "round": 0,
 }  # fmt: skip
 _COUNTS = ("num_tried_at", "num_kept_at")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from statistics import median
 from typing import get_args
 
 from outpace.bench.records import Record
@@ -33,8 +34,8 @@ class Row:
     """One line of the table: what one method did on the prompts of one category.
 
     tokens_per_s          all tokens over all decode time, so long answers weigh more than short ones.
-    ratio                 of that to plain decoding of the same prompts, in the same rounds where records
-                          have a `round`; None where that has no speed.
+    ratios                of that to plain decoding of the same prompts, one for each round, ascending;
+                          none where that has no speed.
     mean_accepted_length  tokens per call, the one that the call itself adds counted.
     passes_per_token      of a looped model's layers, in a pipeline; 0.0 elsewhere.
     drafted_per_call      drafted nodes per call.
@@ -49,7 +50,7 @@ class Row:
     method: Method
     num_prompts: int
     tokens_per_s: float
-    ratio: float | None
+    ratios: Sequence[float]
     mean_accepted_length: float
     passes_per_token: float
     drafted_per_call: float
@@ -59,6 +60,11 @@ class Row:
     numerics: Numerics
     identical_share: float
     kept_at: Sequence[float] = ()
+
+    @property
+    def ratio(self) -> float | None:
+        """The median of the rounds' ratios."""
+        return median(self.ratios) if self.ratios else None
 
 
 def summarise(records: Iterable[Record]) -> list[Row]:
@@ -133,14 +139,29 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, num_
 
 
 def _table(rows: Sequence[Row]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
-    """Columns and their cells; passes stand only where a pipeline has run."""
-    figures = [_figures(row) for row in rows]
-    if not any(row.passes_per_token for row in rows):
-        return COLUMNS, figures
-    passes = [f"{row.passes_per_token:.2f}" if row.passes_per_token else "-" for row in rows]
-    at = COLUMNS.index("drafted")
-    columns = (*COLUMNS[:at], "passes/token", *COLUMNS[at:])
-    return columns, [(*one[:at], more, *one[at:]) for one, more in zip(figures, passes, strict=True)]
+    """Columns and their cells; passes stand where a pipeline has run, rounds where there were several."""
+    columns: Sequence[str] = COLUMNS
+    cells = [_figures(row) for row in rows]
+    if any(row.passes_per_token for row in rows):
+        passes = [f"{row.passes_per_token:.2f}" if row.passes_per_token else "-" for row in rows]
+        columns, cells = _inserted("drafted", "passes/token", passes, columns, cells)
+    if any(len(row.ratios) > 1 for row in rows):
+        rounds = [f"{row.ratios[0]:.2f} to {row.ratios[-1]:.2f}" if row.ratios else "-" for row in rows]
+        columns, cells = _inserted("accepted", "of rounds", rounds, columns, cells)
+    return columns, cells
+
+
+def _inserted(
+    before: str,
+    name: str,
+    column: Sequence[str],
+    columns: Sequence[str],
+    cells: Sequence[tuple[str, ...]],
+) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+    """A further column, left of another."""
+    at = columns.index(before)
+    more = [(*one[:at], cell, *one[at:]) for one, cell in zip(cells, column, strict=True)]
+    return (*columns[:at], name, *columns[at:]), more
 
 
 def _figures(row: Row) -> tuple[str, ...]:
@@ -168,17 +189,15 @@ def _ratio(ratio: float | None) -> str:
 
 def _row(category: str, method: Method, by_method: dict[Method, list[Record]]) -> Row:
     records = by_method[method]
-    speed, rounds = _speed(records), {record.get("round") for record in records}
-    plain = _speed([record for record in by_method.get(PLAIN, []) if record.get("round") in rounds])
     calls = _sum(records, "target_calls")
     accepted = sum(record["mean_accepted_length"] * record["target_calls"] for record in records)
     after_prompt_s = _sum(records, "wall_s") - _sum(records, "prompt_s")
     return Row(
         category=category,
         method=method,
-        num_prompts=len(records),
-        tokens_per_s=speed,
-        ratio=speed / plain if plain > 0 else None,
+        num_prompts=len({(record["category"], record["prompt_id"]) for record in records}),
+        tokens_per_s=_speed(records),
+        ratios=_ratios(records, by_method.get(PLAIN, [])),
         mean_accepted_length=accepted / calls if calls else 0.0,
         passes_per_token=sum(record.get("num_passes", 0) for record in records) / accepted
         if accepted
@@ -191,6 +210,19 @@ def _row(category: str, method: Method, by_method: dict[Method, list[Record]]) -
         identical_share=sum(record["identical_to_plain"] for record in records) / len(records),
         kept_at=_kept_at(records),
     )
+
+
+def _ratios(records: Sequence[Record], plain: Sequence[Record]) -> list[float]:
+    """By round, ascending: the speed of these records as a multiple of plain decoding's."""
+    speeds = [{number: _speed(of) for number, of in _by_round(some).items()} for some in (records, plain)]
+    return sorted(speed / speeds[1][n] for n, speed in speeds[0].items() if speeds[1].get(n, 0.0) > 0)
+
+
+def _by_round(records: Iterable[Record]) -> dict[int, list[Record]]:
+    rounds: dict[int, list[Record]] = {}
+    for record in records:
+        rounds.setdefault(record.get("round", 0), []).append(record)
+    return rounds
 
 
 def _kept_at(records: Sequence[Record]) -> list[float]:

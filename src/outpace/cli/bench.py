@@ -37,6 +37,12 @@ def bench(
     rows: Annotated[
         int, typer.Option("--rows", metavar="N", help="Prompts of a category that run side by side.")
     ] = 1,
+    repeats: Annotated[
+        int,
+        typer.Option(
+            "--repeats", metavar="N", help="Rounds of everything, with new drafters; a ratio is their median."
+        ),
+    ] = 1,
     summary: Annotated[
         bool,
         typer.Option("--summary", help="One line per method: over all, and the category where it is worst."),
@@ -80,6 +86,7 @@ def bench(
                 sampling=sampling,
                 threads=threads,
                 rows=rows,
+                rounds=repeats,
                 records=file,
                 progress=progress or (lambda done, total, label: None),
             )
