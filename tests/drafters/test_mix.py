@@ -234,11 +234,14 @@ class ByPath(Source):
 
     def __init__(self, p: float = 0.9) -> None:
         self.p = p
+        self.begun = 0
         self.asked: list[tuple[int, ...]] = []
 
     def expected_by_path(
         self, state: None, ask: Ask
     ) -> Callable[[Sequence[int]], Sequence[tuple[int, float]]]:
+        self.begun += 1
+
         def after(path: Sequence[int]) -> Sequence[tuple[int, float]]:
             self.asked.append(tuple(path))
             return [(sum(path) + ask.root, self.p)] if len(path) < 3 else ()
@@ -272,6 +275,17 @@ def test_what_runs_first_does_not_run_where_others_are_sure() -> None:
     assert all(asked[100:]), "copies are wrong"
     alone = mix(Fixed((1, 1.0), level=4), costs=straight(0.05))
     assert alone.propose([alone.start(Prompt.of([7]))], [ask()])[0].num_nodes > 1
+
+
+@pytest.mark.parametrize(("price", "depth", "runs"), [(0.9, 5, True), (1.1, 5, False), (0.9, 0, False)])
+def test_what_runs_first_does_not_run_where_nothing_may_be_drafted(
+    price: float, depth: int, runs: bool
+) -> None:
+    """A node that costs as much as a call is never worth it; nor may it be too deep."""
+    heads = ByPath()
+    drafter = mix(heads, costs=straight(price))
+    drafter.propose([drafter.start(Prompt.of([7]))], [ask(depth=depth)])
+    assert (heads.begun == 1) is runs and bool(heads.asked) is runs
 
 
 def test_a_path_is_whole_however_deep_the_tree() -> None:

@@ -145,12 +145,12 @@ class Mix:
         places: list[Sequence[int]] = [[0] * len(trees)]  # of every node in the sources' trees, -1: none
         for token in known:
             places.append(self._below(trees, places[-1], token))
-        ahead = self._begin(state, ask, texts[-1], paths[-1], trees, places[-1])
         heap: list[tuple[float, int, int, float]] = []  # (-P of the path, token, parent, P after the parent)
         value, node, p = 1.0 + len(known), len(known), 1.0
+        can_draft = node < depth and _worth(curve, node, value) < p
+        ahead = self._begin(state, ask, texts[-1], paths[-1], trees, places[-1]) if can_draft else {}
         while True:
-            # What a node must add to be worth its time. It only grows, so what falls short now always will.
-            worth = value * (curve[node + 2] - curve[node + 1]) / curve[node + 1]
+            worth = _worth(curve, node, value)
             if len(paths[node]) < depth and p > worth:
                 key, expected = self._expect(state, texts[node], paths[node], trees, places[node], ahead)
                 expected_at[node] = key, expected
@@ -283,6 +283,14 @@ class MixState:
         self.tree = TokenTree.root(text[-1])
         self.expected: dict[int, tuple[Key, list[Guesses]]] = {}
         self.without: tuple[Key, list[Guesses]] | None = None  # at the root, of those that run nothing first
+
+
+def _worth(curve: Sequence[float], node: int, value: float) -> float:
+    """What a node must add to be worth its time, behind `node` others below the root and `value` tokens.
+
+    It only grows, so what falls short now always will.
+    """
+    return value * (curve[node + 2] - curve[node + 1]) / curve[node + 1]
 
 
 def _tell(learners: Sequence[Callable[..., None]], scored: TokenTree, tokens: Sequence[int]) -> None:
