@@ -312,6 +312,14 @@ def test_a_draft_is_tried_at_the_start_and_then_rarely_while_it_does_not_pay() -
     assert ours.seconds < first + 1.04 * LONG
 
 
+def test_the_longer_drafts_are_in_vain_the_rarer_they_are_tried() -> None:
+    """Of the first texts' time as much as may be, of the later ones' less than half of it."""
+    first, *_, last = in_turn(WRONG, 0.5, [400] * 4, reading_s=0.0)
+    tried = [sum(size > 1 for size in one.sizes) for one in (first, last)]
+    assert tried[0] > 1.5 * tried[1] > 0
+    assert last.seconds < 1.01 * 400
+
+
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0, seed=7)], ids=str)
 def test_whatever_the_clock_says_the_text_is_the_same(sampling: Sampling) -> None:
     """A clock that jumps, stands still and runs back; trees with branches; rows that end one by one."""

@@ -8,7 +8,8 @@ arXiv:2211.17192, section 3.5. There both are given; here they are measured whil
              and, for a drafter that `stops`, the theta below which it is not sure enough to go on
     learn    t, t_draft, and what drafts cut at L levels have been like (`depths.py`)
     probe    now and then a longer draft: twice what the last one had kept, or a few levels, with no theta.
-             What probes cost beyond the best choice may not exceed a share of all time (`PROBING`)
+             What probes cost beyond the best choice may not exceed a share of all time (`PROBING`), which
+             falls while one after another is in vain
     rows     where several share a call all drafters are held back: a node is no longer nearly free there.
              A single row's are if they say so (`Traits.paced`)
     late     after steps without a draft the drafter may have to read what it has not seen, a whole prompt at
@@ -41,6 +42,8 @@ THETAS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8)
 FIRST_LEVELS = 4  # of the first draft
 LEAST_LEVELS = 2  # of a probe
 PROBING = 0.015
+IN_VAIN = 0.8  # times the share, after a probe that cost more than it brought
+LEAST_PROBING = PROBING / 4
 CREDIT = 1.0  # calls without a draft: what probes may cost at once
 PRECISION = 4  # binary digits of a size that are told apart
 FIRST_PLAIN = 2  # steps without a draft that are tried although drafts may pay
@@ -163,6 +166,7 @@ class Prices:
         self._longest = 0  # of these texts
         self.owed_s = 0.0  # what first drafts have cost, which read prompts: no matter while drafts pay
         self.debt_s = 0.0  # what probes have cost and other steps not yet made up for
+        self._share = PROBING
         self._total_s: float | None = None  # of all steps but the first, which may have read a prompt
 
     def call_took(self, size: int, seconds: float, *, is_plain: bool) -> None:
@@ -217,7 +221,9 @@ class Prices:
         if self._total_s is None:
             self._total_s, self.debt_s = 0.0, -CREDIT * self.call.at(1)
             return
-        cost_s = -PROBING * seconds if best_s is None else seconds - best_s
+        cost_s = -self._share * seconds if best_s is None else seconds - best_s
+        if best_s is not None:
+            self._share = max(LEAST_PROBING, IN_VAIN * self._share) if cost_s > 0 else PROBING
         if self.owed_s > 0 and not paying:
             self.owed_s += cost_s
         else:
