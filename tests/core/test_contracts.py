@@ -29,6 +29,7 @@ class CountingScores:
         return [[1], [2], [3]]
 
     def hidden(self, tap: str) -> np.ndarray:
+        self.calls.append((tap,))
         return np.arange(7)[:, None]
 
 
@@ -47,9 +48,12 @@ def test_rows_share_one_choice_call_which_waits_for_a_reader() -> None:
     assert scores.calls == [(SAMPLINGS, [2, 3, 4], None, 0)]
 
 
-def test_hidden_states_are_cut_by_row() -> None:
-    rows = ScoredCall(cast("Scores", CountingScores()), TREES, asks()).rows()
+def test_hidden_states_are_cut_by_row_and_fetched_once_for_all() -> None:
+    scores = CountingScores()
+    rows = ScoredCall(cast("Scores", scores), TREES, asks()).rows()
     assert [row.hidden("last")[:, 0].tolist() for row in rows] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert scores.calls == [("last",)]
+    assert rows[2].hidden("first")[:, 0].tolist() == [6] and scores.calls == [("last",), ("first",)]
 
 
 def test_edits_reach_choices_and_laws_of_their_row_alone() -> None:

@@ -148,7 +148,7 @@ class RowScores:
     def hidden(self, tap: str) -> NDArray[np.float32]:
         """f32[N, D]: hidden states of this row's nodes at a tap."""
         start = sum(tree.num_nodes for tree in self._call.trees[: self._row])
-        return self._call.scores.hidden(tap)[start : start + self._call.trees[self._row].num_nodes]
+        return self._call.hidden(tap)[start : start + self._call.trees[self._row].num_nodes]
 
     def read(self, tap: str) -> NDArray[np.float32]:
         """f32[P - 1, D]: hidden states of what the row read in this call before the root, as of a prompt."""
@@ -196,7 +196,7 @@ class ScoredCall:
     This is the one place where logit edits enter.
     """
 
-    __slots__ = ("_choices", "asks", "edits", "scores", "trees")
+    __slots__ = ("_choices", "_hidden", "asks", "edits", "scores", "trees")
 
     def __init__(self, scores: Scores, trees: Sequence[TokenTree], asks: Sequence[Ask]) -> None:
         self.scores = scores
@@ -204,6 +204,13 @@ class ScoredCall:
         self.asks = asks
         self.edits = [edits_of(ask.edit, tree) for tree, ask in zip(trees, asks, strict=True)]
         self._choices: list[Sequence[int]] | None = None
+        self._hidden: dict[str, NDArray[np.float32]] = {}
+
+    def hidden(self, tap: str) -> NDArray[np.float32]:
+        """Of all rows, fetched once for all of them."""
+        if tap not in self._hidden:
+            self._hidden[tap] = self.scores.hidden(tap)
+        return self._hidden[tap]
 
     def choices(self) -> list[Sequence[int]]:
         """Per row, the target's choice after every node."""
