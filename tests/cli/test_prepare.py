@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from tests.fake_models import write_gguf
 
 torch = pytest.importorskip("torch")
 from outpace.heads.markov_heads import read_markov  # noqa: E402
-from outpace.train import markov_heads  # noqa: E402
+from outpace.train import features, markov_heads  # noqa: E402
 from outpace.train.loop import Plan  # noqa: E402
 from tests.looped_models import write_looped  # noqa: E402
 
@@ -121,6 +121,28 @@ def test_a_training_that_was_stopped_goes_on(
     assert len(steps) == 3 + 3
     made = read_markov(outpace.load(model, threads=1).beside("markov_heads")).config
     assert made.model == model and made.length == 4
+
+
+def test_states_are_kept_while_the_text_is_written_or_read_from_one_that_is_there(
+    run: Run, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heads are the same, whether the text was written for them or before, for a table."""
+    real, read, made = features.hidden_states, list[int](), list[bytes]()
+
+    def counted(target: Any, token_ids: Sequence[int], *args: Any) -> Any:
+        read.append(len(token_ids))
+        return real(target, token_ids, *args)
+
+    monkeypatch.setattr(features, "hidden_states", counted)
+    for first in ((), ("--steps", "0")):
+        monkeypatch.setenv("OUTPACE_CACHE", str(tmp_path / f"cache{len(made)}"))
+        for options in filter(None, (first, ("--steps", "3"))):
+            assert prepared(run, model, *options).status == 0
+        made.append(
+            (outpace.load(model, threads=1).beside("markov_heads") / "model.safetensors").read_bytes()
+        )
+        assert bool(read) is bool(first)
+    assert made[0] == made[1]
 
 
 def test_heads_of_other_options_are_kept(run: Run, model: str) -> None:

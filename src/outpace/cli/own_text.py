@@ -43,7 +43,7 @@ def write(
     if tokens < 1 or batch < 1:
         raise OutpaceError("tokens and batch must be whole numbers >= 1")
     answers = Sampling(temperature=temperature, seed=seed)
-    _written(output)  # what is wrong with the file is said before a model is loaded
+    written(output)  # what is wrong with the file is said before a model is loaded
     loaded = render.load_model(model, threads=threads)
     with progress_bar() as progress:
         done = write_own(loaded, output, tokens, batch=batch, answers=answers, seed=seed, progress=progress)
@@ -65,7 +65,7 @@ def write_own(
     from outpace.files.whole import append_whole
     from outpace.train.self_text import write_text
 
-    done, group = _written(output)
+    done, group = written(output)
     path = options.expanded(output)
     append_whole(path, b"")  # whether it can be written is said before hours have passed
     groups = write_text(model, seed=seed, first_group=group, batch=batch, answers=answers)
@@ -150,7 +150,7 @@ def count_texts(
     return f"{table.num_contexts} contexts, {path.stat().st_size / 1e6:.1f} MB"
 
 
-def _written(output: Path) -> tuple[int, int]:
+def written(output: Path) -> tuple[int, int]:
     """(tokens that a file holds, number of the next group). A half-written last line is cut off."""
     from outpace.train.self_text import written_line
 

@@ -1,8 +1,8 @@
 """`outpace prepare`: all that can be made for a model in an evening, and what drafts best with it here.
 
-    text     the model writes questions and answers them (`train/self_text.py`)
+    text     the model writes questions and answers them (`train/self_text.py`); for heads its states are kept
     table    the n-grams of that text, for the draft `backoff`
-    heads    Markov heads, trained on the model's states over it; needs torch
+    heads    Markov heads, trained on these states; needs torch
     measure  plain decoding and the drafts that there are now, in rounds on a small set of prompts, until it
              is clear which is fastest (`bench/race.py`)
 
@@ -25,16 +25,18 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from outpace.cli import options, render
-from outpace.cli.own_text import count_texts, write_own
+from outpace.cli.own_text import count_texts, write_own, written
 from outpace.cli.training import check_seed
 from outpace.core.contracts import Looped
 from outpace.core.errors import OutpaceError
 from outpace.files.alone import alone_at
+from outpace.heads.markov_heads import METHOD
 from outpace.progress import progress_bar
 
 if TYPE_CHECKING:
     from outpace.bench.report import Row
     from outpace.models.text import Model
+    from outpace.train.jobs_markov import MarkovJob
 
 CLEARLY = 1.02  # times the speed of prompt lookup: less is no reason for another draft
 MEASURED = 64  # tokens of each answer
@@ -83,16 +85,16 @@ def prepare(
     with alone_at(text):
         if steps:
             _claim_heads(loaded, tokens, seed)
-        _count(loaded, text, _write(loaded, text, tokens, seed))
+        job = _job(loaded, model, text, tokens, steps, seed, threads) if steps else None
+        _count(loaded, text, _write(loaded, text, tokens, seed, job))
         if steps:
-            _train(loaded, model, text, steps, seed, threads)
+            _train(loaded.beside(METHOD), job)
         best, rows = _measure(loaded, model, _drafts(loaded), threads)
         _choose(loaded, best, rows)
 
 
 def _claim_heads(model: Model, tokens: int, seed: int) -> None:
     """Refuse a text of another length than the heads' own, before the hours that it takes."""
-    from outpace.heads.markov_heads import METHOD
     from outpace.train.origin import ORIGIN, claim
 
     folder = model.beside(METHOD)
@@ -106,15 +108,19 @@ def _kept(error: OutpaceError, folder: Path) -> OutpaceError:
     return OutpaceError(f"{error}; to train heads anew, remove {folder}")
 
 
-def _write(model: Model, path: Path, tokens: int, seed: int) -> int:
-    """How many tokens the text has."""
+def _write(model: Model, path: Path, tokens: int, seed: int, job: MarkovJob | None) -> int:
+    """How many tokens the text has. With a job its states are kept, by a model of its own: taps take time."""
     from outpace.core.sampling import Sampling
     from outpace.train.self_text import batch_for
 
     answers = Sampling(seed=seed)
     with progress_bar() as progress:
-        batch = batch_for(model.target)
-        done = write_own(model, path, tokens, batch=batch, answers=answers, seed=seed, progress=progress)
+        if job is not None:
+            job.record(progress)
+            done, _ = written(path)
+        else:
+            batch = batch_for(model.target)
+            done = write_own(model, path, tokens, batch=batch, answers=answers, seed=seed, progress=progress)
     print(f"text: {done} tokens of its own, {path}")
     return done
 
@@ -147,41 +153,47 @@ def _counted(table: Path, note: Path) -> int | None:
     return tokens if ours and type(tokens) is int else None
 
 
-def _train(model: Model, name: str, text: Path, steps: int, seed: int, threads: int | None) -> None:
-    from outpace.heads.markov_heads import METHOD
+def _job(
+    model: Model, name: str, text: Path, tokens: int, steps: int, seed: int, threads: int | None
+) -> MarkovJob | None:
+    """The heads' training; None where it is finished."""
     from outpace.train.checkpoint import read_run
-    from outpace.train.data import read_pairs
-    from outpace.train.examples import FEATURES
     from outpace.train.jobs_markov import MarkovJob
     from outpace.train.precision import Precision, faster_precision
 
     folder = model.beside(METHOD)
     begun = read_run(folder) or {}
-    if "finished" not in begun:
-        # What is measured or written in several ways stays as it was when the training began.
-        before = begun.get("settings", {})
-        called, precision = before.get("model"), before.get("precision")
-        if precision not in get_args(Precision):  # of a note that somebody has changed: refused below
-            precision = faster_precision("cpu")
-        job = MarkovJob(
-            name, folder, taps=None, length=4, width=1536, rank=128, tokens=4096, steps=steps, segments=16,
-            lr=2e-3, precision=precision, checkpoint_s=120.0, seed=seed, threads=threads, own_text=0,
-            name=called if isinstance(called, str) else None,
-        )  # fmt: skip
+    if "finished" in begun:
+        return None
+    # What is measured or written in several ways stays as it was when the training began.
+    before = begun.get("settings", {})
+    called, precision = before.get("model"), before.get("precision")
+    if precision not in get_args(Precision):  # of a note that somebody has changed: refused by the training
+        precision = faster_precision("cpu")
+    return MarkovJob(
+        name, folder, taps=None, length=4, width=1536, rank=128, tokens=4096, steps=steps, segments=16,
+        lr=2e-3, precision=precision, checkpoint_s=120.0, seed=seed, threads=threads, own_text=tokens,
+        name=called if isinstance(called, str) else None, text=text,
+    )  # fmt: skip
+
+
+def _train(folder: Path, job: MarkovJob | None) -> None:
+    from outpace.train.examples import FEATURES
+
+    if job is None:
+        print(f"heads: there since before; to train them anew, remove {folder}")
+    else:
         try:
             with progress_bar() as progress:
-                job.run(read_pairs([text]), progress)
+                job.run([], progress)
         except OutpaceError as error:
             raise _kept(error, folder) from None
-        print(f"heads: trained in {steps} steps")
-    else:
-        print(f"heads: there since before; to train them anew, remove {folder}")
+        print(f"heads: trained in {job.steps} steps")
     shutil.rmtree(folder / FEATURES, ignore_errors=True)  # gigabytes
 
 
 def _drafts(model: Model) -> list[str]:
     """What there is to choose from, the usual one first."""
-    from outpace.heads.markov_heads import METHOD
     from outpace.heads.packaged import find_packaged_heads, own_heads
 
     drafts = ["ngram", "mix:drafts=ngram+suffix", "mix:drafts=ngram+backoff"]

@@ -29,12 +29,14 @@ def native_features(
     own_text: int,
     seed: int,
     taps: Sequence[str] = (FINAL,),
+    path: Path | None = None,
     progress: Progress | None,
 ) -> tuple[Features, str]:
     """(the model's states at these taps over the answers of the pairs, what names the data).
 
     own_text  if not 0: over so many tokens that the model writes itself instead. Both are kept in the folder,
               and the same call goes on with what it has; another number is refused.
+    path      where that text is; None: in the folder.
     """
     target: Any = model.target
     target.tap(*taps)
@@ -46,7 +48,7 @@ def native_features(
     claim(states / ORIGIN, facts, begun=(states / ENDS).exists())
     file = FeatureFile(states, len(taps) * target.hidden_size)
     if own_text:
-        data = write_own_text(model, file, folder / OWN_TEXT, own_text, seed, progress, taps=taps)
+        data = write_own_text(model, file, path or folder / OWN_TEXT, own_text, seed, progress, taps=taps)
     else:
         texts = token_pairs(pairs, model, min(MAX_TOKENS, target.context_length))
         add_answers(file, target, texts, taps=taps, progress=progress)

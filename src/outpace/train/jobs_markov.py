@@ -14,7 +14,7 @@ import torch
 
 from outpace.core.errors import OutpaceError
 from outpace.heads.markov_heads import MarkovConfig
-from outpace.models.text import load
+from outpace.models.text import Model, load
 from outpace.progress import Progress
 from outpace.targets.hf_seq2seq import HfSeq2SeqTarget
 from outpace.train.allocator import keep_freed_memory
@@ -36,6 +36,7 @@ class MarkovJob:
     """The command's options, by their names.
 
     taps  None for the model's thirds and its end. name: what the model is called in the heads' folder.
+    text  where `own_text` tokens of the model's own are; None: in the heads' folder.
     """
 
     target: str
@@ -54,6 +55,7 @@ class MarkovJob:
     threads: int | None
     own_text: int
     name: str | None = None
+    text: Path | None = None
 
     def run(self, pairs: Sequence[Pair], progress: Progress | None) -> MarkovConfig:
         """Write the states and train."""
@@ -62,13 +64,32 @@ class MarkovJob:
             torch.set_num_threads(self.threads)
         if is_seq2seq(self.target):
             return self._seq2seq(pairs, progress)
+        model, taps = self._opened()
+        features, data = self._recorded(model, taps, pairs, progress)
+        return self._train(model.target, features, taps, data, model.name, progress)
+
+    def record(self, progress: Progress | None) -> None:
+        """Write the model's own text with its states alone, which `run` then finds."""
+        self._recorded(*self._opened(), [], progress)
+
+    def _opened(self) -> tuple[Model, tuple[str, ...]]:
         model = load(self.target, threads=self.threads)
         target: Any = model.target
-        taps = self._checked_taps(target.num_layers)
-        features, data = native_features(
-            model, self.output, pairs, own_text=self.own_text, seed=self.seed, taps=taps, progress=progress
+        return model, self._checked_taps(target.num_layers)
+
+    def _recorded(
+        self, model: Model, taps: tuple[str, ...], pairs: Sequence[Pair], progress: Progress | None
+    ) -> tuple[Features, str]:
+        return native_features(
+            model,
+            self.output,
+            pairs,
+            own_text=self.own_text,
+            seed=self.seed,
+            taps=taps,
+            path=self.text,
+            progress=progress,
         )
-        return self._train(target, features, taps, data, model.name, progress)
 
     def _seq2seq(self, pairs: Sequence[Pair], progress: Progress | None) -> MarkovConfig:
         if self.own_text or not all(isinstance(pair.given, str) for pair in pairs):

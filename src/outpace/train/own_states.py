@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from outpace.core.errors import OutpaceError
 from outpace.progress import Progress
 from outpace.train.data import whole_lines
-from outpace.train.features import FeatureFile
+from outpace.train.features import FeatureFile, add_answers
 from outpace.train.recording import FINAL
 from outpace.train.self_text import batch_for, write_text, written_line
 
@@ -32,11 +32,14 @@ def write_own_text(
 
     `taps` are those whose states the file holds, one behind the other. They are tapped already.
 
-    `path` gets the documents as JSON lines, a whole group at a time, and says where to go on.
+    `path` gets the documents as JSON lines, a whole group at a time, and says where to go on. What it has
+    without states, as a text that was written for a table, is read by the model first.
     """
     try:
         path.touch()
-        first_group = _whole_groups(path, file)
+        first_group, texts = _whole_groups(path, file)
+        target: Any = model.target
+        add_answers(file, target, texts, taps=taps, progress=progress)
         batch = batch_for(model.target)
         documents = write_text(model, seed=seed, first_group=first_group, batch=batch, record=taps)
         with path.open("a", encoding="utf-8") as lines:
@@ -56,20 +59,21 @@ def write_own_text(
     return f"own text, seed {seed}, {file.num_tokens} tokens"
 
 
-def _whole_groups(path: Path, file: FeatureFile) -> int:
-    """Forget the group, if any, that an interruption has left half written; the number of the next one.
+def _whole_groups(path: Path, file: FeatureFile) -> tuple[int, list[tuple[list[int], list[int]]]]:
+    """Forget the group, if any, that an interruption has left half written.
 
-    The states of a group are written before its lines. While there are as many texts in both, all is whole.
+    Returns the number of the next one, and the texts that there are, as (prompt, answer). The states of a
+    group are written before its lines: where there are more states than lines, the last group is not whole.
     """
     lines = whole_lines(path)
     try:
         groups = [written_line(line)[0] for line in lines]
     except ValueError as error:
         raise OutpaceError(f"{path} is not a file that this command has written: {error}") from None
-    both = min(len(groups), file.num_texts)
-    if both < max(len(groups), file.num_texts) and groups:
-        groups = groups[: groups.index(groups[min(both, len(groups) - 1)])]
-    file.keep(len(groups))
+    if len(groups) < file.num_texts and groups:
+        groups = groups[: groups.index(groups[-1])]
+    file.keep(min(len(groups), file.num_texts))
     with path.open("rb+") as text:
         text.truncate(sum(map(len, lines[: len(groups)])))
-    return groups[-1] + 1 if groups else 0
+    pairs = [json.loads(line) for line in lines[: len(groups)]]
+    return groups[-1] + 1 if groups else 0, [(one["prompt_ids"], one["token_ids"]) for one in pairs]
