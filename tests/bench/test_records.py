@@ -11,7 +11,14 @@ import pytest
 
 from outpace.bench.prompts import BUILTIN, Prompt, read_prompts
 from outpace.bench.records import RecordFile, read_records
-from outpace.bench.report import format_depths, format_report, format_summary, markdown_table, summarise
+from outpace.bench.report import (
+    format_best,
+    format_depths,
+    format_report,
+    format_summary,
+    markdown_table,
+    summarise,
+)
 from outpace.core.errors import OutpaceError
 from outpace.models.method import Method
 from tests.special_files import SPECIAL
@@ -174,6 +181,26 @@ def test_a_ratio_is_the_median_of_the_rounds_each_to_its_own_plain_decoding() ->
         ["1.00", "1.00 to 1.00"], ["1.20", "1.20 to 1.20"], ["1.80", "1.50 to 4.00"]
     ]  # fmt: skip
     assert "of rounds" not in format_report(summarise([record(), record(draft="a", tokens_per_s=12.0)]))
+
+
+def test_auto_stands_beside_the_fixed_draft_that_is_fastest_in_each_category() -> None:
+    speeds = {
+        "qa": {"none": 10.0, "auto": 18.0, "a": 20.0, "b": 15.0},
+        "code": {"none": 10.0, "auto": 12.0, "a": 9.0, "b": 8.0},
+    }
+    records = [
+        record(category=category, draft=draft, tokens_per_s=speed)
+        for category, by_draft in speeds.items()
+        for draft, speed in by_draft.items()
+    ]
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in format_best(summarise(records)).splitlines()
+    ]
+    assert lines[2:4] == [["qa", "a", "2.00", "1.80", "0.90"], ["code", "a", "0.90", "1.20", "1.33"]]
+    assert lines[4][:2] == ["overall", "a"]
+    for left_out in ({"auto"}, {"a", "b"}):
+        assert format_best(summarise([one for one in records if one["draft"] not in left_out])) == ""
 
 
 def test_tokens_that_the_prompts_call_gave_count_for_no_speed() -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from outpace.core.errors import OutpaceError
 from tests.cli.conftest import FakeModel, Outcome
 
 Run = Callable[..., Outcome]
@@ -188,6 +192,28 @@ def test_repeats_are_a_number_of_them(run: Run, model: FakeModel) -> None:
         outcome = run("bench", "--repeats", repeats)
         assert outcome.status == 2 and outcome.err.count("\n") == 1 and "from 1 to 1000" in outcome.err
     assert not model.calls
+
+
+def test_every_draft_at_hand_beside_auto(
+    run: Run, model: FakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heads and tables that are missing are left out."""
+
+    def new_drafter(draft: str, *, tree: str | None = None) -> Any:
+        if "backoff" in draft or "heads" in draft:
+            raise OutpaceError("there is none")
+        return real(draft, tree=tree)
+
+    real = model.new_drafter
+    monkeypatch.setattr(model, "new_drafter", new_drafter)
+    prompts = spec_bench(tmp_path / "p.jsonl", (1, "qa", "a"), (2, "code", "b"))
+    outcome = run("bench", "--prompts", prompts, "--all", "--draft", "copy", "--summary")
+    table, best = outcome.out.split("\n\n")
+    methods = ["none", "copy", "auto", "ngram", "mix:drafts=ngram+suffix", "suffix", "blockwise"]
+    assert outcome.status == 0 and [cells(line)[0] for line in table.splitlines()[2:]] == methods
+    header, _, *lines = (cells(line) for line in best.splitlines())
+    assert header == ["category", "best fixed draft", "ratio", "auto", "of the best"]
+    assert lines == [[category, "copy", "2.00", "2.00", "1.00"] for category in ("qa", "code", "overall")]
 
 
 def test_rows_are_a_number_of_them(run: Run, model: FakeModel) -> None:

@@ -15,7 +15,7 @@ from outpace.core.steps import Exactness, weakest
 from outpace.core.traits import Numerics
 from outpace.models.method import Method
 
-OVERALL = "overall"
+OVERALL, AUTO = "overall", "auto"
 COLUMNS = (
     "prompts",
     "tokens/s",
@@ -103,6 +103,24 @@ def format_summary(rows: Sequence[Row]) -> str:
         ratio, category = worst.get(row.method, (None, "-"))
         cells.append((str(row.method), category, _ratio(ratio), *more))
     return markdown_table(("method", "worst category", "worst", *columns), cells, num_text_columns=2)
+
+
+def format_best(rows: Sequence[Row]) -> str:
+    """A Markdown table of `auto` beside the fixed draft that is fastest, by category; "" without both."""
+    by_category: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.ratio is not None and row.method != PLAIN:
+            by_category.setdefault(row.category, []).append(row)
+    cells = []
+    for category, measured in by_category.items():
+        fixed = [row for row in measured if row.method.draft != AUTO]
+        autos = [row for row in measured if row.method.draft == AUTO]
+        if fixed and autos:
+            best, auto = (max(some, key=lambda row: row.ratio or 0.0) for some in (fixed, autos))
+            share = auto.tokens_per_s / best.tokens_per_s
+            cells.append((category, str(best.method), _ratio(best.ratio), _ratio(auto.ratio), f"{share:.2f}"))
+    header = ("category", "best fixed draft", "ratio", AUTO, "of the best")
+    return markdown_table(header, cells, num_text_columns=2) if cells else ""
 
 
 def format_depths(rows: Sequence[Row], *, most: int = 8) -> str:

@@ -22,6 +22,9 @@ def bench(
         ),
     ] = None,
     draft: options.Drafts = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Measure auto and all drafts that there are for the model.")
+    ] = False,
     tree: options.Tree = None,
     rule: options.Rule = "match",
     max_tokens: options.MaxTokens = 128,
@@ -66,16 +69,22 @@ def bench(
     """
     from outpace.bench.prompts import BUILTIN, read_prompts
     from outpace.bench.records import RecordFile
-    from outpace.bench.report import format_depths, format_report, format_summary, summarise
+    from outpace.bench.report import format_best, format_depths, format_report, format_summary, summarise
     from outpace.bench.run import run_bench
+    from outpace.drafters.auto import ALONE, RACERS, at_hand
+    from outpace.models.method import Method
 
-    methods = [options.method_option(text, tree, rule) for text in draft or ["ngram"]]
+    named = draft or ([] if every else ["ngram"])
+    methods = [options.method_option(text, tree, rule) for text in named]
     sampling = options.sampling_options(temperature, top_k, top_p, min_p, seed)
     chosen = read_prompts(prompts or BUILTIN, limit=limit)
     with RecordFile(records) as file:
         loaded = render.load_model(model, threads=threads)
-        if not draft:
+        if not draft and not every:
             methods = [options.with_own_draft(methods[0], loaded, None)]
+        if every:
+            found = at_hand((*RACERS, *ALONE), loaded.new_drafter)
+            methods = [*methods, *(Method(name, rule=rule) for name in ("auto", *found))]
         with progress_bar() as progress:
             measured, too_long = run_bench(
                 loaded,
@@ -92,6 +101,8 @@ def bench(
             )
     lines = summarise(measured)
     print(format_summary(lines) if summary else format_report(lines))
+    if table := format_best(lines):
+        print(f"\n{table}")
     if depths and (table := format_depths(lines)):
         print(f"\n{table}")
     if too_long:

@@ -29,6 +29,7 @@ from outpace.cli.own_text import count_texts, write_own, written
 from outpace.cli.training import check_seed
 from outpace.core.contracts import Looped
 from outpace.core.errors import OutpaceError
+from outpace.drafters.auto import RACERS, at_hand
 from outpace.files.alone import alone_at
 from outpace.heads.markov_heads import METHOD
 from outpace.progress import progress_bar
@@ -89,7 +90,7 @@ def prepare(
         _count(loaded, text, _write(loaded, text, tokens, seed, job))
         if steps:
             _train(loaded.beside(METHOD), job)
-        best, rows = _measure(loaded, model, _drafts(loaded), threads)
+        best, rows = _measure(loaded, model, at_hand(RACERS, loaded.new_drafter), threads)
         _choose(loaded, best, rows)
 
 
@@ -190,16 +191,6 @@ def _train(folder: Path, job: MarkovJob | None) -> None:
             raise _kept(error, folder) from None
         print(f"heads: trained in {job.steps} steps")
     shutil.rmtree(folder / FEATURES, ignore_errors=True)  # gigabytes
-
-
-def _drafts(model: Model) -> list[str]:
-    """What there is to choose from, the usual one first."""
-    from outpace.heads.packaged import find_packaged_heads, own_heads
-
-    drafts = ["ngram", "mix:drafts=ngram+suffix", "mix:drafts=ngram+backoff"]
-    if own_heads(model.beside, METHOD) or find_packaged_heads(model.target, METHOD):
-        drafts += ["mix:drafts=ngram+markov_heads", "mix:drafts=ngram+backoff+markov_heads"]
-    return drafts
 
 
 def _measure(model: Model, name: str, drafts: Sequence[str], threads: int | None) -> tuple[str, list[Row]]:

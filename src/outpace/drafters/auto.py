@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,15 @@ from outpace.files.whole import write_whole
 from outpace.heads.packaged import find_packaged_heads
 
 FILE_NAME, LOOKUP = "draft.json", "ngram"
+RACERS = (
+    LOOKUP,
+    "mix:drafts=ngram+suffix",
+    "mix:drafts=ngram+backoff",
+    "mix:drafts=ngram+markov_heads",
+    "mix:drafts=ngram+backoff+markov_heads",
+)
+"""What `outpace prepare` chooses from, the usual draft first."""
+ALONE = ("suffix", "backoff", "markov_heads", "blockwise")  # parts of mixtures: only for comparison
 
 
 def auto(target: Target, context: Mapping[str, Any], beside: Callable[[str], Path] | None = None) -> Drafter:
@@ -56,6 +66,19 @@ def own_draft(target: Target, beside: Callable[[str], Path] | None, make: Callab
         else:
             break
     return draft
+
+
+def at_hand(drafts: Sequence[str], make: Callable[[str], object]) -> list[str]:
+    """Those of the drafts that can be made of what lies in the package and beside the model.
+
+    make  makes a drafter, or raises an OutpaceError.
+    """
+    found = []
+    for draft in drafts:
+        with suppress(OutpaceError):
+            make(draft)
+            found.append(draft)
+    return found
 
 
 def prepared_draft(beside: Callable[[str], Path] | None) -> str | None:
