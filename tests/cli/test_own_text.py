@@ -44,6 +44,22 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_path: Path, mo
     assert write(parts, model, 10) == 0 and parts.read_text() == whole.read_text(), "enough is there already"
 
 
+def test_a_card_says_what_the_text_is(tmp_path: Path, model: str) -> None:
+    text = tmp_path / "own.jsonl"
+    for tokens in (300, 1500):  # a longer text has another card
+        assert write(text, model, tokens) == 0
+        records = [json.loads(line) for line in text.read_text().splitlines()]
+        lines = (tmp_path / "own.card.md").read_text().splitlines()
+        rows = (line[2:-2].split(" | ") for line in lines if line.startswith("| ") and "---" not in line)
+        facts = {row[0]: row[1] for row in rows if len(row) == 2}
+        assert facts["documents"] == str(len(records))
+        assert facts["tokens of answers"] == str(sum(len(one["token_ids"]) for one in records))
+        assert facts["tokens of prompts"] == str(sum(len(one["prompt_ids"]) for one in records))
+        ended = sum(len(one["token_ids"]) < 256 for one in records)
+        assert facts["answers that ended by themselves"] == str(ended) and facts["seed"] == "0"
+        assert facts["answers"].startswith("the likeliest tokens, at most 256")
+
+
 def test_what_was_written_drafts(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "own.jsonl"
     assert main(["generate", "hello", "-m", model, "--draft", "backoff", "--max-tokens", "9"]) == 2

@@ -63,6 +63,7 @@ def write_own(
 ) -> int:
     """Fill a file with so many tokens of answers, or a few more. Returns how many it has."""
     from outpace.files.whole import append_whole
+    from outpace.train.card import write_card
     from outpace.train.self_text import write_text
 
     done, group = written(output)
@@ -80,6 +81,7 @@ def write_own(
         append_whole(path, "".join(json.dumps(record) + "\n" for record in records).encode())
         done += sum(len(document.token_ids) for document in documents)
         group += 1
+    write_card(path, model, answers, seed)
     return done
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from outpace.core.errors import OutpaceError
+from outpace.core.sampling import Sampling
 from outpace.progress import Progress
+from outpace.train.card import write_card
 from outpace.train.data import whole_lines
 from outpace.train.features import FeatureFile, add_answers
 from outpace.train.recording import FINAL
@@ -56,6 +58,7 @@ def write_own_text(
                 lines.flush()
     except OSError as error:
         raise OutpaceError(f"cannot write {path}: {error.strerror or error}") from error
+    write_card(path, model, Sampling(), seed)
     return f"own text, seed {seed}, {file.num_tokens} tokens"
 
 

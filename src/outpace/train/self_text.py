@@ -13,7 +13,7 @@ with the next group and gives the same text as one that was not interrupted.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,6 +46,7 @@ OPENERS = (
 )  # fmt: skip
 OWN_TEXT = "own.jsonl"  # where documents are kept, as JSON lines
 MAX_MESSAGE, MAX_ANSWER = 120, 256
+MESSAGES = Sampling(temperature=1.0, top_p=0.95)
 PATIENCE = 500  # messages without an end
 BATCH, ROW = 48, 512  # documents of a group where the cache has room for as many of these tokens
 
@@ -125,7 +126,7 @@ def _group(
     seeds = [fresh_seed(seed, "message", group, number) for number in range(batch)]
     if model.chat is None:
         start = model.tokenizer.encode("", add_special_tokens=True) or [min(model.target.eos_ids, default=0)]
-        samplings = [Sampling(temperature=1.0, top_p=0.95, seed=one) for one in seeds]
+        samplings = [replace(MESSAGES, seed=one) for one in seeds]
         requests = [Request(start, sampling, max_answer) for sampling in samplings]
         return list(zip(requests, decode_all(model, requests, watch), strict=True))
     mark = "\x00"
@@ -137,7 +138,7 @@ def _group(
         [
             Request(
                 model.tokenizer.encode(before + opener, add_special_tokens=False),
-                Sampling(temperature=1.0, top_p=0.95, seed=one),
+                replace(MESSAGES, seed=one),
                 MAX_MESSAGE,
                 eos_ids=ends,
             )
