@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def write_card(text: Path, model: Model, answers: Sampling, seed: int) -> Path:
-    """Write the card of own text, as `datastore write` and trainings make it: NAME.card.md, which is returned."""
+    """Write the card of own text beside it, as NAME.card.md. Returns its file."""
     documents = [json_value(line) for line in whole_lines(text)]
     ends = model.target.eos_ids
     prompts = sum(len(one["prompt_ids"]) for one in documents)
