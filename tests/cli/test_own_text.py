@@ -101,8 +101,14 @@ def test_a_full_disk_is_named_and_leaves_whole_groups(
         (["write", "-o", "FOREIGN", "--tokens", "5"], "not a file that this command has written"),
         (["write", "-o", "DEEP", "--tokens", "5"], "not a file that this command has written"),
         (["write", "-o", "GROUP", "--tokens", "5"], "not a file that this command has written"),
-        (["write", "-o", "IDS", "--tokens", "5"], "its lines have a group from 0 on and token_ids"),
-        (["write", "-o", "HUGE", "--tokens", "5"], "its lines have a group from 0 on and token_ids"),
+        (
+            ["write", "-o", "IDS", "--tokens", "5"],
+            "its lines have a group from 0 on, prompt_ids and token_ids",
+        ),
+        (
+            ["write", "-o", "HUGE", "--tokens", "5"],
+            "its lines have a group from 0 on, prompt_ids and token_ids",
+        ),
         (["write", "-o", "PIPE", "--tokens", "5"], "not a regular file"),
         (["count", "PIPE"], "not a regular file"),
         (["write", "-o", "OUT", "--tokens", "0"], ">= 1"),

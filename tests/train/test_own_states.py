@@ -138,13 +138,17 @@ def test_more_tokens_go_on_from_there(model: Any, whole: Path, tmp_path: Path) -
         "[3]",
         "7",
         '{"group": 1}',
-        '{"group": 1, "token_ids": "ab"}',
-        '{"token_ids": [1]}',
-        '{"group": "1", "token_ids": [1]}',
-        '{"group": null, "token_ids": [1]}',
-        '{"group": -1, "token_ids": [1]}',
-        '{"group": true, "token_ids": [1]}',
-        '{"group": 1' + "0" * 40 + ', "token_ids": [1]}',
+        '{"group": 1, "prompt_ids": [1], "token_ids": "ab"}',
+        '{"group": 1, "token_ids": [1]}',
+        '{"group": 1, "prompt_ids": [], "token_ids": [1]}',
+        '{"group": 1, "prompt_ids": ["a"], "token_ids": [1]}',
+        '{"group": 1, "prompt_ids": [1], "token_ids": [-1]}',
+        '{"prompt_ids": [1], "token_ids": [1]}',
+        '{"group": "1", "prompt_ids": [1], "token_ids": [1]}',
+        '{"group": null, "prompt_ids": [1], "token_ids": [1]}',
+        '{"group": -1, "prompt_ids": [1], "token_ids": [1]}',
+        '{"group": true, "prompt_ids": [1], "token_ids": [1]}',
+        '{"group": 1' + "0" * 40 + ', "prompt_ids": [1], "token_ids": [1]}',
         "[" * 100_000,
     ],
 )
@@ -154,6 +158,16 @@ def test_a_file_of_something_else_is_refused(model: Any, tmp_path: Path, line: s
         write(model, tmp_path)
     assert (tmp_path / "own.jsonl").read_text() == line + "\n"
     assert all((tmp_path / "features" / name).stat().st_size == 0 for name in (STATES, TOKENS, ENDS))
+
+
+def test_a_text_of_another_vocabulary_is_refused(model: Any, tmp_path: Path) -> None:
+    most = model.target.vocab_size - 1
+    for prompt, answer in (([1, most + 1], [1]), ([1], [most + 1, 1])):
+        line = json.dumps({"group": 0, "prompt_ids": prompt, "token_ids": answer}) + "\n"
+        (tmp_path / "own.jsonl").write_text(line)
+        with pytest.raises(OutpaceError, match=f"token id {most + 1}, accepted are .* 0 to {most}"):
+            write(model, tmp_path)
+        assert (tmp_path / "own.jsonl").read_text() == line
 
 
 def test_a_model_that_ends_no_message_gets_one_line(

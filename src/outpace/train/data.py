@@ -114,7 +114,7 @@ def _pair(line: bytes, where: str) -> Pair:
     for given, wanted in KINDS:
         if isinstance(item, dict) and given in item and wanted in item:
             pair = Pair(item[given], item[wanted])
-            check = _are_ids if given == "prompt_ids" else _is_text
+            check = are_ids if given == "prompt_ids" else _is_text
             if check(pair.given) and check(pair.wanted):
                 return pair
     raise OutpaceError(f"{where}: expected {_EXPECTED}, none of them empty")
@@ -124,7 +124,8 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _are_ids(value: Any) -> bool:
+def are_ids(value: Any) -> bool:
+    """Whether it is a list of token ids, one or more."""
     return (
         isinstance(value, list) and bool(value) and all(type(token) is int and token >= 0 for token in value)
     )

@@ -41,6 +41,11 @@ def write_own_text(
         path.touch()
         first_group, texts = _whole_groups(path, file)
         target: Any = model.target
+        largest = max((max(*said, *asked) for asked, said in texts), default=0)
+        if largest >= target.vocab_size:
+            raise OutpaceError(
+                f"{path} has the token id {largest}, accepted are this model's, 0 to {target.vocab_size - 1}"
+            )
         add_answers(file, target, texts, taps=taps, progress=progress)
         batch = batch_for(model.target)
         documents = write_text(model, seed=seed, first_group=first_group, batch=batch, record=taps)

@@ -28,6 +28,7 @@ from outpace.engine.request import Generation, Request
 from outpace.files.json_files import json_value
 from outpace.rules.match import Match
 from outpace.targets.native import DEFAULT_CACHE_ROWS
+from outpace.train.data import are_ids
 from outpace.train.recording import Recorder
 
 if TYPE_CHECKING:
@@ -69,10 +70,10 @@ def written_line(line: bytes) -> tuple[int, int]:
     """(group, how many tokens) of a line of own text; ValueError for what is none."""
     record = json_value(line)
     group = record.get("group") if isinstance(record, dict) else None
-    token_ids = record.get("token_ids") if isinstance(record, dict) else None
-    if type(group) is not int or not 0 <= group < 1 << 32 or not isinstance(token_ids, list):
-        raise ValueError("its lines have a group from 0 on and token_ids")
-    return group, len(token_ids)
+    ids = [record.get(name) for name in ("prompt_ids", "token_ids")] if isinstance(record, dict) else []
+    if type(group) is not int or not 0 <= group < 1 << 32 or not ids or not all(map(are_ids, ids)):
+        raise ValueError("its lines have a group from 0 on, prompt_ids and token_ids")
+    return group, len(record["token_ids"])
 
 
 def batch_for(target: Target) -> int:
