@@ -187,6 +187,12 @@ def test_rounds_measure_everything_again_with_drafters_that_have_seen_nothing(
     assert run(*command, "--repeats", "3") == outcome and not model.calls
 
 
+def test_all_drafts_have_no_tree(run: Run, model: FakeModel) -> None:
+    outcome = run("bench", "--all", "--tree", "chain")
+    assert outcome.status == 2 and outcome.err.count("\n") == 1 and "--tree with --draft alone" in outcome.err
+    assert not model.calls
+
+
 def test_repeats_are_a_number_of_them(run: Run, model: FakeModel) -> None:
     for repeats in ("0", "1001"):
         outcome = run("bench", "--repeats", repeats)

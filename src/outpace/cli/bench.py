@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from outpace.cli import options, render
+from outpace.core.errors import OutpaceError
 from outpace.progress import progress_bar
 
 
@@ -74,6 +75,8 @@ def bench(
     from outpace.drafters.auto import ALONE, RACERS, at_hand
     from outpace.models.method import Method
 
+    if every and tree is not None:
+        raise OutpaceError("--all measures drafts as they are, accepted is --tree with --draft alone")
     named = draft or ([] if every else ["ngram"])
     methods = [options.method_option(text, tree, rule) for text in named]
     sampling = options.sampling_options(temperature, top_k, top_p, min_p, seed)
